@@ -1,0 +1,49 @@
+# Every command of the project. A bare `make` lists them; a fresh machine needs Python >= 3.11 and make.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help setup check lint types unit test test-contract test-cluster test-chart demo docs format lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Python 3.11 or newer is needed, this is %d.%d: set PYTHON=..." % v[:2])'
+	@echo "setting up .venv (once, about a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --build-constraint constraints.txt -e '.[watcher,airflow,simulator]' --group dev
+	@touch $@
+
+setup: $(READY) ## make the development environment (.venv)
+
+check: lint types unit ## lint, types and unit tests: for every minute
+
+lint: $(READY) ## ruff and import-linter
+	@$(BIN)/ruff format --check --quiet . || { echo "formatting differs: run 'make format'"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@PYTHONPATH=. $(BIN)/lint-imports --no-cache > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
+
+types: $(READY) ## mypy --strict
+	@$(BIN)/mypy
+
+unit: $(READY) ## the unit tests
+	@$(BIN)/pytest tests/unit -q
+
+test: check ## everything: for every hour
+	@$(BIN)/pytest tests --ignore=tests/unit
+
+format: $(READY) ## format the code
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+lock: $(READY) ## renew constraints.txt (it carries no addresses)
+	@$(BIN)/uv pip compile pyproject.toml --extra watcher --extra airflow --extra simulator --group dev --python-version 3.11 \
+	  --universal --upgrade --no-annotate --no-header --no-emit-index-url --quiet -o constraints.txt
+
+clean: ## remove the environment and the caches, but not the built control plane
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
