@@ -1,0 +1,81 @@
+"""The DbtRun API in Python: the types that the watcher writes and the Airflow trigger reads.
+
+Both images import it, so it needs nothing but msgspec.
+"""
+
+from watcher.api.names import (
+    API_VERSION,
+    CONNECTION_SECRET_TYPE,
+    FINALIZER,
+    GROUP,
+    KIND,
+    MARKER_PREFIX,
+    PLURAL,
+    VERSION,
+)
+from watcher.api.objects import DbtRun, Metadata, UnreadableObject, parse, to_wire
+from watcher.api.phases import FINAL_PHASES, LIVE_PHASES, PHASE_MEANINGS, Phase
+from watcher.api.reasons import REASON_DOCS, Reason, ReasonDoc
+from watcher.api.spec import (
+    ConnectionRef,
+    DeletionPolicy,
+    Job,
+    Overrides,
+    PullRequestId,
+    Retry,
+    RetryOn,
+    RetryStrategy,
+    Reuse,
+    Spec,
+)
+from watcher.api.status import (
+    Attempt,
+    Condition,
+    ConditionStatus,
+    ConditionType,
+    FailedNode,
+    Results,
+    Status,
+    Step,
+)
+
+__all__ = [
+    "API_VERSION",
+    "CONNECTION_SECRET_TYPE",
+    "FINALIZER",
+    "FINAL_PHASES",
+    "GROUP",
+    "KIND",
+    "LIVE_PHASES",
+    "MARKER_PREFIX",
+    "PHASE_MEANINGS",
+    "PLURAL",
+    "REASON_DOCS",
+    "VERSION",
+    "Attempt",
+    "Condition",
+    "ConditionStatus",
+    "ConditionType",
+    "ConnectionRef",
+    "DbtRun",
+    "DeletionPolicy",
+    "FailedNode",
+    "Job",
+    "Metadata",
+    "Overrides",
+    "Phase",
+    "PullRequestId",
+    "Reason",
+    "ReasonDoc",
+    "Results",
+    "Retry",
+    "RetryOn",
+    "RetryStrategy",
+    "Reuse",
+    "Spec",
+    "Status",
+    "Step",
+    "UnreadableObject",
+    "parse",
+    "to_wire",
+]

@@ -1,0 +1,142 @@
+"""The truth: what the watcher writes under `status`, or since when it does not know.
+
+Bounded whatever dbt Cloud returns: the constants here are the bounds, applied by the lifecycle.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from watcher.api.phases import Phase
+from watcher.api.reasons import Reason
+from watcher.api.spec import Fields
+
+MAX_MESSAGE: Final = 1_024
+"""Characters of a message."""
+MAX_STEPS: Final = 50
+"""Steps listed; a run with more shows the first ones."""
+MAX_STEP_NAME: Final = 200
+"""Characters of a step's name."""
+MAX_FAILURES: Final = 20
+"""Failed nodes listed."""
+MAX_FAILURE_MESSAGE: Final = 500
+"""Characters of a failed node's message."""
+
+
+class ConditionType(StrEnum):
+    """The conditions of a DbtRun. `Reconciling` and `Stalled` are abnormal-true, for kstatus (Flux, `kubectl wait`)."""
+
+    SUCCEEDED = "Succeeded"
+    FINISHED = "Finished"
+    REACHABLE = "Reachable"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+
+
+class ConditionStatus(StrEnum):
+    """The three values of a condition."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(Fields, frozen=True, kw_only=True):
+    """As metav1.Condition: `last_transition_time` changes with `status` only."""
+
+    type: ConditionType
+    status: ConditionStatus
+    reason: Reason
+    message: str
+    last_transition_time: datetime
+    observed_generation: int
+
+
+class Step(Fields, frozen=True, kw_only=True):
+    """One command of a run. `status` is dbt Cloud's word, as Success or Error."""
+
+    index: int
+    name: str
+    status: str
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+class FailedNode(Fields, frozen=True, kw_only=True):
+    """A model, test, seed or snapshot that did not pass."""
+
+    unique_id: str
+    status: str
+    message: str = ""
+
+
+class Results(Fields, frozen=True, kw_only=True):
+    """The run's outcome by node: how many of each status, and the first that failed."""
+
+    counts: dict[str, int]
+    failures: tuple[FailedNode, ...] = ()
+
+
+class Attempt(Fields, frozen=True, kw_only=True):
+    """One dbt Cloud run, from the claim to its end. An attempt starts at most one run."""
+
+    number: int
+    phase: Phase
+    marker: str = ""
+    """What our start request carries in its cause; empty for an adopted run and for a retry from failure."""
+    retry_of: int | None = None
+    """Id of the failed run that this attempt resumes (FromFailure): such a run is recognised by it, it has no cause."""
+    adopted: bool = False
+    claim_time: datetime | None = None
+    """When the start was last claimed, by the watcher's clock. Absent: nothing was sent for this attempt."""
+    first_claim_time: datetime | None = None
+    """When it was claimed first: a start that stays undecided is given up counting from here."""
+    not_before: datetime | None = None
+    """A retry waits for this instant."""
+    sweep_after: datetime | None = None
+    """The submission was recovered: look once more for a twin after this instant."""
+    run_id: int | None = None
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    reason: Reason | None = None
+    message: str = ""
+
+
+class Status(Fields, frozen=True, kw_only=True):
+    """What is known of a DbtRun. Times named `…At` are dbt Cloud's clock, `…Time` the watcher's."""
+
+    observed_generation: int = 0
+    phase: Phase | None = None
+    reason: Reason | None = None
+    message: str = ""
+    account_id: int | None = None
+    project_id: int | None = None
+    environment_id: int | None = None
+    job_id: int | None = None
+    run_id: int | None = None
+    url: str | None = None
+    start_time: datetime | None = None
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    completion_time: datetime | None = None
+    last_observed_at: datetime | None = None
+    """When dbt Cloud last told something new. The watcher's clock, as whether it is fresh is judged here."""
+    estimated_completion_time: datetime | None = None
+    progress: str | None = None
+    steps: tuple[Step, ...] = ()
+    results: Results | None = None
+    attempts: tuple[Attempt, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The attempt that counts now: the last one."""
+        return self.attempts[-1] if self.attempts else None
+
+    def condition(self, kind: ConditionType) -> Condition | None:
+        """The condition of that type, if it was ever set."""
+        return next((c for c in self.conditions if c.type is kind), None)
