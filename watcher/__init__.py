@@ -1,0 +1,1 @@
+"""The watcher: an operator that makes dbt Cloud job runs Kubernetes objects."""

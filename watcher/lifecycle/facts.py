@@ -30,7 +30,7 @@ class RunState(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """One moment on both clocks: `wall` is told to people and stored, `mono` (seconds) measures windows in this process."""
+    """One moment on both clocks: `wall` is told to people and stored, `mono` (seconds) measures windows here."""
 
     wall: datetime
     mono: float
@@ -119,7 +119,7 @@ class NotSent:
 
 @dataclass(frozen=True, slots=True)
 class Undecided:
-    """The request may have been carried out: time-out, dropped connection, any 5xx, an answer that is not the known JSON."""
+    """It may have been carried out: a time-out, a dropped connection, any 5xx, an answer that is not the known JSON."""
 
     message: str
 
