@@ -1,0 +1,61 @@
+"""Fixtures for every room: the control plane of the session, a namespace of the test's own, a plane of its own.
+
+No test skips because a binary is missing: it is built first, outside the time limit of any test.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.controlplane import BuildError, ControlPlane, build
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_NEED_BINARIES = {"plane", "own_plane", "binaries"}
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.option.collectonly:
+        return
+    if not any(_NEED_BINARIES.intersection(getattr(item, "fixturenames", ())) for item in session.items):
+        return
+    capture = session.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        try:
+            build.ensure()
+        except BuildError as error:
+            raise pytest.UsageError(str(error)) from None
+
+
+@pytest.fixture(scope="session")
+def binaries() -> None:
+    """For tests that use helm or kubeconform without a control plane: they are built before the first test runs."""
+
+
+@pytest.fixture(scope="session")
+def plane() -> Iterator[ControlPlane]:
+    """The control plane that all tests share: keep to a namespace and to ServiceAccounts of your own."""
+    with ControlPlane() as plane:
+        yield plane
+
+
+@pytest.fixture
+def own_plane() -> Iterator[ControlPlane]:
+    """A control plane for a test that stops, freezes or compacts it."""
+    with ControlPlane() as plane:
+        yield plane
+
+
+@pytest.fixture
+def namespace(plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A fresh namespace, named after the test; its deletion is asked for at the end and not awaited."""
+    slug = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:40].strip("-")
+    name = f"{slug}-{secrets.token_hex(4)}"
+    plane.create_namespace_sync(name)
+    yield name
+    plane.delete_namespace_sync(name)

@@ -1,0 +1,53 @@
+"""python -m tests.controlplane build | up"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import click
+
+from tests.controlplane import build
+from tests.controlplane.errors import ControlPlaneError
+from tests.controlplane.plane import ControlPlane
+
+
+class _Failure(click.ClickException):
+    """Shows the sentence and leaves with 1."""
+
+
+@click.group(help=__doc__)
+def main() -> None: ...
+
+
+@main.command("build")
+def build_command() -> None:
+    """Build every binary that is missing and print where they are."""
+    try:
+        for name, path in build.ensure().items():
+            click.echo(f"{name}\t{path}")
+    except ControlPlaneError as error:
+        raise _Failure(str(error)) from None
+
+
+@main.command()
+@click.option(
+    "--in", "parent", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder to work in."
+)
+def up(parent: Path | None) -> None:
+    """Run a control plane until Ctrl-C; its kubeconfig is printed."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        with ControlPlane(parent) as plane:
+            click.echo(plane.kubeconfig)
+            click.echo(f"try: kubectl --kubeconfig {plane.kubeconfig} get namespaces (Ctrl-C ends it)", err=True)
+            signal.pause()
+    except KeyboardInterrupt:
+        click.echo("gone", err=True)
+    except ControlPlaneError as error:
+        raise _Failure(str(error)) from None
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m tests.controlplane")

@@ -1,0 +1,113 @@
+"""Owns the processes of one control plane, so that they never outlive whoever started it.
+
+A finalizer does not run after `kill -9`. This process does: it sees the end of the pipe from its owner (or that the
+owner is gone, when a fork of the owner still holds the pipe), kills what it started and removes the working folder. It
+is a session of its own, so a Ctrl-C meant for the owner does not reach it. Standard library only: it starts at once.
+
+Requests are JSON lines on stdin, answers JSON lines on stdout.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+OWNER_CHECK_SECONDS = 0.5
+_PR_SET_PDEATHSIG = 1
+
+
+class Children:
+    def __init__(self) -> None:
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._before_exec = _die_with_parent()
+
+    def start(self, name: str, argv: list[str], env: dict[str, str], log: str) -> int:
+        with Path(log).open("ab") as output:
+            process = subprocess.Popen(
+                argv, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=self._before_exec
+            )
+        self._processes[name] = process
+        return process.pid
+
+    def stop(self, name: str, grace: float) -> None:
+        process = self._processes.pop(name, None)
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(grace)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def signal(self, name: str, number: int) -> None:
+        self._processes[name].send_signal(number)
+
+    def exited(self) -> dict[str, int]:
+        codes = {name: process.poll() for name, process in self._processes.items()}
+        return {name: code for name, code in codes.items() if code is not None}
+
+    def kill(self) -> None:
+        for process in self._processes.values():
+            process.kill()
+        for process in self._processes.values():
+            process.wait()
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """Linux only: the kernel kills the children of a supervisor that is itself killed."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
+def _requests(owner: int) -> Iterator[dict[str, Any]]:
+    """Yield requests until the owner is gone."""
+    buffer = b""
+    while os.getppid() == owner:
+        if not select.select([0], [], [], OWNER_CHECK_SECONDS)[0]:
+            continue
+        chunk = os.read(0, 65536)
+        if not chunk:
+            return
+        *lines, buffer = (buffer + chunk).split(b"\n")
+        yield from map(json.loads, lines)
+
+
+def _answer(children: Children, request: dict[str, Any]) -> dict[str, Any]:
+    action = getattr(children, request["do"])
+    try:
+        return {"result": action(**request["with"])}
+    except (OSError, KeyError) as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def main(owner: int, workdir: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit())
+    children = Children()
+    try:
+        for request in _requests(owner):
+            if request["do"] == "exit":
+                return
+            os.write(1, json.dumps(_answer(children, request)).encode() + b"\n")
+    except BrokenPipeError:
+        pass  # The owner died between its question and our answer.
+    finally:
+        children.kill()
+        shutil.rmtree(workdir, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
