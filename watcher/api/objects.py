@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from watcher.api.spec import Fields, Spec
+from watcher.api.spec import DeletionPolicy, Fields, Spec
 from watcher.api.status import Status
 
 
@@ -46,6 +46,14 @@ class DbtRun(Fields, frozen=True, kw_only=True):
     def deleting(self) -> bool:
         """Whether somebody deleted the object and only finalizers keep it."""
         return self.metadata.deletion_timestamp is not None
+
+    @property
+    def cancels_on_deletion(self) -> bool:
+        """Whether deleting the object cancels its run: by default only a run that the object started itself."""
+        if self.spec.deletion_policy is not None:
+            return self.spec.deletion_policy is DeletionPolicy.CANCEL
+        attempt = self.status.attempt
+        return not (self.spec.adopts or (attempt is not None and attempt.adopted))
 
 
 class UnreadableObject(ValueError):

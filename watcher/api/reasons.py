@@ -36,6 +36,7 @@ class Reason(StrEnum):
     SUBMISSION_UNDECIDED = "SubmissionUndecided"
     RUN_NOT_FOUND = "RunNotFound"
     LOST_CONTACT = "LostContact"
+    STATUS_TAMPERED = "StatusTampered"
     # whether dbt Cloud answers
     ANSWERING = "Answering"
     UNREACHABLE = "Unreachable"
@@ -113,6 +114,10 @@ REASON_DOCS: Final[dict[Reason, ReasonDoc]] = {
     Reason.LOST_CONTACT: ReasonDoc(
         "The run's state was unreadable for `spec.lostContactDeadlineSeconds`; it may still be running.",
         "Mend what the Reachable condition names; then follow the run with a new object and `spec.runId`.",
+    ),
+    Reason.STATUS_TAMPERED: ReasonDoc(
+        "The status says what the watcher never writes: somebody else wrote it.",
+        "Take away the write access to `dbtruns/status` that is not the watcher's; create a new object.",
     ),
     Reason.ANSWERING: ReasonDoc("dbt Cloud answers.", NOTHING),
     Reason.UNREACHABLE: ReasonDoc(

@@ -112,10 +112,3 @@ class Spec(Fields, frozen=True, kw_only=True):
     def adopts(self) -> bool:
         """Whether the object follows a run that exists already and must never start one."""
         return self.run_id is not None
-
-    @property
-    def cancels_on_deletion(self) -> bool:
-        """Whether deleting the object cancels its run: by default only a run that the object started."""
-        if self.deletion_policy is None:
-            return not self.adopts
-        return self.deletion_policy is DeletionPolicy.CANCEL

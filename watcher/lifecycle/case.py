@@ -1,0 +1,187 @@
+"""One object with everything known of it: what every rule of the core looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from msgspec.structs import replace
+
+from watcher.api import FINALIZER, Attempt, ConditionStatus, ConditionType, DbtRun, Phase, Reason, Spec, Status
+from watcher.lifecycle.decisions import Connect, Decision, Event, RemoveFinalizer, Wait, Write
+from watcher.lifecycle.facts import Instant, RunFacts, Trouble
+from watcher.lifecycle.known import Known, wanted_run
+from watcher.lifecycle.outcome import Outcome
+from watcher.lifecycle.policy import Policy
+from watcher.lifecycle.statuses import seconds, stamped, with_attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What a decision depends on, and nothing else."""
+
+    run: DbtRun
+    known: Known
+    now: Instant
+    policy: Policy
+
+    @property
+    def spec(self) -> Spec:
+        return self.run.spec
+
+    @property
+    def status(self) -> Status:
+        return self.run.status
+
+    @property
+    def attempt(self) -> Attempt | None:
+        return self.run.status.attempt
+
+    @property
+    def phase(self) -> Phase:
+        return self.run.status.phase or Phase.PENDING
+
+    @property
+    def held(self) -> bool:
+        """Whether our finalizer is on the object."""
+        return FINALIZER in self.run.metadata.finalizers
+
+    @property
+    def facts(self) -> RunFacts | None:
+        """What dbt Cloud last said of the run that the object is about."""
+        observation = self.known.observation
+        facts = observation.run if observation else None
+        return facts if facts and facts.run_id == wanted_run(self.run) else None
+
+    def mono(self, moment: datetime) -> float:
+        """The wall-clock moment on the monotonic clock."""
+        return self.now.mono + (moment - self.now.wall).total_seconds()
+
+    @property
+    def trouble_told(self) -> Trouble | None:
+        """The trouble, once it has lasted long enough to be worth a write to every object it touches."""
+        trouble = self.known.trouble
+        if trouble is None:
+            return None
+        lasting = self.now.mono - trouble.since.mono >= self.policy.trouble_grace
+        return trouble if lasting or trouble.reason in (Reason.INVALID_CONNECTION, Reason.UNAUTHORIZED) else None
+
+    @property
+    def out_of_contact_until(self) -> datetime | None:
+        """When we give up saying that we do not know; None while dbt Cloud answers."""
+        trouble = self.known.trouble
+        if trouble is None:
+            return None
+        told = self.status.condition(ConditionType.REACHABLE)
+        since = told.last_transition_time if told and told.status is ConditionStatus.FALSE else trouble.since.wall
+        return since + timedelta(seconds=self.spec.lost_contact_deadline_seconds)
+
+    @property
+    def pausing(self) -> bool:
+        """Whether a fault forbids to ask dbt Cloud now."""
+        trouble = self.known.trouble
+        return trouble is not None and trouble.retry_at is not None and trouble.retry_at > self.now.mono
+
+    # ── deciding ──
+
+    def settled(self, **changes: Any) -> Status:
+        """The status with these changes, its generation and its conditions."""
+        if self.status.phase is None:
+            changes = {"phase": Phase.PENDING, "reason": Reason.ACCEPTED} | changes
+        return stamped(
+            replace(self.status, **changes),
+            self.run.metadata.generation,
+            self.now.wall,
+            self.trouble_told,
+            self.known.answered and self.known.trouble is None,
+        )
+
+    def write(self, event: Event | None = None, **changes: Any) -> Write | None:
+        """A write of the status with these changes; None if it says so already."""
+        status = self.settled(**changes)
+        observation = self.known.observation
+        if status == self.status:
+            return None
+        if observation is not None and status.phase is not Phase.PENDING:
+            status = replace(status, last_observed_at=seconds(observation.at.wall))
+        return Write(status, event)
+
+    def rest(self, *until: float | None, why: str, **changes: Any) -> Decision:
+        """Say how it stands, then wait for the earliest of the moments, or at most for the resync."""
+        # A moment that has passed without a rule acting on it has nothing to say: waiting for it would spin.
+        moments = (moment for moment in self._moments(until) if moment > self.now.mono)
+        return self.write(**changes) or Wait(min(moments), why)
+
+    def _moments(self, until: tuple[float | None, ...]) -> Iterator[float]:
+        yield self.now.mono + self.policy.resync
+        yield from (moment for moment in until if moment is not None)
+        trouble = self.known.trouble
+        if trouble is not None:
+            if self.trouble_told is None:
+                yield trouble.since.mono + self.policy.trouble_grace
+            if self.out_of_contact_until is not None:
+                yield self.mono(self.out_of_contact_until)
+        deleted = self.run.metadata.deletion_timestamp
+        if deleted is not None:
+            yield self.mono(deleted) + self.policy.deletion_grace
+
+    def finish(self, outcome: Outcome, **changes: Any) -> Decision:
+        """The end: it is written once, with an Event, and never changes."""
+        attempt = changes.pop("attempt", self.attempt)
+        if attempt is not None:
+            ended = replace(
+                attempt, phase=outcome.phase, reason=outcome.reason, message=outcome.message, not_before=None
+            )
+            changes["attempts"] = with_attempt(self.status, ended)
+        wished = outcome.phase in (Phase.SUCCEEDED, Phase.CANCELLED)
+        write = self.write(
+            Event("Normal" if wished else "Warning", outcome.phase.value, outcome.message),
+            phase=outcome.phase,
+            reason=outcome.reason,
+            message=outcome.message,
+            completion_time=seconds(self.now.wall),
+            estimated_completion_time=None,
+            **changes,
+        )
+        assert write is not None, "an end differs from what went before"  # noqa: S101
+        return write
+
+    def contact(self) -> Decision | None:
+        """What must happen before dbt Cloud can be asked about this object; None: ask."""
+        return self.lost_contact() or self.reconnect()
+
+    def reconnect(self) -> Decision | None:
+        """The pause after a fault, then the connection; None: ask."""
+        if self.pausing:
+            retry_at = self.known.trouble.retry_at if self.known.trouble else None
+            return self.rest(retry_at, why="dbt Cloud cannot be asked", **self._trouble_fields())
+        return Connect() if self.known.account_id is None else None
+
+    def lost_contact(self) -> Decision | None:
+        """The end of an object whose run could not be read for too long."""
+        until = self.out_of_contact_until
+        trouble = self.known.trouble
+        if until is None or trouble is None or until > self.now.wall:
+            return None
+        reason = Reason.INVALID_CONNECTION if trouble.reason is Reason.INVALID_CONNECTION else Reason.LOST_CONTACT
+        limit = self.spec.lost_contact_deadline_seconds
+        message = f"No usable answer from dbt Cloud for {limit} s (spec.lostContactDeadlineSeconds): {trouble.message}"
+        if self.status.run_id is not None:
+            message = f"Run {self.status.run_id} may still be running. {message}"
+        return self.finish(Outcome(Phase.ERROR, reason, message))
+
+    def deletion_overdue(self, told: str) -> Decision | None:
+        """The release of an object that somebody deleted and whose run did not end in time."""
+        deleted = self.run.metadata.deletion_timestamp
+        if deleted is None or self.now.wall < deleted + timedelta(seconds=self.policy.deletion_grace):
+            return None
+        return RemoveFinalizer(Event("Warning", "DeletionGaveUp", told))
+
+    def _trouble_fields(self) -> dict[str, Any]:
+        told = self.trouble_told
+        if told is None or self.phase is not Phase.PENDING:
+            return {}
+        same = self.status.phase is Phase.PENDING and self.status.reason is told.reason
+        return {"phase": Phase.PENDING, "reason": told.reason, "message": self.status.message if same else told.message}

@@ -1,0 +1,145 @@
+"""The things that can be done next: one value each, so that a decision can be compared, logged and counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from watcher.api import Attempt, Job, Overrides, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something a person should see in `kubectl describe`; never one per poll."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do before `until` (monotonic seconds) unless something is heard. None: only an edit can change that."""
+
+    until: float | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Store this status."""
+
+    status: Status
+    event: Event | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimStart:
+    """Store this status, whose last attempt claims a start; a conflict means that nothing was claimed."""
+
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class AddFinalizer:
+    """Hold the object back from deletion: a run is about to be ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveFinalizer:
+    """Let the object go."""
+
+    event: Event | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteObject:
+    """The object has outlived its `ttlSecondsAfterFinished`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Read the object's connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveJob:
+    """Find the job's id by its names."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class FindLive:
+    """Find a live run of the job to attach to."""
+
+    job_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start the job: one request, never repeated."""
+
+    job_id: int
+    cause: str
+    overrides: Overrides
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Resume a failed run from its failure: one request, never repeated."""
+
+    run_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class LookForRuns:
+    """Find the runs that the attempt's claim may have started, created after `since`."""
+
+    job_id: int
+    attempt: Attempt
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Find a twin of the attempt's run and cancel it."""
+
+    job_id: int
+    attempt: Attempt
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Ask dbt Cloud to cancel the run; safe to repeat."""
+
+    run_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class FetchDetails:
+    """Ask for the steps, and for an ended run for its failed nodes."""
+
+    run_id: int
+    over: bool
+
+
+Decision = (
+    Wait
+    | Write
+    | ClaimStart
+    | AddFinalizer
+    | RemoveFinalizer
+    | DeleteObject
+    | Connect
+    | ResolveJob
+    | FindLive
+    | Start
+    | Resume
+    | LookForRuns
+    | Sweep
+    | Cancel
+    | FetchDetails
+)

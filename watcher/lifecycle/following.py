@@ -1,0 +1,258 @@
+"""While a dbt Cloud run is live: tell what dbt Cloud tells, end what should end, and recognise the end."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from msgspec.structs import replace
+
+from watcher.api import Attempt, Phase, Reason, RetryStrategy, Step
+from watcher.lifecycle.case import Case
+from watcher.lifecycle.decisions import Cancel, Connect, Decision, Event, FetchDetails, RemoveFinalizer, Sweep
+from watcher.lifecycle.facts import RunFacts, RunState
+from watcher.lifecycle.known import DetailsTry
+from watcher.lifecycle.marker import marker
+from watcher.lifecycle.outcome import Outcome, outcome_of
+from watcher.lifecycle.pending import live_phase
+from watcher.lifecycle.statuses import NO_RUN, run_times, seconds, shown_steps, with_attempt
+from watcher.lifecycle.submitting import searched
+
+
+def following_step(case: Case) -> Decision:
+    """The next thing to do for an object whose run is known and was live when last told."""
+    if case.run.deleting and not case.run.cancels_on_deletion:
+        return RemoveFinalizer()
+    facts = case.facts
+    if facts is not None and facts.state.over:
+        return _details_at_end(case, facts) or _end(case, facts)
+    return (
+        case.deletion_overdue(
+            f"The object was let go; whether run {case.status.run_id} was cancelled is not confirmed."
+        )
+        or _gone(case)
+        or case.lost_contact()
+        or (Connect() if case.known.account_id is None and not case.pausing else None)
+        or _sweep(case)
+        or _stop(case)
+        or _details_on_the_way(case, facts)
+        or _tell(case, facts)
+    )
+
+
+# ── the end ──
+
+
+def _details_at_end(case: Case, facts: RunFacts) -> Decision | None:
+    """Failed nodes are worth a request; of a success everything is known."""
+    if facts.state is RunState.SUCCESS or facts.started_at is None:
+        return None
+    tried = _details(case, facts)
+    if tried is not None and tried.over and (tried.details is not None or tried.tries >= case.policy.details_tries):
+        return None
+    return FetchDetails(facts.run_id, over=True)
+
+
+def _details(case: Case, facts: RunFacts) -> DetailsTry | None:
+    tried = case.known.details
+    return tried if tried is not None and tried.run_id == facts.run_id else None
+
+
+def _end(case: Case, facts: RunFacts) -> Decision:
+    attempt = case.attempt
+    assert attempt is not None, "a followed run is an attempt's"  # noqa: S101
+    asked_for = case.status.reason if case.phase is Phase.CANCELLING else None
+    tried = _details(case, facts)
+    results = tried.details.results if tried and tried.over and tried.details else None
+    outcome = outcome_of(facts, asked_for, results)
+    ended = replace(attempt, **run_times(facts))
+    changes: dict[str, Any] = {**run_times(facts), **_steps_at_end(case, facts, tried)}
+    if results is not None:
+        changes["results"] = results
+    if asked_for is None and _may_retry(case, attempt, outcome):
+        return _next_attempt(case, ended, facts, outcome)
+    return case.finish(outcome, attempt=ended, **changes)
+
+
+def _steps_at_end(case: Case, facts: RunFacts, tried: DetailsTry | None) -> dict[str, Any]:
+    if tried and tried.over and tried.details and tried.details.run.steps:
+        return shown_steps(tried.details.run.steps)
+    if facts.state is RunState.SUCCESS and case.status.steps:
+        return _all_passed(case.status.steps, case.status.progress)
+    return {}
+
+
+def _all_passed(steps: tuple[Step, ...], progress: str | None) -> dict[str, Any]:
+    """A run that succeeded has done all its steps, so they need no asking; only their times stay unknown."""
+    total = (progress or f"0/{len(steps)}").partition("/")[2]
+    return {"steps": tuple(replace(step, status="Success") for step in steps), "progress": f"{total}/{total}"}
+
+
+def _may_retry(case: Case, attempt: Attempt, outcome: Outcome) -> bool:
+    wanted = not (case.spec.cancel or case.run.deleting or case.spec.adopts)
+    return wanted and outcome.retryable in case.spec.retry.on and attempt.number <= case.spec.retry.limit
+
+
+def _next_attempt(case: Case, attempt: Attempt, facts: RunFacts, outcome: Outcome) -> Decision:
+    retry = case.spec.retry
+    number = attempt.number + 1
+    resumes = retry.strategy is RetryStrategy.FROM_FAILURE and facts.can_retry
+    ended = replace(attempt, phase=outcome.phase, reason=outcome.reason, message=outcome.message, sweep_after=None)
+    following = Attempt(
+        number=number,
+        phase=Phase.PENDING,
+        marker="" if resumes else marker(case.run.uid, number),
+        retry_of=facts.run_id if resumes else None,
+        not_before=seconds(case.now.wall) + timedelta(seconds=retry.backoff_seconds),
+    )
+    message = f"Attempt {attempt.number} of {retry.limit + 1}: {outcome.message}"
+    write = case.write(
+        Event("Warning", "Retrying", message),
+        **{
+            **NO_RUN,
+            "phase": Phase.PENDING,
+            "reason": Reason.RETRY_BACKOFF,
+            "message": message,
+            "attempts": (*with_attempt(case.status, ended), following),
+        },
+    )
+    assert write is not None, "a next attempt differs from the last"  # noqa: S101
+    return write
+
+
+# ── on the way ──
+
+
+def _gone(case: Case) -> Decision | None:
+    observation = case.known.observation
+    if observation is None or observation.run is not None:
+        return None
+    missing = case.known.missing_since
+    until = (observation.at.mono if missing is None else missing) + case.policy.missing_grace
+    if case.now.mono < until:
+        return case.rest(until, why="dbt Cloud denies the run")
+    message = f"dbt Cloud no longer knows run {case.status.run_id}, or hides it from the token."
+    return case.finish(Outcome(Phase.ERROR, Reason.RUN_NOT_FOUND, message))
+
+
+def _sweep(case: Case) -> Decision | None:
+    """A late twin may have been started by a request whose answer was lost: look once more, and cancel it."""
+    attempt = case.attempt
+    assert attempt is not None, "a followed run is an attempt's"  # noqa: S101
+    if attempt.sweep_after is None or attempt.sweep_after > case.now.wall or case.pausing:
+        return None
+    if attempt.number in case.known.swept:
+        return case.write(attempts=with_attempt(case.status, replace(attempt, sweep_after=None)))
+    return Sweep(*searched(case, attempt))
+
+
+def _stop(case: Case) -> Decision | None:
+    if case.phase is not Phase.CANCELLING:
+        reason = _stop_reason(case)
+        return case.write(**_cancelling(case, reason)) if reason is not None else None
+    run_id = case.status.run_id
+    assert run_id is not None, "only a known run is cancelled"  # noqa: S101
+    last = case.known.cancel
+    if last is not None and last.run_id == run_id and last.at + case.policy.cancel_repeat > case.now.mono:
+        return None
+    return None if case.pausing else Cancel(run_id)
+
+
+def _cancelling(case: Case, reason: Reason) -> dict[str, Any]:
+    attempt = case.attempt
+    assert attempt is not None, "a followed run is an attempt's"  # noqa: S101
+    words = {
+        Reason.DELETED: "the object is being deleted",
+        Reason.CANCEL_REQUESTED: "spec.cancel is true",
+        Reason.QUEUE_DEADLINE_EXCEEDED: f"not begun in {case.spec.queue_deadline_seconds} s (spec.queueDeadlineSeconds)",
+        Reason.ACTIVE_DEADLINE_EXCEEDED: f"it ran {case.spec.active_deadline_seconds} s (spec.activeDeadlineSeconds)",
+    }
+    return {
+        "phase": Phase.CANCELLING,
+        "reason": reason,
+        "message": f"Cancelling run {case.status.run_id}: {words[reason]}.",
+        "attempts": with_attempt(case.status, replace(attempt, phase=Phase.CANCELLING, reason=reason)),
+    }
+
+
+def _stop_reason(case: Case) -> Reason | None:
+    if case.run.deleting:
+        return Reason.DELETED
+    if case.spec.cancel:
+        return Reason.CANCEL_REQUESTED
+    passed = _deadline(case)
+    return passed[1] if passed is not None and passed[0] <= case.now.wall else None
+
+
+def _deadline(case: Case) -> tuple[datetime, Reason] | None:
+    """The next deadline by our clock, from instants that are in the status, so that it survives a restart."""
+    observation = case.known.observation
+    offset = observation.clock_offset if observation else timedelta(0)
+    started, queued = case.status.started_at, case.status.queued_at
+    active, queue = case.spec.active_deadline_seconds, case.spec.queue_deadline_seconds
+    if started is not None:
+        return (started - offset + timedelta(seconds=active), Reason.ACTIVE_DEADLINE_EXCEEDED) if active else None
+    if queued is not None and queue:
+        return queued - offset + timedelta(seconds=queue), Reason.QUEUE_DEADLINE_EXCEEDED
+    return None
+
+
+def _details_on_the_way(case: Case, facts: RunFacts | None) -> Decision | None:
+    due = _details_due(case, facts)
+    if facts is None or due is None or due > case.now.mono or case.pausing:
+        return None
+    return FetchDetails(facts.run_id, over=False)
+
+
+def _details_due(case: Case, facts: RunFacts | None) -> float | None:
+    """When the steps are worth a look: not for a run that may end before anybody asks, then sparsely."""
+    observation = case.known.observation
+    if facts is None or observation is None or facts.started_at is None:
+        return None
+    tried = _details(case, facts)
+    if tried is not None:
+        return tried.at + case.policy.details_interval
+    return case.mono(facts.started_at - observation.clock_offset) + case.policy.details_after
+
+
+def _tell(case: Case, facts: RunFacts | None) -> Decision:
+    if facts is None:
+        return case.rest(*_wakeups(case, facts), why="waiting to see the run")
+    changes: dict[str, Any] = {**run_times(facts), **_progress(case, facts)}
+    if case.phase is not Phase.CANCELLING:
+        phase, reason = (
+            (Phase.QUEUED, Reason.RUN_QUEUED) if facts.state is RunState.QUEUED else (Phase.RUNNING, Reason.RUN_STARTED)
+        )
+        word = "is queued" if phase is Phase.QUEUED else "is running"
+        changes |= {"phase": phase, "reason": reason, "message": f"Run {facts.run_id} {word}."}
+    attempt = case.attempt
+    assert attempt is not None, "a followed run is an attempt's"  # noqa: S101
+    told = replace(attempt, phase=changes.get("phase", attempt.phase), **run_times(facts))
+    return case.rest(*_wakeups(case, facts), why="the run is live", attempts=with_attempt(case.status, told), **changes)
+
+
+def _progress(case: Case, facts: RunFacts) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    if (
+        facts.started_at is not None
+        and case.known.typical is not None
+        and case.status.estimated_completion_time is None
+    ):
+        changes["estimated_completion_time"] = seconds(facts.started_at + case.known.typical)
+    tried = _details(case, facts)
+    if tried is not None and tried.details is not None and tried.details.run.steps:
+        changes |= shown_steps(tried.details.run.steps)
+    return changes
+
+
+def _wakeups(case: Case, facts: RunFacts | None) -> list[float | None]:
+    attempt, cancel, deadline = case.attempt, case.known.cancel, _deadline(case)
+    cancelling = case.phase is Phase.CANCELLING
+    trouble = case.known.trouble
+    return [
+        case.mono(deadline[0]) if deadline and not cancelling else None,
+        cancel.at + case.policy.cancel_repeat if cancelling and cancel else None,
+        case.mono(attempt.sweep_after) if attempt and attempt.sweep_after else None,
+        _details_due(case, facts),
+        trouble.retry_at if trouble else None,
+    ]

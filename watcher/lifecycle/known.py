@@ -1,0 +1,97 @@
+"""What this process remembers of one object besides the object: lost on a restart, and then learnt again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from watcher.api import DbtRun, Phase
+from watcher.lifecycle.facts import Details, Instant, Observation, RunFacts, Submission, Trouble
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookUp:
+    """A finished search for the runs of a claim."""
+
+    at: float
+    """Monotonic seconds at which the search began."""
+    tries: int
+    found: tuple[RunFacts, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A claim found in the status: made by this process (`own`) or met there, by another or before a crash."""
+
+    number: int
+    time: datetime
+    since: float
+    """Own: monotonic seconds before the claim was written. Met: when it was first seen, which is later than it was made."""
+    own: bool = False
+    sent: bool = False
+    submission: Submission | None = None
+    lookup: LookUp | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelTry:
+    """The last cancel request for a run."""
+
+    run_id: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetailsTry:
+    """The last request for a run's details; `over`: it was made after the run's end."""
+
+    run_id: int
+    at: float
+    tries: int
+    over: bool
+    details: Details | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """Everything about one object that is not in the object."""
+
+    account_id: int | None = None
+    """The account of the connection in use; None: the connection must be (re)read first."""
+    trouble: Trouble | None = None
+    answered: bool = False
+    """dbt Cloud has answered this process about this object since the last trouble."""
+    job_id: int | None = None
+    reusable: RunFacts | None = None
+    reuse_checked: bool = False
+    observation: Observation | None = None
+    missing_since: float | None = None
+    claim: Claim | None = None
+    cancel: CancelTry | None = None
+    details: DetailsTry | None = None
+    swept: frozenset[int] = field(default_factory=frozenset)
+    """Numbers of the attempts whose twins were looked for."""
+    typical: timedelta | None = None
+    """How long the job took when it last succeeded, if this process saw it."""
+
+
+def wanted_run(run: DbtRun) -> int | None:
+    """The id of the dbt Cloud run that the object is about now, if there is one to follow."""
+    attempt = run.status.attempt
+    if attempt is not None:
+        return None if attempt.phase is Phase.PENDING else attempt.run_id
+    return run.spec.run_id
+
+
+def remember(run: DbtRun, known: Known, now: Instant) -> Known:
+    """Drops what is about another run or claim than the object's present one, and dates a claim when it is first seen."""
+    observation = known.observation
+    if observation is not None and observation.run is not None and observation.run.run_id != wanted_run(run):
+        known = replace(known, observation=None, missing_since=None)
+    attempt = run.status.attempt
+    if attempt is None or attempt.phase is not Phase.SUBMITTING or attempt.claim_time is None:
+        return replace(known, claim=None) if known.claim else known
+    claim = known.claim
+    if claim is not None and (claim.number, claim.time) == (attempt.number, attempt.claim_time):
+        return known
+    return replace(known, claim=Claim(number=attempt.number, time=attempt.claim_time, since=now.mono))

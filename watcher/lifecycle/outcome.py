@@ -1,0 +1,67 @@
+"""What the end of a dbt Cloud run means."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from watcher.api import Phase, Reason, Results, RetryOn
+from watcher.api.status import FAILED_NODE, MAX_MESSAGE
+from watcher.lifecycle.facts import RunFacts, RunState
+from watcher.lifecycle.text import clean
+
+DEADLINES: Final = frozenset({Reason.QUEUE_DEADLINE_EXCEEDED, Reason.ACTIVE_DEADLINE_EXCEEDED})
+RETRYABLE: Final = {
+    (Phase.FAILED, Reason.RUN_FAILED): RetryOn.FAILED,
+    (Phase.CANCELLED, Reason.CANCELLED_IN_DBT_CLOUD): RetryOn.CANCELLED,
+    (Phase.TIMED_OUT, Reason.TIMED_OUT_IN_DBT_CLOUD): RetryOn.TIMED_OUT,
+}
+
+
+class Outcome(NamedTuple):
+    """How an attempt ended."""
+
+    phase: Phase
+    reason: Reason
+    message: str
+
+    @property
+    def retryable(self) -> RetryOn | None:
+        """What `retry.on` must contain for another attempt; None: an end that was asked for is never retried."""
+        return RETRYABLE.get((self.phase, self.reason))
+
+
+def outcome_of(run: RunFacts, asked_for: Reason | None, results: Results | None = None) -> Outcome:
+    """The end of a run that is over. `asked_for`: why we were cancelling it, if we were.
+
+    A run that finished before the cancel reached it keeps its true result. dbt Cloud reports its own time-out as
+    cancelled (30), and only the message tells them apart.
+    """
+    name = f"dbt Cloud run {run.run_id}"
+    if run.state is RunState.SUCCESS:
+        return Outcome(Phase.SUCCEEDED, Reason.RUN_SUCCEEDED, f"{name} succeeded.")
+    if run.state is RunState.ERROR:
+        return Outcome(Phase.FAILED, Reason.RUN_FAILED, clean(f"{name} failed{_why(run, results)}", MAX_MESSAGE))
+    if "timed out" in run.message.lower():
+        return Outcome(Phase.TIMED_OUT, Reason.TIMED_OUT_IN_DBT_CLOUD, clean(run.message, MAX_MESSAGE))
+    if asked_for in DEADLINES:
+        return Outcome(Phase.TIMED_OUT, asked_for, f"{name} passed a deadline and was cancelled.")
+    if asked_for is not None:
+        return Outcome(Phase.CANCELLED, asked_for, f"{name} was cancelled: {_wish(asked_for)}.")
+    return Outcome(
+        Phase.CANCELLED,
+        Reason.CANCELLED_IN_DBT_CLOUD,
+        clean(f"{name} was cancelled in dbt Cloud{_why(run)}", MAX_MESSAGE),
+    )
+
+
+def _wish(reason: Reason) -> str:
+    return "the object was deleted" if reason is Reason.DELETED else "spec.cancel is true"
+
+
+def _why(run: RunFacts, results: Results | None = None) -> str:
+    if results and results.failures:
+        first = results.failures[0]
+        more = sum(results.counts.get(status, 0) for status in FAILED_NODE) - 1
+        others = f" (and {more} more)" if more > 0 else ""
+        return f": {first.unique_id}{others}: {first.message or first.status}"
+    return f": {run.message}" if run.message else "."

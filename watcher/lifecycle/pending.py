@@ -1,0 +1,133 @@
+"""Before a start: what must be settled until an attempt may be claimed, or an existing run taken on."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from watcher.api import Attempt, Phase, Reason, Reuse
+from watcher.lifecycle.case import Case
+from watcher.lifecycle.decisions import AddFinalizer, ClaimStart, Decision, Event, FindLive, ResolveJob
+from watcher.lifecycle.facts import RunFacts, RunState
+from watcher.lifecycle.marker import marker
+from watcher.lifecycle.outcome import Outcome
+from watcher.lifecycle.statuses import NO_RUN, run_fields, run_times, seconds, with_attempt
+
+
+def pending_step(case: Case) -> Decision:
+    """The next thing to do for an object whose present attempt has not been claimed."""
+    return _held_back(case) or case.contact() or _other_account(case) or _adopt_or_claim(case)
+
+
+def _held_back(case: Case) -> Decision | None:
+    if case.run.deleting and case.run.cancels_on_deletion:
+        return case.finish(
+            Outcome(Phase.CANCELLED, Reason.DELETED, "The object was deleted before anything was started.")
+        )
+    if case.spec.cancel and not case.spec.adopts:
+        return case.finish(
+            Outcome(Phase.CANCELLED, Reason.CANCEL_REQUESTED, "spec.cancel was set before anything was started.")
+        )
+    if case.spec.suspend:
+        return case.rest(why="suspended", phase=Phase.PENDING, reason=Reason.SUSPENDED, message="spec.suspend is true.")
+    attempt = case.attempt
+    if attempt is not None and attempt.not_before is not None and attempt.not_before > case.now.wall:
+        return case.rest(case.mono(attempt.not_before), why="backoff before the next attempt")
+    return None
+
+
+def _other_account(case: Case) -> Decision | None:
+    wanted, got = case.spec.account_id, case.known.account_id
+    if wanted is None or wanted == got:
+        return None
+    message = f"spec.accountId is {wanted}, but the connection is for account {got}: correct one of them."
+    return case.finish(Outcome(Phase.ERROR, Reason.INVALID_CONNECTION, message))
+
+
+def _adopt_or_claim(case: Case) -> Decision:
+    if case.spec.adopts:
+        return _adopt(case)
+    job_id = case.known.job_id if case.spec.job is None or case.spec.job.id is None else case.spec.job.id
+    if job_id is None:
+        assert case.spec.job is not None, "the API server holds that job or runId is set"  # noqa: S101
+        return ResolveJob(case.spec.job)
+    if case.spec.reuse is Reuse.RUNNING and case.attempt is None:
+        if not case.known.reuse_checked:
+            return FindLive(job_id)
+        if case.known.reusable is not None:
+            return _hold(case) or take_on(
+                case, Attempt(number=1, phase=Phase.PENDING, adopted=True), case.known.reusable
+            )
+    return _hold(case) or _claim(case, job_id)
+
+
+def _hold(case: Case) -> Decision | None:
+    return None if case.held or case.run.deleting else AddFinalizer()
+
+
+def _adopt(case: Case) -> Decision:
+    observation = case.known.observation
+    if observation is None:
+        return case.rest(
+            why="waiting to see the run",
+            phase=Phase.PENDING,
+            reason=Reason.ACCEPTED,
+            message=f"Looking for run {case.spec.run_id}.",
+        )
+    if observation.run is not None:
+        return _hold(case) or take_on(case, Attempt(number=1, phase=Phase.PENDING, adopted=True), observation.run)
+    missing = case.known.missing_since
+    until = (observation.at.mono if missing is None else missing) + case.policy.adopt_grace
+    if case.now.mono < until:
+        return case.rest(until, why="dbt Cloud does not know the run")
+    message = (
+        f"dbt Cloud knows no run {case.spec.run_id} in account {case.known.account_id}, or hides it from the token."
+    )
+    return case.finish(Outcome(Phase.ERROR, Reason.RUN_NOT_FOUND, message))
+
+
+def _claim(case: Case, job_id: int) -> Decision:
+    now = seconds(case.now.wall)
+    attempt = case.attempt or Attempt(number=1, phase=Phase.PENDING, marker=marker(case.run.uid, 1))
+    claimed = replace(
+        attempt,
+        phase=Phase.SUBMITTING,
+        claim_time=now,
+        first_claim_time=attempt.first_claim_time or now,
+        not_before=None,
+        reason=None,
+        message="",
+    )
+    return ClaimStart(
+        case.settled(
+            phase=Phase.SUBMITTING,
+            reason=Reason.CLAIMED,
+            message=f"Starting job {job_id}.",
+            job_id=job_id,
+            account_id=case.known.account_id,
+            start_time=case.status.start_time or now,
+            attempts=with_attempt(case.status, claimed),
+        )
+    )
+
+
+def take_on(case: Case, attempt: Attempt, run: RunFacts) -> Decision:
+    """Record that this run is the attempt's: from here on it is followed, cancelled and told."""
+    phase, reason = (
+        (Phase.QUEUED, Reason.RUN_QUEUED) if run.state is RunState.QUEUED else (Phase.RUNNING, Reason.RUN_STARTED)
+    )
+    verb = "Following" if attempt.adopted else "Started"
+    taken = replace(attempt, phase=phase, run_id=run.run_id, **run_times(run))
+    write = case.write(
+        Event("Normal", "Adopted" if attempt.adopted else "Started", f"{verb} dbt Cloud run {run.run_id}."),
+        **{
+            **NO_RUN,
+            **run_fields(run),
+            "phase": phase,
+            "reason": reason,
+            "message": f"{verb} run {run.run_id}.",
+            "start_time": case.status.start_time or seconds(case.now.wall),
+            "attempts": with_attempt(case.status, taken),
+        },
+    )
+    assert write is not None, "a new run differs from none"  # noqa: S101
+    return write

@@ -1,0 +1,162 @@
+"""Between a claim and a run id: the start goes out once, or it is found out whether it did.
+
+What makes a met claim decidable: its start was sent within `submit_window` of the claim or never. So once `quiet_period`
+has passed since the claim was first seen, a search that does not find the run proves that there is none.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from msgspec.structs import replace
+
+from watcher.api import Attempt, Phase, Reason
+from watcher.lifecycle.case import Case
+from watcher.lifecycle.decisions import ClaimStart, Decision, Event, LookForRuns, RemoveFinalizer, Resume, Start
+from watcher.lifecycle.facts import NotSent, Refused, Started
+from watcher.lifecycle.known import Claim, LookUp
+from watcher.lifecycle.marker import marked_cause, marker
+from watcher.lifecycle.outcome import Outcome
+from watcher.lifecycle.pending import take_on
+from watcher.lifecycle.statuses import seconds, with_attempt
+
+SEARCHING: Final = "Whether dbt Cloud started the run is not known; it is being looked up."
+
+
+def submitting_step(case: Case) -> Decision:
+    """The next thing to do for an object whose present attempt is claimed and has no run yet."""
+    claim, attempt = case.known.claim, case.attempt
+    assert claim is not None, "remember() dates every claim"  # noqa: S101
+    assert attempt is not None, "a claim is an attempt's"  # noqa: S101
+    if case.run.deleting and not case.run.cancels_on_deletion:
+        return RemoveFinalizer()
+    if claim.own and not claim.sent:
+        return _send(case, claim, attempt)
+    match claim.submission:
+        case Started(run):
+            return take_on(case, attempt, run)
+        case Refused(reason, message):
+            return _refused(case, attempt, reason, message)
+        case NotSent():
+            return _release(case, attempt)
+    return _undecided(case, claim, attempt)
+
+
+def _send(case: Case, claim: Claim, attempt: Attempt) -> Decision:
+    unwanted = _unwanted(case)
+    if unwanted is not None:
+        return unwanted
+    if case.now.mono - claim.since > case.policy.submit_window:
+        return _release(case, attempt)
+    if attempt.retry_of is not None:
+        return Resume(attempt.retry_of)
+    job_id = case.status.job_id
+    assert job_id is not None, "a claim carries its job"  # noqa: S101
+    return Start(job_id, marked_cause(case.run, attempt.marker), case.spec.overrides)
+
+
+def _unwanted(case: Case) -> Decision | None:
+    """The end of an attempt of which it is certain that nothing was started, if nobody wants it any more."""
+    if case.run.deleting:
+        reason, why = Reason.DELETED, "The object was deleted"
+    elif case.spec.cancel:
+        reason, why = Reason.CANCEL_REQUESTED, "spec.cancel was set"
+    else:
+        return None
+    return case.finish(Outcome(Phase.CANCELLED, reason, f"{why} before anything was started."))
+
+
+def _release(case: Case, attempt: Attempt) -> Decision:
+    """Nothing was started: the claim goes back, and the same attempt is claimed anew when dbt Cloud can be asked."""
+    free = replace(attempt, phase=Phase.PENDING, claim_time=None)
+    write = case.write(
+        phase=Phase.PENDING,
+        reason=Reason.ACCEPTED,
+        message="Nothing was started yet; it is tried again.",
+        attempts=with_attempt(case.status, free),
+    )
+    assert write is not None, "a released claim differs from a claim"  # noqa: S101
+    return write
+
+
+def _refused(case: Case, attempt: Attempt, reason: Reason, message: str) -> Decision:
+    if attempt.retry_of is None:
+        return case.finish(Outcome(Phase.ERROR, reason, message))
+    fresh = replace(
+        attempt, phase=Phase.PENDING, claim_time=None, retry_of=None, marker=marker(case.run.uid, attempt.number)
+    )
+    told = f"dbt Cloud would not resume run {attempt.retry_of} from its failure, so the job runs anew: {message}"
+    write = case.write(
+        Event("Warning", "ResumeRefused", told),
+        phase=Phase.PENDING,
+        reason=Reason.ACCEPTED,
+        message=told,
+        attempts=with_attempt(case.status, fresh),
+    )
+    assert write is not None, "a fresh attempt differs from a resumed one"  # noqa: S101
+    return write
+
+
+def _undecided(case: Case, claim: Claim, attempt: Attempt) -> Decision:
+    lookup = claim.lookup
+    if lookup is not None and lookup.found:
+        return _recovered(case, attempt, lookup)
+    overdue = case.deletion_overdue("The object was let go although it is not known whether dbt Cloud started its run.")
+    if overdue is not None:
+        return overdue
+    quiet_ends = claim.since + case.policy.quiet_period
+    if lookup is not None and lookup.at >= quiet_ends:
+        return _unwanted(case) or _claim_again(case, attempt)
+    return _gave_up(case, attempt) or _look_up(case, attempt, lookup, quiet_ends)
+
+
+def _recovered(case: Case, attempt: Attempt, lookup: LookUp) -> Decision:
+    """The oldest run is the attempt's; a younger one is a twin, and the sweep cancels it."""
+    pause = 0.0 if len(lookup.found) > 1 else case.policy.quiet_period
+    sweep_after = seconds(case.now.wall) + timedelta(seconds=pause)
+    return take_on(case, replace(attempt, sweep_after=sweep_after), lookup.found[0])
+
+
+def _claim_again(case: Case, attempt: Attempt) -> Decision:
+    """It is certain that no run carries the marker: the same attempt is claimed anew, to be swept once it has its run."""
+    now = seconds(case.now.wall)
+    sweep_after = now + timedelta(seconds=case.policy.quiet_period)
+    claimed = replace(attempt, claim_time=now, sweep_after=sweep_after)
+    return ClaimStart(
+        case.settled(
+            reason=Reason.CLAIMED,
+            message="dbt Cloud had not started the run; it is started now.",
+            attempts=with_attempt(case.status, claimed),
+        )
+    )
+
+
+def _gave_up(case: Case, attempt: Attempt) -> Decision | None:
+    first = attempt.first_claim_time or attempt.claim_time or case.now.wall
+    limit = case.spec.lost_contact_deadline_seconds
+    if case.now.wall < first + timedelta(seconds=limit):
+        return None
+    looked_for = f"cause {attempt.marker}" if attempt.retry_of is None else f"retried run {attempt.retry_of}"
+    message = f"Whether dbt Cloud started a run could not be found out in {limit} s: look for {looked_for} in job {case.status.job_id}."
+    return case.finish(Outcome(Phase.ERROR, Reason.SUBMISSION_UNDECIDED, message))
+
+
+def _look_up(case: Case, attempt: Attempt, lookup: LookUp | None, quiet_ends: float) -> Decision:
+    told = case.write(reason=Reason.LOOKING_UP, message=SEARCHING)
+    if told is not None:
+        return told
+    if lookup is not None:
+        pause = min(case.policy.lookup_backoff * 2 ** (lookup.tries - 1), 40.0)
+        due = min(lookup.at + pause, quiet_ends)
+        if due > case.now.mono:
+            return case.rest(due, why="looking the run up again")
+    return case.contact() or LookForRuns(*searched(case, attempt))
+
+
+def searched(case: Case, attempt: Attempt) -> tuple[int, Attempt, datetime]:
+    """Where to search for an attempt's runs: the job, the attempt, and how far back."""
+    job_id = case.status.job_id
+    assert job_id is not None, "a claim carries its job"  # noqa: S101
+    first = attempt.first_claim_time or attempt.claim_time or case.now.wall
+    return job_id, attempt, first - timedelta(seconds=case.policy.clock_skew)
