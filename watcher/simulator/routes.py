@@ -1,0 +1,430 @@
+"""The Administrative API: every endpoint in a few lines, and what all of them share.
+
+Each request is counted, meets the faults, is authorised, and lets time pass before it is answered. Paths are accepted
+with and without their trailing slash, since real clients send both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.responses import Response
+from starlette.routing import Route
+
+from watcher.simulator import filters, wire
+from watcher.simulator.faults import VIEW, Dropped, Hung, Latency, View, json_response, suffer, view_of
+from watcher.simulator.model import Refused, Run, TriggerRequest
+from watcher.simulator.scenario import TokenSpec, find_project
+from watcher.simulator.steps import artifact, artifact_names, run_of_step, steps
+from watcher.simulator.wire import ApiError, enveloped, invalid, not_found
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from starlette.requests import Request
+
+    from watcher.simulator.filters import Kind
+    from watcher.simulator.model import Job
+    from watcher.simulator.scenario import EnvironmentSpec, ProjectSpec
+    from watcher.simulator.state import Simulator
+
+
+@dataclass(slots=True)
+class Call:
+    """One authorised request."""
+
+    simulator: Simulator
+    request: Request
+    body: bytes
+    token: TokenSpec
+    view: View
+
+    @property
+    def host(self) -> str:
+        return self.request.headers.get("host", "localhost")
+
+    @property
+    def parameters(self) -> list[tuple[str, str]]:
+        return self.request.query_params.multi_items()
+
+    @property
+    def related(self) -> set[str]:
+        return filters.related(self.parameters)
+
+    def number(self, name: str) -> int:
+        """A number in the path."""
+        text = str(self.request.path_params[name])
+        if not text.isdecimal():
+            raise not_found()
+        return int(text)
+
+    def sees_project(self, project_id: int | None) -> bool:
+        if self.token.projects is None:
+            return True
+        scenario = self.simulator.scenario
+        return project_id in {find_project(scenario, wanted, "token").id for wanted in self.token.projects}
+
+    def run(self) -> Run:
+        run = self.simulator.account.runs.get(self.number("run_id"))
+        if run is None or run.id in self.view.hidden or not self.sees_project(run.project_id):
+            raise not_found()
+        return run
+
+    def job(self) -> Job:
+        job = self.simulator.account.jobs.get(self.number("job_id"))
+        if job is None or not self.sees_project(job.project.id):
+            raise not_found()
+        return job
+
+    def project(self) -> ProjectSpec:
+        wanted = self.number("project_id")
+        for project in self.simulator.scenario.projects:
+            if project.id == wanted and self.sees_project(project.id):
+                return project
+        raise not_found()
+
+    def environments(self) -> list[tuple[ProjectSpec, EnvironmentSpec]]:
+        projects = [project for project in self.simulator.scenario.projects if self.sees_project(project.id)]
+        return [(project, environment) for project in projects for environment in project.environments]
+
+    def write(self) -> None:
+        if self.token.read_only:
+            raise ApiError(403, "You do not have permission to perform this action.")
+
+    def run_reply(self, run: Run, related: Iterable[str] = ()) -> Any:
+        body = wire.run_body(self.simulator.account, run, {*related}, self.host)
+        if self.view.status is not None:
+            body["status"] = self.view.status
+        return body
+
+    def step(self) -> int | None:
+        text = self.request.query_params.get("step")
+        if text and not text.isdecimal():
+            raise invalid(step="A valid integer is required.")
+        return int(text) if text else None
+
+
+# Runs
+
+
+def start(call: Call) -> Any:
+    job = call.job()
+    call.write()
+    run = call.simulator.start(job, trigger_request(call.body))
+    return enveloped(call.run_reply(run, {"trigger", "job"}))
+
+
+def trigger_request(body: bytes) -> TriggerRequest:
+    """The body of a start.
+
+    :raises ApiError: 400 that names the field.
+    """
+    try:
+        document = msgspec.json.decode(body or b"{}")
+        if not isinstance(document, dict):
+            raise invalid(body="Expected a JSON object.")
+        if document.get("cause") in (None, ""):
+            raise invalid(cause="required key not provided")
+        return msgspec.convert(document, TriggerRequest)
+    except msgspec.ValidationError as error:
+        text, _, place = str(error).partition(" - at `$.")
+        raise invalid(**{place.rstrip("`").partition("[")[0] or "body": text}) from None
+    except msgspec.DecodeError as error:
+        raise invalid(body=f"JSON parse error: {error}") from None
+
+
+def rerun(call: Call) -> Any:
+    job = call.job()
+    call.write()
+    return enveloped(call.run_reply(call.simulator.rerun(job), {"trigger", "job"}))
+
+
+def retry(call: Call) -> Any:
+    run = call.run()
+    call.write()
+    try:
+        return enveloped(call.run_reply(call.simulator.retry(run), {"trigger", "job"}))
+    except Refused as refusal:
+        raise invalid(retry_not_supported_reason=refusal.reason) from None
+
+
+def retry_details(call: Call) -> Any:
+    run = call.run()
+    view = steps(run, call.simulator.clock)
+    failed = [step.name for step in view if step.status == 20]
+    skipped = [step.name for step in view if failed and step.started_at is None]
+    return enveloped({"failed_step": failed[0] if failed else None, "skipped_steps": skipped})
+
+
+def cancel(call: Call) -> Any:
+    run = call.run()
+    call.write()
+    return enveloped(call.run_reply(call.simulator.cancel(run)))
+
+
+def get_run(call: Call) -> Any:
+    return enveloped(call.run_reply(call.run(), call.related))
+
+
+def list_runs(call: Call) -> Any:
+    account, real = call.simulator.account, call.simulator.clock.real()
+    query = filters.parse(call.parameters, filters.RUN_FILTERS, filters.RUN_ORDERS, call.view.ignored)
+    page, total = filters.select_runs(
+        account, query, lambda run: call.view.listed(run, real) and call.sees_project(run.project_id)
+    )
+    related = call.related
+    return enveloped([call.run_reply(run, related) for run in page], _extra(call, query, len(page), total))
+
+
+def _extra(call: Call, query: filters.Query, count: int, total: int) -> dict[str, Any]:
+    return {
+        "filters": query.echo(call.simulator.account.spec.id),
+        "order_by": query.order_by,
+        "pagination": {"count": count, "total_count": total},
+    }
+
+
+# Artifacts and steps
+
+
+def list_artifacts(call: Call) -> Any:
+    run = call.run()
+    return enveloped(artifact_names(run) if call.simulator.account.has_artifacts(run) else None)
+
+
+def get_artifact(call: Call) -> Any:
+    return _artifact(call, call.run())
+
+
+def get_job_artifact(call: Call) -> Any:
+    account = call.simulator.account
+    for run in reversed(account.by_job.get(call.job().id, [])):
+        if account.has_artifacts(run):
+            return _artifact(call, run)
+    raise not_found()
+
+
+def _artifact(call: Call, run: Run) -> Any:
+    if not call.simulator.account.has_artifacts(run):
+        raise not_found()
+    content = artifact(run, call.request.path_params["path"], call.step(), call.simulator.clock)
+    if content is None:
+        raise not_found()
+    return content
+
+
+def get_step(call: Call) -> Any:
+    run_id, index = run_of_step(call.number("step_id"))
+    call.request.path_params["run_id"] = run_id
+    for step in steps(call.run(), call.simulator.clock):
+        if step.index == index:
+            return enveloped(wire.step_body(call.simulator.account, step, debug="debug_logs" in call.related))
+    raise not_found()
+
+
+# Jobs, projects, environments, the account
+
+NAMES: dict[str, Kind] = {"name__icontains": "text", "project_id": "int", "project_id__in": "ints", "pk": "int"}
+JOB_FILTERS: dict[str, Kind] = NAMES | {"environment_id": "int"}
+PROJECT_FILTERS: dict[str, Kind] = {"name__icontains": "text", "pk": "int", "pk__in": "ints", "pk__gt": "int"}
+
+
+def _listed(call: Call, bodies: Sequence[dict[str, Any]], known: dict[str, Kind]) -> Any:
+    """A list of few and small things, filtered by their own fields."""
+    query = filters.parse(call.parameters, known, ("id", "name", "created_at", "updated_at"), call.view.ignored)
+    tests = [_test(name, value) for name, value in query.filters.items()]
+    found = [body for body in bodies if filters.STATES[query.state] and all(test(body) for test in tests)]
+    name, down = query.order_by.removeprefix("-"), query.order_by.startswith("-")
+    found.sort(key=lambda body: (body[name], body["id"]), reverse=down)
+    page = found[query.offset : query.offset + query.limit]
+    return enveloped(page, _extra(call, query, len(page), len(found)))
+
+
+def _test(name: str, value: Any) -> Callable[[dict[str, Any]], bool]:
+    field, _, operator = name.replace("pk", "id").partition("__")
+    match operator:
+        case "in":
+            return lambda body: body[field] in value
+        case "gt":
+            return lambda body: body[field] > value
+        case "icontains":
+            return lambda body: value.lower() in body[field].lower()
+        case _:
+            return lambda body: bool(body[field] == value)
+
+
+def list_jobs(call: Call) -> Any:
+    account, related = call.simulator.account, call.related
+    jobs = [job for job in account.jobs.values() if call.sees_project(job.project.id)]
+    return _listed(call, [wire.job_body(account, job, related, call.host) for job in jobs], JOB_FILTERS)
+
+
+def get_job(call: Call) -> Any:
+    return enveloped(wire.job_body(call.simulator.account, call.job(), call.related, call.host))
+
+
+def list_projects(call: Call) -> Any:
+    account = call.simulator.account
+    visible = [project for project in call.simulator.scenario.projects if call.sees_project(project.id)]
+    return _listed(call, [wire.project_body(account, project) for project in visible], PROJECT_FILTERS)
+
+
+def get_project(call: Call) -> Any:
+    return enveloped(wire.project_body(call.simulator.account, call.project()))
+
+
+def list_environments(call: Call) -> Any:
+    account = call.simulator.account
+    return _listed(call, [wire.environment_v2(account, p, e) for p, e in call.environments()], NAMES)
+
+
+def get_environment(call: Call) -> Any:
+    wanted = call.number("environment_id")
+    for project, environment in call.environments():
+        if environment.id == wanted:
+            return enveloped(wire.environment_v2(call.simulator.account, project, environment))
+    raise not_found()
+
+
+def list_project_environments(call: Call) -> Any:
+    account, project = call.simulator.account, call.project()
+    return _listed(call, [wire.environment_v3(account, project, e) for e in project.environments], NAMES)
+
+
+def get_project_environment(call: Call) -> Any:
+    wanted, project = call.number("environment_id"), call.project()
+    for environment in project.environments:
+        if environment.id == wanted:
+            return enveloped(wire.environment_v3(call.simulator.account, project, environment))
+    raise not_found()
+
+
+def get_account(call: Call) -> Any:
+    return enveloped(wire.account_body(call.simulator.account))
+
+
+def list_accounts(call: Call) -> Any:
+    return enveloped([wire.account_body(call.simulator.account)])
+
+
+def whoami(call: Call) -> Any:
+    del call
+    return enveloped(
+        {"user": {"id": 1, "email": "simulator@example.com", "first_name": "dbt", "last_name": "Simulator"}}
+    )
+
+
+ACCOUNT = "/accounts/{account_id}"
+RUN = f"{ACCOUNT}/runs/{{run_id}}"
+JOB = f"{ACCOUNT}/jobs/{{job_id}}"
+PROJECT = f"{ACCOUNT}/projects/{{project_id}}"
+# (method, path without its trailing slash, kind, endpoint): the kinds are what faults and counts are named by
+ENDPOINTS: list[tuple[str, str, str, Callable[[Call], Any]]] = [
+    ("GET", f"/api/v2{ACCOUNT}/runs", "list-runs", list_runs),
+    ("GET", f"/api/v2{RUN}", "get-run", get_run),
+    ("POST", f"/api/v2{RUN}/cancel", "cancel", cancel),
+    ("POST", f"/api/v2{RUN}/retry", "retry", retry),
+    ("GET", f"/api/v2{RUN}/retry", "retry-details", retry_details),
+    ("GET", f"/api/v2{RUN}/artifacts", "list-artifacts", list_artifacts),
+    ("GET", f"/api/v2{RUN}/artifacts/{{path:path}}", "get-artifact", get_artifact),
+    ("GET", f"/api/v2{ACCOUNT}/jobs", "list-jobs", list_jobs),
+    ("GET", f"/api/v2{JOB}", "get-job", get_job),
+    ("POST", f"/api/v2{JOB}/run", "start", start),
+    ("POST", f"/api/v2{JOB}/rerun", "rerun", rerun),
+    ("GET", f"/api/v2{JOB}/artifacts/{{path:path}}", "get-job-artifact", get_job_artifact),
+    ("GET", f"/api/v2{ACCOUNT}/steps/{{step_id}}", "get-step", get_step),
+    ("GET", f"/api/v2{ACCOUNT}/environments", "list-environments", list_environments),
+    ("GET", f"/api/v2{ACCOUNT}/environments/{{environment_id}}", "get-environment", get_environment),
+    *(
+        endpoint
+        for version in ("v2", "v3")
+        for endpoint in (
+            ("GET", f"/api/{version}{ACCOUNT}", "get-account", get_account),
+            ("GET", f"/api/{version}/accounts", "list-accounts", list_accounts),
+            ("GET", f"/api/{version}{ACCOUNT}/projects", "list-projects", list_projects),
+            ("GET", f"/api/{version}{PROJECT}", "get-project", get_project),
+        )
+    ),
+    ("GET", f"/api/v3{PROJECT}/environments", "list-environments", list_project_environments),
+    ("GET", f"/api/v3{PROJECT}/environments/{{environment_id}}", "get-environment", get_project_environment),
+    ("GET", "/api/v2/whoami", "whoami", whoami),
+]
+KINDS = tuple(dict.fromkeys(kind for _, _, kind, _ in ENDPOINTS))
+
+
+class Api:
+    """The endpoints as routes of a Starlette application."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+        self._late: set[asyncio.Task[None]] = set()
+        self.routes = [
+            Route(path, self._route(kind, endpoint), methods=[method]) for method, path, kind, endpoint in ENDPOINTS
+        ]
+
+    def _route(self, kind: str, endpoint: Callable[[Call], Any]) -> Callable[[Request], Any]:
+        async def serve(request: Request) -> Response:
+            simulator = self._simulator
+            simulator.requests.kinds[kind] += 1
+            response = await self._serve(request, kind, endpoint)
+            lost = isinstance(response, (Dropped, Hung))
+            simulator.requests.count(kind, "dropped" if lost else str(response.status_code))
+            response.headers["Date"] = formatdate(simulator.clock.stamp(simulator.clock.now()), usegmt=True)
+            return response
+
+        return serve
+
+    async def _serve(self, request: Request, kind: str, endpoint: Callable[[Call], Any]) -> Response:
+        faults = self._simulator.faults
+        silence = faults.silence()
+        if silence:
+            return silence
+        body = await request.body()
+        effects = faults.meet(kind, request.method, request.scope["original_path"])
+        for effect in effects:
+            if isinstance(effect, Latency):
+                await asyncio.sleep(effect.seconds)
+        view = view_of(effects)
+
+        async def answer() -> Response:
+            return self._answer(request, body, view, endpoint)
+
+        harm = next((effect for effect in effects if not isinstance(effect, (Latency, *VIEW))), None)
+        return await answer() if harm is None else await suffer(harm, faults, answer, self._later(answer))
+
+    def _later(self, answer: Callable[[], Any]) -> Callable[[float], None]:
+        async def commit(seconds: float) -> None:
+            await asyncio.sleep(seconds)
+            await answer()
+
+        def later(seconds: float) -> None:
+            task = asyncio.get_running_loop().create_task(commit(seconds))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+
+        return later
+
+    def _answer(self, request: Request, body: bytes, view: View, endpoint: Callable[[Call], Any]) -> Response:
+        self._simulator.account.advance()
+        try:
+            token = self._authorise(request)
+            return json_response(endpoint(Call(self._simulator, request, body, token, view)))
+        except ApiError as error:
+            return json_response(error.body, error.code)
+
+    def _authorise(self, request: Request) -> TokenSpec:
+        """Who asks: an unknown token is 401, a wrong account 403, and only then anything else."""
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        token = self._simulator.tokens.get(secret.strip()) if scheme in ("Token", "Bearer") else None
+        if token is None:
+            raise wire.bad_token()
+        account = self._simulator.account.spec
+        if request.path_params.get("account_id", str(account.id)) != str(account.id):
+            raise ApiError(403, wire.WRONG_ACCOUNT)
+        if account.unpaid:
+            raise ApiError(401, "The API is not accessible to unpaid accounts.")
+        return token

@@ -1,0 +1,132 @@
+"""The parts of one simulator, put together: the account, its clock, its faults, what was counted, what is kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from watcher.simulator.clock import Clock
+from watcher.simulator.faults import Faults
+from watcher.simulator.journal import Entry, Journal, Requests
+from watcher.simulator.model import Account, Run, Status, TriggerRequest
+from watcher.simulator.scenario import (
+    JobSpec,
+    Scenario,
+    ScenarioError,
+    TokenSpec,
+    check_job,
+    find_project,
+)
+from watcher.simulator.store import Facts, StateError, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from watcher.simulator.journal import Action
+    from watcher.simulator.model import Job
+
+
+class Simulator:
+    """:raises StateError: the state file cannot be used, or belongs to another account."""
+
+    def __init__(self, scenario: Scenario, clock: Clock | None = None, state: Path | None = None) -> None:
+        self.scenario = scenario
+        self.clock = clock or Clock()
+        self.account = Account(scenario, self.clock)
+        self.faults = Faults(self.clock)
+        self.journal = Journal()
+        self.requests = Requests()
+        self.tokens: dict[str, TokenSpec] = {}
+        self.set_tokens(scenario.tokens)
+        self._store = Store(state) if state else None
+        if self._store:
+            self._restore(self._store)
+
+    # What the API does
+
+    def start(self, job: Job, request: TriggerRequest, *, action: Action = "start") -> Run:
+        run = self.account.start(job, request, "ui" if action == "ui" else "api")
+        return self._note(action, run)
+
+    def retry(self, run: Run) -> Run:
+        return self._note("retry", self.account.retry(run))
+
+    def rerun(self, job: Job) -> Run:
+        return self._note("rerun", self.account.rerun(job))
+
+    def cancel(self, run: Run) -> Run:
+        if self.account.cancel(run):
+            self._note("cancel", run)
+        return run
+
+    def finish(self, run: Run, status: Status, message: str | None = None) -> None:
+        self.account.finish(run, status, message)
+        self.save()
+
+    # What the control surface does
+
+    def put_job(self, spec: JobSpec) -> Job:
+        """:raises ScenarioError: the job says something impossible."""
+        if spec.id is None:
+            raise ScenarioError("id: a job put through the control surface needs one.")
+        check_job(self.scenario, spec, "job")
+        old = self.account.jobs.get(spec.id)
+        job = self.account.put_job(spec)
+        if old and old.spec.outcomes == spec.outcomes:
+            job.taken = old.taken
+        self.save([spec])
+        return job
+
+    def set_tokens(self, tokens: Sequence[TokenSpec]) -> None:
+        """Exactly these tokens are valid from now on.
+
+        :raises ScenarioError: a token names a project that does not exist.
+        """
+        for index, token in enumerate(tokens):
+            for project in token.projects or ():
+                find_project(self.scenario, project, f"tokens[{index}].projects")
+        self.tokens = {token.token: token for token in tokens}
+
+    def set_clock(self, speed: float | None, offset: float | None) -> None:
+        self.account.set_clock(speed, offset)
+        self.save()
+
+    # What is kept
+
+    def _note(self, action: Action, run: Run) -> Run:
+        self.journal.add(
+            Entry(
+                time=self.clock.real(),
+                action=action,
+                run_id=run.id,
+                job_id=run.job_id,
+                cause=run.request.cause,
+                retrying_run_id=run.retrying_run_id,
+            )
+        )
+        self.save()
+        return run
+
+    def save(self, jobs: Sequence[JobSpec] = ()) -> None:
+        """Make everything so far durable; without a state file it is enough to forget what changed."""
+        runs, entries = self.account.take_dirty(), self.journal.take_unsaved()
+        if self._store:
+            taken = {job.id: job.taken for job in self.account.jobs.values() if job.taken}
+            self._store.save(Facts(self.account.spec.id, self.clock.anchor, taken), runs, entries, jobs)
+
+    def _restore(self, store: Store) -> None:
+        saved = store.load()
+        if saved.facts is None:
+            self.save()
+            return
+        if saved.facts.account_id != self.account.spec.id:
+            raise StateError(f"the state file belongs to account {saved.facts.account_id}, name another with --state.")
+        self.clock.anchor = saved.facts.anchor
+        for spec in saved.jobs:
+            self.account.put_job(spec)
+        self.account.restore([run for run in saved.runs if run.job_id in self.account.jobs], saved.facts.taken)
+        self.journal.entries = saved.journal
+
+    def close(self) -> None:
+        if self._store:
+            self._store.close()
