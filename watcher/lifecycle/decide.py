@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from watcher.api import DbtRun, Phase
+from watcher.api import DbtRun, Phase, Reason, Status
 from watcher.lifecycle.case import Case
 from watcher.lifecycle.decisions import Decision, Wait
 from watcher.lifecycle.ended import ended_step
 from watcher.lifecycle.facts import Instant
 from watcher.lifecycle.following import following_step
 from watcher.lifecycle.known import Known, wanted_run
+from watcher.lifecycle.outcome import STOP_REASONS, Outcome
 from watcher.lifecycle.pending import pending_step
 from watcher.lifecycle.policy import Policy
 from watcher.lifecycle.submitting import submitting_step
@@ -27,9 +28,25 @@ def decide(run: DbtRun, known: Known, now: Instant, policy: Policy) -> Decision:
         return Wait(None, "the object is going")
     if case.phase.final:
         return ended_step(case)
+    lie = tampered(run.status)
+    if lie is not None:
+        return case.finish(Outcome(Phase.ERROR, Reason.STATUS_TAMPERED, lie))
     if case.phase is Phase.SUBMITTING:
         return submitting_step(case)
     return following_step(case) if case.phase.live else pending_step(case)
+
+
+def tampered(status: Status) -> str | None:
+    """What in the status the watcher never writes; the rules that follow rely on it."""
+    phase, attempt = status.phase or Phase.PENDING, status.attempt
+    if phase is Phase.PENDING:
+        honest = attempt is None or attempt.phase is Phase.PENDING
+    elif phase is Phase.SUBMITTING:
+        honest = attempt is not None and attempt.phase is phase and None not in (attempt.claim_time, status.job_id)
+    else:
+        honest = attempt is not None and attempt.run_id is not None and attempt.run_id == status.run_id
+        honest = honest and (phase is not Phase.CANCELLING or status.reason in STOP_REASONS)
+    return None if honest else f"The status says {phase} without what belongs to it: it was not written by the watcher."
 
 
 class Interest(NamedTuple):

@@ -20,7 +20,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing to do before `until` (monotonic seconds) unless something is heard. None: only an edit can change that."""
+    """Nothing to do before `until` (monotonic seconds) unless something is heard. None: only an edit changes that."""
 
     until: float | None
     why: str

@@ -20,15 +20,14 @@ def ended_step(case: Case) -> Decision:
 def _sweep(case: Case) -> Decision | None:
     """The finalizer stays until a possible twin was looked for, but not for ever."""
     attempt = case.attempt
-    if attempt is None or attempt.sweep_after is None or not case.held:
+    if attempt is None or attempt.sweep_after is None:
         return None
     overdue = case.now.wall > attempt.sweep_after + timedelta(seconds=case.policy.deletion_grace)
     if overdue or attempt.number in case.known.swept:
         return case.write(attempts=with_attempt(case.status, replace(attempt, sweep_after=None)))
     if case.now.wall < attempt.sweep_after:
         return case.rest(case.mono(attempt.sweep_after), why="a twin may still appear")
-    contact = case.contact_of_ended()
-    return contact or Sweep(*searched(case, attempt))
+    return case.reconnect() or Sweep(*searched(case, attempt))
 
 
 def _expire(case: Case) -> Decision:

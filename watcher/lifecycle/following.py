@@ -14,7 +14,6 @@ from watcher.lifecycle.facts import RunFacts, RunState
 from watcher.lifecycle.known import DetailsTry
 from watcher.lifecycle.marker import marker
 from watcher.lifecycle.outcome import Outcome, outcome_of
-from watcher.lifecycle.pending import live_phase
 from watcher.lifecycle.statuses import NO_RUN, run_times, seconds, shown_steps, with_attempt
 from watcher.lifecycle.submitting import searched
 
@@ -161,11 +160,12 @@ def _stop(case: Case) -> Decision | None:
 def _cancelling(case: Case, reason: Reason) -> dict[str, Any]:
     attempt = case.attempt
     assert attempt is not None, "a followed run is an attempt's"  # noqa: S101
+    queue, active = case.spec.queue_deadline_seconds, case.spec.active_deadline_seconds
     words = {
         Reason.DELETED: "the object is being deleted",
         Reason.CANCEL_REQUESTED: "spec.cancel is true",
-        Reason.QUEUE_DEADLINE_EXCEEDED: f"not begun in {case.spec.queue_deadline_seconds} s (spec.queueDeadlineSeconds)",
-        Reason.ACTIVE_DEADLINE_EXCEEDED: f"it ran {case.spec.active_deadline_seconds} s (spec.activeDeadlineSeconds)",
+        Reason.QUEUE_DEADLINE_EXCEEDED: f"it did not begin in {queue} s (spec.queueDeadlineSeconds)",
+        Reason.ACTIVE_DEADLINE_EXCEEDED: f"it ran for {active} s (spec.activeDeadlineSeconds)",
     }
     return {
         "phase": Phase.CANCELLING,

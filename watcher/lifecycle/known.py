@@ -26,7 +26,7 @@ class Claim:
     number: int
     time: datetime
     since: float
-    """Own: monotonic seconds before the claim was written. Met: when it was first seen, which is later than it was made."""
+    """Monotonic seconds. Own: before the claim was written. Met: when it was first seen, later than it was made."""
     own: bool = False
     sent: bool = False
     submission: Submission | None = None
@@ -66,6 +66,8 @@ class Known:
     reuse_checked: bool = False
     observation: Observation | None = None
     missing_since: float | None = None
+    about: int | None = None
+    """The run that the observation is about: a denial carries no id."""
     claim: Claim | None = None
     cancel: CancelTry | None = None
     details: DetailsTry | None = None
@@ -84,10 +86,10 @@ def wanted_run(run: DbtRun) -> int | None:
 
 
 def remember(run: DbtRun, known: Known, now: Instant) -> Known:
-    """Drops what is about another run or claim than the object's present one, and dates a claim when it is first seen."""
-    observation = known.observation
-    if observation is not None and observation.run is not None and observation.run.run_id != wanted_run(run):
-        known = replace(known, observation=None, missing_since=None)
+    """Drops what is about another run or claim than the present one, and dates a claim when it is first seen."""
+    wanted = wanted_run(run)
+    if known.about != wanted:
+        known = replace(known, about=wanted, observation=None, missing_since=None)
     attempt = run.status.attempt
     if attempt is None or attempt.phase is not Phase.SUBMITTING or attempt.claim_time is None:
         return replace(known, claim=None) if known.claim else known

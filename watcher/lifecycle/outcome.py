@@ -10,6 +10,8 @@ from watcher.lifecycle.facts import RunFacts, RunState
 from watcher.lifecycle.text import clean
 
 DEADLINES: Final = frozenset({Reason.QUEUE_DEADLINE_EXCEEDED, Reason.ACTIVE_DEADLINE_EXCEEDED})
+STOP_REASONS: Final = DEADLINES | {Reason.CANCEL_REQUESTED, Reason.DELETED}
+"""Why we cancel a run."""
 RETRYABLE: Final = {
     (Phase.FAILED, Reason.RUN_FAILED): RetryOn.FAILED,
     (Phase.CANCELLED, Reason.CANCELLED_IN_DBT_CLOUD): RetryOn.CANCELLED,

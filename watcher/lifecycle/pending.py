@@ -19,7 +19,10 @@ def pending_step(case: Case) -> Decision:
 
 
 def _held_back(case: Case) -> Decision | None:
-    if case.run.deleting and case.run.cancels_on_deletion:
+    overdue = case.deletion_overdue("The object was let go before its run was seen.")
+    if overdue is not None:
+        return overdue
+    if case.run.deleting and not (case.spec.adopts and case.run.cancels_on_deletion):
         return case.finish(
             Outcome(Phase.CANCELLED, Reason.DELETED, "The object was deleted before anything was started.")
         )
@@ -110,11 +113,15 @@ def _claim(case: Case, job_id: int) -> Decision:
     )
 
 
+def live_phase(run: RunFacts) -> tuple[Phase, Reason]:
+    """The phase and reason of a run that is not over."""
+    queued = run.state is RunState.QUEUED
+    return (Phase.QUEUED, Reason.RUN_QUEUED) if queued else (Phase.RUNNING, Reason.RUN_STARTED)
+
+
 def take_on(case: Case, attempt: Attempt, run: RunFacts) -> Decision:
     """Record that this run is the attempt's: from here on it is followed, cancelled and told."""
-    phase, reason = (
-        (Phase.QUEUED, Reason.RUN_QUEUED) if run.state is RunState.QUEUED else (Phase.RUNNING, Reason.RUN_STARTED)
-    )
+    phase, reason = live_phase(run)
     verb = "Following" if attempt.adopted else "Started"
     taken = replace(attempt, phase=phase, run_id=run.run_id, **run_times(run))
     write = case.write(

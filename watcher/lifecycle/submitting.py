@@ -1,7 +1,7 @@
 """Between a claim and a run id: the start goes out once, or it is found out whether it did.
 
-What makes a met claim decidable: its start was sent within `submit_window` of the claim or never. So once `quiet_period`
-has passed since the claim was first seen, a search that does not find the run proves that there is none.
+What makes a met claim decidable: its start was sent within `submit_window` of the claim or never. So once
+`quiet_period` has passed since the claim was first seen, a search that does not find the run proves that there is none.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _recovered(case: Case, attempt: Attempt, lookup: LookUp) -> Decision:
 
 
 def _claim_again(case: Case, attempt: Attempt) -> Decision:
-    """It is certain that no run carries the marker: the same attempt is claimed anew, to be swept once it has its run."""
+    """No run carries the marker, that is certain: the same attempt is claimed anew, and swept once it has its run."""
     now = seconds(case.now.wall)
     sweep_after = now + timedelta(seconds=case.policy.quiet_period)
     claimed = replace(attempt, claim_time=now, sweep_after=sweep_after)
@@ -137,8 +137,9 @@ def _gave_up(case: Case, attempt: Attempt) -> Decision | None:
     limit = case.spec.lost_contact_deadline_seconds
     if case.now.wall < first + timedelta(seconds=limit):
         return None
-    looked_for = f"cause {attempt.marker}" if attempt.retry_of is None else f"retried run {attempt.retry_of}"
-    message = f"Whether dbt Cloud started a run could not be found out in {limit} s: look for {looked_for} in job {case.status.job_id}."
+    mark = f"cause {attempt.marker}" if attempt.retry_of is None else f"retried run {attempt.retry_of}"
+    job = case.status.job_id
+    message = f"Whether dbt Cloud started a run could not be found out in {limit} s: look for {mark} in job {job}."
     return case.finish(Outcome(Phase.ERROR, Reason.SUBMISSION_UNDECIDED, message))
 
 
