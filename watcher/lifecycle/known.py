@@ -62,6 +62,8 @@ class Known:
     answered: bool = False
     """dbt Cloud has answered this process about this object since the last trouble."""
     job_id: int | None = None
+    job_refused: str | None = None
+    """Why the job's names do not name one job."""
     reusable: RunFacts | None = None
     reuse_checked: bool = False
     observation: Observation | None = None

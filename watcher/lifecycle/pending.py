@@ -50,6 +50,8 @@ def _adopt_or_claim(case: Case) -> Decision:
     if case.spec.adopts:
         return _adopt(case)
     job_id = case.known.job_id if case.spec.job is None or case.spec.job.id is None else case.spec.job.id
+    if case.known.job_refused is not None:
+        return case.finish(Outcome(Phase.ERROR, Reason.JOB_NOT_FOUND, case.known.job_refused))
     if job_id is None:
         assert case.spec.job is not None, "the API server holds that job or runId is set"  # noqa: S101
         return ResolveJob(case.spec.job)
