@@ -138,6 +138,10 @@ class Mirror:
         """
         return frozenset(uid for uid in frozenset(known) - frozenset(listed) if self.forget(uid))
 
+    def dead(self, uid: str) -> bool:
+        """Whether the object is known to be deleted."""
+        return uid in self._dead
+
     def resource_version(self, uid: str) -> str | None:
         """The version that is known, readable or not."""
         if run := self._runs.get(uid):

@@ -1,0 +1,180 @@
+"""The writer against the real API server: what it writes, and that it never overwrites anybody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from tests.controlplane import ControlPlane
+from watcher.api import API_VERSION, FINALIZER, DbtRun, Phase, Reason, Status
+from watcher.cluster.access import ClusterAccess, api_path
+from watcher.cluster.errors import ApiTrouble, Conflict, Forbidden, Gone, NotServed, Refused
+from watcher.cluster.writer import Writer
+
+CRD = Path(__file__).parents[2] / "deploy/crd/dbtrun.dev_dbtruns.yaml"
+PREFIX = f"apis/{API_VERSION}"
+STATUS = Status(phase=Phase.RUNNING, reason=Reason.RUN_STARTED, run_id=70_000_000_000_001, progress="1/2")
+
+
+@pytest.fixture(scope="module")
+def served(plane: ControlPlane) -> ControlPlane:
+    plane.kubectl_sync("apply", "-f", str(CRD))
+    plane.kubectl_sync("wait", "--for=condition=Established", "crd/dbtruns.dbtrun.dev")
+    return plane
+
+
+@pytest.fixture
+async def access(served: ControlPlane) -> AsyncIterator[ClusterAccess]:
+    access = await ClusterAccess.load(served.kubeconfig)
+    yield access
+    await access.close()
+
+
+@pytest.fixture
+def writer(access: ClusterAccess) -> Writer:
+    return Writer(access)
+
+
+async def raw(access: ClusterAccess, run: DbtRun) -> dict[str, Any]:
+    path = api_path(PREFIX, run.metadata.namespace, "dbtruns", run.metadata.name)
+    found: dict[str, Any] = msgspec.json.decode(await access.request("GET", path))
+    return found
+
+
+@pytest.fixture
+async def run(access: ClusterAccess, writer: Writer, namespace: str) -> DbtRun:
+    return await create(access, writer, namespace, "run")
+
+
+async def create(access: ClusterAccess, writer: Writer, namespace: str, name: str, **metadata: Any) -> DbtRun:
+    body = {
+        "apiVersion": API_VERSION,
+        "kind": "DbtRun",
+        "metadata": {"name": name, **metadata},
+        "spec": {"job": {"id": 1}},
+    }
+    await access.request("POST", api_path(PREFIX, namespace, "dbtruns"), body=body)
+    return await writer.get(namespace, name)
+
+
+async def test_a_status_is_written_and_the_new_object_returned(writer: Writer, run: DbtRun) -> None:
+    written = await writer.patch_status(run, STATUS)
+    assert written.status == STATUS
+    assert written == await writer.get(run.metadata.namespace, run.metadata.name)
+
+
+async def test_what_the_new_status_lacks_is_removed(access: ClusterAccess, writer: Writer, run: DbtRun) -> None:
+    written = await writer.patch_status(run, STATUS)
+    await writer.patch_status(written, Status(phase=Phase.RUNNING, started_at=datetime(2024, 5, 1, tzinfo=UTC)))
+    assert (await raw(access, run))["status"] == {"phase": "Running", "startedAt": "2024-05-01T00:00:00Z"}
+
+
+async def test_an_equal_status_is_not_written(writer: Writer, run: DbtRun) -> None:
+    written = await writer.patch_status(run, STATUS)
+    again = await writer.patch_status(written, STATUS)
+    assert again.metadata.resource_version == written.metadata.resource_version
+
+
+async def test_a_stale_version_is_a_conflict_and_writes_nothing(writer: Writer, run: DbtRun) -> None:
+    written = await writer.patch_status(run, STATUS)
+    with pytest.raises(Conflict):
+        await writer.patch_status(run, Status(phase=Phase.ERROR))
+    assert await writer.get(run.metadata.namespace, run.metadata.name) == written
+
+
+async def test_of_two_writers_one_wins(writer: Writer, run: DbtRun) -> None:
+    claims = [Status(phase=Phase.SUBMITTING, message=who) for who in ("one", "two")]
+    answers = await asyncio.gather(*(writer.patch_status(run, claim) for claim in claims), return_exceptions=True)
+    assert [type(answer) for answer in answers if not isinstance(answer, DbtRun)] == [Conflict]
+
+
+async def test_a_deleted_object_is_gone(writer: Writer, run: DbtRun) -> None:
+    await writer.delete(run)
+    with pytest.raises(Gone):
+        await writer.patch_status(run, STATUS)
+    with pytest.raises(Gone):
+        await writer.get(run.metadata.namespace, run.metadata.name)
+
+
+async def test_a_namesake_is_never_written_to(access: ClusterAccess, writer: Writer, run: DbtRun) -> None:
+    await writer.delete(run)
+    namesake = await create(access, writer, run.metadata.namespace, run.metadata.name)
+    with pytest.raises(Conflict):
+        await writer.patch_status(run, STATUS)
+    with pytest.raises(Conflict):
+        await writer.delete(run)
+    assert await writer.get(run.metadata.namespace, run.metadata.name) == namesake
+
+
+async def test_an_object_that_changed_is_not_deleted(writer: Writer, run: DbtRun) -> None:
+    await writer.patch_status(run, STATUS)
+    with pytest.raises(Conflict):
+        await writer.delete(run)
+    assert (await writer.get(run.metadata.namespace, run.metadata.name)).status == STATUS
+
+
+async def test_our_finalizer_comes_and_goes_and_others_stay(
+    access: ClusterAccess, writer: Writer, namespace: str
+) -> None:
+    run = await create(access, writer, namespace, "kept", finalizers=["example.com/one", "example.com/two"])
+    added = await writer.add_finalizer(run)
+    assert added.metadata.finalizers == ("example.com/one", "example.com/two", FINALIZER)
+    assert await writer.add_finalizer(added) is added
+    removed = await writer.remove_finalizer(added)
+    assert removed.metadata.finalizers == run.metadata.finalizers
+    assert await writer.remove_finalizer(removed) is removed
+
+
+async def test_our_finalizer_holds_a_deleted_object_until_it_is_taken_away(writer: Writer, run: DbtRun) -> None:
+    held = await writer.add_finalizer(run)
+    await writer.delete(held)
+    held = await writer.get(run.metadata.namespace, run.metadata.name)
+    assert held.deleting
+    await writer.remove_finalizer(held)
+    with pytest.raises(Gone):
+        await writer.get(run.metadata.namespace, run.metadata.name)
+
+
+async def test_finalizers_that_changed_meanwhile_are_a_conflict(writer: Writer, run: DbtRun) -> None:
+    await writer.patch_status(run, STATUS)
+    with pytest.raises(Conflict):
+        await writer.add_finalizer(run)
+
+
+async def test_a_status_that_the_crd_refuses_says_which_field(writer: Writer, run: DbtRun) -> None:
+    with pytest.raises(Refused, match="runId"):
+        await writer.patch_status(run, Status(run_id="seven"))  # type: ignore[arg-type]
+
+
+async def test_who_may_not_write_is_told_the_verb(served: ControlPlane, namespace: str, run: DbtRun) -> None:
+    powerless = await ClusterAccess.load(await served.kubeconfig_for(namespace, "default"))
+    try:
+        with pytest.raises(Forbidden, match='cannot patch resource "dbtruns/status"'):
+            await Writer(powerless).patch_status(run, STATUS)
+    finally:
+        await powerless.close()
+
+
+async def test_a_resource_that_is_not_served_is_not_an_object_that_is_gone(access: ClusterAccess) -> None:
+    with pytest.raises(NotServed):
+        await access.request("GET", api_path("apis/dbtrun.dev/v9", "default", "dbtruns", "run"))
+
+
+async def test_a_server_that_does_not_answer_is_trouble(served: ControlPlane, run: DbtRun, tmp_path: Path) -> None:
+    config = yaml.safe_load(served.kubeconfig.read_text())
+    config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
+    elsewhere = tmp_path / "kubeconfig"
+    elsewhere.write_text(yaml.safe_dump(config))
+    access = await ClusterAccess.load(elsewhere)
+    try:
+        with pytest.raises(ApiTrouble, match=r"127\.0\.0\.1:1"):
+            await Writer(access).patch_status(run, STATUS)
+    finally:
+        await access.close()

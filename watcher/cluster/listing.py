@@ -1,0 +1,87 @@
+"""Complete lists of DbtRuns, page by page: what the mirror starts from and is checked against.
+
+kopf tells neither when its first listing is complete nor what was deleted while its watch was down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import msgspec
+
+from watcher.api import API_VERSION, PLURAL
+from watcher.cluster.access import JSON, ClusterAccess, api_path
+from watcher.cluster.errors import ApiTrouble, Expired
+
+METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
+TRIES: Final = 3
+"""A list is begun again when its continue token expired, which happens to one that takes five minutes."""
+
+
+class _ListMeta(msgspec.Struct):
+    token: str = msgspec.field(default="", name="continue")
+
+
+class _Page(msgspec.Struct):
+    metadata: _ListMeta
+    items: list[msgspec.Raw]
+
+
+class _Identity(msgspec.Struct, rename="camel"):
+    uid: str
+    resource_version: str
+
+
+class _Versioned(msgspec.Struct):
+    metadata: _Identity
+
+
+async def list_objects(access: ClusterAccess, namespace: str | None, page_size: int) -> AsyncIterator[dict[str, Any]]:
+    """Every DbtRun of a namespace, or of the cluster. Begun again, it gives some objects twice.
+
+    Raises:
+        ApiTrouble: it cannot be listed, or not to its end.
+    """
+    async for raw in _list(access, namespace, page_size, JSON):
+        yield msgspec.json.decode(raw)
+
+
+async def list_versions(access: ClusterAccess, namespace: str | None, page_size: int) -> dict[str, str]:
+    """uid → resourceVersion of every DbtRun; metadata only, so it is cheap for large statuses.
+
+    Raises:
+        ApiTrouble: as `list_objects`.
+    """
+    found: dict[str, str] = {}
+    async for raw in _list(access, namespace, page_size, METADATA_ONLY):
+        item = msgspec.json.decode(raw, type=_Versioned).metadata
+        found[item.uid] = item.resource_version
+    return found
+
+
+async def _list(
+    access: ClusterAccess, namespace: str | None, page_size: int, accept: str
+) -> AsyncIterator[msgspec.Raw]:
+    for _ in range(TRIES):
+        try:
+            async for raw in _pages(access, namespace, page_size, accept):
+                yield raw
+        except Expired:
+            continue
+        return
+    raise ApiTrouble(f"The list of {PLURAL} expired {TRIES} times before its end.")
+
+
+async def _pages(
+    access: ClusterAccess, namespace: str | None, page_size: int, accept: str
+) -> AsyncIterator[msgspec.Raw]:
+    path = api_path(f"apis/{API_VERSION}", namespace, PLURAL)
+    token = ""
+    while True:
+        query: dict[str, str | int] = {"limit": page_size} | ({"continue": token} if token else {})
+        page = msgspec.json.decode(await access.request("GET", path, query=query, accept=accept), type=_Page)
+        for raw in page.items:
+            yield raw
+        if not (token := page.metadata.token):
+            return
