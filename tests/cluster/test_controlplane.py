@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.controlplane import CommandError, ControlPlane, ControlPlaneError, kubectl_path
+from tests.controlplane import CommandError, ControlPlane, ControlPlaneError, build, kubectl_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -135,19 +135,24 @@ async def test_a_frozen_api_server_answers_nobody_until_it_is_thawed(own_plane: 
     await own_plane.kubectl("get", "namespaces")
 
 
-async def test_a_watch_from_before_a_compaction_is_expired_after_a_restart(own_plane: ControlPlane) -> None:
-    old = await own_plane.kubectl(
-        "get", "configmap", "kube-root-ca.crt", "--output=jsonpath={.metadata.resourceVersion}"
-    )
-    watch = f"/api/v1/configmaps?watch=1&timeoutSeconds=1&resourceVersion={old.stdout}"
+async def test_old_versions_expire_for_watches_by_a_restart_and_for_lists_by_a_compaction(
+    own_plane: ControlPlane,
+) -> None:
+    version = ["get", "configmap", "kube-root-ca.crt", "--output=jsonpath={.metadata.resourceVersion}"]
+    old = (await own_plane.kubectl(*version)).stdout
+    watch = f"/api/v1/configmaps?watch=1&timeoutSeconds=1&resourceVersion={old}"
+    exact_list = f"/api/v1/configmaps?resourceVersionMatch=Exact&limit=1&resourceVersion={old}"
     await own_plane.kubectl("create", "configmap", "newer")
     assert "newer" in (await own_plane.kubectl("get", "--raw", watch)).stdout
 
-    await own_plane.compact()
-    await own_plane.stop_apiserver()
+    await own_plane.kill_apiserver()
     await own_plane.start_apiserver()
-
     assert '"code":410' in (await own_plane.kubectl("get", "--raw", watch)).stdout
+    await own_plane.kubectl("get", "--raw", exact_list)
+
+    await own_plane.compact()
+    with pytest.raises(CommandError, match="Expired"):
+        await own_plane.kubectl("get", "--raw", exact_list)
 
 
 async def test_the_metrics_count_the_watches(plane: ControlPlane) -> None:
@@ -255,6 +260,7 @@ class Trap:
 @pytest.fixture
 def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trap]:
     trap = Trap(tmp_path)
+    monkeypatch.setenv("DBTRUN_CACHE", str(build.cache_folder().parent))  # It is in the HOME that we leave.
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("KUBECONFIG", str(trap.path))
     monkeypatch.setenv("HELM_KUBECONTEXT", "mine")
@@ -263,7 +269,7 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trap]:
 
 
 @pytest.fixture
-def plane_among_traps(trap: Trap, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ControlPlane]:
+def plane_among_traps(binaries: None, trap: Trap) -> Iterator[ControlPlane]:
     with ControlPlane() as plane:
         yield plane
 
@@ -279,6 +285,9 @@ async def test_the_users_kubeconfig_is_never_used(trap: Trap, plane_among_traps:
 
 
 def test_the_trap_springs_for_a_kubectl_that_does_use_it(trap: Trap) -> None:
-    subprocess.run([kubectl_path(), "get", "namespaces"], check=False, capture_output=True)
-    assert trap.connections
+    with subprocess.Popen([kubectl_path(), "get", "--raw", "/version"], stderr=subprocess.DEVNULL) as kubectl:
+        try:
+            eventually(lambda: trap.connections > 0, "the trap is called")
+        finally:
+            kubectl.kill()
     assert trap.marker.exists()

@@ -236,9 +236,9 @@ class ControlPlane:
         return answer.text
 
     async def compact(self) -> None:
-        """Drop the history of every object from etcd.
+        """Drop the history of every object from etcd: lists at an old resourceVersion get 410 Gone.
 
-        The API server still answers old resourceVersions from its memory: restart it to see 410 Gone.
+        A watch is served from the API server's memory and gets 410 once that was restarted.
         """
         await asyncio.to_thread(self._compact)
 
