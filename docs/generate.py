@@ -1,0 +1,195 @@
+#!/usr/bin/env python
+"""Writes docs/reference.md from the CRD and the code, so that what users look up is what the API server and watcher do.
+
+python docs/generate.py           write it
+python docs/generate.py --check   exit 1 when it is not what would be written
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import yaml
+
+from airflow_trigger.event import STATUSES
+from watcher.api import API_VERSION, KIND, PHASE_MEANINGS, REASON_DOCS, ConditionType
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+CRD: Final = ROOT / "deploy/crd/dbtrun.dev_dbtruns.yaml"
+REFERENCE: Final = ROOT / "docs/reference.md"
+
+CONDITIONS: Final[dict[ConditionType, str]] = {
+    ConditionType.SUCCEEDED: "Unknown until the end; then True if dbt Cloud says that the run succeeded, else False.",
+    ConditionType.FINISHED: "True at any end, good or bad: `kubectl wait --for=condition=Finished` waits for it.",
+    ConditionType.REACHABLE: "False while dbt Cloud, or the token, does not answer: the status may be out of date.",
+    ConditionType.RECONCILING: "True while the watcher is on it (kstatus, Flux).",
+    ConditionType.STALLED: "True when it cannot go on without somebody's help (kstatus, Flux).",
+}
+
+Schema = dict[str, Any]
+
+
+class Field(NamedTuple):
+    """One node of the schema, by its path without `spec.` or `status.`."""
+
+    path: str
+    schema: Schema
+    required: bool
+
+
+def fields(schema: Schema, path: str = "") -> Iterator[Field]:
+    """Every field below a node, parents first. List items carry `[]` in their path."""
+    for name, child in schema.get("properties", {}).items():
+        below = f"{path}.{name}".lstrip(".")
+        yield Field(below, child, name in schema.get("required", ()))
+        yield from fields(child, below)
+        yield from fields(child.get("items", {}), f"{below}[]")
+
+
+def type_of(schema: Schema) -> str:
+    """The type as people say it."""
+    if "items" in schema:
+        return f"list of {type_of(schema['items'])}"
+    if "additionalProperties" in schema:
+        return f"map to {type_of(schema['additionalProperties'])}"
+    if schema.get("format") == "date-time":
+        return "time"
+    return str(schema["type"])
+
+
+def allowed(schema: Schema) -> str:
+    """Which values a field takes, beyond its type."""
+    values = schema.get("enum") or schema.get("items", {}).get("enum")
+    if values:
+        return ", ".join(f"`{value}`" for value in values)
+    bounds = (("minimum", "maximum", ""), ("minLength", "maxLength", " characters"), ("minItems", "maxItems", " items"))
+    return ", ".join(
+        _range(schema.get(low), schema.get(high)) + unit for low, high, unit in bounds if {low, high} & schema.keys()
+    )
+
+
+def _range(low: int | None, high: int | None) -> str:
+    if high is None:
+        return f"≥ {low:,}"
+    return f"≤ {high:,}" if low is None else f"{low:,} to {high:,}"
+
+
+def default_of(schema: Schema) -> str:
+    """The default as YAML would have it, or nothing."""
+    if "default" not in schema:
+        return ""
+    text = json.dumps(schema["default"]).replace('"', "")
+    return f"`{text}`"
+
+
+def immutable(spec: Schema) -> set[str]:
+    """The fields of the spec that a rule compares with the stored object."""
+    rules = (rule["rule"] for rule in spec["x-kubernetes-validations"])
+    return {name for rule in rules for name in re.findall(r"\boldSelf\.(\w+)", rule)}
+
+
+def sentences(schema: Schema) -> Iterator[str]:
+    """What the rules of a node and of all below it say when they are broken."""
+    yield from (rule["message"] for rule in schema.get("x-kubernetes-validations", ()))
+    for child in schema.get("properties", {}).values():
+        yield from sentences(child)
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    cells = [tuple(head), *(tuple(cell.replace("|", "\\|") for cell in row) for row in rows)]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join([lines[0], "|---" * len(cells[0]) + "|", *lines[1:]])
+
+
+def spec_table(spec: Schema) -> str:
+    """The spec: what may be written and what may be changed."""
+    fixed = immutable(spec)
+
+    def change(path: str) -> str:
+        root = re.split(r"[.\[]", path)[0]
+        return "no" if root in fixed else "to true only" if root == "cancel" else "yes"
+
+    rows = (
+        (f"`{path}`", type_of(node), default_of(node), allowed(node), change(path), _described(node, required))
+        for path, node, required in fields(spec)
+    )
+    return table(("Field", "Type", "Default", "Values", "Can be changed", "Meaning"), rows)
+
+
+def status_table(status: Schema) -> str:
+    """The status: what may be read."""
+    return table(
+        ("Field", "Type", "Meaning"),
+        ((f"`{path}`", type_of(node), node["description"]) for path, node, _ in fields(status)),
+    )
+
+
+def _described(schema: Schema, required: bool) -> str:
+    return ("Required. " if required else "") + str(schema["description"])
+
+
+def reference(crd: Schema) -> str:
+    """The whole page."""
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    spec, status = schema["properties"]["spec"], schema["properties"]["status"]
+    return (
+        "\n\n".join(
+            [
+                f"# {KIND} (`{API_VERSION}`)",
+                "Written by `docs/generate.py` from the CRD and the code: change those, not this page.",
+                schema["description"],
+                "## spec",
+                spec["description"],
+                spec_table(spec),
+                "### What the API server refuses",
+                "Besides values of a wrong type or out of bounds, with these sentences:",
+                "\n".join(f"- {sentence}" for sentence in sentences(spec)),
+                "## status",
+                status["description"],
+                status_table(status),
+                "## Phases",
+                "`status.phase`, and what Airflow's trigger reports as the event's `status` when it ends there:",
+                table(
+                    ("Phase", "Final", "Event", "Meaning"),
+                    (
+                        (f"`{phase}`", "yes" if phase.final else "", _code(STATUSES.get(phase)), meaning)
+                        for phase, meaning in PHASE_MEANINGS.items()
+                    ),
+                ),
+                "## Conditions",
+                table(("Condition", "Meaning"), ((f"`{kind}`", meaning) for kind, meaning in CONDITIONS.items())),
+                "## Reasons",
+                "`status.reason`, and the `reason` of attempts and conditions. A reason is never renamed: match on it.",
+                table(
+                    ("Reason", "Meaning", "What to do"),
+                    ((f"`{reason}`", *doc) for reason, doc in REASON_DOCS.items()),
+                ),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _code(word: str | None) -> str:
+    return f"`{word}`" if word else ""
+
+
+def main() -> None:
+    """Writes the page, or compares it with `--check`."""
+    parser = argparse.ArgumentParser(description="Write docs/reference.md from the CRD and the code.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the page is out of date")
+    text = reference(yaml.safe_load(CRD.read_text()))
+    if not parser.parse_args().check:
+        REFERENCE.write_text(text)
+    elif not REFERENCE.exists() or REFERENCE.read_text() != text:
+        raise SystemExit("docs/reference.md is out of date: run `python docs/generate.py`")
+
+
+if __name__ == "__main__":
+    main()
