@@ -1,0 +1,207 @@
+"""The DbtRuns of one namespace over HTTP: list, watch, get, create, patch.
+
+Decoding stays out of the generated client, which would build a dictionary of every object only for us to drop it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+import msgspec
+
+from airflow_trigger.cluster import Denial, Unreachable, failure
+from airflow_trigger.objects import Run
+from watcher.api import GROUP, PLURAL, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+
+    from aiohttp import StreamReader
+
+    from airflow_trigger.cluster import Cluster
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+PAGE: Final = 500
+WATCH_SECONDS: Final = 300
+"""The server ends a watch in peace after this time, so that load balances itself over API servers."""
+MAX_LINE: Final = 8 * 1024 * 1024
+"""Bytes of one watch event. etcd holds 1.5 MiB an object; JSON may need a few times that."""
+
+
+class Unreadable(Denial):
+    """The object is not what the API allows: another version of its CRD is installed."""
+
+
+class Added(msgspec.Struct, frozen=True):
+    """A change: `run` is there, in this form."""
+
+    run: Run
+    version: str
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """A change: the object is gone, and `run` is how it looked last."""
+
+    run: Run
+    version: str
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """No change up to `version`."""
+
+    version: str
+
+
+Change = Added | Removed | Progress
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """All objects at one version."""
+
+    runs: dict[str, Run]
+    version: str
+
+
+class Runs(Protocol):
+    """What the hub needs of a namespace's DbtRuns: the seam where tests put their own."""
+
+    async def list(self) -> Listing: ...
+
+    def watch(self, version: str, silence_seconds: float) -> AsyncGenerator[Change]: ...
+
+    async def get(self, name: str) -> Run: ...
+
+    async def create(self, body: Mapping[str, Any]) -> Run: ...
+
+
+class DbtRuns:
+    """The DbtRuns of one namespace. Every method raises ClusterError of the kind that says what can be done."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self._cluster = cluster
+        self._path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
+
+    async def list(self) -> Listing:
+        """All of them, in pages. Expired when it took so long that the server forgot the version of the first page."""
+        runs: dict[str, Run] = {}
+        query = {"limit": str(PAGE)}
+        while True:
+            page = _decoded(await self._cluster.request("GET", self._path, query=query), _PAGE)
+            runs |= {run.metadata.name: run for run in map(_readable, page.items) if run}
+            if not page.metadata.continue_:
+                return Listing(runs, page.metadata.resource_version)
+            query["continue"] = page.metadata.continue_
+
+    async def watch(self, version: str, silence_seconds: float) -> AsyncGenerator[Change]:
+        """Changes after `version`, until the server ends it in peace."""
+        query = {
+            "watch": "true",
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(WATCH_SECONDS),
+        }
+        async with self._cluster.stream(self._path, query, silence_seconds) as stream:
+            async for line in _lines(stream):
+                change = read_change(line)
+                if change is not None:
+                    yield change
+
+    async def get(self, name: str) -> Run:
+        """One of them, as it is now."""
+        return _run(await self._cluster.request("GET", f"{self._path}/{name}"))
+
+    async def create(self, body: Mapping[str, Any]) -> Run:
+        """A new one; AlreadyExists if the name is taken."""
+        return _run(await self._cluster.request("POST", self._path, body=body))
+
+    async def patch(self, name: str, body: Mapping[str, Any]) -> Run:
+        """Merges `body` into the object."""
+        return _run(await self._cluster.request("PATCH", f"{self._path}/{name}", body=body))
+
+
+class _ListMeta(msgspec.Struct):
+    resource_version: str = msgspec.field(name="resourceVersion")
+    continue_: str = msgspec.field(default="", name="continue")
+
+
+class _Page(msgspec.Struct):
+    metadata: _ListMeta
+    items: list[msgspec.Raw]
+
+
+class _Event(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+class _Bookmark(msgspec.Struct):
+    metadata: _ListMeta
+
+
+class _ErrorStatus(msgspec.Struct):
+    code: int = 500
+
+
+_PAGE = msgspec.json.Decoder(_Page)
+_RUN = msgspec.json.Decoder(Run)
+_EVENT = msgspec.json.Decoder(_Event)
+_BOOKMARK = msgspec.json.Decoder(_Bookmark)
+_ERROR = msgspec.json.Decoder(_ErrorStatus)
+
+
+def read_change(line: bytes | bytearray) -> Change | None:
+    """One line of a watch; None for an object that this version cannot read.
+
+    Raises:
+        ClusterError: the server ended the watch with an error, Expired if the version is too old.
+        Unreachable: the line is not a watch event.
+    """
+    event = _decoded(line, _EVENT)
+    match event.type:
+        case "BOOKMARK":
+            return Progress(_decoded(event.object, _BOOKMARK).metadata.resource_version)
+        case "ERROR":
+            raise failure(_decoded(event.object, _ERROR).code, bytes(event.object))
+        case kind:
+            run = _readable(event.object)
+            change = Removed if kind == "DELETED" else Added
+            return None if run is None else change(run, run.metadata.resource_version)
+
+
+async def _lines(stream: StreamReader) -> AsyncIterator[bytearray]:
+    """Complete lines. aiohttp's own reader gives up at a length that one object may have."""
+    buffer = bytearray()
+    async for chunk in stream.iter_any():
+        scanned = len(buffer)
+        buffer += chunk
+        while (end := buffer.find(b"\n", scanned)) >= 0:
+            yield buffer[:end]
+            del buffer[: end + 1]
+            scanned = 0
+        if len(buffer) > MAX_LINE:
+            raise Unreachable(f"a watch event is longer than {MAX_LINE} bytes")
+
+
+def _decoded(body: bytes | bytearray | msgspec.Raw, decoder: msgspec.json.Decoder[T]) -> T:
+    try:
+        return decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise Unreachable(f"the answer is not one of a Kubernetes API: {error}") from None
+
+
+def _run(body: bytes) -> Run:
+    try:
+        return _RUN.decode(body)
+    except msgspec.MsgspecError as error:
+        raise Unreadable(f"The DbtRun cannot be read: {error}; is the chart's CRD of another version?") from None
+
+
+def _readable(raw: msgspec.Raw) -> Run | None:
+    try:
+        return _RUN.decode(raw)
+    except msgspec.MsgspecError as error:
+        log.warning("A DbtRun cannot be read and is left out: %s", error)
+        return None

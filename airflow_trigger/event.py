@@ -1,0 +1,178 @@
+"""From what was seen of a DbtRun to the payload of a TriggerEvent. Pure.
+
+The words are those that users of Airflow's dbt Cloud provider match on. They are true here: `error` from dbt Cloud and
+`error` because nobody could look are told apart by the reason and the sentence.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final, Literal, TypedDict
+
+from airflow_trigger.objects import Run, Truth
+from watcher.api import Phase, Reason
+from watcher.api.status import FAILED_NODE
+
+MAX_MESSAGE: Final = 2_000
+"""Characters: the payload is stored in Airflow's database with the trigger."""
+
+WAIT_TIMEOUT: Final = "WaitTimeout"
+"""The trigger's own end time passed; the run may go on."""
+NOT_FOUND: Final = "NotFound"
+"""There is no DbtRun of that name."""
+NO_ACCESS: Final = "NoAccess"
+"""Kubernetes did not let the trigger look, for longer than it was willing to wait."""
+NOT_ACCEPTED: Final = "NotAccepted"
+"""The DbtRun that should follow the run could not be created, or its name is taken."""
+
+EventStatus = Literal["success", "error", "cancelled", "timeout"]
+
+
+class Payload(TypedDict):
+    """What `execute_complete` gets: JSON primitives only."""
+
+    status: EventStatus
+    run_id: int | None
+    message: str
+    job_run_url: str | None
+    reason: str
+    namespace: str
+    name: str
+
+
+STATUSES: Final[dict[str, EventStatus]] = {
+    Phase.SUCCEEDED: "success",
+    Phase.FAILED: "error",
+    Phase.CANCELLED: "cancelled",
+    Phase.TIMED_OUT: "timeout",
+    Phase.ERROR: "error",
+}
+
+
+class Subject:
+    """Who an event is about: a DbtRun by name, and the dbt Cloud run as far as it is known."""
+
+    def __init__(self, namespace: str, name: str, run_id: int | None = None, url: str | None = None) -> None:
+        self.namespace = namespace
+        self.name = name
+        self.run_id = run_id
+        self.url = url
+
+    @property
+    def title(self) -> str:
+        """How a sentence names it."""
+        return f"DbtRun {self.namespace}/{self.name}" if self.run_id is None else f"Job run {self.run_id}"
+
+    def of(self, run: Run | None) -> Subject:
+        """The same with what `run` adds."""
+        if run is None:
+            return self
+        return Subject(self.namespace, self.name, run.run_id or self.run_id, run.status.url or self.url)
+
+    def event(self, status: EventStatus, reason: str, *sentences: str) -> Payload:
+        """The payload."""
+        message = " ".join(filter(None, sentences))
+        return Payload(
+            status=status,
+            run_id=self.run_id,
+            message=message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 1]}…",
+            job_run_url=self.url,
+            reason=reason,
+            namespace=self.namespace,
+            name=self.name,
+        )
+
+
+def ended(subject: Subject, run: Run) -> Payload:
+    """The event of a run in a final phase."""
+    about, truth = subject.of(run), run.status
+    return about.event(STATUSES[truth.phase], truth.reason, *_sentences(about, truth))
+
+
+def _sentences(about: Subject, truth: Truth) -> tuple[str, ...]:
+    match truth.phase:
+        case Phase.SUCCEEDED:
+            return (f"{about.title} has completed successfully.",)
+        case Phase.FAILED:
+            return (f"{about.title} has failed{_failed_nodes(truth)}.", truth.message)
+        case Phase.CANCELLED:
+            return (f"{about.title} has been cancelled.", truth.message)
+        case Phase.TIMED_OUT:
+            return (f"Timeout: {about.title[0].lower()}{about.title[1:]} was ended{_after(truth)}.", truth.message)
+        case _:
+            return (
+                f"DbtRun {about.namespace}/{about.name} ended with {truth.reason or Phase.ERROR}:",
+                _stop(truth.message),
+                _fate(about),
+            )
+
+
+def _failed_nodes(truth: Truth) -> str:
+    count = sum(truth.results.counts.get(status, 0) for status in FAILED_NODE)
+    return f" ({count} failed {'node' if count == 1 else 'nodes'})" if count else ""
+
+
+def _after(truth: Truth) -> str:
+    begin = truth.started_at or truth.start_time
+    end = truth.finished_at or truth.completion_time
+    return f" after {_seconds(begin, end)} seconds" if begin and end else ""
+
+
+def _seconds(begin: datetime, end: datetime) -> int:
+    return max(0, round((end - begin).total_seconds()))
+
+
+def _fate(about: Subject) -> str:
+    if about.run_id is None:
+        return "No dbt Cloud run is known to have failed."
+    return f"dbt Cloud did not report that run {about.run_id} failed."
+
+
+def _stop(text: str) -> str:
+    return text if not text or text.endswith((".", "!", "?", "…")) else f"{text}."
+
+
+def waited_too_long(subject: Subject, last: Run | None, seconds: float) -> Payload:
+    """The event of a wait that passed its end time, after `seconds`."""
+    about = subject.of(last)
+    phase = f" (last seen: {last.status.phase or Phase.PENDING})" if last else ""
+    return about.event(
+        "timeout",
+        WAIT_TIMEOUT,
+        f"Timeout: {about.title[0].lower()}{about.title[1:]} has not reached a terminal status after {round(seconds)} "
+        f"seconds{phase}; it was not cancelled.",
+    )
+
+
+def deleted(subject: Subject, last: Run | None) -> Payload:
+    """The event of a DbtRun that went away before it ended, or never was there."""
+    about, title = subject.of(last), f"DbtRun {subject.namespace}/{subject.name}"
+    if last is None:
+        return about.event("error", NOT_FOUND, f"{title} does not exist.")
+    return about.event("error", Reason.DELETED, f"{title} was deleted before it ended.", _after_deletion(last))
+
+
+def _after_deletion(last: Run) -> str:
+    if last.run_id is None:
+        return "No dbt Cloud run of it was known."
+    if last.spec.cancels_on_deletion:
+        return f"Its deletion policy Cancel has dbt Cloud run {last.run_id} cancelled."
+    return f"Its deletion policy Orphan leaves dbt Cloud run {last.run_id} alone: it may still be running."
+
+
+def no_access(subject: Subject, message: str, seconds: float) -> Payload:
+    """The event of a wait that was refused for `seconds` on end."""
+    return subject.event(
+        "error",
+        NO_ACCESS,
+        f"DbtRun {subject.namespace}/{subject.name} could not be watched for {round(seconds)} seconds.",
+        _stop(message),
+        "What became of the run is not known.",
+    )
+
+
+def not_accepted(subject: Subject, message: str) -> Payload:
+    """The event of a run that cannot be followed, because its DbtRun cannot be made."""
+    return subject.event(
+        "error", NOT_ACCEPTED, f"DbtRun {subject.namespace}/{subject.name} cannot follow the run: {_stop(message)}"
+    )

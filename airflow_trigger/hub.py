@@ -1,0 +1,329 @@
+"""One list-then-watch for everybody who waits on DbtRuns of a namespace.
+
+A watch for each task would cost the API server a connection and the triggerer some 300 kB each; polling would cost
+requests. So all waiters of an event loop share one watch, which outlives single waiters for a while, and each is told
+the state at its subscription, so that nothing can be missed between creating an object and waiting for it.
+
+The watch is doubted on every trouble: it lists again and tells everybody what is true then. Only a refusal (permission,
+credentials, no CRD) is told to the waiters; that the API server is away is not their business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import random
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from airflow_trigger.cluster import (
+    AlreadyExists,
+    ClusterConfig,
+    ClusterError,
+    Denial,
+    NotFound,
+    Unreachable,
+    clusters,
+)
+from airflow_trigger.dbtruns import Change, DbtRuns, Listing, Progress, Removed, Runs
+from airflow_trigger.objects import Denied, Gone, Run, Seen, State
+from airflow_trigger.per_loop import PerLoop
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How patient a hub is; all in seconds.
+
+    `silence` must be longer than the API server's 60 s between bookmarks, else a quiet watch is taken for a dead one.
+    """
+
+    linger: float = 10.0
+    silence: float = 90.0
+    first_retry: float = 0.2
+    longest_retry: float = 30.0
+    denied_retry: float = 5.0
+
+    def retries(self) -> Iterator[float]:
+        """Growing pauses with jitter, so that the triggerers of a restarted API server do not come back in step."""
+        pause = self.first_retry
+        while True:
+            yield pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+            pause = min(pause * 2, self.longest_retry)
+
+
+DEFAULT_PACE: Final = Pace()
+
+
+@asynccontextmanager
+async def subscribe(
+    config: ClusterConfig, namespace: str, name: str, pace: Pace = DEFAULT_PACE
+) -> AsyncIterator[Subscription]:
+    """The states of one DbtRun from now on: first how it is, then each change.
+
+    Iterating ends never; it raises nothing but CancelledError. A slow reader is told the newest state only.
+    """
+    async with _hubs.lease((config, namespace, pace), pace.linger) as hub:
+        subscription = Subscription(hub, name)
+        hub.join(subscription)
+        try:
+            yield subscription
+        finally:
+            hub.leave(subscription)
+
+
+class Subscription:
+    """One waiter's view of one DbtRun."""
+
+    __slots__ = ("_hub", "_retries", "_state", "_unsure", "_wakeup", "name")
+
+    def __init__(self, hub: Hub, name: str) -> None:
+        self.name = name
+        self._hub = hub
+        self._state: State | None = None
+        self._unsure = True
+        self._wakeup: asyncio.Future[None] | None = None
+        self._retries: Iterator[float] | None = None
+
+    def __aiter__(self) -> Subscription:
+        return self
+
+    async def __anext__(self) -> State:
+        while self._state is None:
+            if self._unsure and self._hub.synced:
+                await self._ask()
+            else:
+                await self._changed()
+        state, self._state = self._state, None
+        return state
+
+    async def create(self, body: Mapping[str, Any]) -> None:
+        """Creates the object. What came of it is the next state: Seen (also somebody else's), Denied, or Gone: again.
+
+        Raises:
+            Rejected: it breaks a rule of the API.
+        """
+        try:
+            self.tell(self._hub.observe(await self._hub.runs.create(body)))
+        except AlreadyExists:
+            await self._ask()
+        except Denial as error:
+            await self._refused(error)
+        except Unreachable as error:
+            await self._changed(self._pause(error))
+            self.doubt()
+
+    def tell(self, state: State) -> None:
+        """Leaves a state for the reader; one that it has not taken yet is replaced."""
+        self._state = state
+        self._unsure = False
+        self._wake()
+
+    def doubt(self) -> None:
+        """Nothing certain is known: the object itself is to be asked for."""
+        self._unsure = True
+        self._wake()
+
+    async def _ask(self) -> None:
+        """Only its own 404 says that an object is not there: a list and a watch lag behind."""
+        try:
+            self.tell(self._hub.observe(await self._hub.runs.get(self.name)))
+            self._retries = None
+        except NotFound:
+            self.tell(Gone())
+        except Denial as error:
+            await self._refused(error)
+        except Unreachable as error:
+            await self._changed(self._pause(error))
+
+    async def _refused(self, error: Denial) -> None:
+        await self._changed(self._hub.pace.denied_retry)
+        if self._state is None:
+            self.tell(Denied(str(error)))
+            self.doubt()
+
+    def _pause(self, error: Unreachable) -> float:
+        self._retries = self._retries or self._hub.pace.retries()
+        return max(next(self._retries), error.retry_after)
+
+    def _wake(self) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
+
+    async def _changed(self, seconds: float | None = None) -> None:
+        self._wakeup = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wakeup
+        except TimeoutError:
+            pass
+        finally:
+            self._wakeup = None
+
+
+class Hub:
+    """The shared watch: a mirror of a namespace's DbtRuns, and who waits for which of them."""
+
+    runs: Runs
+
+    def __init__(self, source: Source, pace: Pace = DEFAULT_PACE) -> None:
+        self.pace = pace
+        self.synced = False
+        """Whether the mirror was complete at some time, and is not known to be cut off by a refusal."""
+        self._source = source
+        self._mirror: dict[str, Run] = {}
+        self._ahead: set[str] = set()
+        self._version = 0
+        self._heard = False
+        self._denied: Denied | None = None
+        self._waiters: dict[str, list[Subscription]] = {}
+        # An empty context: the first waiter's would send what is said here to that task's log.
+        self._task = asyncio.get_running_loop().create_task(self._live(), context=contextvars.Context())
+
+    async def close(self) -> None:
+        """Ends the watch."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    def join(self, waiter: Subscription) -> None:
+        """Adds a waiter and tells it what is known."""
+        self._waiters.setdefault(waiter.name, []).append(waiter)
+        if self._denied is not None:
+            waiter.tell(self._denied)
+        elif waiter.name in self._mirror:
+            waiter.tell(Seen(self._mirror[waiter.name]))
+
+    def leave(self, waiter: Subscription) -> None:
+        """Forgets a waiter."""
+        waiters = self._waiters[waiter.name]
+        waiters.remove(waiter)
+        if not waiters:
+            del self._waiters[waiter.name]
+
+    def observe(self, run: Run) -> State:
+        """Takes an object that a request of our own returned, and says what is true of it by all that is known.
+
+        The watch may be behind such an answer or ahead of it: the resourceVersions tell.
+        """
+        name, version = run.metadata.name, run.metadata.version
+        known = self._mirror.get(name)
+        if known is not None and known.metadata.version >= version:
+            return Seen(known)
+        if known is None and version <= self._version:
+            return Gone(run)
+        self._ahead.add(name)
+        self._put(run)
+        return Seen(run)
+
+    async def _live(self) -> None:
+        async with self._source() as self.runs:
+            retries = self.pace.retries()
+            while True:
+                pause = await self._until_trouble()
+                if self._heard:
+                    retries = self.pace.retries()
+                await asyncio.sleep(max(pause, next(retries)))
+
+    async def _until_trouble(self) -> float:
+        """Lists and watches until something is in doubt; returns the seconds that must pass before the next try."""
+        self._heard = False
+        try:
+            self._replace(await self.runs.list())
+            while True:
+                await self._watch()
+        except Denial as error:
+            self._deny(str(error))
+            return self.pace.denied_retry
+        except ClusterError as error:
+            log.info("The watch of DbtRuns is in doubt, they are listed again: %s", error)
+            return error.retry_after if isinstance(error, Unreachable) else 0.0
+        except Exception:
+            log.exception("The watch of DbtRuns failed in a way that is not foreseen; they are listed again")
+            return 0.0
+
+    async def _watch(self) -> None:
+        heard = False
+        async with aclosing(self.runs.watch(str(self._version), self.pace.silence)) as changes:
+            async for change in changes:
+                heard = self._heard = True
+                self._apply(change)
+        if not heard:
+            raise Unreachable("the watch ended without a word")
+
+    def _apply(self, change: Change) -> None:
+        self._version = max(self._version, int(change.version))
+        if isinstance(change, Progress):
+            return
+        name = change.run.metadata.name
+        known = self._mirror.get(name)
+        if known is not None and known.metadata.version >= change.run.metadata.version:
+            return
+        self._ahead.discard(name)
+        if isinstance(change, Removed):
+            self._remove(name, change.run)
+        else:
+            self._put(change.run)
+
+    def _replace(self, listing: Listing) -> None:
+        ahead = {name: self._mirror[name] for name in self._ahead if name in self._mirror}
+        missed = {name: run for name, run in ahead.items() if run.metadata.version > int(listing.version)}
+        before, self._mirror = self._mirror, {**listing.runs, **missed}
+        self._ahead = set(missed)
+        self._version = int(listing.version)
+        self.synced, self._denied = True, None
+        for name, waiters in list(self._waiters.items()):
+            self._catch_up(waiters, self._mirror.get(name), before.get(name))
+
+    def _catch_up(self, waiters: list[Subscription], run: Run | None, before: Run | None) -> None:
+        for waiter in waiters:
+            if run is not None:
+                waiter.tell(Seen(run))
+            elif before is not None:
+                waiter.tell(Gone(before))
+            else:
+                waiter.doubt()
+
+    def _deny(self, message: str) -> None:
+        if self._denied is None or self._denied.message != message:
+            log.warning("DbtRuns cannot be watched: %s", message)
+        self.synced, self._denied = False, Denied(message)
+        for waiter in self._everybody():
+            waiter.tell(self._denied)
+
+    def _put(self, run: Run) -> None:
+        self._mirror[run.metadata.name] = run
+        for waiter in self._waiters.get(run.metadata.name, ()):
+            waiter.tell(Seen(run))
+
+    def _remove(self, name: str, last: Run) -> None:
+        self._mirror.pop(name, None)
+        for waiter in self._waiters.get(name, ()):
+            waiter.tell(Gone(last))
+
+    def _everybody(self) -> list[Subscription]:
+        return [waiter for waiters in self._waiters.values() for waiter in waiters]
+
+
+Source = Callable[[], AbstractAsyncContextManager[Runs]]
+
+
+@asynccontextmanager
+async def _over_http(config: ClusterConfig, namespace: str) -> AsyncIterator[Runs]:
+    async with clusters.lease(config) as cluster:
+        yield DbtRuns(cluster, namespace)
+
+
+def _new_hub(key: tuple[ClusterConfig, str, Pace]) -> Hub:
+    config, namespace, pace = key
+    return Hub(partial(_over_http, config, namespace), pace)
+
+
+_hubs: Final[PerLoop[tuple[ClusterConfig, str, Pace], Hub]] = PerLoop(_new_hub, Hub.close)

@@ -1,0 +1,114 @@
+"""What the trigger reads of a DbtRun, and the states a waiter is told.
+
+A triggerer decodes every change of every DbtRun in a namespace, so only the fields that an event needs are read.
+Words stay plain strings: a newer watcher may know phases and reasons that this side does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from watcher.api import FINAL_PHASES, DeletionPolicy
+
+
+class Lite(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
+    """A partial view of an API object; what it does not name is skipped undecoded."""
+
+
+class Meta(Lite, frozen=True, kw_only=True):
+    """Identity and version. The version is comparable as a number within one resource."""
+
+    name: str
+    uid: str
+    resource_version: str
+    deletion_timestamp: str | None = None
+
+    @property
+    def version(self) -> int:
+        """The resourceVersion as a number: Kubernetes documents it as one that grows."""
+        return int(self.resource_version)
+
+
+class Intent(Lite, frozen=True, kw_only=True):
+    """The part of `spec` that decides which run this is and what a deletion does to it."""
+
+    run_id: int | None = None
+    deletion_policy: str | None = None
+
+    @property
+    def cancels_on_deletion(self) -> bool:
+        """As in the API: by default only a run that the object started."""
+        if self.deletion_policy is None:
+            return self.run_id is None
+        return self.deletion_policy == DeletionPolicy.CANCEL
+
+
+class Results(Lite, frozen=True, kw_only=True):
+    """How many nodes ended in which status."""
+
+    counts: dict[str, int] = {}
+
+
+class Truth(Lite, frozen=True, kw_only=True):
+    """The part of `status` that an event tells."""
+
+    phase: str = ""
+    reason: str = ""
+    message: str = ""
+    run_id: int | None = None
+    url: str | None = None
+    start_time: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    completion_time: datetime | None = None
+    results: Results = Results()
+
+
+class Run(Lite, frozen=True, kw_only=True):
+    """One DbtRun as far as a waiter cares."""
+
+    metadata: Meta
+    spec: Intent
+    status: Truth = Truth()
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing can follow."""
+        return self.status.phase in FINAL_PHASES
+
+    @property
+    def deleting(self) -> bool:
+        """Whether somebody deleted the object and only finalizers keep it."""
+        return self.metadata.deletion_timestamp is not None
+
+    @property
+    def run_id(self) -> int | None:
+        """The dbt Cloud run, as soon as it is known."""
+        return self.status.run_id or self.spec.run_id
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The object as it is now."""
+
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """There is no such object. `last` is what it was when it was there, if it ever was seen."""
+
+    last: Run | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Nothing can be seen until somebody mends the permission, the credentials or the installation it names."""
+
+    message: str
+
+
+State = Seen | Gone | Denied

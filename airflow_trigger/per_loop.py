@@ -1,0 +1,82 @@
+"""Things that all tasks of one event loop share, made on first use and closed a while after the last.
+
+Airflow gives a trigger no place to keep anything in common with its neighbours, `dag.test()` makes a new event loop for
+each trigger, and a connection belongs to the loop it was made in. So the loop is part of the key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+
+K = TypeVar("K", bound="Hashable")
+V = TypeVar("V")
+
+
+class _Entry(Generic[V]):
+    def __init__(self, value: V) -> None:
+        self.value = value
+        self.users = 0
+        self.closing: asyncio.TimerHandle | None = None
+
+
+class PerLoop(Generic[K, V]):
+    """Values by (running event loop, key), counted by use.
+
+    `make` is called inside the loop and must not block. `close` runs `linger` seconds after the last lease ended; a
+    loop that ends earlier takes its values along.
+    """
+
+    def __init__(self, make: Callable[[K], V], close: Callable[[V], Awaitable[None]]) -> None:
+        self._make = make
+        self._close = close
+        self._loops: dict[asyncio.AbstractEventLoop, dict[K, _Entry[V]]] = {}
+        self._closings: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def lease(self, key: K, linger: float = 0.0) -> AsyncIterator[V]:
+        """The shared value of this loop for `key`, kept at least as long as this context."""
+        entry = self._entry(key)
+        entry.users += 1
+        if entry.closing is not None:
+            entry.closing.cancel()
+            entry.closing = None
+        try:
+            yield entry.value
+        finally:
+            entry.users -= 1
+            if entry.users == 0:
+                await self._retire(key, entry, linger)
+
+    def _entry(self, key: K) -> _Entry[V]:
+        for loop in [loop for loop in self._loops if loop.is_closed()]:
+            self._loops.pop(loop, None)
+        entries = self._loops.setdefault(asyncio.get_running_loop(), {})
+        if key not in entries:
+            entries[key] = _Entry(self._make(key))
+        return entries[key]
+
+    async def _retire(self, key: K, entry: _Entry[V], linger: float) -> None:
+        loop = asyncio.get_running_loop()
+        if not linger:
+            # Not in a task: a loop that is being torn down would not wait for a new one.
+            del self._loops[loop][key]
+            await self._close(entry.value)
+            return
+        # An empty context: the last user's would send the value's last words to that task's log.
+        context = contextvars.Context()
+        entry.closing = loop.call_later(linger, self._expire, loop, key, entry, context, context=context)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop, key: K, entry: _Entry[V], context: contextvars.Context) -> None:
+        del self._loops[loop][key]
+        task = loop.create_task(self._closed(entry.value), context=context)
+        self._closings.add(task)
+        task.add_done_callback(self._closings.discard)
+
+    async def _closed(self, value: V) -> None:
+        await self._close(value)

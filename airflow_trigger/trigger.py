@@ -1,0 +1,193 @@
+"""The trigger that waits for a DbtRun without polling anything.
+
+It looks up no Airflow connection and holds no dbt Cloud token: the watcher has that. Being killed does not cancel the
+run, for Airflow also stops a trigger to move it to another triggerer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_trigger import event
+from airflow_trigger.cluster import (
+    REQUEST_SECONDS,
+    ClusterConfig,
+    ClusterError,
+    NotFound,
+    Rejected,
+    clusters,
+    own_namespace,
+)
+from airflow_trigger.dbtruns import DbtRuns
+from airflow_trigger.event import Payload, Subject
+from airflow_trigger.follow import CREATE, WAIT, Follower, Todo
+from airflow_trigger.hub import subscribe
+from airflow_trigger.naming import DEFAULT_CONN_ID, adopted_name, connection_name
+from airflow_trigger.objects import Gone, Seen
+from watcher.api import API_VERSION, KIND, ConnectionRef, Spec, to_wire
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from airflow_trigger.objects import Run, State
+
+MIN_POLL_SECONDS: Final = 5
+MAX_POLL_SECONDS: Final = 3_600
+ADOPTED_TTL_SECONDS: Final = 86_400
+"""An adopted run's object outlives the longest time that Airflow may take to resume a task, then cleans itself up."""
+DENIED_GRACE_SECONDS: Final = 60.0
+
+
+class DbtRunTrigger(BaseTrigger):
+    """Waits for a dbt Cloud run and fires one event when it is over, or when the wait is.
+
+    With `name` it waits for that DbtRun. With a `run_id` alone it adopts the run: it creates a DbtRun that follows it,
+    or joins the one that another trigger made.
+
+    :param conn_id: `dbt_cloud_default` is the watcher's default connection; any other id names the connection Secret in
+        the namespace, in lower case and with `-` for `_`.
+    :param run_id: the dbt Cloud run.
+    :param end_time: the instant, in seconds since the epoch, after which the event is `timeout`; None: none. The run is
+        not cancelled.
+    :param poll_interval: seconds between the watcher's looks at an adopted run, brought into 5…3600.
+    :param account_id: the dbt Cloud account, checked against the connection's.
+    :param name: the DbtRun to wait for.
+    :param namespace: where it is; default: the pod's own, else `default`.
+    :param in_cluster: use the pod's ServiceAccount only.
+    :param config_file: a kubeconfig, read where the trigger runs; without it the pod's ServiceAccount is used.
+    :param cluster_context: the kubeconfig's context; default: its current one.
+    :param start_time: when the wait began, in seconds since the epoch; default: now.
+    :param denied_grace: seconds for which Kubernetes may refuse access before the event is `error`.
+
+    Raises:
+        ValueError: an argument cannot be used; the sentence names it.
+    """
+
+    def __init__(
+        self,
+        conn_id: str = DEFAULT_CONN_ID,
+        run_id: int | None = None,
+        end_time: float | None = None,
+        poll_interval: float = 60.0,
+        account_id: int | None = None,
+        *,
+        name: str | None = None,
+        namespace: str | None = None,
+        in_cluster: bool | None = None,
+        config_file: str | None = None,
+        cluster_context: str | None = None,
+        start_time: float | None = None,
+        denied_grace: float = DENIED_GRACE_SECONDS,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        if run_id is None and name is None:
+            raise ValueError("DbtRunTrigger needs run_id, or the name of a DbtRun")
+        self.conn_id = conn_id
+        self.run_id = None if run_id is None else int(run_id)
+        self.end_time = end_time
+        self.poll_interval = poll_interval
+        self.account_id = account_id
+        self.name = name
+        self.namespace = namespace or own_namespace()
+        self.in_cluster = in_cluster
+        self.config_file = config_file
+        self.cluster_context = cluster_context
+        self.start_time = time.time() if start_time is None else start_time
+        self.denied_grace = denied_grace
+        self._connection = connection_name(conn_id) if name is None else None
+        self._cluster = ClusterConfig(in_cluster, config_file, cluster_context)
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """The class path and JSON primitives that make the same trigger elsewhere."""
+        fields = (
+            "conn_id", "run_id", "end_time", "poll_interval", "account_id", "name", "namespace", "in_cluster",
+            "config_file", "cluster_context", "start_time", "denied_grace",
+        )  # fmt: skip
+        return f"{type(self).__module__}.{type(self).__qualname__}", {field: getattr(self, field) for field in fields}
+
+    @property
+    def object_name(self) -> str:
+        """The DbtRun that is waited for."""
+        if self.name is not None:
+            return self.name
+        assert self.run_id is not None  # noqa: S101 - the constructor saw to it
+        return adopted_name(self.run_id, self._connection)
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Yields exactly one event."""
+        yield TriggerEvent(dict(await self._outcome()))  # type: ignore[no-untyped-call]
+
+    async def is_still_running(self) -> bool:
+        """Whether the DbtRun is there and not over, by one look at it.
+
+        Raises:
+            ClusterError: it cannot be told.
+        """
+        try:
+            return not (await self._look()).final
+        except NotFound:
+            return False
+
+    async def _outcome(self) -> Payload:
+        subject = Subject(self.namespace, self.object_name, self.run_id)
+        follower = Follower(subject, self.run_id if self.name is None else None, self.denied_grace)
+        deadline = asyncio.timeout(None if self.end_time is None else self.end_time - time.time())
+        try:
+            async with deadline:
+                return await self._follow(follower)
+        except Rejected as error:
+            return event.not_accepted(subject, str(error))
+        except TimeoutError:
+            return await self._last_look(follower)
+
+    async def _follow(self, follower: Follower) -> Payload:
+        clock = asyncio.get_running_loop().time
+        async with subscribe(self._cluster, self.namespace, self.object_name) as states:
+            async for state in states:
+                verdict = follower.judge(state, clock())
+                if verdict is CREATE:
+                    await states.create(self.manifest())
+                elif not isinstance(verdict, Todo):
+                    return verdict
+        raise AssertionError("a subscription has no end")
+
+    async def _last_look(self, follower: Follower) -> Payload:
+        """The watch may lag: a run that ended just before the end time did end."""
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                verdict = follower.judge(await self._state(), 0.0)
+        except (ClusterError, TimeoutError):
+            verdict = WAIT
+        if not isinstance(verdict, Todo):
+            return verdict
+        return event.waited_too_long(follower.subject, follower.last, (self.end_time or 0.0) - self.start_time)
+
+    async def _state(self) -> State:
+        try:
+            return Seen(await self._look())
+        except NotFound:
+            return Gone()
+
+    async def _look(self) -> Run:
+        async with clusters.lease(self._cluster) as cluster:
+            return await DbtRuns(cluster, self.namespace).get(self.object_name)
+
+    def manifest(self) -> dict[str, Any]:
+        """The DbtRun that follows a run which exists already."""
+        spec = Spec(
+            connection_ref=None if self._connection is None else ConnectionRef(name=self._connection),
+            run_id=self.run_id,
+            account_id=self.account_id,
+            poll_interval_seconds=min(max(round(self.poll_interval), MIN_POLL_SECONDS), MAX_POLL_SECONDS),
+            ttl_seconds_after_finished=ADOPTED_TTL_SECONDS,
+        )
+        return {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"name": self.object_name, "labels": {"app.kubernetes.io/managed-by": "airflow"}},
+            "spec": to_wire(spec),
+        }

@@ -1,0 +1,262 @@
+"""Against a small HTTP server, for what a real API server does too rarely to wait for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from airflow_trigger import dbtruns
+from airflow_trigger.cluster import (
+    AlreadyExists,
+    Cluster,
+    ClusterConfig,
+    ClusterError,
+    Expired,
+    Misconfigured,
+    NotFound,
+    NotInstalled,
+    NotPermitted,
+    Rejected,
+    Unreachable,
+    failure,
+    in_cluster,
+    own_namespace,
+)
+from airflow_trigger.dbtruns import Added, DbtRuns, Progress, Removed, Unreadable, read_change
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def kubeconfig(folder: Path, server: str) -> Path:
+    path = folder / "kubeconfig"
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": {"token": "t0ken"}}],
+    }
+    path.write_text(json.dumps(config))
+    return path
+
+
+@asynccontextmanager
+async def serving(folder: Path, handler: Handler) -> AsyncIterator[Cluster]:
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    async with TestServer(app) as server:
+        cluster = Cluster(ClusterConfig(config_file=str(kubeconfig(folder, str(server.make_url("/"))))))
+        try:
+            yield cluster
+        finally:
+            await cluster.close()
+
+
+def wire(name: str, version: str = "7", **status: Any) -> dict[str, Any]:
+    metadata = {"name": name, "uid": "u", "resourceVersion": version, "managedFields": [{"a": "b"}]}
+    return {"metadata": metadata, "spec": {"runId": 5}, "status": {**status, "conditions": [1, 2]}}
+
+
+def status(code: int, message: str = "no", **details: Any) -> bytes:
+    return json.dumps({"kind": "Status", "code": code, "message": message, "details": details}).encode()
+
+
+@pytest.mark.parametrize(
+    ("code", "body", "kind"),
+    [
+        (401, status(401, "Unauthorized"), NotPermitted),
+        (403, status(403), NotPermitted),
+        (404, status(404, name="nightly", kind="dbtruns"), NotFound),
+        (404, status(404, name="team", kind="namespaces"), NotInstalled),
+        (404, b"404 page not found\n", NotInstalled),
+        (409, status(409), AlreadyExists),
+        (410, status(410), Expired),
+        (422, status(422), Rejected),
+        (400, status(400), Rejected),
+        (429, status(429), Unreachable),
+        (500, b"<html>oops</html>", Unreachable),
+        (503, b"", Unreachable),
+    ],
+)
+def test_an_error_is_known_by_what_can_be_done_about_it(code: int, body: bytes, kind: type[ClusterError]) -> None:
+    error = failure(code, body)
+    assert type(error) is kind
+    assert str(error)
+
+
+def test_a_refusal_repeats_who_may_not_do_what() -> None:
+    said = 'dbtruns.dbtrun.dev is forbidden: User "system:serviceaccount:a:b" cannot list resource "dbtruns"'
+    assert said in str(failure(403, status(403, said)))
+
+
+def test_the_pause_that_the_server_asks_for_is_kept() -> None:
+    for error in (failure(429, status(429, retryAfterSeconds=7)), failure(503, b"", {"Retry-After": "7"})):
+        assert isinstance(error, Unreachable)
+        assert error.retry_after == 7.0
+
+
+def test_an_endless_error_page_becomes_a_sentence() -> None:
+    assert len(str(failure(500, b"<p>\n" * 100_000))) < 600
+
+
+def test_a_watch_line_is_read() -> None:
+    added = read_change(json.dumps({"type": "MODIFIED", "object": wire("a", phase="Running")}).encode())
+    assert isinstance(added, Added)
+    assert (added.run.metadata.name, added.run.status.phase, added.version) == ("a", "Running", "7")
+    assert isinstance(read_change(json.dumps({"type": "DELETED", "object": wire("a")}).encode()), Removed)
+    bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "12"}, "spec": {}}}
+    assert read_change(json.dumps(bookmark).encode()) == Progress("12")
+
+
+def test_a_version_that_the_server_forgot_is_told_inside_of_a_watch() -> None:
+    line = json.dumps({"type": "ERROR", "object": json.loads(status(410, "too old"))})
+    with pytest.raises(Expired, match="too old"):
+        read_change(line.encode())
+
+
+@pytest.mark.parametrize("line", [b"", b"<html>", b"{}", b'{"type":"BOOKMARK","object":{}}'])
+def test_a_line_that_is_no_watch_event_is_trouble(line: bytes) -> None:
+    with pytest.raises(Unreachable):
+        read_change(line)
+
+
+def test_one_unreadable_object_does_not_blind_the_watch() -> None:
+    broken = wire("a") | {"status": {"phase": 5}}
+    assert read_change(json.dumps({"type": "ADDED", "object": broken}).encode()) is None
+
+
+async def test_a_list_of_many_pages_is_whole(tmp_path: Path) -> None:
+    async def pages(request: web.Request) -> web.Response:
+        last = request.query.get("continue") == "more"
+        meta = {"resourceVersion": "9"} if last else {"resourceVersion": "9", "continue": "more"}
+        return web.json_response({"metadata": meta, "items": [wire("b" if last else "a"), {"metadata": "broken"}]})
+
+    async with serving(tmp_path, pages) as cluster:
+        listing = await DbtRuns(cluster, "team").list()
+    assert sorted(listing.runs) == ["a", "b"]
+    assert listing.version == "9"
+
+
+async def test_watch_lines_may_come_in_any_pieces_and_be_long(tmp_path: Path) -> None:
+    lines = b"".join(
+        json.dumps({"type": "ADDED", "object": wire(f"r{i}", message="x" * 400_000)}).encode() + b"\n" for i in range(3)
+    )
+
+    async def pieces(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        for start in range(0, len(lines), 70_001):
+            await answer.write(lines[start : start + 70_001])
+        return answer
+
+    async with serving(tmp_path, pieces) as cluster:
+        changes = [change async for change in DbtRuns(cluster, "team").watch("1", 5.0)]
+    assert [change.run.metadata.name for change in changes if isinstance(change, Added)] == ["r0", "r1", "r2"]
+
+
+async def test_a_line_without_end_is_trouble_not_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dbtruns, "MAX_LINE", 100_000)
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        while True:
+            await answer.write(b"x" * 50_000)
+
+    async with serving(tmp_path, endless) as cluster:
+        with pytest.raises(Unreachable, match="longer than"):
+            await anext(DbtRuns(cluster, "team").watch("1", 5.0))
+
+
+async def test_a_stream_that_falls_silent_is_trouble(tmp_path: Path) -> None:
+    async def silent(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        await answer.write(json.dumps({"type": "ADDED", "object": wire("a")}).encode() + b"\n")
+        await asyncio.Event().wait()
+        return answer
+
+    async with serving(tmp_path, silent) as cluster:
+        watch = DbtRuns(cluster, "team").watch("1", 0.2)
+        assert isinstance(await anext(watch), Added)
+        with pytest.raises(Unreachable):
+            await anext(watch)
+
+
+async def test_rotated_credentials_are_read_again_before_anybody_is_told(tmp_path: Path) -> None:
+    async def guarded(request: web.Request) -> web.Response:
+        if request.headers["Authorization"] != "Bearer new":
+            return web.Response(status=401, body=status(401, "Unauthorized"))
+        return web.json_response(wire("a"))
+
+    async with serving(tmp_path, guarded) as cluster:
+        runs = DbtRuns(cluster, "team")
+        with pytest.raises(NotPermitted, match="Unauthorized"):
+            await runs.get("a")
+        path = tmp_path / "kubeconfig"
+        path.write_text(path.read_text().replace("t0ken", "new"))
+        assert (await runs.get("a")).metadata.name == "a"
+
+
+async def test_an_object_of_another_api_version_is_named(tmp_path: Path) -> None:
+    async def odd(_request: web.Request) -> web.Response:
+        return web.json_response({"metadata": {"name": "a"}})
+
+    async with serving(tmp_path, odd) as cluster:
+        with pytest.raises(Unreadable, match="CRD"):
+            await DbtRuns(cluster, "team").get("a")
+
+
+async def test_proxy_variables_and_netrc_play_no_part(tmp_path: Path) -> None:
+    async def answer(_request: web.Request) -> web.Response:
+        return web.json_response(wire("a"))
+
+    async with serving(tmp_path, answer) as cluster:
+        await DbtRuns(cluster, "team").get("a")
+        client = await cluster._connected()
+        assert client.rest_client.pool_manager.trust_env is False
+
+
+async def test_the_default_kubeconfigs_are_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, "http://poisoned.invalid")))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(Misconfigured, match="no config_file was given"):
+        await ClusterConfig().load()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "not: [yaml", '{"contexts": 5}'])
+async def test_a_broken_kubeconfig_is_one_sentence(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "broken"
+    path.write_text(content)
+    with pytest.raises(Misconfigured, match=r"^Kubeconfig .*broken cannot be used: ") as caught:
+        await ClusterConfig(config_file=str(path)).load()
+    assert "\n" not in str(caught.value)
+
+
+async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match=r"gone does not exist: correct config_file"):
+        await ClusterConfig(config_file=str(tmp_path / "gone")).load()
+
+
+def test_a_pod_is_itself(tmp_path: Path) -> None:
+    for name, text in {"token": "pod-token", "ca.crt": "a certificate", "namespace": "team\n"}.items():
+        (tmp_path / name).write_text(text)
+    environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+    configuration = in_cluster(tmp_path, environ)
+    assert configuration.host == "https://10.0.0.1:443"
+    assert configuration.ssl_ca_cert == str(tmp_path / "ca.crt")
+    assert own_namespace(tmp_path) == "team"
+
+
+def test_outside_of_a_pod_the_namespace_is_default(tmp_path: Path) -> None:
+    assert own_namespace(tmp_path) == "default"

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import pytest
+
+from airflow_trigger.event import Payload, Subject
+from airflow_trigger.follow import CREATE, WAIT, Follower, Todo
+from airflow_trigger.objects import Denied, Gone, Seen, State
+from tests.unit.airflow_trigger.fakes import dbtrun
+
+RUN_5 = {"runId": 5}
+
+
+@pytest.fixture
+def named() -> Follower:
+    """Waits for an object that somebody made."""
+    return Follower(Subject("team", "nightly"), adopts=None, grace=60.0)
+
+
+@pytest.fixture
+def adopting() -> Follower:
+    """Follows dbt Cloud run 5."""
+    return Follower(Subject("team", "run-5", 5), adopts=5, grace=60.0)
+
+
+def told(follower: Follower, *states: State) -> Payload:
+    """The event after these states; all but the last must ask for patience."""
+    *earlier, last = states
+    for state in earlier:
+        assert isinstance(follower.judge(state, 0.0), Todo)
+    verdict = follower.judge(last, 0.0)
+    assert not isinstance(verdict, Todo), verdict
+    return verdict
+
+
+def test_a_live_run_is_waited_for(named: Follower) -> None:
+    assert named.judge(Seen(dbtrun(phase="Running")), 0.0) is WAIT
+
+
+def test_a_phase_that_only_a_newer_watcher_knows_is_waited_for(named: Follower) -> None:
+    assert named.judge(Seen(dbtrun(phase="Hibernating")), 0.0) is WAIT
+
+
+def test_a_final_phase_ends_the_wait(named: Follower) -> None:
+    assert told(named, Seen(dbtrun(phase="Running")), Seen(dbtrun(phase="Succeeded")))["status"] == "success"
+
+
+def test_an_object_deleted_after_its_end_tells_its_end(named: Follower) -> None:
+    assert told(named, Gone(dbtrun(phase="Failed", reason="RunFailed")))["reason"] == "RunFailed"
+
+
+def test_an_object_deleted_before_its_end_is_an_error(named: Follower) -> None:
+    assert told(named, Seen(dbtrun(phase="Running", runId=5)), Gone())["reason"] == "Deleted"
+
+
+def test_an_object_deleted_and_made_anew_is_not_mistaken_for_the_old_one(named: Follower) -> None:
+    payload = told(named, Seen(dbtrun(phase="Running")), Seen(dbtrun(uid="u2", phase="Succeeded")))
+    assert (payload["status"], payload["reason"]) == ("error", "Deleted")
+
+
+def test_a_named_object_that_does_not_exist_is_an_error(named: Follower) -> None:
+    assert told(named, Gone())["reason"] == "NotFound"
+
+
+def test_an_adopted_run_without_an_object_gets_one(adopting: Follower) -> None:
+    assert adopting.judge(Gone(), 0.0) is CREATE
+
+
+def test_an_object_that_follows_the_same_run_is_joined(adopting: Follower) -> None:
+    assert adopting.judge(Seen(dbtrun(spec=RUN_5)), 0.0) is WAIT
+
+
+def test_an_adopting_object_on_its_way_out_is_replaced_when_it_is_gone(adopting: Follower) -> None:
+    assert adopting.judge(Seen(dbtrun(spec=RUN_5, deleting=True)), 0.0) is WAIT
+    assert adopting.judge(Gone(dbtrun(spec=RUN_5, deleting=True)), 0.0) is CREATE
+    assert adopting.judge(Seen(dbtrun(spec=RUN_5, uid="u2")), 0.0) is WAIT
+
+
+def test_an_adopting_object_deleted_under_the_task_is_not_made_again(adopting: Follower) -> None:
+    payload = told(adopting, Seen(dbtrun(spec=RUN_5)), Seen(dbtrun(spec=RUN_5, deleting=True)), Gone())
+    assert payload["reason"] == "Deleted"
+    assert "leaves dbt Cloud run 5 alone" in payload["message"]
+
+
+def test_an_adopting_object_on_its_way_out_that_is_final_tells_its_end(adopting: Follower) -> None:
+    assert told(adopting, Seen(dbtrun(spec=RUN_5, deleting=True, phase="Succeeded")))["status"] == "success"
+
+
+def test_a_name_taken_by_another_run_is_an_error_that_names_it(adopting: Follower) -> None:
+    payload = told(adopting, Seen(dbtrun(spec={"runId": 6}, phase="Succeeded")))
+    assert (payload["status"], payload["reason"]) == ("error", "NotAccepted")
+    assert "follows run 6" in payload["message"]
+
+
+def test_a_refusal_is_borne_for_the_grace_and_then_told(named: Follower) -> None:
+    refusal = Denied('Kubernetes refuses it: User "a" cannot list resource "dbtruns"')
+    assert named.judge(refusal, 100.0) is WAIT
+    assert named.judge(refusal, 159.0) is WAIT
+    verdict = named.judge(refusal, 160.0)
+    assert not isinstance(verdict, Todo)
+    assert (verdict["status"], verdict["reason"]) == ("error", "NoAccess")
+    assert 'cannot list resource "dbtruns"' in verdict["message"]
+
+
+def test_a_refusal_that_was_mended_is_forgotten(named: Follower) -> None:
+    named.judge(Denied("no"), 100.0)
+    named.judge(Seen(dbtrun()), 150.0)
+    assert named.judge(Denied("no"), 161.0) is WAIT
+
+
+def test_a_refused_creation_is_told_after_the_grace_too(adopting: Follower) -> None:
+    adopting.judge(Gone(), 0.0)
+    adopting.judge(Denied("cannot create"), 5.0)
+    adopting.judge(Gone(), 10.0)
+    verdict = adopting.judge(Denied("cannot create"), 65.0)
+    assert not isinstance(verdict, Todo)
+    assert "cannot create" in verdict["message"]

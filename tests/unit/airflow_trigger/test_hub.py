@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_trigger.cluster import Expired, NotPermitted, Rejected, Unreachable
+from airflow_trigger.dbtruns import Added, Progress, Runs
+from airflow_trigger.hub import Hub, Pace, Subscription
+from airflow_trigger.objects import Denied, Gone, Seen, State
+from tests.unit.airflow_trigger.fakes import FakeRuns, dbtrun
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = [pytest.mark.looptime]
+
+ADOPTING = {"metadata": {"name": "run-5"}, "spec": {"runId": 5}}
+
+
+@pytest.fixture
+def cluster() -> FakeRuns:
+    return FakeRuns()
+
+
+@asynccontextmanager
+async def watching(cluster: FakeRuns, pace: Pace = Pace()) -> AsyncIterator[Hub]:  # noqa: B008 - immutable
+    @asynccontextmanager
+    async def source() -> AsyncIterator[Runs]:
+        yield cluster
+
+    hub = Hub(source, pace)
+    try:
+        yield hub
+    finally:
+        await hub.close()
+
+
+def waiter(hub: Hub, name: str = "nightly") -> Subscription:
+    subscription = Subscription(hub, name)
+    hub.join(subscription)
+    return subscription
+
+
+async def told(subscription: Subscription, seconds: float = 60.0) -> State:
+    async with asyncio.timeout(seconds):
+        return await anext(subscription)
+
+
+async def phase(subscription: Subscription) -> str:
+    state = await told(subscription)
+    assert isinstance(state, Seen), state
+    return state.run.status.phase
+
+
+async def told_nothing(subscription: Subscription, seconds: float = 5.0) -> bool:
+    try:
+        await told(subscription, seconds)
+    except TimeoutError:
+        return True
+    return False
+
+
+async def test_a_waiter_is_told_how_it_is_and_then_each_change(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Queued"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        assert await phase(states) == "Queued"
+        cluster.put(dbtrun(version=6, phase="Running"))
+        assert await phase(states) == "Running"
+
+
+async def test_a_late_waiter_is_told_from_memory(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Succeeded"))
+    async with watching(cluster) as hub:
+        await phase(waiter(hub))
+        requests = cluster.lists, cluster.gets
+        assert await phase(waiter(hub)) == "Succeeded"
+        assert (cluster.lists, cluster.gets) == requests
+
+
+async def test_a_slow_reader_is_told_the_newest_state(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Queued"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await phase(states)
+        cluster.put(dbtrun(version=6, phase="Running"))
+        cluster.put(dbtrun(version=7, phase="Succeeded"))
+        await asyncio.sleep(1)
+        assert await phase(states) == "Succeeded"
+        assert await told_nothing(states)
+
+
+async def test_nobody_is_told_of_another_object(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Queued"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await phase(states)
+        cluster.put(dbtrun("other", version=6, phase="Failed"))
+        assert await told_nothing(states)
+
+
+async def test_an_object_that_the_watch_has_not_told_of_yet_is_found(cluster: FakeRuns) -> None:
+    async with watching(cluster) as hub:
+        assert await told(waiter(hub, "other")) == Gone()
+        cluster.put(dbtrun(version=9, phase="Running"), told=False)
+        assert await phase(waiter(hub)) == "Running"
+
+
+async def test_an_answer_from_the_past_does_not_revive_a_deleted_object(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Running"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await phase(states)
+        before = cluster.objects["nightly"]
+        cluster.remove("nightly")
+        assert isinstance(await told(states), Gone)
+        assert hub.observe(before) == Gone(before)
+
+
+async def test_an_old_event_does_not_undo_what_an_answer_said(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, uid="old", phase="Running"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await phase(states)
+        hub.observe(dbtrun(version=9, uid="new", phase="Queued"))
+        assert await phase(states) == "Queued"
+        cluster.say(Added(dbtrun(version=7, uid="old", phase="Failed"), "7"))
+        assert await told_nothing(states)
+
+
+async def test_a_deletion_is_told_with_the_last_words(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Cancelled"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await phase(states)
+        cluster.remove("nightly")
+        state = await told(states)
+        assert isinstance(state, Gone)
+        assert state.last is not None
+        assert state.last.status.phase == "Cancelled"
+
+
+async def test_a_deletion_that_the_watch_missed_is_told_after_the_next_list(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Running"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await phase(states)
+        cluster.remove("nightly", told=False)
+        cluster.say(Expired("too old resource version"))
+        assert isinstance(await told(states), Gone)
+
+
+async def test_an_object_created_during_a_list_is_not_taken_for_deleted(cluster: FakeRuns) -> None:
+    cluster.lagging = True
+    async with watching(cluster) as hub:
+        states = waiter(hub, "run-5")
+        assert await told(states) == Gone()
+        await states.create(ADOPTING)
+        assert isinstance(await told(states), Seen)
+        run = cluster.objects.pop("run-5")
+        cluster.version = run.metadata.version - 1  # the list was taken just before the creation
+        cluster.say(Unreachable("cut"))
+        assert isinstance(await told(states), Seen)
+
+
+@pytest.mark.parametrize("trouble", [Expired("410"), Unreachable("cut"), None])
+async def test_a_change_during_trouble_is_told_after_it(
+    cluster: FakeRuns, trouble: Expired | Unreachable | None
+) -> None:
+    cluster.put(dbtrun(version=5, phase="Running"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await phase(states)
+        cluster.say(trouble)
+        await asyncio.sleep(0)
+        cluster.put(dbtrun(version=6, phase="Succeeded"), told=trouble is None)
+        if trouble is None:
+            cluster.say(Added(dbtrun(version=6, phase="Succeeded"), "6"))
+        while await phase(states) != "Succeeded":
+            pass
+
+
+async def test_a_watch_that_the_server_ends_in_peace_goes_on_without_a_list(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Running"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await phase(states)
+        cluster.say(None)
+        await asyncio.sleep(1)
+        assert (cluster.watches, cluster.lists) == (2, 1)
+
+
+async def test_outages_are_no_news_and_do_not_become_a_hot_loop(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Running"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await phase(states)
+        cluster.fail("list", *(Unreachable("connection refused") for _ in range(10_000)))
+        cluster.say(Unreachable("cut"))
+        assert await told_nothing(states, 600.0)
+        assert cluster.lists < 60
+
+
+async def test_a_server_that_asks_for_a_pause_gets_it(cluster: FakeRuns) -> None:
+    cluster.fail("list", Unreachable("HTTP 429", retry_after=20.0))
+    async with watching(cluster) as hub:
+        await told(waiter(hub))
+        assert asyncio.get_running_loop().time() >= 20.0
+
+
+async def test_a_refusal_is_told_to_all_and_again_until_it_is_mended(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Running"))
+    cluster.fail("list", NotPermitted("cannot list"), NotPermitted("cannot list"))
+    async with watching(cluster) as hub:
+        one, two = waiter(hub), waiter(hub)
+        for states in (one, two):
+            assert await told(states) == Denied("cannot list")
+        assert await told(one) == Denied("cannot list")
+        assert await told(waiter(hub)) == Denied("cannot list")
+        assert await phase(one) == "Running"
+
+
+async def test_a_refusal_of_the_single_look_is_told_too(cluster: FakeRuns) -> None:
+    cluster.fail("get", NotPermitted("cannot get"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        assert await told(states) == Denied("cannot get")
+        assert await told(states) == Gone()
+
+
+async def test_an_outage_during_the_single_look_does_not_end_the_wait(cluster: FakeRuns) -> None:
+    cluster.fail("get", Unreachable("timeout"), Unreachable("timeout"))
+    async with watching(cluster) as hub:
+        assert await told(waiter(hub)) == Gone()
+        assert cluster.gets == 3
+
+
+async def test_an_absent_object_is_asked_for_once(cluster: FakeRuns) -> None:
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        assert await told(states) == Gone()
+        assert await told_nothing(states, 30.0)
+        assert cluster.gets == 1
+
+
+async def test_a_created_object_is_the_next_state(cluster: FakeRuns) -> None:
+    cluster.lagging = True
+    async with watching(cluster) as hub:
+        states = waiter(hub, "run-5")
+        await told(states)
+        await states.create(ADOPTING)
+        state = await told(states)
+        assert isinstance(state, Seen)
+        assert state.run.spec.run_id == 5
+
+
+async def test_two_who_create_the_same_object_share_it(cluster: FakeRuns) -> None:
+    cluster.lagging = True
+    async with watching(cluster) as hub:
+        one, two = waiter(hub, "run-5"), waiter(hub, "run-5")
+        await told(one)
+        await told(two)
+        await asyncio.gather(one.create(ADOPTING), two.create(ADOPTING))
+        assert await told(one) == await told(two) == Seen(cluster.objects["run-5"])
+
+
+async def test_a_creation_without_an_answer_is_tried_again(cluster: FakeRuns) -> None:
+    cluster.fail("create", Unreachable("timeout"))
+    async with watching(cluster) as hub:
+        states = waiter(hub, "run-5")
+        await told(states)
+        await states.create(ADOPTING)
+        assert await told(states) == Gone()
+        await states.create(ADOPTING)
+        assert isinstance(await told(states), Seen)
+
+
+async def test_a_refused_creation_is_told_and_may_be_tried_again(cluster: FakeRuns) -> None:
+    cluster.fail("create", NotPermitted("cannot create"))
+    async with watching(cluster) as hub:
+        states = waiter(hub, "run-5")
+        await told(states)
+        await states.create(ADOPTING)
+        assert await told(states) == Denied("cannot create")
+        assert await told(states) == Gone()
+
+
+async def test_an_object_that_breaks_the_schema_is_the_callers_error(cluster: FakeRuns) -> None:
+    cluster.fail("create", Rejected("spec.runId: Invalid value"))
+    async with watching(cluster) as hub:
+        states = waiter(hub, "run-5")
+        await told(states)
+        with pytest.raises(Rejected, match=r"spec\.runId"):
+            await states.create(ADOPTING)
+
+
+async def test_the_unforeseen_is_logged_and_survived(cluster: FakeRuns, caplog: pytest.LogCaptureFixture) -> None:
+    cluster.put(dbtrun(version=5, phase="Running"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await phase(states)
+        cluster.say(Progress("not a number"))
+        with caplog.at_level(logging.ERROR):
+            assert await phase(states) == "Running"
+        assert "not foreseen" in caplog.text
+
+
+async def test_the_watch_runs_outside_of_the_first_waiters_context(cluster: FakeRuns) -> None:
+    task_log: contextvars.ContextVar[str] = contextvars.ContextVar("task_log", default="none")
+    seen: list[str] = []
+
+    @asynccontextmanager
+    async def source() -> AsyncIterator[Runs]:
+        seen.append(task_log.get())
+        yield cluster
+
+    task_log.set("the first task's log")
+    hub = Hub(source)
+    await told(waiter(hub))
+    await hub.close()
+    assert seen == ["none"]
