@@ -432,7 +432,7 @@ class Account:
             self._dispatch(self.runs[self._slotless.popleft()], at)
 
     def _draw(self, span: Span) -> float:
-        return self._random.uniform(*span) if isinstance(span, tuple) else span
+        return self._random.uniform(span[0], span[1]) if isinstance(span, list) else span
 
     def _next_id(self) -> int:
         return (next(reversed(self.runs)) if self.runs else RUN_BASE) + self._random.randint(1, 7)

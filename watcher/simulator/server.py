@@ -12,6 +12,8 @@ import trustme
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from watcher.simulator.control import Control
@@ -46,7 +48,7 @@ def application(simulator: Simulator, *, remote_control: bool = False) -> ASGIAp
         )
 
     inner = Starlette(
-        routes=[*Api(simulator).routes, *Control(simulator, remote=remote_control).routes],
+        routes=[Route("/", _front), *Api(simulator).routes, *Control(simulator, remote=remote_control).routes],
         exception_handlers={HTTPException: failure, Exception: failure},
     )
     inner.router.redirect_slashes = False
@@ -58,6 +60,11 @@ def application(simulator: Simulator, *, remote_control: bool = False) -> ASGIAp
         await inner(scope, receive, send)
 
     return slashless
+
+
+async def _front(_request: Request) -> Response:
+    """The front page: Airflow's connection test asks for nothing else."""
+    return HTMLResponse("<!DOCTYPE html><html><head><title>dbt Cloud simulator</title></head></html>")
 
 
 class AbortableProtocol(H11Protocol):

@@ -19,6 +19,19 @@ if TYPE_CHECKING:
     from watcher.simulator.clock import Clock
 
 
+class ManualTime:
+    """A wall that moves only when told to: `Clock(source=ManualTime())`."""
+
+    def __init__(self, start: float = 1_720_015_140.0) -> None:
+        self.seconds = start
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def move(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
 @dataclass(frozen=True)
 class Running:
     """A simulator that answers at `url`. Everything it knows is in `simulator`, to read and to change."""

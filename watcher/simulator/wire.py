@@ -181,7 +181,7 @@ def run_steps(account: Account, run: Run, related: Collection[str]) -> list[Json
 
 def step_body(account: Account, step: Step, *, debug: bool) -> Json:
     """One step; its logs grow while it runs, and `debug_logs` come only when asked for."""
-    created = rfc3339(step.run.started_at or step.run.created_at)
+    created = run_time(step.run.started_at)
     log = _log(step)
     return {
         "id": step.id,
