@@ -1,0 +1,122 @@
+"""One account's share of requests: dbt Cloud limits accounts, not tokens, and excess costs minutes of silence.
+
+A token bucket with a queue in front. The queue serves the earliest deadline: each kind of request brings its patience,
+so cancels and submissions pass polls, and polls are late but never starved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable
+from enum import Enum
+from typing import Final
+
+from watcher.dbtcloud.errors import COOL_DOWN, RateLimited
+
+REQUESTS_PER_MINUTE: Final = 1_500
+"""Of the 5,000 that dbt Cloud allows an account: the rest is for people and other tools."""
+BURST: Final = 25
+"""Requests that may go at once after a quiet time: a second's worth."""
+
+
+class Priority(Enum):
+    """What a request is for; the value is the seconds it can wait while others go first."""
+
+    CANCEL = 0.0
+    SUBMIT = 1.0
+    POLL = 15.0
+    DETAILS = 60.0
+
+
+class Budget:
+    """The requests that everything on one (host, account) may send."""
+
+    def __init__(
+        self,
+        per_minute: int = REQUESTS_PER_MINUTE,
+        burst: int = BURST,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.spent: Counter[Priority] = Counter()
+        """Requests let through, by what they were for."""
+        self._rate = per_minute / 60
+        self._burst = float(burst)
+        self._clock = clock
+        self._level = float(burst)
+        self._level_at = clock()
+        self._paused_until = 0.0
+        self._queue: list[tuple[float, int, Priority, asyncio.Future[None]]] = []
+        self._arrivals = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def paused_until(self) -> float | None:
+        """Monotonic seconds before which nothing is sent; None: not paused."""
+        return self._paused_until if self._paused_until > self._clock() else None
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return sum(not turn.done() for *_, turn in self._queue)
+
+    def check(self) -> None:
+        """Raises RateLimited while the account is paused."""
+        if self.paused_until is not None:
+            raise self._pause_error()
+
+    async def spend(self, priority: Priority) -> None:
+        """Waits for the right to send one request.
+
+        Raises:
+            RateLimited: the account is paused, or became so while waiting: say so, and come back after it.
+        """
+        self.check()
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._queue, (self._clock() + priority.value, next(self._arrivals), priority, turn))
+        self._serve()
+        await turn
+
+    def pause(self, seconds: float = COOL_DOWN) -> None:
+        """Stops everything for a while, after a 429; a pause is never shortened by another."""
+        now = self._clock()
+        self._paused_until = max(self._paused_until, now + seconds)
+        self._level, self._level_at = 0.0, self._paused_until  # no burst at the end of a penalty
+        waiting, self._queue = self._queue, []
+        for *_, turn in waiting:
+            if not turn.done():
+                turn.set_exception(self._pause_error())
+
+    def _serve(self) -> None:
+        """Lets go whoever can go now, and comes back for the others."""
+        self._refill()
+        while self._queue and self._level >= 1:
+            *_, priority, turn = heapq.heappop(self._queue)
+            if not turn.done():
+                turn.set_result(None)
+                self.spent[priority] += 1
+                self._level -= 1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._queue:
+            wait = (1 - self._level) / self._rate + max(0.0, self._level_at - self._clock())
+            self._timer = asyncio.get_running_loop().call_later(wait, self._serve)
+
+    def _refill(self) -> None:
+        now = self._clock()
+        if now > self._level_at:
+            # The sliver lets the timer that was set for a whole token find one in spite of rounding.
+            self._level = min(self._burst, self._level + (now - self._level_at) * self._rate + 1e-9)
+            self._level_at = now
+
+    def _pause_error(self) -> RateLimited:
+        left = self._paused_until - self._clock()
+        return RateLimited(
+            f"dbt Cloud limits the account's requests: all of them pause for {left:.0f} seconds",
+            retry_after=left,
+            not_sent=True,
+        )

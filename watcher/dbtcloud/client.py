@@ -1,0 +1,248 @@
+"""dbt Cloud's Administrative API, as far as DbtRun needs it.
+
+Nothing here is tried twice: what may be repeated, and when, is decided by whoever knows what it is for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+import msgspec
+
+from watcher.api import Job, Overrides, PullRequestId, Reason, Results
+from watcher.dbtcloud import search, wire
+from watcher.dbtcloud.batch import Batch, Findings
+from watcher.dbtcloud.budget import Budget, Priority
+from watcher.dbtcloud.channel import PAGE_SIZE, Channel
+from watcher.dbtcloud.clock import Clock, system_clock
+from watcher.dbtcloud.connection import Connection
+from watcher.dbtcloud.errors import DbtCloudError, NotFound, Rejected, ServerFault, TooLarge, submission_of
+from watcher.lifecycle.facts import Observation, RunFacts, RunState, Started, Submission, Undecided
+
+MAX_PAGES: Final = 200
+"""Pages read of one list: 20,000 runs."""
+MAX_CAUSE: Final = 255
+"""Characters of a cause that dbt Cloud accepts."""
+LIVE: Final = (RunState.QUEUED, RunState.STARTING, RunState.RUNNING)
+OPEN_END: Final = timedelta(days=365)
+"""dbt Cloud wants both ends of a range; its clock may be ahead of ours."""
+ROUNDING: Final = timedelta(seconds=1)
+"""How far a time in a reply may be before the range that it was asked by."""
+
+
+class Client:
+    """One connection's requests. Open until `close()`; also an async context manager.
+
+    Every method but `start` and `retry` spends the budget itself, and raises DbtCloudError. Those two never wait: the
+    caller spends Priority.SUBMIT before it claims the attempt, since a claim is good for seconds only.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        budget: Budget | None = None,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock: Clock = system_clock,
+    ) -> None:
+        self._connection = connection
+        self._budget = budget
+        self._clock = clock
+        self._channel = Channel(connection, budget, transport, clock)
+
+    def __repr__(self) -> str:
+        return f"Client({self._connection!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections; requests under way fail."""
+        await self._channel.close()
+
+    # ---- what changes something
+
+    async def start(self, job_id: int, cause: str, overrides: Overrides) -> Submission:
+        """Starts a run of a job: sent at most once, never raises DbtCloudError.
+
+        Args:
+            cause: shown in dbt Cloud and echoed; what is beyond 255 characters is cut off.
+        """
+        body = {"cause": cause[:MAX_CAUSE], **_body(overrides)}
+        return await self._submit(f"jobs/{job_id}/run/", body, Reason.JOB_NOT_FOUND, lambda run: run.job_id == job_id)
+
+    async def retry(self, run_id: int) -> Submission:
+        """Resumes a failed run from its failure, as a new run: sent at most once, never raises DbtCloudError."""
+        return await self._submit(f"runs/{run_id}/retry/", None, Reason.RUN_NOT_FOUND, lambda run: run.run_id != run_id)
+
+    async def cancel(self, run_id: int) -> None:
+        """Asks dbt Cloud to cancel a run. Safe to repeat; that it is over is known only when it is read so.
+
+        Raises:
+            DbtCloudError: it may or may not have been heard; Rejected when dbt Cloud will not cancel it.
+        """
+        received = await self._channel.exchange("POST", f"runs/{run_id}/cancel/", Priority.CANCEL)
+        received.data(wire.ONE_RUN)
+
+    async def _submit(
+        self, path: str, body: Mapping[str, Any] | None, not_found: Reason, expected: Callable[[RunFacts], bool]
+    ) -> Submission:
+        try:
+            if self._budget is not None:
+                self._budget.check()
+            received = await self._channel.exchange("POST", path, None, body=body)
+            run = received.data(wire.ONE_RUN).data.facts(self._connection.base_url)
+        except DbtCloudError as error:
+            return submission_of(error, self._clock(), not_found)
+        if run.account_id != self._connection.account_id or not expected(run):
+            return Undecided(f"{received.request} answered with a run that is not the one asked for, {run.run_id}")
+        return Started(run)
+
+    # ---- single things
+
+    async def check(self) -> wire.Account:
+        """Reads the account: whether host, token and account number belong together."""
+        return (await self._channel.exchange("GET", "", Priority.DETAILS)).data(wire.ACCOUNT).data
+
+    async def run(self, run_id: int, *, steps: bool = False) -> Observation:
+        """Reads one run. `run=None` in the answer: dbt Cloud says that there is none that the token may see."""
+        include = {"include_related": '["run_steps"]'} if steps else {}
+        priority = Priority.DETAILS if steps else Priority.POLL
+        received = await self._channel.exchange("GET", f"runs/{run_id}/", priority, include)
+        try:
+            run = received.data(wire.ONE_RUN).data
+        except NotFound:
+            return Observation(run=None, at=received.sent, clock_offset=received.clock_offset)
+        if run.id != run_id:
+            raise ServerFault(f"{received.request} answered with another run, {run.id}")
+        facts = run.facts(self._connection.base_url, steps=steps)
+        return Observation(run=facts, at=received.sent, clock_offset=received.clock_offset)
+
+    async def results(self, run_id: int, step: int | None = None) -> Results | None:
+        """Reads the outcome by node of a step (1-based; None: the last). None: there is none that can be read."""
+        params = {} if step is None else {"step": str(step)}
+        path = f"runs/{run_id}/artifacts/run_results.json"
+        try:
+            received = await self._channel.exchange("GET", path, Priority.DETAILS, params)
+        except TooLarge:
+            return None
+        if received.status == 404:
+            return None
+        if received.status != 200:
+            raise received.error()
+        try:
+            return wire.RUN_RESULTS.decode(received.body).summary()
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+    # ---- lists for the poller
+
+    async def runs(self, ids: Sequence[int]) -> Batch:
+        """Reads up to 100 runs by id in one request."""
+        params = {"pk__in": _array(ids), "limit": str(PAGE_SIZE), "order_by": "-id"}
+        try:
+            page = await self._channel.page("runs/", params, wire.RUNS, Priority.POLL)
+        except Rejected:
+            return Batch(supported=False)
+        asked, told = set(ids), {run.id for run in page.items}
+        believable = told <= asked and ("pk__in" in page.filters or told == asked)
+        findings = Findings(self._connection.base_url)
+        findings.add(page, lambda run: run.id in asked)
+        return findings.batch(supported=believable, missing=tuple(sorted(asked - told)) if believable else ())
+
+    async def live_runs(self) -> Batch:
+        """Reads all runs of the account that are not over."""
+        params = {"status__in": _array(LIVE), "order_by": "id"}
+        return await self._filtered(params, lambda run: run.status in LIVE, MAX_PAGES)
+
+    async def finished_since(self, instant: datetime, max_pages: int = MAX_PAGES) -> Batch:
+        """Reads the runs of the account that finished since `instant` (dbt Cloud's clock), oldest first."""
+        ends = json.dumps([instant.isoformat(), (instant + OPEN_END).isoformat()])
+
+        def belongs(run: wire.Run) -> bool:
+            finished = wire.instant(run.finished_at)
+            return finished is not None and finished >= instant - ROUNDING
+
+        return await self._filtered({"finished_at__range": ends, "order_by": "finished_at"}, belongs, max_pages)
+
+    async def _filtered(self, params: Mapping[str, str], belongs: Callable[[wire.Run], bool], max_pages: int) -> Batch:
+        """All pages of a filtered list; it ends at the first run that shows that the filter is ignored."""
+        findings = Findings(self._connection.base_url)
+        try:
+            async for page in self._channel.pages("runs/", params, wire.RUNS, Priority.POLL):
+                findings.add(page, belongs)
+                if not all(map(belongs, page.items)):
+                    return findings.batch(supported=False)
+                if findings.pages >= max_pages:
+                    return findings.batch(complete=not page.more)
+        except Rejected:
+            return findings.batch(supported=False)
+        return findings.batch()
+
+    # ---- finding runs and jobs
+
+    async def find_marked(self, job_id: int, marker: str, since: datetime) -> tuple[RunFacts, ...]:
+        """The job's runs created since `since` (dbt Cloud's clock) whose cause opens with the marker, oldest first."""
+        ours = re.compile(re.escape(marker) + r"(?![0-9A-Za-z])")
+        return await search.find_runs(
+            self._channel, job_id, since, lambda run: ours.match(run.cause) is not None, trigger=True
+        )
+
+    async def find_retries(self, job_id: int, run_id: int, since: datetime) -> tuple[RunFacts, ...]:
+        """The job's runs created since `since` (dbt Cloud's clock) that resume the run, oldest first."""
+        return await search.find_runs(
+            self._channel, job_id, since, lambda run: run.retrying_run_id == run_id, trigger=False
+        )
+
+    async def find_live(self, job_id: int) -> RunFacts | None:
+        """The newest run of the job that is not over."""
+        params = {"job_definition_id": str(job_id), "status__in": _array(LIVE), "order_by": "-id"}
+        page = await self._channel.page("runs/", params, wire.RUNS, Priority.SUBMIT)
+        search.prove_newest_first(page)
+        newest = next((run for run in page.items if run.job == job_id and run.status in LIVE), None)
+        return newest.facts(self._connection.base_url) if newest else None
+
+    async def resolve_job(self, job: Job) -> int:
+        """The id of a job that is given by id, or by the exact names of itself, its project and its environment.
+
+        Raises:
+            JobNotFound: the message says which name has no match, or several.
+        """
+        return job.id if job.id is not None else await search.find_job(self._channel, job)
+
+
+def _body(overrides: Overrides) -> dict[str, Any]:
+    """The overrides under dbt Cloud's names; absent ones are left out, so that the job's own values stand."""
+    pull_request = overrides.pull_request_id or PullRequestId()
+    fields = {
+        "steps_override": overrides.steps,
+        "schema_override": overrides.schema,
+        "git_branch": overrides.git_branch,
+        "git_sha": overrides.git_sha,
+        "threads_override": overrides.threads,
+        "target_name_override": overrides.target,
+        "dbt_version_override": overrides.dbt_version,
+        "generate_docs_override": overrides.generate_docs,
+        "timeout_seconds_override": overrides.timeout_seconds,
+        "github_pull_request_id": pull_request.github,
+        "gitlab_merge_request_id": pull_request.gitlab,
+        "azure_pull_request_id": pull_request.azure_dev_ops,
+        "non_native_pull_request_id": pull_request.other,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _array(values: Iterable[int]) -> str:
+    """A list as dbt Cloud's filters take it: a JSON literal in one parameter."""
+    return json.dumps([int(value) for value in values], separators=(",", ":"))

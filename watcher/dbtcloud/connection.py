@@ -1,0 +1,202 @@
+"""A connection to dbt Cloud, read from the keys of a Secret and checked before anything is sent with it.
+
+The values of a Secret never appear in a message: people put tokens under the wrong key.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, NoReturn
+from urllib.parse import SplitResult, urlsplit
+
+DEFAULT_HOST: Final = "cloud.getdbt.com"
+MASK: Final = "**********"
+MAX_ACCOUNT_ID: Final = 2**63 - 1
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+HOST_NAME: Final = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+
+
+class InvalidConnection(ValueError):
+    """A connection cannot be used; the message names where it is kept, the key and the way out, and shows no value."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class Token:
+    """A secret string that prints, formats and serialises as a mask."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The secret itself, for the Authorization header alone."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"Token('{MASK}')"
+
+    def __str__(self) -> str:
+        return MASK
+
+    def __format__(self, spec: str) -> str:
+        return format(MASK, spec)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Token) and hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash((Token, self._value))
+
+    def __copy__(self) -> Token:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Token:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a token is never serialised")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """Where dbt Cloud is, which account, and as whom. Two equal connections share one client and one poller."""
+
+    host: str
+    """Host name, with a port if it is not the scheme's own."""
+    account_id: int
+    token: Token
+    ca: str | None = field(default=None, repr=False)
+    """PEM certificates trusted instead of the usual ones; None: the usual ones."""
+    tls: bool = True
+    """False only for loopback: the simulator."""
+
+    @property
+    def base_url(self) -> str:
+        """The origin, without a slash at the end."""
+        return f"{'https' if self.tls else 'http'}://{self.host}"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the host is this machine, which no proxy may serve."""
+        return urlsplit(self.base_url).hostname in LOOPBACK
+
+
+def parse_connection(data: Mapping[str, bytes], where: str) -> Connection:
+    """Reads a connection from the keys of a Secret, or from files of the same names.
+
+    Args:
+        data: `token` and `account-id`; optional `host` (default cloud.getdbt.com) and `ca.crt`.
+        where: what holds the keys, as "Secret team/dbt-cloud": it opens every message.
+
+    Raises:
+        InvalidConnection: a key is missing or unusable.
+    """
+    keys = _Keys(data, where)
+    origin = _host(keys)
+    return Connection(host=origin.host, tls=origin.tls, account_id=_account_id(keys), token=_token(keys), ca=_ca(keys))
+
+
+class _Origin(NamedTuple):
+    host: str
+    tls: bool
+
+
+class _Keys(NamedTuple):
+    data: Mapping[str, bytes]
+    where: str
+
+    def text(self, key: str) -> str | None:
+        """The key's text without surrounding whitespace (editors and `echo` add newlines); None if there is no key."""
+        if key not in self.data:
+            return None
+        try:
+            return self.data[key].decode().strip()
+        except UnicodeDecodeError:
+            self.refuse(key, "is not UTF-8 text", "store it as plain text")
+
+    def required(self, key: str, remedy: str) -> str:
+        value = self.text(key)
+        if value is None:
+            self.refuse(key, "is missing", remedy)
+        if not value:
+            self.refuse(key, "is empty", remedy)
+        return value
+
+    def refuse(self, key: str, wrong: str, remedy: str) -> NoReturn:
+        raise InvalidConnection(f"{self.where}: key `{key}` {wrong}; {remedy}.")
+
+
+def _token(keys: _Keys) -> Token:
+    value = keys.required("token", "put a dbt Cloud service token there")
+    if not (value.isascii() and value.isprintable() and " " not in value):
+        keys.refuse("token", "has spaces or characters that no token has", "copy the dbt Cloud token again, alone")
+    return Token(value)
+
+
+def _account_id(keys: _Keys) -> int:
+    remedy = "put the number there that follows /accounts/ or /deploy/ in dbt Cloud's URLs"
+    value = keys.required("account-id", remedy)
+    if not re.fullmatch(r"[0-9]{1,19}", value) or not 0 < int(value) <= MAX_ACCOUNT_ID:
+        keys.refuse("account-id", "is not the number of an account", remedy)
+    return int(value)
+
+
+def _host(keys: _Keys) -> _Origin:
+    value = keys.text("host")
+    if value is None:
+        return _Origin(DEFAULT_HOST, tls=True)
+    if not value:
+        keys.refuse("host", "is empty", f"put your access URL's host there, or remove the key for {DEFAULT_HOST}")
+    if not (value.isascii() and value.isprintable() and " " not in value):
+        keys.refuse("host", "has spaces or characters that no host name has", "write a host name, as emea.dbt.com")
+    try:
+        parts = urlsplit(value if "://" in value else f"https://{value}")
+        port = parts.port
+    except ValueError:
+        keys.refuse("host", "has a port or an address that cannot be", "write a host name, as emea.dbt.com")
+    _refuse_more_than_a_host(keys, value, parts)
+    return _Origin(_name(keys, parts) + (f":{port}" if port is not None else ""), tls=parts.scheme == "https")
+
+
+def _refuse_more_than_a_host(keys: _Keys, value: str, parts: SplitResult) -> None:
+    if parts.scheme not in ("https", "http"):
+        keys.refuse("host", "has a scheme other than https", "write the host name alone, as emea.dbt.com")
+    if "@" in parts.netloc:
+        keys.refuse("host", "carries a user or a password", "write the host name alone and the token under `token`")
+    if parts.path not in ("", "/") or "?" in value or "#" in value:
+        keys.refuse("host", "has a path or a query", "write the host name alone, as emea.dbt.com")
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        keys.refuse("host", "would send the token unencrypted", "write https:// (http:// is for loopback alone)")
+
+
+def _name(keys: _Keys, parts: SplitResult) -> str:
+    name = parts.hostname or ""
+    if ":" in name:
+        try:
+            return f"[{ipaddress.IPv6Address(name)}]"
+        except ValueError:
+            name = ""
+    if not HOST_NAME.fullmatch(name) or parts.netloc.endswith(":") or parts.port == 0:
+        keys.refuse("host", "is not a host name", "write one with an optional port, as emea.dbt.com")
+    return name
+
+
+def _ca(keys: _Keys) -> str | None:
+    value = keys.text("ca.crt")
+    if value is None:
+        return None
+    value = value.encode("ascii", "ignore").decode()  # bundles name CAs in comments; OpenSSL takes ASCII alone
+    try:
+        ssl.create_default_context(cadata=value or "empty")  # an empty one would mean the usual certificates
+    except (ssl.SSLError, ValueError):
+        keys.refuse("ca.crt", "holds no PEM certificates", "put the CA's PEM text there, or remove the key")
+    return value

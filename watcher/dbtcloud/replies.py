@@ -1,0 +1,188 @@
+"""From an HTTP reply to what was asked for, or to an error by meaning. Pure."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from watcher.dbtcloud import wire
+from watcher.dbtcloud.connection import MASK, Token
+from watcher.dbtcloud.errors import (
+    COOL_DOWN,
+    DbtCloudError,
+    Forbidden,
+    NotFound,
+    RateLimited,
+    Rejected,
+    ServerFault,
+    Unauthorized,
+    Unreachable,
+)
+from watcher.lifecycle.facts import Instant
+from watcher.lifecycle.text import clean
+
+MAX_EXCERPT: Final = 200
+"""Characters of a reply that a message may quote."""
+MAX_DETAILS: Final = 5
+"""Fields that a message names as wrong."""
+MAX_WAIT: Final = 3600.0
+"""Seconds of a Retry-After that we obey: a mistaken one must not silence an account for days."""
+DATE_RESOLUTION: Final = timedelta(seconds=1)
+TITLE: Final = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One reply, read to its end."""
+
+    request: str
+    """What was asked, for messages: "GET /runs/1/ at cloud.getdbt.com"."""
+    status: int
+    headers: Mapping[str, str]
+    """Lower-case names."""
+    body: bytes
+    sent: Instant
+    clock_offset: timedelta
+    token: Token
+
+    def data(self, decoder: msgspec.json.Decoder[T]) -> T:
+        """The body of a success in the shape that the decoder knows.
+
+        Raises:
+            DbtCloudError: the reply is an error, or nothing that we know.
+        """
+        if not 200 <= self.status < 300:
+            raise self.error()
+        try:
+            return decoder.decode(self.body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise ServerFault(
+                self._sentence(f"answered {self.status} with something unknown", self._excerpt())
+            ) from None
+
+    def error(self) -> DbtCloudError:
+        """The error that this reply is."""
+        if 300 <= self.status < 400:
+            return self._redirected()
+        words = _words(self.body)
+        message = self._sentence(f"answered {self.status}", words.text if words else self._excerpt())
+        final = words is not None and words.enveloped
+        if self.status == 405:
+            return Rejected(message, final=True)
+        if self.status in MEANINGS:
+            kind = MEANINGS[self.status]
+            if kind is NotFound and not final:
+                return ServerFault(message)  # a proxy's page says nothing about dbt Cloud's runs
+            return kind(message, retry_after=self._retry_after(), final=final)
+        if 400 <= self.status < 500 and self.status != 408 and final:
+            return Rejected(message, final=True)
+        return ServerFault(message, retry_after=self._retry_after())
+
+    def _redirected(self) -> DbtCloudError:
+        try:
+            target = urlsplit(self.headers.get("location", "")).hostname
+        except ValueError:
+            target = None
+        where = f"to {clean(target, MAX_EXCERPT)}" if target else "elsewhere on the same host"
+        return Unreachable(
+            self._sentence(f"redirects {where}, which is not followed", "is `host` of the connection the right one?")
+        )
+
+    def _retry_after(self) -> float | None:
+        value = self.headers.get("retry-after") or self.headers.get("x-rate-limit-retry-after-seconds")
+        seconds = _seconds(value, self.sent.wall + self.clock_offset) if value else None
+        if seconds is None:
+            return COOL_DOWN if self.status == 429 else None
+        return min(max(seconds, 1.0), MAX_WAIT)
+
+    def _excerpt(self) -> str:
+        text = self.body[: 16 * MAX_EXCERPT].decode(errors="replace")
+        if "<" in text[:100]:
+            title = TITLE.search(text)
+            return f'an HTML page "{title.group(1).strip()}"' if title else "an HTML page"
+        return text
+
+    def _sentence(self, what: str, words: str) -> str:
+        secret = self.token.reveal()
+        safe = clean(" ".join(words.replace(secret, MASK).split()), MAX_EXCERPT)
+        return f"{self.request} {what.replace(secret, MASK)}: {safe or 'no words'}"
+
+
+MEANINGS: Final[dict[int, type[DbtCloudError]]] = {
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    429: RateLimited,
+}
+
+
+class _Words(NamedTuple):
+    text: str
+    enveloped: bool
+
+
+def _words(body: bytes) -> _Words | None:
+    """What dbt Cloud said in its own JSON, and whether in its envelope; None: it was not dbt Cloud that spoke."""
+    try:
+        refusal = wire.REFUSAL.decode(body)
+        text = " ".join(filter(None, (refusal.status.user_message, _details(refusal.data))))
+        return _Words(text, enveloped=refusal.status.is_success is not True)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass
+    try:
+        return _Words(wire.DETAIL.decode(body).detail, enveloped=False)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _details(data: Any) -> str:
+    """The fields that dbt Cloud calls wrong, as "(cause: required key not provided)"."""
+    if not isinstance(data, dict) or not data:
+        return ""
+    named = (f"{key}: {value if isinstance(value, str) else _plain(value)}" for key, value in data.items())
+    return f"({'; '.join(itertools.islice(named, MAX_DETAILS))})"
+
+
+def _plain(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _seconds(value: str, now: datetime) -> float | None:
+    """A Retry-After in seconds (RFC 9110, 10.2.3: seconds or a date)."""
+    if value.strip().isascii() and value.strip().isdigit():
+        return float(value)
+    try:
+        return (_aware(parsedate_to_datetime(value)) - now).total_seconds()
+    except (ValueError, OverflowError):
+        return None
+
+
+def clock_offset(date: str | None, sent: datetime, received: datetime) -> timedelta:
+    """dbt Cloud's clock minus ours, from a reply's Date; 0 if there is none or the difference is within its error.
+
+    The Date has whole seconds and was written somewhere between sending and receiving. A difference that both can
+    explain counts as none, so that it does not flicker.
+    """
+    if date is None:
+        return timedelta(0)
+    try:
+        told = _aware(parsedate_to_datetime(date)) + DATE_RESOLUTION / 2
+    except (ValueError, OverflowError):
+        return timedelta(0)
+    half_trip = (received - sent) / 2
+    offset = told - (sent + half_trip)
+    return offset if abs(offset) > DATE_RESOLUTION + half_trip else timedelta(0)
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

@@ -1,0 +1,137 @@
+"""Finding runs and jobs that we know by a mark or a name only.
+
+A search that proves nothing raises: "not found" lets a second run start, so it must never come from a list that dbt
+Cloud ordered or filtered otherwise than asked.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from watcher.api import Job
+from watcher.dbtcloud import wire
+from watcher.dbtcloud.budget import Priority
+from watcher.dbtcloud.channel import Channel, Page
+from watcher.dbtcloud.errors import JobNotFound, ServerFault
+from watcher.lifecycle.facts import RunFacts
+from watcher.lifecycle.text import clean
+
+MAX_PAGES: Final = 100
+"""Pages of a job's runs searched: 10,000 runs since the start that is looked for."""
+MAX_NAMED: Final = 5_000
+"""Projects, environments or jobs looked through for a name."""
+SIMILAR_NAMES: Final = 3
+"""Names proposed for one that does not exist."""
+SIMILARITY: Final = 0.5
+"""How much of a proposed name must agree, as difflib counts it (0 to 1)."""
+MAX_NAME: Final = 100
+"""Characters of a name in a message."""
+
+
+async def find_runs(
+    channel: Channel, job_id: int, since: datetime, matches: Callable[[wire.Run], bool], *, trigger: bool
+) -> tuple[RunFacts, ...]:
+    """The job's matching runs, oldest first, searched from the newest back to those created before `since`.
+
+    Raises:
+        ServerFault: the list is not what was asked for and cannot prove that a run does not exist.
+    """
+    params = {"job_definition_id": str(job_id), "order_by": "-id"}
+    if trigger:
+        params["include_related"] = '["trigger"]'
+    found: dict[int, wire.Run] = {}
+    pages, reached = 0, math.inf
+    async for page in channel.pages("runs/", params, wire.RUNS, Priority.SUBMIT):
+        pages += 1
+        reached = prove_newest_first(page, reached)
+        runs = [run for run in page.items if run.job == job_id]
+        if trigger:
+            _prove_triggers(page, runs)
+        found |= {run.id: run for run in runs if matches(run)}
+        if _reaches_before(page.items, since):
+            break
+        if page.more and pages >= MAX_PAGES:
+            raise ServerFault(f"{page.received.request} has too many pages to search back to {since:%F %T}")
+    return tuple(found[run_id].facts(channel.connection.base_url) for run_id in sorted(found))
+
+
+def prove_newest_first(page: Page[wire.Run], reached: float = math.inf) -> float:
+    """Refuses a list in another order, or one that stands still: the search would end before it saw every run.
+
+    Args:
+        reached: the oldest id of the page before.
+
+    Returns:
+        The oldest id of this page.
+
+    Raises:
+        ServerFault: `order_by` or `offset` was ignored.
+    """
+    ids = [run.id for run in page.items] or [-1]
+    if ids[-1] >= reached or any(later >= earlier for earlier, later in itertools.pairwise(ids)):
+        raise ServerFault(f"{page.received.request} did not answer newest first, so nothing can be concluded from it")
+    return ids[-1]
+
+
+def _prove_triggers(page: Page[wire.Run], runs: Sequence[wire.Run]) -> None:
+    """Without the trigger there is no cause, and without the cause no marker is seen."""
+    if any(run.trigger is None for run in runs):
+        raise ServerFault(f"{page.received.request} left the triggers out, so nothing can be concluded from it")
+
+
+def _reaches_before(runs: Sequence[wire.Run], since: datetime) -> bool:
+    created = wire.instant(runs[-1].created_at) if runs else None
+    return created is not None and created < since
+
+
+async def find_job(channel: Channel, job: Job) -> int:
+    """The id of the job with exactly these names.
+
+    Raises:
+        JobNotFound: a name has no match or several; the message says which.
+    """
+    project = await _find_named(channel, "project", job.project, "projects/", {}, "v3")
+    environments = f"projects/{project}/environments/"
+    environment = await _find_named(channel, "environment", job.environment, environments, {}, "v3")
+    within = {"project_id": project, "environment_id": environment}
+    return await _find_named(channel, "job", job.name, "jobs/", within, "v2")
+
+
+async def _find_named(
+    channel: Channel, kind: str, name: str | None, path: str, within: Mapping[str, int], version: str
+) -> int:
+    if not name:
+        raise JobNotFound("`spec.job` needs `id`, or `name`, `project` and `environment` together", final=True)
+    params = {key: str(value) for key, value in within.items()}
+    listed = await _list_named(channel, path, {**params, "name__icontains": name}, version)
+    ids = [item.id for item in listed if item.name == name and item.within(within)]
+    if len(ids) > 1:
+        raise JobNotFound(f"dbt Cloud has {len(ids)} {kind}s named {_quoted(name)}: use `spec.job.id`", final=True)
+    if not ids:
+        others = await _list_named(channel, path, params, version)
+        raise JobNotFound(_no_such(kind, name, [o.name or "" for o in others if o.within(within)]), final=True)
+    return ids[0]
+
+
+async def _list_named(channel: Channel, path: str, params: Mapping[str, str], version: str) -> list[wire.Named]:
+    items: list[wire.Named] = []
+    async for page in channel.pages(path, params, wire.NAMED, Priority.SUBMIT, version):
+        items += (item for item in page.items if not item.deleted)
+        if len(items) >= MAX_NAMED:
+            break
+    return items
+
+
+def _no_such(kind: str, name: str, known: Sequence[str]) -> str:
+    similar = difflib.get_close_matches(name, known, n=SIMILAR_NAMES, cutoff=SIMILARITY)
+    hint = f": did you mean {', '.join(map(_quoted, similar))}?" if similar else ""
+    return f"dbt Cloud has no {kind} named {_quoted(name)} that the token may see{hint}"
+
+
+def _quoted(name: str) -> str:
+    return f'"{clean(name, MAX_NAME)}"'

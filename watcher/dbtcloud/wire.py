@@ -1,0 +1,287 @@
+"""dbt Cloud's replies as they travel, only the fields that are used, read leniently and turned into facts.
+
+Lenient, because the official description and recorded replies differ: nulls anywhere, numbers as strings, times with a
+space, unknown keys and words.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Generic, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from watcher.api import FailedNode, Results
+from watcher.api.status import MAX_FAILURE_MESSAGE, MAX_FAILURES, MAX_MESSAGE, MAX_STEP_NAME
+from watcher.dbtcloud.errors import ServerFault
+from watcher.lifecycle.facts import RunFacts, RunState, StepFacts
+from watcher.lifecycle.text import clean
+
+MAX_CAUSE: Final = 255
+MAX_URL: Final = 500
+MAX_WORD: Final = 60
+"""Characters of a status or reason that dbt Cloud names by one word or two."""
+MAX_KINDS: Final = 20
+"""Different statuses counted by name; dbt has ten."""
+OTHER: Final = "other"
+FAILED: Final = frozenset({"error", "fail", "runtime error", "partial success"})
+"""Node statuses that make dbt exit with an error (`skipped` only follows from them)."""
+
+T = TypeVar("T")
+
+
+class Wire(msgspec.Struct, frozen=True):
+    """Base of all wire models: unknown keys are ignored."""
+
+
+class Verdict(Wire, frozen=True):
+    """The `status` of dbt Cloud's envelope."""
+
+    code: int
+    is_success: bool | None = None
+    user_message: str | None = None
+
+
+class Pagination(Wire, frozen=True):
+    """Where a page stands in its list."""
+
+    total_count: int | None = None
+
+
+class Extra(Wire, frozen=True):
+    """What a list says about itself: the filters that dbt Cloud applied, and the size of the whole."""
+
+    filters: dict[str, Any] | None = None
+    pagination: Pagination | None = None
+
+
+class Reply(Wire, Generic[T], frozen=True):
+    """dbt Cloud's envelope around what was asked for."""
+
+    data: T
+    extra: Extra | None = None
+
+    @property
+    def filters(self) -> Mapping[str, Any]:
+        """The filters that dbt Cloud says it applied."""
+        return (self.extra.filters if self.extra else None) or {}
+
+    @property
+    def total(self) -> int | None:
+        """How many items the whole list has, if told."""
+        return self.extra.pagination.total_count if self.extra and self.extra.pagination else None
+
+
+class Refusal(Wire, frozen=True):
+    """The envelope of an error; `data` may say which field is wrong."""
+
+    status: Verdict
+    data: Any = None
+
+
+class Detail(Wire, frozen=True):
+    """An error of the web framework under dbt Cloud, without the envelope."""
+
+    detail: str
+
+
+class Trigger(Wire, frozen=True):
+    """What started a run."""
+
+    cause: str | None = None
+
+
+class RunStep(Wire, frozen=True):
+    """One command of a run."""
+
+    index: int
+    status: int
+    name: str | None = None
+    status_humanized: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+
+    def facts(self) -> StepFacts:
+        """The step without its logs."""
+        return StepFacts(
+            index=self.index,
+            name=clean(self.name or "", MAX_STEP_NAME),
+            state=self.status,
+            status=clean(self.status_humanized or "", MAX_WORD),
+            started_at=instant(self.started_at),
+            finished_at=instant(self.finished_at),
+        )
+
+
+class Run(Wire, frozen=True):
+    """A run as listed, fetched, or answered to a start."""
+
+    id: int
+    account_id: int
+    status: int
+    job_definition_id: int | None = None
+    job_id: int | None = None
+    project_id: int | None = None
+    environment_id: int | None = None
+    status_message: str | None = None
+    status_humanized: str | None = None
+    in_progress: bool | None = None
+    href: str | None = None
+    trigger: Trigger | None = None
+    retrying_run_id: int | None = None
+    can_retry: bool | None = None
+    retry_not_supported_reason: str | None = None
+    created_at: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    run_steps: list[RunStep] | None = None
+
+    @property
+    def job(self) -> int:
+        """The job's id, which dbt Cloud gives under two names; 0 if under neither."""
+        return self.job_definition_id or self.job_id or 0
+
+    @property
+    def cause(self) -> str:
+        """The cause as dbt Cloud echoes it; empty if there is none or the trigger was not included."""
+        return (self.trigger.cause if self.trigger else None) or ""
+
+    def facts(self, base_url: str, *, steps: bool = False) -> RunFacts:
+        """The run as facts.
+
+        Args:
+            base_url: where to point people if the reply has no usable address.
+            steps: whether the steps were asked for; unasked, an empty list says nothing.
+
+        Raises:
+            ServerFault: its status is one that we do not know; that is never taken for an end.
+        """
+        return RunFacts(
+            run_id=self.id,
+            account_id=self.account_id,
+            job_id=self.job,
+            project_id=self.project_id,
+            environment_id=self.environment_id,
+            state=self._state(),
+            message=clean(self.status_message or "", MAX_MESSAGE),
+            url=self._url(base_url),
+            cause=None if self.trigger is None else clean(self.cause, MAX_CAUSE),
+            retrying_run_id=self.retrying_run_id,
+            can_retry=bool(self.can_retry),
+            retry_refusal=clean(self.retry_not_supported_reason or "", MAX_WORD) or None,
+            created_at=instant(self.created_at),
+            started_at=instant(self.started_at),
+            finished_at=instant(self.finished_at),
+            steps=tuple(step.facts() for step in self.run_steps or ()) if steps else None,
+        )
+
+    def _state(self) -> RunState:
+        try:
+            return RunState(self.status)
+        except ValueError:
+            if self.in_progress:
+                return RunState.RUNNING
+        word = clean(self.status_humanized or "?", MAX_WORD)
+        raise ServerFault(
+            f"dbt Cloud gives run {self.id} the status {self.status} ({word}), which this version does not know: "
+            "it is not taken for an end"
+        )
+
+    def _url(self, base_url: str) -> str | None:
+        if self.href and len(self.href) <= MAX_URL and _is_web_address(self.href):
+            return self.href
+        if self.project_id is None:
+            return None
+        return f"{base_url}/deploy/{self.account_id}/projects/{self.project_id}/runs/{self.id}/"
+
+
+class Named(Wire, frozen=True):
+    """A project, an environment or a job, as far as finding it by name needs."""
+
+    id: int
+    name: str | None = None
+    state: int | None = None
+    project_id: int | None = None
+    environment_id: int | None = None
+
+    @property
+    def deleted(self) -> bool:
+        """Whether dbt Cloud only keeps it as a memory (state 2)."""
+        return self.state == 2
+
+    def within(self, parents: Mapping[str, int]) -> bool:
+        """Whether it belongs to these parents, as far as the reply tells."""
+        return all(getattr(self, key) in (None, value) for key, value in parents.items())
+
+
+class NodeResult(Wire, frozen=True):
+    """One node of run_results.json."""
+
+    status: str
+    unique_id: str | None = None
+    message: str | None = None
+
+
+class RunResults(Wire, frozen=True):
+    """run_results.json, which dbt writes after each command (schema run-results v4 to v6)."""
+
+    results: list[NodeResult]
+
+    def summary(self) -> Results:
+        """Counts by status, and the first nodes that failed."""
+        counts = Counter(clean(node.status, MAX_WORD) for node in self.results)
+        named = dict(counts.most_common(MAX_KINDS))
+        rest = counts.total() - sum(named.values())
+        failed = (node for node in self.results if node.status in FAILED)
+        failures = tuple(_failed_node(node) for node, _ in zip(failed, range(MAX_FAILURES), strict=False))
+        return Results(counts=named | ({OTHER: rest} if rest else {}), failures=failures)
+
+
+def _failed_node(node: NodeResult) -> FailedNode:
+    return FailedNode(
+        unique_id=clean(node.unique_id or "", MAX_STEP_NAME),
+        status=clean(node.status, MAX_WORD),
+        message=clean(node.message or "", MAX_FAILURE_MESSAGE),
+    )
+
+
+def instant(text: str | None) -> datetime | None:
+    """Reads `2024-07-03 13:59:00.653171+00:00` and RFC 3339, in UTC; None for what is no time.
+
+    A time is told to people and bounds deadlines; one that cannot be read must not hide the run's state.
+    """
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _is_web_address(text: str) -> bool:
+    if not (text.isascii() and text.isprintable() and " " not in text):
+        return False
+    try:
+        return urlsplit(text).scheme in ("https", "http") and bool(urlsplit(text).hostname)
+    except ValueError:
+        return False
+
+
+class Account(Wire, frozen=True):
+    """The account that a token belongs to."""
+
+    id: int
+    name: str | None = None
+
+
+ONE_RUN: Final = msgspec.json.Decoder(Reply[Run], strict=False)
+RUNS: Final = msgspec.json.Decoder(Reply[list[Run]], strict=False)
+NAMED: Final = msgspec.json.Decoder(Reply[list[Named]], strict=False)
+ACCOUNT: Final = msgspec.json.Decoder(Reply[Account], strict=False)
+RUN_RESULTS: Final = msgspec.json.Decoder(RunResults, strict=False)
+REFUSAL: Final = msgspec.json.Decoder(Refusal, strict=False)
+DETAIL: Final = msgspec.json.Decoder(Detail)
