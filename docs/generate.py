@@ -27,8 +27,8 @@ CONDITIONS: Final[dict[ConditionType, str]] = {
     ConditionType.SUCCEEDED: "Unknown until the end; then True if dbt Cloud says that the run succeeded, else False.",
     ConditionType.FINISHED: "True at any end, good or bad: `kubectl wait --for=condition=Finished` waits for it.",
     ConditionType.REACHABLE: "False while dbt Cloud, or the token, does not answer: the status may be out of date.",
-    ConditionType.RECONCILING: "True while the watcher is on it (kstatus, Flux).",
-    ConditionType.STALLED: "True when it cannot go on without somebody's help (kstatus, Flux).",
+    ConditionType.RECONCILING: "True until the end (for kstatus and Flux).",
+    ConditionType.STALLED: "True when it ended in any way but success (for kstatus and Flux).",
 }
 
 Schema = dict[str, Any]

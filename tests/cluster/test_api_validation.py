@@ -79,11 +79,6 @@ BROKEN_RULES: Final[list[tuple[Fields, str]]] = [
         "spec.cause: Invalid value: \"as dbtrun:0/1\": spec.cause must not contain 'dbtrun:', which marks the runs "
         "that the watcher starts: write it otherwise.",
     ),
-    (
-        JOB | {"lostContactDeadlineSeconds": 60, "pollIntervalSeconds": 60},
-        "spec: Invalid value: spec.lostContactDeadlineSeconds must be greater than spec.pollIntervalSeconds: "
-        "raise it, or poll more often.",
-    ),
 ]
 
 BROKEN_BOUNDS: Final[list[tuple[Fields, str]]] = [
@@ -213,7 +208,7 @@ FULL: Final[Fields] = {
     "retry": {"limit": 20, "strategy": "Fresh", "backoffSeconds": 0, "on": ["Failed", "Cancelled", "TimedOut"]},
     "queueDeadlineSeconds": 1,
     "activeDeadlineSeconds": 1,
-    "lostContactDeadlineSeconds": 6,
+    "lostContactDeadlineSeconds": 1,
     "pollIntervalSeconds": 5,
     "suspend": True,
     "cancel": True,
