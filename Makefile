@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup check lint types unit test test-contract test-cluster test-chart demo docs format lock clean
+.PHONY: help setup check lint types unit controlplane test demo docs format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,8 +34,18 @@ types: $(READY) ## mypy --strict
 unit: $(READY) ## the unit tests
 	@$(BIN)/pytest tests/unit -q
 
-test: check ## everything: for every hour
+controlplane: $(READY) ## build etcd, kube-apiserver and helm for tests and demo (once, about eight minutes)
+	@$(BIN)/python -m tests.controlplane build
+
+test: check controlplane ## everything: for every hour
 	@$(BIN)/pytest tests --ignore=tests/unit
+
+demo: controlplane ## three runs on a real API server; the last line is the event that Airflow gets
+	@$(BIN)/python -m tests.demo
+
+docs: controlplane ## write docs/reference.md and deploy/ anew from the chart and the code
+	@$(BIN)/python docs/generate.py
+	@$(BIN)/python deploy/render.py
 
 format: $(READY) ## format the code
 	@$(BIN)/ruff format --quiet .

@@ -1,0 +1,87 @@
+"""A process under test: its output in a file, its end asserted, nothing left of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.stack.waiting import until
+
+KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Of the environment of whoever runs the tests, a program under test gets these and no more."""
+
+
+class ProgramError(AssertionError):
+    """A program ended, or did not say what was waited for; the message shows its last lines."""
+
+
+class Program:
+    """One process with its log."""
+
+    def __init__(self, name: str, argv: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+        self.name, self.argv, self.log = name, list(argv), log
+        self._env = {key: os.environ[key] for key in KEPT if key in os.environ} | dict(env)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Starts it; what it says is appended to the log."""
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self.argv, env=self._env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
+
+    async def says(self, pattern: str, seconds: float = 30.0, after: int = 0) -> re.Match[str]:
+        """Waits for a match in the log, beyond its first `after` characters."""
+
+        async def found() -> re.Match[str] | None:
+            match = re.search(pattern, self.text()[after:])
+            if match is None and not self.running:
+                raise ProgramError(f"{self.name} ended before it said {pattern!r}:\n{self.tail()}")
+            return match
+
+        return await until(found, seconds, f"{self.name} saying {pattern!r}")
+
+    async def stop(self, seconds: float = 30.0) -> int:
+        """Ends it as Kubernetes would, and returns its exit code."""
+        return await self._end(signal.SIGTERM, seconds)
+
+    async def kill(self) -> None:
+        """Ends it as a crash would: nothing of it runs another instruction."""
+        await self._end(signal.SIGKILL, 10.0)
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    async def wait(self, seconds: float) -> int:
+        assert self._process is not None
+        try:
+            return await asyncio.to_thread(self._process.wait, seconds)
+        except subprocess.TimeoutExpired:
+            raise ProgramError(f"{self.name} did not end in {seconds:g} s:\n{self.tail()}") from None
+
+    async def _end(self, number: signal.Signals, seconds: float) -> int:
+        assert self._process is not None
+        if self.running:
+            self._process.send_signal(number)
+        return await self.wait(seconds)
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def tail(self, lines: int = 25) -> str:
+        return "\n".join(self.text().splitlines()[-lines:])

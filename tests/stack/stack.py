@@ -1,0 +1,248 @@
+"""A namespace with the chart installed, its watcher running as the Deployment says, and a dbt Cloud for it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import sys
+from base64 import b64encode
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import yaml
+
+from tests.controlplane import ControlPlane
+from tests.stack.program import Program
+from tests.stack.waiting import until
+from watcher.api import API_VERSION, CONNECTION_SECRET_TYPE, KIND
+
+ROOT: Final = Path(__file__).parents[2]
+CRD: Final = ROOT / "deploy/crd/dbtrun.dev_dbtruns.yaml"
+ACCOUNT: Final = 70403103922125
+SECRET: Final = "dbt-cloud"
+JOBS: Final = {"success": 101, "failure": 102, "endless": 103, "flaky": 104, "parallel": 105, "slow": 106}
+"""Ids of the scripted jobs."""
+
+SCENARIO: Final[dict[str, Any]] = {
+    "account": {"id": ACCOUNT},
+    "projects": [{"name": "Analytics", "environments": [{"name": "Production"}]}],
+    "jobs": [
+        {"id": 101, "name": "daily build", "queue": 0.1, "start": 0.1, "run": 1.0, "parallel": True},
+        {
+            "id": 102, "name": "broken build", "queue": 0.1, "start": 0.1, "run": 0.5, "outcomes": ["error"],
+            "failing": [{"node": "model.shop.orders", "message": "Database Error: relation does not exist"}],
+            "parallel": True,
+        },
+        {"id": 103, "name": "endless build", "queue": 0.1, "start": 0.1, "run": None, "cancel_delay": 0.2,
+         "parallel": True},
+        {"id": 104, "name": "flaky build", "queue": 0.1, "start": 0.1, "run": 0.5, "outcomes": ["error", "success"]},
+        {"id": 105, "name": "many builds", "queue": 0.1, "start": 0.1, "run": [2.0, 4.0], "parallel": True},
+        {"id": 106, "name": "slow build", "queue": 0.1, "start": 0.1, "run": 20.0},
+    ],
+}  # fmt: skip
+
+FAST: Final = {"DBTRUN_FEED_INTERVAL_SECONDS": "0.5", "DBTRUN_LOG_LEVEL": "debug", "DBTRUN_LISTEN": "127.0.0.1:0"}
+"""What a test sets differently from the chart."""
+
+
+def dbt_run(name: str, job: str | None = "success", **spec: Any) -> dict[str, Any]:
+    """A DbtRun manifest."""
+    if job is not None and "runId" not in spec:
+        spec = {"job": {"id": JOBS[job]}} | spec
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": name},
+        "spec": {"pollIntervalSeconds": 5} | spec,
+    }
+
+
+class Stack:
+    """One namespace's system. `async with Stack.up(plane, namespace, folder) as stack`."""
+
+    def __init__(self, plane: ControlPlane, namespace: str, folder: Path) -> None:
+        self.plane, self.namespace, self.folder = plane, namespace, folder
+        self.token = f"dbtc_{secrets.token_hex(20)}"
+        self.control = httpx.AsyncClient(timeout=10, trust_env=False)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def up(
+        cls,
+        plane: ControlPlane,
+        namespace: str,
+        folder: Path,
+        *,
+        scenario: Mapping[str, Any] = SCENARIO,
+        settings: Mapping[str, str] = {},
+        values: Mapping[str, Any] = {},
+        connected: bool = True,
+    ) -> AsyncIterator[Stack]:
+        """Everything running; at the end everything is gone, and no secret was told.
+
+        Args:
+            scenario: the simulator's file.
+            settings: DBTRUN_* variables of the watcher, besides those of the Deployment.
+            values: of the chart.
+            connected: whether the default connection exists.
+        """
+        stack = cls(plane, namespace, folder)
+        try:
+            await stack._simulate(scenario)
+            await stack._install(settings, values)
+            if connected:
+                await stack.connect()
+            stack.watcher.start()
+            yield stack
+            await stack.assert_no_secret_told()
+        finally:
+            await stack._down()
+
+    # ── parts ──
+
+    async def _simulate(self, scenario: Mapping[str, Any]) -> None:
+        config = self.folder / "scenario.yaml"
+        config.write_text(yaml.safe_dump(dict(scenario)))
+        arguments = ["--config", str(config), "--port", "0", "--token", self.token]
+        self.simulator = self._program("simulator", [sys.executable, "-m", "watcher", "simulate", *arguments], {})
+        self.simulator.start()
+        self.url = (await self.simulator.says(r"simulator: (\S+),")).group(1)
+
+    async def _install(self, settings: Mapping[str, str], values: Mapping[str, Any]) -> None:
+        await install_crd(self.plane)
+        chosen = self.folder / "values.yaml"
+        chosen.write_text(yaml.safe_dump({"crds": {"enabled": False}, **values}))
+        await self.plane.helm("install", "dbtrun", str(ROOT / "helm/dbtrun"), "-n", self.namespace, "-f", str(chosen))
+        deployment = await self.json("get", "deployment", "dbtrun")
+        pod = deployment["spec"]["template"]["spec"]
+        container = pod["containers"][0]
+        kubeconfig = await self.plane.kubeconfig_for(self.namespace, pod["serviceAccountName"])
+        env = {item["name"]: item.get("value", self.namespace) for item in container["env"]}
+        env |= {**FAST, "DBTRUN_KUBECONFIG": str(kubeconfig), **settings}
+        if "DBTRUN_CONNECTION_DIR" in env:
+            env["DBTRUN_CONNECTION_DIR"] = str(self.folder / "connection")
+        command = container["command"]
+        assert command[0] == "dbtrun", command
+        self.watcher = self._program("watcher", [sys.executable, "-m", "watcher", *command[1:]], env)
+
+    async def connect(self, token: str | None = None) -> None:
+        """Makes the default connection: the Secret, and the files as the kubelet would mount them."""
+        keys = {"token": token or self.token, "account-id": str(ACCOUNT), "host": self.url}
+        await self.apply(self.secret(SECRET, keys))
+        mounted = self.folder / "connection"
+        mounted.mkdir(exist_ok=True)
+        for key, value in keys.items():
+            (mounted / key).write_text(value)
+
+    def secret(self, name: str, keys: Mapping[str, str], kind: str = CONNECTION_SECRET_TYPE) -> dict[str, Any]:
+        data = {key: b64encode(value.encode()).decode() for key, value in keys.items()}
+        return {"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": {"name": name}, "data": data}
+
+    def _program(self, name: str, argv: list[str], env: Mapping[str, str]) -> Program:
+        home = self.folder / "home"
+        home.mkdir(exist_ok=True)
+        return Program(name, argv, {"HOME": str(home), "PYTHONPATH": str(ROOT), **env}, self.folder / f"{name}.log")
+
+    async def _down(self) -> None:
+        for name in ("watcher", "simulator"):
+            program = getattr(self, name, None)
+            if program is not None and program.running:
+                await program.kill()
+        await self.control.aclose()
+
+    # ── Kubernetes ──
+
+    async def kubectl(self, *arguments: str, **options: Any) -> str:
+        return (await self.plane.kubectl("-n", self.namespace, *arguments, **options)).stdout
+
+    async def json(self, *arguments: str) -> Any:
+        return json.loads(await self.kubectl(*arguments, "-o", "json"))
+
+    async def apply(self, *objects: Mapping[str, Any]) -> None:
+        listed = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+        await self.kubectl("apply", "-f", "-", input=json.dumps(listed))
+
+    async def patch(self, name: str, spec: Mapping[str, Any]) -> None:
+        await self.kubectl("patch", "dr", name, "--type=merge", "-p", json.dumps({"spec": spec}))
+
+    async def get(self, name: str) -> dict[str, Any]:
+        found = await self.json("get", "dr", name)
+        assert isinstance(found, dict)
+        return found
+
+    async def status(self, name: str) -> dict[str, Any]:
+        status = (await self.get(name)).get("status", {})
+        assert isinstance(status, dict)
+        return status
+
+    async def reaches(self, name: str, *phases: str, seconds: float = 60.0, **fields: Any) -> dict[str, Any]:
+        """The status once it is in one of the phases and has these fields."""
+
+        async def there() -> dict[str, Any] | None:
+            status = await self.status(name)
+            told = status.get("phase") in phases and all(status.get(key) == value for key, value in fields.items())
+            return status if told else None
+
+        try:
+            return await until(there, seconds, f"{name} in {phases} with {fields}", pause=0.2)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{await self.status(name)}\n{self.watcher.tail()}") from None
+
+    async def gone(self, name: str, seconds: float = 60.0) -> None:
+        async def missing() -> bool:
+            return not await self.kubectl("get", "dr", name, "--ignore-not-found", "-o", "name")
+
+        await until(missing, seconds, f"{name} gone", pause=0.2)
+
+    async def events(self, name: str) -> list[tuple[str, str]]:
+        """Reason and note of the object's Events, oldest first."""
+        listed = await self.json("get", "events.events.k8s.io", "--field-selector", f"regarding.name={name}")
+        return [
+            (item["reason"], item["note"]) for item in sorted(listed["items"], key=lambda item: str(item["eventTime"]))
+        ]
+
+    # ── the simulator's control surface ──
+
+    async def ask(self, method: str, path: str, body: Any = None) -> Any:
+        answer = await self.control.request(method, f"{self.url}/_simulator{path}", json=body)
+        assert answer.is_success, answer.text
+        return answer.json() if answer.content else None
+
+    async def dbt(self, path: str) -> Any:
+        """Something of the account, by the API that everybody uses."""
+        url = f"{self.url}/api/v2/accounts/{ACCOUNT}/{path}"
+        answer = await self.control.get(url, headers={"Authorization": f"Token {self.token}"})
+        assert answer.is_success, answer.text
+        return answer.json()["data"]
+
+    async def runs(self, job: str | None = None) -> list[dict[str, Any]]:
+        listed = await self.ask("GET", "/runs" if job is None else f"/runs?job_id={JOBS[job]}")
+        assert isinstance(listed, list)
+        return listed
+
+    async def journal(self) -> list[dict[str, Any]]:
+        journal = await self.ask("GET", "/journal")
+        assert isinstance(journal, list)
+        return journal
+
+    # ── secrets ──
+
+    async def assert_no_secret_told(self) -> None:
+        """The token stands nowhere that a person or a program can read without the right to read Secrets."""
+        told = [name for name, text in (await self.everything_told()).items() if self.token in text]
+        assert not told, f"the token stands in {told}"
+
+    async def everything_told(self) -> dict[str, str]:
+        """All that was said: logs, objects, Events."""
+        logs = {str(path.name): path.read_text(errors="replace") for path in self.folder.glob("*.log")}
+        objects = await self.kubectl("get", "dr,events.events.k8s.io,deployments,configmaps,leases", "-o", "yaml")
+        return logs | {"objects": objects}
+
+
+async def install_crd(plane: ControlPlane) -> None:
+    """Installs the CRD once per control plane and waits until it is served."""
+    await plane.kubectl("apply", "--server-side", "-f", str(CRD))
+    await plane.kubectl("wait", "--for=condition=Established", "crd/dbtruns.dbtrun.dev", "--timeout=30s")

@@ -1,0 +1,31 @@
+"""Waiting for a condition, never for a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def until(
+    condition: Callable[[], Awaitable[T | None]], seconds: float = 30.0, what: str = "", pause: float = 0.05
+) -> T:
+    """The first true answer of the condition.
+
+    Raises:
+        AssertionError: none came in time; it shows the last answer.
+    """
+    answer: object = None
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                answer = await condition()
+                if answer:
+                    return answer
+                await asyncio.sleep(pause)
+    except TimeoutError:
+        raise AssertionError(
+            f"{what or condition} did not come true in {seconds:g} s; the last answer: {answer!r}"
+        ) from None
