@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -45,6 +45,21 @@ class _Refusal(msgspec.Struct):
     reason: str = ""
     message: str = ""
     details: _Details | None = None
+
+
+T = TypeVar("T")
+
+
+def decode(answer: bytes, kind: type[T]) -> T:
+    """A body of the API server, typed.
+
+    Raises:
+        ApiTrouble: it is something else, as a proxy in between may send.
+    """
+    try:
+        return msgspec.json.decode(answer, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ApiTrouble(f"The API server sent something unreadable: {error}.") from error
 
 
 def refusal(status: int, body: bytes) -> Exception:

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 Deliver = Callable[[str | None, Mapping[str, Any]], None]
 Login = Callable[[], Awaitable[kopf.ConnectionInfo]]
 
-STOP_SECONDS: Final = 10.0
-"""How long kopf may take to stop before its thread, a daemon, is left behind."""
+STOP_SECONDS: Final = 0.8
+"""How long a stop is awaited. A kopf that is still starting takes five: then its thread, a daemon, is left behind."""
 
 
 class KopfThread:
@@ -40,6 +40,7 @@ class KopfThread:
         self._registry = _registry(login, self._forward)
 
     async def __aenter__(self) -> Self:
+        _quieten()
         self._loop = asyncio.get_running_loop()
         self.ended = self._loop.create_future()
         # Not asyncio.to_thread: a thread of the pool that hangs would keep the process from exiting.
@@ -50,7 +51,7 @@ class KopfThread:
         self._stop.set()
         await asyncio.wait({self.ended}, timeout=STOP_SECONDS)
         if not self.ended.done():
-            logger.error("kopf did not stop within %.0f s; its thread is left behind.", STOP_SECONDS)
+            logger.debug("kopf has not stopped within %s s; its thread is left behind.", STOP_SECONDS)
         elif not self.ended.cancelled():
             self.ended.exception()  # retrieved, or asyncio would complain about it
 
@@ -80,7 +81,8 @@ class KopfThread:
             self.ended.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
     def _forward(self, event_type: str | None, body: Mapping[str, Any]) -> None:
-        self._call(self._deliver, event_type, body)
+        if not self._stop.is_set():
+            self._call(self._deliver, event_type, body)
 
     def _call(self, callback: Callable[..., None], *args: Any) -> None:
         with suppress(RuntimeError):  # our loop is closed already: nobody listens any more
@@ -96,6 +98,7 @@ def _registry(login: Login, forward: Deliver) -> kopf.OperatorRegistry:
         try:
             return await login()
         except ClusterAccessError as error:
+            logger.warning("kopf cannot log in: %s", error)
             raise kopf.TemporaryError(str(error), delay=5) from error
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
@@ -103,6 +106,13 @@ def _registry(login: Login, forward: Deliver) -> kopf.OperatorRegistry:
         forward(event["type"], event["object"])
 
     return registry
+
+
+def _quieten() -> None:
+    """kopf logs every event, and tracebacks of what comes out of `ended` anyway. A level that was set before stays."""
+    log = logging.getLogger("kopf")
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.CRITICAL)
 
 
 def _settings() -> kopf.OperatorSettings:
@@ -119,7 +129,6 @@ def _settings() -> kopf.OperatorSettings:
     settings.watching.chunk_size = 500
     settings.networking.request_timeout = 30
     settings.networking.error_backoffs = [1, 1, 2]  # then it ends, and we look why
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line for every event
     return settings
 
 

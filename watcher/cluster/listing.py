@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
-from watcher.api import API_VERSION, PLURAL
+from watcher.api import API_VERSION, GROUP, PLURAL
 from watcher.cluster.access import JSON, ClusterAccess, api_path
-from watcher.cluster.errors import ApiTrouble, Expired
+from watcher.cluster.errors import ApiTrouble, Expired, NotServed, decode
 
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 TRIES: Final = 3
@@ -25,7 +25,7 @@ class _ListMeta(msgspec.Struct):
 
 class _Page(msgspec.Struct):
     metadata: _ListMeta
-    items: list[msgspec.Raw]
+    items: list[msgspec.Raw] | None  # null when a metadata-only list is empty
 
 
 class _Identity(msgspec.Struct, rename="camel"):
@@ -35,6 +35,33 @@ class _Identity(msgspec.Struct, rename="camel"):
 
 class _Versioned(msgspec.Struct):
     metadata: _Identity
+
+
+class _Named(msgspec.Struct):
+    name: str
+
+
+class _Groups(msgspec.Struct):
+    groups: list[_Named]
+
+
+class _Resources(msgspec.Struct):
+    resources: list[_Named]
+
+
+async def check_discovery(access: ClusterAccess) -> None:
+    """Whether kopf will find DbtRuns: it asks once, and a server that just started may list them and not announce them.
+
+    Raises:
+        NotServed: they are not announced.
+        ApiTrouble: nobody can tell.
+    """
+    groups = decode(await access.request("GET", "/apis"), _Groups).groups
+    if all(group.name != GROUP for group in groups):
+        raise NotServed(f"{GROUP} is not among the API groups")
+    resources = decode(await access.request("GET", f"/apis/{API_VERSION}"), _Resources).resources
+    if all(resource.name != PLURAL for resource in resources):
+        raise NotServed(f"{PLURAL} is not in {API_VERSION}")
 
 
 async def list_objects(access: ClusterAccess, namespace: str | None, page_size: int) -> AsyncIterator[dict[str, Any]]:
@@ -80,8 +107,8 @@ async def _pages(
     token = ""
     while True:
         query: dict[str, str | int] = {"limit": page_size} | ({"continue": token} if token else {})
-        page = msgspec.json.decode(await access.request("GET", path, query=query, accept=accept), type=_Page)
-        for raw in page.items:
+        page = decode(await access.request("GET", path, query=query, accept=accept), _Page)
+        for raw in page.items or ():
             yield raw
         if not (token := page.metadata.token):
             return

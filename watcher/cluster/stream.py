@@ -18,15 +18,13 @@ from watcher.cluster.access import ClusterAccess
 from watcher.cluster.echoes import Echoes
 from watcher.cluster.errors import ApiTrouble, Forbidden, NotServed
 from watcher.cluster.kopf_thread import KopfThread
-from watcher.cluster.listing import list_objects, list_versions
+from watcher.cluster.listing import check_discovery, list_objects, list_versions
 from watcher.cluster.mirror import Mirror
 
 logger = logging.getLogger(__name__)
 
 QUICK_END: Final = 60.0
 """Seconds: a watch that ended sooner did not work."""
-QUICK_ENDS: Final = 8
-"""Watches in a row that did not work, while lists do, before `run` gives up: some four minutes."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,8 @@ class StreamSettings:
     """Wait after the first failure; doubled up to `retry_most`, with jitter."""
     retry_most: float = 30.0
     """Longest wait: an installed CRD or a mended RBAC is noticed within it."""
+    give_up_after: int = 8
+    """Watches in a row that did not work, while lists did, before `run` raises: some two minutes."""
 
 
 class StreamBroken(Exception):
@@ -97,7 +97,7 @@ class Stream:
             reason, error = await self._follow()
             quick_ends = quick_ends + 1 if self._now() - began < QUICK_END else 0
             self._tell(reason)
-            if quick_ends >= QUICK_ENDS:
+            if quick_ends >= self._settings.give_up_after:
                 raise StreamBroken(f"{reason} This happened {quick_ends} times in a row.") from error
             self._on_restart(reason)
             await self._pause(quick_ends)
@@ -106,6 +106,7 @@ class Stream:
         failures = 0
         while True:
             try:
+                await check_discovery(self._access)
                 for scope in self._scopes:
                     await self._list(scope)
             except ApiTrouble as error:
@@ -128,6 +129,8 @@ class Stream:
     async def _follow(self) -> tuple[str, BaseException | None]:
         """Until the watch ends or shows itself dead: why."""
         self._echoes.clear()
+        for uid in self._mirror.uids():
+            self._echoes.expect(uid, self._mirror.resource_version(uid) or "", self._now())
         async with KopfThread(self._access.kopf_login, self._namespaces, self._deliver) as kopf_thread:
             doubt = asyncio.create_task(self._doubt())
             either: set[asyncio.Future[Any]] = {kopf_thread.ended, doubt}
@@ -136,15 +139,16 @@ class Stream:
                 if doubt.done():
                     return doubt.result(), None
                 error = kopf_thread.ended.exception()
-                return f"The watch ended: {error or 'kopf stopped'}.", error
+                return f"The watch ended: {_words(error)}.", error
             finally:
                 doubt.cancel()
 
     async def _doubt(self) -> str:
         """Returns when there is proof that the watch is dead."""
-        self._prune_at = self._now() + self._prune_wait()
+        pace = min(self._settings.stall_after, self._settings.prune_every) / 4
+        self._prune_at = self._now() + pace  # the first doubt comes soon: kopf may have found nothing to watch
         while True:
-            await asyncio.sleep(min(self._settings.stall_after, self._settings.prune_every) / 4)
+            await asyncio.sleep(pace)
             if overdue := self._echoes.overdue(self._now(), self._settings.stall_after):
                 return f"The watch is dead: it did not bring a known version of {self._name(overdue)}."
             if self._now() >= self._prune_at:
@@ -205,6 +209,12 @@ class Stream:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _words(error: BaseException | None) -> str:
+    """kopf's errors carry the whole answer behind the server's sentence."""
+    said = error.args[0] if error and error.args else error
+    return str(said) if said else type(error).__name__ if error else "kopf stopped by itself"
 
 
 def _sentence(error: ApiTrouble, namespaces: Collection[str]) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-import msgspec
-
 from watcher.api import API_VERSION, FINALIZER, PLURAL, DbtRun, Status, to_wire
 from watcher.cluster.access import MERGE_PATCH, ClusterAccess, api_path
+from watcher.cluster.errors import decode
 from watcher.cluster.mirror import read
 
 PREFIX: Final = f"apis/{API_VERSION}"
@@ -80,4 +79,4 @@ def _path(run: DbtRun, sub: str | None = None) -> str:
 
 
 def _parse(answer: bytes) -> DbtRun:
-    return read(msgspec.json.decode(answer))
+    return read(decode(answer, dict[str, Any]))

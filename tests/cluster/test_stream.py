@@ -1,0 +1,411 @@
+"""The stream against the real API server: the mirror becomes true and stays true, whatever happens to the watch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import pytest
+import yaml
+
+from tests.controlplane import ControlPlane
+from watcher.api import API_VERSION, Phase, Status
+from watcher.cluster.access import ClusterAccess, Timeouts, api_path
+from watcher.cluster.mirror import Mirror
+from watcher.cluster.stream import Stream, StreamBroken, StreamSettings
+from watcher.cluster.writer import Writer
+
+CRD = Path(__file__).parents[2] / "deploy/crd/dbtrun.dev_dbtruns.yaml"
+PREFIX = f"apis/{API_VERSION}"
+QUICK = StreamSettings(retry_first=0.1, retry_most=0.3)
+DOUBTFUL = replace(QUICK, prune_every=0.4, stall_after=1.0)
+
+
+async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.02)
+
+
+class Followed:
+    """A running stream and all that it has told."""
+
+    def __init__(self, access: ClusterAccess, namespaces: tuple[str, ...], settings: StreamSettings) -> None:
+        self.mirror = Mirror()
+        self.woken: list[str] = []
+        self.restarts: list[str] = []
+        self.stream = Stream(
+            access,
+            self.mirror,
+            self.woken.append,
+            namespaces=namespaces,
+            settings=settings,
+            on_restart=self.restarts.append,
+        )
+
+    def names(self) -> set[str]:
+        return {run.metadata.name for run in self.mirror}
+
+    def phase(self, namespace: str, name: str) -> Phase | None:
+        run = self.mirror.find(namespace, name)
+        return run.status.phase if run else None
+
+
+@asynccontextmanager
+async def following(
+    kubeconfig: Path, *namespaces: str, settings: StreamSettings = QUICK, wait: bool = True
+) -> AsyncIterator[Followed]:
+    async with AsyncExitStack() as stack:
+        access = await ClusterAccess.load(kubeconfig, timeouts=Timeouts(total=2.0))
+        stack.push_async_callback(access.close)
+        followed = Followed(access, namespaces, settings)
+        task = asyncio.create_task(followed.stream.run())
+        try:
+            if wait:
+                async with asyncio.timeout(30):
+                    await followed.stream.synced.wait()
+            yield followed
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+class Wire:
+    """A TCP connection to the API server that can fail as networks do."""
+
+    def __init__(self, server: str) -> None:
+        target = urlsplit(server)
+        self._target = (target.hostname or "", target.port or 0)
+        self._pumps: set[asyncio.Task[None]] = set()
+        self._frozen: frozenset[asyncio.StreamReader] = frozenset()
+        self._readers: set[asyncio.StreamReader] = set()
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.url = f"https://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def freeze_present(self) -> None:
+        """What is open stays open and carries nothing any more; new connections work."""
+        self._frozen = frozenset(self._readers)
+
+    async def close(self) -> None:
+        self._server.close()
+        for pump in self._pumps:
+            pump.cancel()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(*self._target)
+        for source, sink in ((reader, far_writer), (far_reader, writer)):
+            self._readers.add(source)
+            pump = asyncio.create_task(self._pump(source, sink))
+            self._pumps.add(pump)
+            pump.add_done_callback(self._pumps.discard)
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(65_536):
+                if source in self._frozen:
+                    await asyncio.Event().wait()
+                sink.write(data)
+                await sink.drain()
+        sink.close()
+
+
+def kubeconfig_to(server: str, original: Path, directory: Path) -> Path:
+    config = yaml.safe_load(original.read_text())
+    config["clusters"][0]["cluster"]["server"] = server
+    path = directory / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture(scope="module")
+def served(plane: ControlPlane) -> ControlPlane:
+    install_crd(plane)
+    return plane
+
+
+def install_crd(plane: ControlPlane) -> None:
+    plane.kubectl_sync("apply", "-f", str(CRD))
+    plane.kubectl_sync("wait", "--for=condition=Established", "crd/dbtruns.dbtrun.dev")
+
+
+@pytest.fixture
+async def admin(served: ControlPlane) -> AsyncIterator[ClusterAccess]:
+    access = await ClusterAccess.load(served.kubeconfig)
+    yield access
+    await access.close()
+
+
+async def create(access: ClusterAccess, namespace: str, name: str) -> dict[str, Any]:
+    body = {"apiVersion": API_VERSION, "kind": "DbtRun", "metadata": {"name": name}, "spec": {"job": {"id": 1}}}
+    answer = await access.request("POST", api_path(PREFIX, namespace, "dbtruns"), body=body)
+    created: dict[str, Any] = msgspec.json.decode(answer)
+    return created
+
+
+async def delete(access: ClusterAccess, namespace: str, name: str) -> None:
+    await access.request("DELETE", api_path(PREFIX, namespace, "dbtruns", name))
+
+
+async def test_what_exists_is_known_once_it_is_synced(
+    admin: ClusterAccess, served: ControlPlane, namespace: str
+) -> None:
+    names = {f"run-{n}" for n in range(5)}
+    for name in names:
+        await create(admin, namespace, name)
+    async with following(served.kubeconfig, namespace, settings=replace(QUICK, page_size=2)) as followed:
+        assert followed.names() == names
+        assert set(followed.woken) == followed.mirror.uids()
+
+
+async def test_creation_change_and_deletion_arrive(admin: ClusterAccess, served: ControlPlane, namespace: str) -> None:
+    async with following(served.kubeconfig, namespace) as followed:
+        uid = (await create(admin, namespace, "run"))["metadata"]["uid"]
+        await until(lambda: "run" in followed.names())
+        writer = Writer(admin)
+        await writer.patch_status(await writer.get(namespace, "run"), Status(phase=Phase.RUNNING))
+        await until(lambda: followed.phase(namespace, "run") is Phase.RUNNING)
+        await delete(admin, namespace, "run")
+        await until(lambda: not followed.names())
+        assert followed.woken == [uid] * 3
+
+
+async def test_all_namespaces_are_followed_when_none_is_named(
+    admin: ClusterAccess, served: ControlPlane, namespace: str
+) -> None:
+    async with following(served.kubeconfig) as followed:
+        await create(admin, namespace, "anywhere")
+        await until(lambda: "anywhere" in followed.names())
+
+
+async def test_other_namespaces_are_not_followed(admin: ClusterAccess, served: ControlPlane, namespace: str) -> None:
+    async with following(served.kubeconfig, namespace) as followed:
+        await create(admin, "default", "stranger")
+        await create(admin, namespace, "ours")
+        await until(lambda: "ours" in followed.names())
+        await delete(admin, "default", "stranger")
+        assert followed.names() == {"ours"}
+
+
+async def test_a_namespace_may_come_into_being_later(
+    admin: ClusterAccess, served: ControlPlane, namespace: str
+) -> None:
+    later = f"{namespace}-later"
+    async with following(served.kubeconfig, namespace, later) as followed:
+        served.create_namespace_sync(later)
+        await create(admin, later, "run")
+        await until(lambda: "run" in followed.names())
+        served.delete_namespace_sync(later)
+
+
+async def test_following_writes_nothing_to_an_object(
+    admin: ClusterAccess, served: ControlPlane, namespace: str
+) -> None:
+    async with following(served.kubeconfig, namespace, settings=DOUBTFUL) as followed:
+        created = await create(admin, namespace, "run")
+        await until(lambda: "run" in followed.names())
+    now = msgspec.json.decode(await admin.request("GET", api_path(PREFIX, namespace, "dbtruns", "run")))
+    assert now == created
+
+
+async def test_stopping_takes_less_than_a_second(admin: ClusterAccess, served: ControlPlane, namespace: str) -> None:
+    async with following(served.kubeconfig, namespace) as followed:
+        for n in range(20):
+            await create(admin, namespace, f"run-{n}")
+        await until(lambda: len(followed.mirror) == 20)
+        began = time.monotonic()
+    assert time.monotonic() - began < 1.0
+
+
+async def test_no_kubeconfig_of_the_user_is_ever_used(
+    admin: ClusterAccess, served: ControlPlane, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as trap:
+        trap.setblocking(False)
+        poisoned = kubeconfig_to(f"https://127.0.0.1:{trap.getsockname()[1]}", served.kubeconfig, tmp_path)
+        (tmp_path / ".kube").mkdir()
+        (tmp_path / ".kube/config").write_text(poisoned.read_text())
+        monkeypatch.setenv("KUBECONFIG", str(poisoned))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{trap.getsockname()[1]}")
+        async with following(served.kubeconfig, namespace) as followed:
+            await create(admin, namespace, "run")
+            await until(lambda: "run" in followed.names())
+        with pytest.raises(BlockingIOError):
+            trap.accept()
+
+
+# What the ServiceAccount may do.
+
+
+async def account(plane: ControlPlane, namespace: str, *verbs: str) -> Path:
+    await plane.kubectl("-n", namespace, "create", "serviceaccount", "follower")
+    await plane.kubectl(
+        "-n",
+        namespace,
+        "create",
+        "rolebinding",
+        "follower",
+        "--role=follower",
+        f"--serviceaccount={namespace}:follower",
+    )
+    await allow(plane, namespace, *verbs)
+    return await plane.kubeconfig_for(namespace, "follower")
+
+
+async def allow(plane: ControlPlane, namespace: str, *verbs: str) -> None:
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": "follower", "namespace": namespace},
+        "rules": [{"apiGroups": ["dbtrun.dev"], "resources": ["dbtruns"], "verbs": list(verbs)}] if verbs else [],
+    }
+    await plane.kubectl("apply", "-f", "-", input=msgspec.json.encode(role).decode())
+
+
+async def test_list_and_watch_are_all_it_needs(admin: ClusterAccess, served: ControlPlane, namespace: str) -> None:
+    async with following(await account(served, namespace, "list", "watch"), namespace, settings=DOUBTFUL) as followed:
+        await create(admin, namespace, "run")
+        await until(lambda: "run" in followed.names())
+        assert followed.stream.problem is None
+
+
+async def test_a_missing_right_is_told_and_heals_when_it_is_given(
+    admin: ClusterAccess, served: ControlPlane, namespace: str
+) -> None:
+    kubeconfig = await account(served, namespace)
+    async with following(kubeconfig, namespace, wait=False) as followed:
+        await until(lambda: followed.stream.problem)
+        assert f"verbs list and watch on dbtruns.dbtrun.dev in the namespaces {namespace}" in str(
+            followed.stream.problem
+        )
+        assert not followed.stream.synced.is_set()
+        await allow(served, namespace, "list", "watch")
+        await create(admin, namespace, "run")
+        await until(lambda: "run" in followed.names())
+        await until(lambda: followed.stream.problem is None)
+
+
+async def test_a_watch_that_never_works_ends_the_stream_with_its_reason(served: ControlPlane, namespace: str) -> None:
+    access = await ClusterAccess.load(await account(served, namespace, "list"))
+    stream = Stream(access, Mirror(), lambda _: None, namespaces=[namespace], settings=replace(QUICK, give_up_after=1))
+    try:
+        async with asyncio.timeout(30):
+            with pytest.raises(StreamBroken, match="cannot watch resource"):
+                await stream.run()
+    finally:
+        await access.close()
+
+
+# What the watch does not tell.
+
+
+async def test_a_missed_deletion_is_noticed_by_a_list(
+    admin: ClusterAccess, served: ControlPlane, namespace: str
+) -> None:
+    async with following(served.kubeconfig, namespace, settings=DOUBTFUL) as followed:
+        body = await create(admin, namespace, "real")
+        await until(lambda: "real" in followed.names())
+        ghost = body["metadata"] | {"uid": "ghost", "name": "ghost"}
+        followed.mirror.apply("ADDED", body | {"metadata": ghost})
+        await until(lambda: "ghost" in followed.woken)
+        assert followed.names() == {"real"}
+
+
+@pytest.fixture
+async def wire(served: ControlPlane) -> AsyncIterator[Wire]:
+    wire = Wire(served.server)
+    await wire.open()
+    yield wire
+    await wire.close()
+
+
+async def test_a_dead_watch_is_replaced_when_a_list_shows_more(
+    admin: ClusterAccess, served: ControlPlane, namespace: str, wire: Wire, tmp_path: Path
+) -> None:
+    kubeconfig = kubeconfig_to(wire.url, served.kubeconfig, tmp_path)
+    async with following(kubeconfig, namespace, settings=DOUBTFUL) as followed:
+        await create(admin, namespace, "before")
+        await until(lambda: "before" in followed.names())
+        wire.freeze_present()
+        await create(admin, namespace, "after")
+        await until(lambda: "after" in followed.names())
+        assert len(followed.restarts) == 1
+        assert "did not bring a known version" in followed.restarts[0]
+
+
+async def test_a_dead_watch_is_noticed_by_our_own_writes(
+    admin: ClusterAccess, served: ControlPlane, namespace: str, wire: Wire, tmp_path: Path
+) -> None:
+    kubeconfig = kubeconfig_to(wire.url, served.kubeconfig, tmp_path)
+    async with following(kubeconfig, namespace, settings=replace(QUICK, stall_after=1.0)) as followed:
+        await create(admin, namespace, "run")
+        await until(lambda: "run" in followed.names())
+        wire.freeze_present()
+        writer = Writer(admin)
+        followed.stream.record(await writer.patch_status(await writer.get(namespace, "run"), Status(message="m")))
+        await until(lambda: followed.restarts)
+
+
+async def test_a_watch_that_works_is_left_alone(admin: ClusterAccess, served: ControlPlane, namespace: str) -> None:
+    async with following(served.kubeconfig, namespace, settings=replace(DOUBTFUL, stall_after=0.5)) as followed:
+        writer = Writer(admin)
+        await create(admin, namespace, "run")
+        run = await writer.get(namespace, "run")
+        for n in range(20):
+            run = await writer.patch_status(run, Status(message=f"{n}"))
+            followed.stream.record(run)
+            await asyncio.sleep(0.1)
+        assert followed.restarts == []
+
+
+# What happens to the API server.
+
+
+async def test_a_missing_crd_is_told_once_and_followed_when_it_is_installed(
+    own_plane: ControlPlane, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "watcher.cluster.stream")
+    async with following(own_plane.kubeconfig, settings=QUICK, wait=False) as followed:
+        await until(lambda: followed.stream.problem)
+        assert "CRD dbtruns.dbtrun.dev is not installed" in str(followed.stream.problem)
+        await asyncio.to_thread(install_crd, own_plane)
+        access = await ClusterAccess.load(own_plane.kubeconfig)
+        await create(access, "default", "run")
+        await until(lambda: "run" in followed.names())
+        assert caplog.text.count("is not installed") == 1
+
+        await own_plane.kubectl("delete", "crd", "dbtruns.dbtrun.dev")
+        await until(lambda: not followed.names())
+        await asyncio.to_thread(install_crd, own_plane)
+        await create(access, "default", "again")
+        await until(lambda: followed.names() == {"again"}, 60)
+        await access.close()
+
+
+async def test_an_api_server_that_was_away_is_followed_again(own_plane: ControlPlane) -> None:
+    await asyncio.to_thread(install_crd, own_plane)
+    access = await ClusterAccess.load(own_plane.kubeconfig)
+    for name in ("stays", "goes"):
+        await create(access, "default", name)
+    settings = replace(QUICK, prune_every=3600, stall_after=10)
+    async with following(own_plane.kubeconfig, settings=settings) as followed:
+        await until(lambda: len(followed.mirror) == 2)
+        await own_plane.kill_apiserver()
+        await own_plane.start_apiserver()
+        await delete(access, "default", "goes")
+        await create(access, "default", "comes")
+        await until(lambda: followed.names() == {"stays", "comes"}, 60)
+    await access.close()
