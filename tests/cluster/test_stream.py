@@ -355,7 +355,7 @@ async def test_a_dead_watch_is_noticed_by_our_own_writes(
         await until(lambda: "run" in followed.names())
         wire.freeze_present()
         writer = Writer(admin)
-        followed.stream.record(await writer.patch_status(await writer.get(namespace, "run"), Status(message="m")))
+        followed.mirror.record(await writer.patch_status(await writer.get(namespace, "run"), Status(message="m")))
         await until(lambda: followed.restarts)
 
 
@@ -366,7 +366,7 @@ async def test_a_watch_that_works_is_left_alone(admin: ClusterAccess, served: Co
         run = await writer.get(namespace, "run")
         for n in range(20):
             run = await writer.patch_status(run, Status(message=f"{n}"))
-            followed.stream.record(run)
+            followed.mirror.record(run)
             await asyncio.sleep(0.1)
         assert followed.restarts == []
 

@@ -5,7 +5,7 @@ Those three race with each other, so nothing older ever replaces anything newer,
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -58,6 +58,8 @@ class Mirror:
         self._unreadable: dict[str, Unreadable] = {}
         self._uids: dict[tuple[str, str], str] = {}
         self._dead: dict[str, None] = {}
+        self.on_record: Callable[[DbtRun], None] = lambda _run: None
+        """Told of every new answer to our own writes: the watch then owes us the same."""
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -114,6 +116,7 @@ class Mirror:
         if not self._news(run.uid, run.metadata.resource_version):
             return False
         self._keep(run)
+        self.on_record(run)
         return True
 
     def forget(self, uid: str) -> bool:

@@ -65,6 +65,7 @@ class Stream:
         """Follows these namespaces, or all when none is named. A namespace need not exist yet."""
         self._access = access
         self._mirror = mirror
+        mirror.on_record = self._expect
         self._wake = wake
         self._namespaces = tuple(namespaces)
         self._scopes: tuple[str | None, ...] = self._namespaces or (None,)
@@ -76,13 +77,6 @@ class Stream:
         """Set once the first listing is complete; never cleared."""
         self.problem: str | None = None
         """Why the mirror may be out of date at the moment, as a sentence; None when it is not."""
-
-    def record(self, run: DbtRun) -> bool:
-        """Takes the answer to our own write into the mirror and expects the watch to bring it too."""
-        if not self._mirror.record(run):
-            return False
-        self._echoes.expect(run.uid, run.metadata.resource_version, self._now())
-        return True
 
     async def run(self) -> None:
         """Follows until it is cancelled. Whatever the API server explains is told and waited out.
@@ -129,8 +123,8 @@ class Stream:
     async def _follow(self) -> tuple[str, BaseException | None]:
         """Until the watch ends or shows itself dead: why."""
         self._echoes.clear()
-        for uid in self._mirror.uids():
-            self._echoes.expect(uid, self._mirror.resource_version(uid) or "", self._now())
+        for run in self._mirror:
+            self._expect(run)
         async with KopfThread(self._access.kopf_login, self._namespaces, self._deliver) as kopf_thread:
             doubt = asyncio.create_task(self._doubt())
             either: set[asyncio.Future[Any]] = {kopf_thread.ended, doubt}
@@ -166,6 +160,9 @@ class Stream:
                         self._echoes.expect(uid, resource_version, self._now())
         except ApiTrouble as error:
             logger.info("The mirror could not be checked against a list: %s", error)
+
+    def _expect(self, run: DbtRun) -> None:
+        self._echoes.expect(run.uid, run.metadata.resource_version, self._now())
 
     def _deliver(self, event_type: str | None, body: Mapping[str, Any]) -> None:
         metadata = body["metadata"]

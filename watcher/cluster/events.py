@@ -1,0 +1,112 @@
+"""Kubernetes Events: what happened to a run, for `kubectl describe` and `kubectl events`.
+
+An Event is a courtesy. Nobody waits for one, none is tried twice, and losing one loses nothing that the status says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+import socket
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from watcher.api import API_VERSION, GROUP, KIND, DbtRun
+from watcher.cluster.access import ClusterAccess, api_path
+from watcher.cluster.errors import ApiTrouble, Conflict, Gone
+
+logger = logging.getLogger(__name__)
+
+CONTROLLER: Final = f"{GROUP}/watcher"
+MAX_NOTE: Final = 1024
+"""Bytes of a note that the API server accepts."""
+QUEUE: Final = 1_000
+"""Events that wait to be sent; more are dropped."""
+REPEAT_SECONDS: Final = 60.0
+"""The same reason and note for the same object is said once in this time."""
+
+EventType = Literal["Normal", "Warning"]
+
+
+class Events:
+    """`emit` never waits and never fails; `run` sends what it was given until it is cancelled."""
+
+    def __init__(self, access: ClusterAccess, instance: str = "") -> None:
+        """`instance` names this watcher among others; by default the host's name, which in a pod is the pod's."""
+        self._access = access
+        self._instance = (instance or socket.gethostname())[:128]
+        self._queue: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue(QUEUE)
+        self._said: dict[tuple[str, str, str], float] = {}
+
+    def emit(self, run: DbtRun, kind: EventType, reason: str, message: str, action: str) -> None:
+        """Says that `action` (as Submit, Cancel) came to `reason`. Dropped when just said, or when too many wait."""
+        note = _fit(message)
+        if self._repeats((run.uid, reason, note)):
+            return
+        try:
+            self._queue.put_nowait((run.metadata.namespace, self._body(run, kind, reason, note, action)))
+        except asyncio.QueueFull:
+            logger.warning("An Event was dropped, %d are waiting: %s %s", QUEUE, run, reason)
+
+    async def run(self) -> None:
+        """Sends one after another."""
+        while True:
+            namespace, body = await self._queue.get()
+            try:
+                await self._access.request("POST", api_path("apis/events.k8s.io/v1", namespace, "events"), body=body)
+            except (ApiTrouble, Conflict, Gone) as error:
+                logger.warning("An Event was not accepted: %s: %s", body["reason"], error)
+            finally:
+                self._queue.task_done()
+
+    async def flush(self, seconds: float = 2.0) -> None:
+        """Waits until all is sent, at most so long: for a clean stop, while `run` still runs."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._queue.join()
+        except TimeoutError:
+            logger.warning("%d Events were not sent before the end.", self._queue.qsize())
+
+    def _repeats(self, said: tuple[str, str, str]) -> bool:
+        now = asyncio.get_running_loop().time()
+        while self._said and now - next(iter(self._said.values())) >= REPEAT_SECONDS:
+            del self._said[next(iter(self._said))]
+        if said in self._said:
+            return True
+        self._said[said] = now
+        return False
+
+    def _body(self, run: DbtRun, kind: EventType, reason: str, note: str, action: str) -> dict[str, Any]:
+        return {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": _name(run, reason), "namespace": run.metadata.namespace},
+            "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "reportingController": CONTROLLER,
+            "reportingInstance": self._instance,
+            "type": kind,
+            "reason": reason,
+            "action": action,
+            "note": note,
+            "regarding": {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "namespace": run.metadata.namespace,
+                "name": run.metadata.name,
+                "uid": run.uid,
+                "resourceVersion": run.metadata.resource_version,
+            },
+        }
+
+
+def _name(run: DbtRun, reason: str) -> str:
+    """Unique; the same up to the last part for one object and reason."""
+    about = hashlib.sha256(f"{run.uid}/{reason}".encode()).hexdigest()[:8]
+    return f"{run.metadata.name[:200].rstrip('.-')}.{about}.{secrets.token_hex(5)}"
+
+
+def _fit(message: str) -> str:
+    raw = message.encode()
+    return message if len(raw) <= MAX_NOTE else raw[: MAX_NOTE - 3].decode(errors="ignore") + "…"
