@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,16 @@ async def test_a_connection_drops_before_or_after_the_commit(
     assert started(cloud) == runs
     assert cloud.simulator.requests.codes["start"] == {"dropped": 1}
     assert (await start(client)).status_code == 200
+
+
+async def test_a_connection_drops_over_https_too() -> None:
+    async with running(tls=True) as cloud:
+        spoil(cloud, "drop", when="after")
+        trust = ssl.create_default_context(cafile=str(cloud.ca))
+        async with httpx.AsyncClient(verify=trust, headers={"Authorization": f"Token {cloud.token}"}) as client:
+            with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+                await client.post(cloud.api(f"jobs/{cloud.job_id}/run/"), json={"cause": "x"})
+        assert started(cloud) == 1
 
 
 async def test_a_late_commit_loses_the_reply_and_takes_effect_afterwards(
@@ -186,6 +197,16 @@ async def test_a_status_nobody_knows_can_be_reported(cloud: Running, client: htt
     run = (await start(client)).json()["data"]
     spoil(cloud, "unknown-status", status=15)
     assert (await client.get(f"runs/{run['id']}/")).json()["data"]["status"] == 15
+
+
+async def test_a_path_without_its_slash_can_be_refused_as_it_once_was(
+    cloud: Running, client: httpx.AsyncClient
+) -> None:
+    refused = 'Method "GET" not allowed.'
+    spoil(cloud, "reply", status=405, message=refused, rule={"kinds": ["start"], "path": "[^/]$"})
+    response = await client.post(f"jobs/{QUICK}/run", json={"cause": "x"})
+    assert (response.status_code, response.json()) == (405, {"detail": refused})
+    assert (await start(client)).status_code == 200
 
 
 async def test_faults_add_up(cloud: Running, client: httpx.AsyncClient) -> None:

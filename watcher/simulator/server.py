@@ -86,6 +86,13 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self._ready()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Whoever still waits (a hang, a trickle) is cut off, or it would hold the shutdown up."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, AbortableProtocol):
+                connection.transport.abort()
+        await super().shutdown(sockets)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield

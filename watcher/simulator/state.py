@@ -124,7 +124,12 @@ class Simulator:
         self.clock.anchor = saved.facts.anchor
         for spec in saved.jobs:
             self.account.put_job(spec)
-        self.account.restore([run for run in saved.runs if run.job_id in self.account.jobs], saved.facts.taken)
+        strange = next((run.job_id for run in saved.runs if run.job_id not in self.account.jobs), None)
+        if strange is not None:
+            raise StateError(
+                f"the state file has runs of job {strange}, which the scenario lacks: add it or remove --state."
+            )
+        self.account.restore(saved.runs, saved.facts.taken)
         self.journal.entries = saved.journal
 
     def close(self) -> None:
