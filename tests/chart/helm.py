@@ -1,0 +1,64 @@
+"""helm as users call it, with a home of its own."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+
+from tests.controlplane import Completed, helm_path
+
+if TYPE_CHECKING:
+    from tests.controlplane import ControlPlane
+
+ROOT: Final = Path(__file__).parents[2]
+CHART: Final = ROOT / "helm/dbtrun"
+VALUES: Final = Path(__file__).parent / "values"
+
+
+class Helm:
+    """Runs helm; none of its files leave `home`."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    def run(self, *args: str, plane: ControlPlane | None = None) -> Completed:
+        cluster = [f"--kubeconfig={plane.kubeconfig}"] if plane else []
+        answer = subprocess.run(
+            [helm_path(), *args, *cluster],
+            env={"HOME": str(self._home)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return Completed(answer.returncode, answer.stdout, answer.stderr)
+
+    def template(self, *args: str) -> str:
+        answer = self.run("template", "dbtrun", str(CHART), "--namespace=dbtrun-system", *args)
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout
+
+    def objects(self, *args: str) -> list[dict[str, Any]]:
+        return [each for each in yaml.safe_load_all(self.template(*args)) if each]
+
+    def deployment(self, *args: str) -> dict[str, Any]:
+        (found,) = (each for each in self.objects(*args) if each["kind"] == "Deployment")
+        return found
+
+    def install(self, plane: ControlPlane, *args: str) -> str:
+        answer = self.run("install", "dbtrun", str(CHART), "--namespace=dbtrun-system", *args, plane=plane)
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout
+
+    def uninstall(self, plane: ControlPlane) -> None:
+        answer = self.run("uninstall", "dbtrun", "--namespace=dbtrun-system", plane=plane)
+        assert answer.returncode == 0, answer.stderr
+
+
+def env_of(deployment: dict[str, Any]) -> dict[str, str | None]:
+    """The environment of the watcher's container; None where the value comes from elsewhere."""
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return {each["name"]: each.get("value") for each in container["env"]}

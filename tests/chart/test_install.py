@@ -1,0 +1,197 @@
+"""The release on a real API server: what is created, who may do what, what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from tests.chart.helm import CHART, ROOT, VALUES, Helm
+from tests.controlplane import ControlPlane
+
+EXAMPLES: Final = sorted((ROOT / "deploy/examples").glob("*.yaml"))
+
+Right = tuple[str, str, str]
+"""API group, resource, verb."""
+
+
+def rights(group: str, resource: str, *verbs: str) -> set[Right]:
+    return {(group, resource, verb) for verb in verbs}
+
+
+SERVE: Final = (
+    rights("dbtrun.dev", "dbtruns", "get", "list", "watch", "patch", "delete")
+    | rights("dbtrun.dev", "dbtruns/status", "patch")
+    | rights("events.k8s.io", "events", "create", "patch")
+)
+LEAD: Final = rights("coordination.k8s.io", "leases", "get", "create", "update", "patch")
+READ_CONNECTIONS: Final = rights("", "secrets", "get")
+
+
+def rights_of(plane: ControlPlane, identity: Path, namespace: str) -> set[Right]:
+    """What an identity may do in a namespace, as the API server tells it, beyond what every account may."""
+    nobody = identity_of(plane, "kube-public", "default")
+    return told_rights(plane, identity, namespace) - told_rights(plane, nobody, namespace)
+
+
+def told_rights(plane: ControlPlane, identity: Path, namespace: str) -> set[Right]:
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectRulesReview",
+        "spec": {"namespace": namespace},
+    }
+    flags = (f"--kubeconfig={identity}", "--validate=false", "-f-", "-ojson")
+    answer = plane.kubectl_sync("create", *flags, input=json.dumps(review))
+    return {
+        (group, resource, verb)
+        for rule in json.loads(answer.stdout)["status"]["resourceRules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def identity_of(plane: ControlPlane, namespace: str, account: str) -> Path:
+    return asyncio.run(plane.kubeconfig_for(namespace, account))
+
+
+def stored(plane: ControlPlane, *args: str) -> Any:
+    return json.loads(plane.kubectl_sync("get", *args, "-ojson").stdout)
+
+
+def pod_exists(plane: ControlPlane) -> None:
+    """Waits for the Pod: Pod Security and the ServiceAccount were checked when it was made."""
+    plane.kubectl_sync(
+        "wait", "--namespace=dbtrun-system", "--for=create", "pod", "-lapp.kubernetes.io/name=dbtrun", "--timeout=30s"
+    )
+
+
+@pytest.mark.parametrize("file", sorted(VALUES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_api_server_accepts_what_any_values_render(helm: Helm, cluster: ControlPlane, file: Path) -> None:
+    text = helm.template(f"--values={file}")
+    answer = cluster.kubectl_sync("apply", "--dry-run=server", "-f-", input=text)
+    assert len(answer.stdout.splitlines()) == len([each for each in yaml.safe_load_all(text) if each])
+    assert "Warning" not in answer.stderr
+
+
+def test_the_pod_is_admitted_where_only_restricted_pods_are(installed: ControlPlane) -> None:
+    pod_exists(installed)
+
+
+def test_the_release_can_be_upgraded_in_place(helm: Helm, installed: ControlPlane) -> None:
+    before = stored(installed, "deployment", "dbtrun", "--namespace=dbtrun-system")["metadata"]["generation"]
+    answer = helm.run("upgrade", "dbtrun", str(CHART), "--namespace=dbtrun-system", "--reuse-values", plane=installed)
+    assert answer.returncode == 0, answer.stderr
+    after = stored(installed, "deployment", "dbtrun", "--namespace=dbtrun-system")["metadata"]["generation"]
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("namespace", "expected"),
+    [
+        ("dbtrun-system", SERVE | LEAD),
+        ("team-a", SERVE | READ_CONNECTIONS),
+        ("team-b", set()),
+        ("kube-system", set()),
+    ],
+)
+def test_the_watcher_may_do_what_it_needs_and_nothing_else(
+    installed: ControlPlane, watcher_identity: Path, namespace: str, expected: set[Right]
+) -> None:
+    assert rights_of(installed, watcher_identity, namespace) == expected
+
+
+def test_the_watcher_reads_a_connection_by_name_and_cannot_look_around(
+    installed: ControlPlane, watcher_identity: Path
+) -> None:
+    installed.kubectl_sync("create", "secret", "generic", "prod", "--namespace=team-a")
+    mine = f"--kubeconfig={watcher_identity}"
+    assert installed.kubectl_sync(mine, "get", "secret", "prod", "--namespace=team-a", "-oname").stdout
+    listing = installed.kubectl_sync(mine, "get", "secrets", "--namespace=team-a", check=False)
+    assert 'cannot list resource "secrets"' in listing.stderr
+
+
+def test_airflow_may_use_dbtruns_and_neither_their_status_nor_secrets(installed: ControlPlane) -> None:
+    installed.kubectl_sync("create", "serviceaccount", "airflow-worker", "--namespace=team-b")
+    airflow = identity_of(installed, "team-b", "airflow-worker")
+    expected = rights("dbtrun.dev", "dbtruns", "get", "list", "watch", "create", "patch", "delete")
+    assert rights_of(installed, airflow, "team-a") == expected
+    assert rights_of(installed, airflow, "dbtrun-system") == set()
+
+
+@pytest.mark.parametrize(("role", "may_create"), [("view", "no"), ("edit", "yes")])
+def test_people_use_dbtruns_by_the_roles_they_have(installed: ControlPlane, role: str, may_create: str) -> None:
+    binding = f"{role}-of-{role}er"
+    installed.kubectl_sync(
+        "create", "rolebinding", binding, f"--clusterrole={role}", f"--user={role}er", "--namespace=team-b"
+    )
+
+    def may(verb: str) -> str:
+        asked = ("auth", "can-i", verb, "dbtruns.dbtrun.dev", f"--as={role}er", "--namespace=team-b")
+        return installed.kubectl_sync(*asked, check=False).stdout.strip()
+
+    until = time.monotonic() + 30
+    while may("list") != "yes":  # Kubernetes aggregates roles when it gets to it
+        assert time.monotonic() < until
+    assert may("create") == may_create
+
+
+def test_a_watcher_of_the_whole_cluster_reads_secrets_only_where_the_values_say(
+    helm: Helm, installed: ControlPlane
+) -> None:
+    text = helm.template("--set=watchAllNamespaces=true,crds.enabled=false,fullnameOverride=wide")
+    installed.kubectl_sync("apply", "-f-", input=text)
+    wide = identity_of(installed, "dbtrun-system", "wide")
+    assert rights_of(installed, wide, "kube-system") == SERVE
+    assert rights_of(installed, wide, "dbtrun-system") == SERVE | LEAD | READ_CONNECTIONS
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_is_accepted(installed: ControlPlane, example: Path) -> None:
+    created = installed.kubectl_sync("create", "--dry-run=server", "--namespace=team-a", f"-f{example}").stdout
+    assert created.endswith("created (server dry run)\n")
+
+
+def test_the_notes_tell_how_to_start_a_run(installed: ControlPlane, notes: str) -> None:
+    (manifest,) = re.findall(r"<<'YAML'\n(.*?)\n *YAML", notes, re.DOTALL)
+    (command,) = re.findall(r"kubectl (create --namespace \S+)", notes)
+    text = "\n".join(line.removeprefix("  ") for line in manifest.splitlines())
+    assert "created" in installed.kubectl_sync(*command.split(), "--dry-run=server", "-f-", input=text).stdout
+
+
+def test_the_notes_name_the_secret_that_is_mounted(installed: ControlPlane, notes: str) -> None:
+    (name, namespace) = re.findall(r"secret generic (\S+) --namespace (\S+)", notes)[0]
+    pod = stored(installed, "deployment", "dbtrun", f"--namespace={namespace}")["spec"]["template"]["spec"]
+    assert [volume["secret"]["secretName"] for volume in pod["volumes"]] == [name]
+
+
+def test_uninstalling_keeps_the_runs_and_they_can_be_taken_over_again(helm: Helm, own_plane: ControlPlane) -> None:
+    own_plane.create_namespace_sync("dbtrun-system")
+    helm.install(own_plane)
+    own_plane.kubectl_sync("create", "--namespace=dbtrun-system", f"-f{ROOT / 'deploy/examples/run.yaml'}")
+    before = stored(own_plane, "dbtruns", "--namespace=dbtrun-system")["items"]
+    helm.uninstall(own_plane)
+    assert stored(own_plane, "dbtruns", "--namespace=dbtrun-system")["items"] == before
+    helm.install(own_plane)
+    assert stored(own_plane, "dbtruns", "--namespace=dbtrun-system")["items"] == before
+
+
+def test_who_does_not_keep_the_crd_is_rid_of_everything(helm: Helm, own_plane: ControlPlane) -> None:
+    own_plane.create_namespace_sync("dbtrun-system")
+    helm.install(own_plane, "--set=crds.keep=false")
+    helm.uninstall(own_plane)
+    own_plane.kubectl_sync("wait", "--for=delete", "crd/dbtruns.dbtrun.dev", "--timeout=30s")
+    left = own_plane.kubectl_sync("get", "clusterroles,clusterrolebindings", "-oname").stdout
+    assert "dbtrun" not in left
+
+
+def test_the_plain_manifests_install_without_helm(own_plane: ControlPlane) -> None:
+    own_plane.kubectl_sync("apply", f"-k{ROOT / 'deploy'}")
+    pod_exists(own_plane)
+    own_plane.kubectl_sync("wait", "--for=condition=Established", "crd/dbtruns.dbtrun.dev")

@@ -1,0 +1,127 @@
+"""What the chart makes of its values, without a cluster."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from tests.chart.helm import CHART, VALUES, Helm, env_of
+
+SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+HELM_ONLY = {"global"}
+
+
+def test_the_chart_is_well_formed(helm: Helm) -> None:
+    answer = helm.run("lint", "--strict", str(CHART))
+    assert answer.returncode == 0, answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("watchNamespace={a}", "at '': additional properties 'watchNamespace' not allowed"),
+        ("settings.requestPerMinute=5", "at '/settings': additional properties 'requestPerMinute' not allowed"),
+        ("settings.requestsPerMinute=0", "at '/settings/requestsPerMinute': minimum: got 0, want 1"),
+        ("settings.requestsPerMinute=9000", "at '/settings/requestsPerMinute': maximum: got 9,000, want 5,000"),
+        ("settings.logFormat=xml", "at '/settings/logFormat': value must be one of 'json', 'text'"),
+        ("replicas=2", "at '/replicas': maximum: got 2, want 1"),
+        ("watchNamespaces=team-a", "at '/watchNamespaces': got string, want array"),
+        ("watchNamespaces={Team}", "at '/watchNamespaces/0': 'Team' does not match pattern"),
+        ("image.digest=latest", "at '/image/digest': 'latest' does not match pattern"),
+        ("port=80", "at '/port': minimum: got 80, want 1,024"),
+        ("crds.keep=maybe", "at '/crds/keep': got string, want boolean"),
+        ("airflow.serviceAccounts[0].name=w", "at '/airflow/serviceAccounts/0': missing property 'namespace'"),
+    ],
+)
+def test_a_bad_value_is_one_sentence_that_names_it(helm: Helm, wrong: str, told: str) -> None:
+    answer = helm.run("template", "dbtrun", str(CHART), "--set", wrong)
+    assert answer.returncode == 1
+    (sentence,) = (line for line in answer.stderr.splitlines() if line.startswith("- "))
+    assert sentence.startswith(f"- {told}")
+
+
+def paths(schema: dict[str, Any], path: str = "") -> Iterator[str]:
+    for name, child in schema.get("properties", {}).items():
+        if "properties" in child and path + name != "resources":
+            yield from paths(child, f"{path}{name}.")
+        else:
+            yield path + name
+
+
+def leaves(values: dict[str, Any], path: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, dict) and value and path + name != "resources":
+            yield from leaves(value, f"{path}{name}.")
+        else:
+            yield path + name
+
+
+def test_values_and_schema_name_the_same_values(values: dict[str, Any]) -> None:
+    assert set(leaves(values)) == set(paths(SCHEMA)) - HELM_ONLY
+
+
+def test_every_value_is_explained(values: dict[str, Any]) -> None:
+    lines = (CHART / "values.yaml").read_text().splitlines()
+    explained = {
+        match[1]
+        for above, line in pairwise(lines)
+        if above.lstrip().startswith("#") and (match := re.match(r"\s*(\w+):", line))
+    }
+    assert [path for path in leaves(values) if path.rpartition(".")[2] not in explained] == []
+
+
+def test_the_watcher_serves_its_own_namespace_by_default(helm: Helm) -> None:
+    env = env_of(helm.deployment())
+    assert env["DBTRUN_NAMESPACES"] == "dbtrun-system"
+    assert env["DBTRUN_CONNECTION_NAMESPACES"] == "dbtrun-system"
+
+
+def test_every_setting_is_an_environment_variable_of_its_name(helm: Helm) -> None:
+    env = env_of(helm.deployment(f"--values={VALUES / 'everything.yaml'}"))
+    assert env == {
+        "POD_NAMESPACE": None,
+        "DBTRUN_NAMESPACES": "dbtrun-system,team-a",
+        "DBTRUN_LISTEN": "0.0.0.0:9090",
+        "DBTRUN_CONNECTION_DIR": "/etc/dbtrun/connection",
+        "DBTRUN_CONNECTION_NAMESPACES": "dbtrun-system,team-a",
+        "DBTRUN_REQUESTS_PER_MINUTE": "300",
+        "DBTRUN_FEED_INTERVAL_SECONDS": "10",
+        "DBTRUN_LOG_LEVEL": "debug",
+        "DBTRUN_LOG_FORMAT": "text",
+        "HTTPS_PROXY": "http://proxy.example.com:3128",
+    }
+
+
+def test_the_watcher_of_a_whole_cluster_is_told_so(helm: Helm) -> None:
+    assert env_of(helm.deployment("--set=watchAllNamespaces=true"))["DBTRUN_NAMESPACES"] == "*"
+
+
+def test_without_a_default_connection_nothing_is_mounted(helm: Helm) -> None:
+    deployment = helm.deployment("--set=connection.existingSecret=")
+    assert "volumes" not in deployment["spec"]["template"]["spec"]
+    assert "DBTRUN_CONNECTION_DIR" not in env_of(deployment)
+
+
+def test_by_default_no_right_on_dbtruns_reaches_beyond_the_namespaces(helm: Helm) -> None:
+    assert {each["kind"] for each in helm.objects()}.isdisjoint({"ClusterRoleBinding"})
+
+
+def test_the_crd_can_be_left_to_somebody_else(helm: Helm) -> None:
+    kinds = [each["kind"] for each in helm.objects("--set=crds.enabled=false")]
+    assert "CustomResourceDefinition" not in kinds
+
+
+def test_two_releases_share_no_name_outside_their_namespaces(helm: Helm) -> None:
+    one = helm.objects("--set=crds.enabled=false,watchAllNamespaces=true")
+    other = helm.objects("--set=crds.enabled=false,watchAllNamespaces=true", "--namespace=elsewhere")
+
+    def names(objects: list[dict[str, Any]]) -> set[tuple[str, str]]:
+        return {(each["kind"], each["metadata"]["name"]) for each in objects if each["kind"].startswith("Cluster")}
+
+    assert len(names(one)) == 4
+    assert names(one).isdisjoint(names(other))
