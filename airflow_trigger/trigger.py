@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
@@ -25,7 +25,7 @@ from airflow_trigger.cluster import (
 from airflow_trigger.dbtruns import DbtRuns
 from airflow_trigger.event import Payload, Subject
 from airflow_trigger.follow import CREATE, WAIT, Follower, Todo
-from airflow_trigger.hub import subscribe
+from airflow_trigger.hub import DEFAULT_PACE, Pace, subscribe
 from airflow_trigger.naming import DEFAULT_CONN_ID, adopted_name, connection_name
 from airflow_trigger.objects import Gone, Seen
 from watcher.api import API_VERSION, KIND, ConnectionRef, Spec, to_wire
@@ -66,6 +66,9 @@ class DbtRunTrigger(BaseTrigger):
     Raises:
         ValueError: an argument cannot be used; the sentence names it.
     """
+
+    pace: ClassVar[Pace] = DEFAULT_PACE
+    """How patient the shared watch is."""
 
     def __init__(
         self,
@@ -146,7 +149,7 @@ class DbtRunTrigger(BaseTrigger):
 
     async def _follow(self, follower: Follower) -> Payload:
         clock = asyncio.get_running_loop().time
-        async with subscribe(self._cluster, self.namespace, self.object_name) as states:
+        async with subscribe(self._cluster, self.namespace, self.object_name, self.pace) as states:
             async for state in states:
                 verdict = follower.judge(state, clock())
                 if verdict is CREATE:

@@ -1,0 +1,222 @@
+"""The shared watch against a real API server: its cost, and what it makes of trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_trigger.cluster import Cluster, ClusterConfig, Expired, NotFound, NotInstalled, Unreachable
+from airflow_trigger.dbtruns import Change, DbtRuns, Runs
+from airflow_trigger.hub import Hub, Subscription, subscribe
+from airflow_trigger.objects import Denied, Gone, Seen, State
+from tests.cluster.trigger_support import (
+    QUICK,
+    SECONDS,
+    Namespace,
+    Proxy,
+    administering,
+    eventually,
+    install_crd,
+    watches,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+    from pathlib import Path
+
+    from tests.controlplane import ControlPlane
+
+
+@pytest.fixture(scope="module")
+def served(plane: ControlPlane) -> ControlPlane:
+    install_crd(plane)
+    return plane
+
+
+@pytest.fixture
+async def objects(served: ControlPlane, namespace: str) -> AsyncIterator[Namespace]:
+    async with administering(served, namespace) as objects:
+        yield objects
+
+
+@pytest.fixture
+def config(served: ControlPlane) -> ClusterConfig:
+    return ClusterConfig(config_file=str(served.kubeconfig))
+
+
+async def told(states: Subscription) -> State:
+    async with asyncio.timeout(SECONDS):
+        return await anext(states)
+
+
+async def phase(states: Subscription, wanted: str) -> None:
+    """Waits until that phase is told; what else is told must be the object, too."""
+    async with asyncio.timeout(SECONDS):
+        async for state in states:
+            assert isinstance(state, Seen), state
+            if state.run.status.phase == wanted:
+                return
+
+
+async def test_all_waiters_share_one_watch_that_ends_after_the_last(
+    served: ControlPlane, objects: Namespace, config: ClusterConfig
+) -> None:
+    before = await watches(served)
+    await objects.create("a")
+    await objects.create("b")
+
+    async def served_watches(count: int) -> bool:
+        return await watches(served) == before + count
+
+    async with contextlib.AsyncExitStack() as stack:
+        for name in ("a", "a", "b"):
+            await told(await stack.enter_async_context(subscribe(config, objects.name, name, QUICK)))
+        await eventually(lambda: served_watches(1), "one watch for three waiters")
+    await eventually(lambda: served_watches(0), "no watch after the last waiter")
+
+
+async def test_a_deleted_object_is_gone_with_its_last_status(objects: Namespace, config: ClusterConfig) -> None:
+    await objects.create("a")
+    await objects.set_status("a", "Running", runId=5)
+    async with subscribe(config, objects.name, "a", QUICK) as states:
+        await told(states)
+        await objects.delete("a")
+        state = await told(states)
+    assert isinstance(state, Gone)
+    assert state.last is not None
+    assert state.last.run_id == 5
+
+
+async def test_a_missing_object_is_told_apart_from_a_missing_api(objects: Namespace) -> None:
+    with pytest.raises(NotFound):
+        await objects.runs.get("absent")
+    with pytest.raises(NotInstalled, match="is the chart installed"):
+        await objects.cluster.request("GET", "/apis/dbtrun.dev/v9/namespaces/x/dbtruns")
+
+
+async def test_a_list_of_several_pages_is_whole(objects: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c", "d", "e"):
+        await objects.create(name)
+    monkeypatch.setattr("airflow_trigger.dbtruns.PAGE", 2)
+    assert sorted((await objects.runs.list()).runs) == ["a", "b", "c", "d", "e"]
+
+
+async def test_a_cut_connection_is_made_anew(served: ControlPlane, objects: Namespace, tmp_path: Path) -> None:
+    await objects.create("a")
+    await objects.set_status("a", "Queued")
+    async with (
+        Proxy.before(served, tmp_path) as (proxy, through),
+        subscribe(through, objects.name, "a", QUICK) as states,
+    ):
+        await phase(states, "Queued")
+        proxy.cut()
+        await objects.set_status("a", "Running")
+        await phase(states, "Running")
+        await objects.set_status("a", "Succeeded")
+        await phase(states, "Succeeded")
+
+
+async def test_a_silent_watch_is_noticed(served: ControlPlane, objects: Namespace, tmp_path: Path) -> None:
+    await objects.create("a")
+    await objects.set_status("a", "Queued")
+    async with (
+        Proxy.before(served, tmp_path) as (proxy, through),
+        subscribe(through, objects.name, "a", replace(QUICK, silence=1.0)) as states,
+    ):
+        await phase(states, "Queued")
+        proxy.swallow()
+        await objects.set_status("a", "Running")
+        await phase(states, "Running")
+
+
+async def test_a_restarted_api_server_is_found_again(own_plane: ControlPlane) -> None:
+    install_crd(own_plane)
+    config = ClusterConfig(config_file=str(own_plane.kubeconfig))
+    async with (
+        administering(own_plane, "default") as objects,
+        subscribe(config, "default", "a", QUICK) as states,
+    ):
+        assert isinstance(await told(states), Gone)
+        await objects.create("a")
+        await objects.set_status("a", "Running")
+        await phase(states, "Running")
+        await own_plane.kill_apiserver()
+        await own_plane.start_apiserver()
+        await objects.set_status("a", "Succeeded")
+        await phase(states, "Succeeded")
+
+
+async def test_a_version_that_the_server_forgot_costs_a_list_and_no_news(own_plane: ControlPlane) -> None:
+    install_crd(own_plane)
+    async with administering(own_plane, "default") as objects:
+        await objects.create("a")
+        await objects.set_status("a", "Running")
+        await own_plane.compact()
+        await own_plane.stop_apiserver()
+        await own_plane.start_apiserver()
+        await eventually(lambda: is_forgotten(objects, "1"), "the API server has forgotten version 1")
+        runs = Forgotten(objects.cluster, "default")
+        async with watching(runs) as hub:
+            states = Subscription(hub, "a")
+            hub.join(states)
+            await phase(states, "Running")
+            await eventually(runs.recovered, "the hub lists again after 410")
+            await objects.set_status("a", "Succeeded")
+            await phase(states, "Succeeded")
+
+
+async def test_a_missing_crd_is_told_and_the_wait_goes_on_when_it_is_there(own_plane: ControlPlane) -> None:
+    config = ClusterConfig(config_file=str(own_plane.kubeconfig))
+    async with subscribe(config, "default", "a", QUICK) as states:
+        state = await told(states)
+        assert isinstance(state, Denied)
+        assert "is the chart installed" in state.message
+        await asyncio.to_thread(install_crd, own_plane)
+        async with administering(own_plane, "default") as objects, asyncio.timeout(SECONDS):
+            await objects.create("a")
+            while not isinstance(await anext(states), Seen):
+                pass
+
+
+async def is_forgotten(objects: Namespace, version: str) -> bool:
+    try:
+        await anext(objects.runs.watch(version, 10.0))
+    except Expired:
+        return True
+    except Unreachable:  # it has just been started
+        return False
+    raise AssertionError(f"the API server still knows what happened since {version}")
+
+
+class Forgotten(DbtRuns):
+    """Its first watch asks for a version that is long gone."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        super().__init__(cluster, namespace)
+        self.watched: list[str] = []
+
+    async def watch(self, version: str, silence_seconds: float) -> AsyncGenerator[Change]:
+        self.watched.append(version if self.watched else "1")
+        async for change in super().watch(self.watched[-1], silence_seconds):
+            yield change
+
+    async def recovered(self) -> bool:
+        return len(self.watched) > 1
+
+
+@asynccontextmanager
+async def watching(runs: Runs) -> AsyncIterator[Hub]:
+    @asynccontextmanager
+    async def source() -> AsyncIterator[Runs]:
+        yield runs
+
+    hub = Hub(source, QUICK)
+    try:
+        yield hub
+    finally:
+        await hub.close()

@@ -1,0 +1,150 @@
+"""What the tests of hub and trigger share: a DbtRun's life by hand, and a connection that can be broken."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_trigger.cluster import Cluster, ClusterConfig
+from airflow_trigger.dbtruns import DbtRuns
+from airflow_trigger.hub import Pace
+from airflow_trigger.trigger import DbtRunTrigger
+from watcher.api import API_VERSION, GROUP, KIND, PLURAL, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from tests.controlplane import ControlPlane
+
+CRD = Path(__file__).parents[2] / "deploy/crd/dbtrun.dev_dbtruns.yaml"
+SECONDS = 30.0
+QUICK = Pace(linger=0.2, silence=90.0, first_retry=0.05, longest_retry=0.5, denied_retry=0.2)
+
+
+class QuickTrigger(DbtRunTrigger):
+    """The trigger with short pauses."""
+
+    pace = QUICK
+
+
+def install_crd(plane: ControlPlane) -> None:
+    plane.kubectl_sync("apply", "-f", str(CRD))
+    plane.kubectl_sync("wait", "--for=condition=Established", f"crd/{PLURAL}.{GROUP}")
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        await asyncio.sleep(0.05)
+
+
+async def watches(plane: ControlPlane) -> int:
+    """How many namespaced watches of DbtRuns the API server serves."""
+    text = await plane.metrics()
+    lines = re.findall(r"^apiserver_longrunning_requests\{(.*)\} (\d+)$", text, re.MULTILINE)
+    wanted = ('resource="dbtruns"', 'scope="namespace"', 'verb="WATCH"')
+    return sum(int(count) for labels, count in lines if all(label in labels for label in wanted))
+
+
+@dataclass
+class Namespace:
+    """A namespace of DbtRuns, changed as the administrator and as the watcher would."""
+
+    cluster: Cluster
+    name: str
+
+    @property
+    def runs(self) -> DbtRuns:
+        return DbtRuns(self.cluster, self.name)
+
+    def _path(self, name: str) -> str:
+        return f"/apis/{GROUP}/{VERSION}/namespaces/{self.name}/{PLURAL}/{name}"
+
+    async def create(self, name: str, **metadata: Any) -> None:
+        body = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"name": name, **metadata},
+            "spec": {"job": {"id": 1}},
+        }
+        await self.runs.create(body)
+
+    async def set_status(self, name: str, phase: str, reason: str = "RunStarted", **status: Any) -> None:
+        body = {"status": {"phase": phase, "reason": reason, **status}}
+        await self.cluster.request("PATCH", f"{self._path(name)}/status", body=body)
+
+    async def delete(self, name: str) -> None:
+        await self.cluster.request("DELETE", self._path(name))
+
+    async def patch(self, name: str, body: dict[str, Any]) -> None:
+        await self.runs.patch(name, body)
+
+
+@asynccontextmanager
+async def administering(plane: ControlPlane, namespace: str) -> AsyncIterator[Namespace]:
+    cluster = Cluster(ClusterConfig(config_file=str(plane.kubeconfig)))
+    try:
+        yield Namespace(cluster, namespace)
+    finally:
+        await cluster.close()
+
+
+class Proxy:
+    """A TCP connection to the API server that can be cut, or swallow everything without a word."""
+
+    def __init__(self, server: str) -> None:
+        self._host, _, port = server.removeprefix("https://").partition(":")
+        self._port = int(port)
+        self._links: set[asyncio.Task[None]] = set()
+        self._silent: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    @asynccontextmanager
+    async def before(cls, plane: ControlPlane, folder: Path) -> AsyncIterator[tuple[Proxy, ClusterConfig]]:
+        proxy = cls(plane.server)
+        listener = await asyncio.start_server(proxy._serve, "127.0.0.1", 0)
+        port = listener.sockets[0].getsockname()[1]
+        path = folder / "through-the-proxy"
+        path.write_text(plane.kubeconfig.read_text().replace(plane.server, f"https://127.0.0.1:{port}"))
+        try:
+            yield proxy, ClusterConfig(config_file=str(path))
+        finally:
+            proxy.cut()
+            listener.close()
+
+    def cut(self) -> None:
+        for link in self._links:
+            link.cancel()
+
+    def swallow(self) -> None:
+        """The connections of now go silent for ever; new ones work."""
+        self._silent |= self._links
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = asyncio.current_task()
+        assert link is not None
+        self._links.add(link)
+        upstream, downstream = await asyncio.open_connection(self._host, self._port)
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._pump(reader, downstream, link))
+                both.create_task(self._pump(upstream, writer, link))
+        except* OSError:
+            pass
+        finally:
+            self._links.discard(link)
+            writer.close()
+            downstream.close()
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, link: asyncio.Task[None]) -> None:
+        while data := await source.read(65_536):
+            if link not in self._silent:
+                sink.write(data)
+                await sink.drain()
+        sink.close()
