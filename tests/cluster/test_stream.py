@@ -6,35 +6,26 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 import pytest
 import yaml
 
+from tests.cluster.objects import create, delete, install_crd, raw, until
 from tests.controlplane import ControlPlane
-from watcher.api import API_VERSION, Phase, Status
-from watcher.cluster.access import ClusterAccess, Timeouts, api_path
+from watcher.api import Phase, Status
+from watcher.cluster.access import ClusterAccess, Timeouts
 from watcher.cluster.mirror import Mirror
 from watcher.cluster.stream import Stream, StreamBroken, StreamSettings
 from watcher.cluster.writer import Writer
 
-CRD = Path(__file__).parents[2] / "deploy/crd/dbtrun.dev_dbtruns.yaml"
-PREFIX = f"apis/{API_VERSION}"
 QUICK = StreamSettings(retry_first=0.1, retry_most=0.3)
 DOUBTFUL = replace(QUICK, prune_every=0.4, stall_after=1.0)
-
-
-async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.02)
 
 
 class Followed:
@@ -130,35 +121,6 @@ def kubeconfig_to(server: str, original: Path, directory: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def served(plane: ControlPlane) -> ControlPlane:
-    install_crd(plane)
-    return plane
-
-
-def install_crd(plane: ControlPlane) -> None:
-    plane.kubectl_sync("apply", "-f", str(CRD))
-    plane.kubectl_sync("wait", "--for=condition=Established", "crd/dbtruns.dbtrun.dev")
-
-
-@pytest.fixture
-async def admin(served: ControlPlane) -> AsyncIterator[ClusterAccess]:
-    access = await ClusterAccess.load(served.kubeconfig)
-    yield access
-    await access.close()
-
-
-async def create(access: ClusterAccess, namespace: str, name: str) -> dict[str, Any]:
-    body = {"apiVersion": API_VERSION, "kind": "DbtRun", "metadata": {"name": name}, "spec": {"job": {"id": 1}}}
-    answer = await access.request("POST", api_path(PREFIX, namespace, "dbtruns"), body=body)
-    created: dict[str, Any] = msgspec.json.decode(answer)
-    return created
-
-
-async def delete(access: ClusterAccess, namespace: str, name: str) -> None:
-    await access.request("DELETE", api_path(PREFIX, namespace, "dbtruns", name))
-
-
 async def test_what_exists_is_known_once_it_is_synced(
     admin: ClusterAccess, served: ControlPlane, namespace: str
 ) -> None:
@@ -216,8 +178,7 @@ async def test_following_writes_nothing_to_an_object(
     async with following(served.kubeconfig, namespace, settings=DOUBTFUL) as followed:
         created = await create(admin, namespace, "run")
         await until(lambda: "run" in followed.names())
-    now = msgspec.json.decode(await admin.request("GET", api_path(PREFIX, namespace, "dbtruns", "run")))
-    assert now == created
+    assert await raw(admin, namespace, "run") == created
 
 
 async def test_stopping_takes_less_than_a_second(admin: ClusterAccess, served: ControlPlane, namespace: str) -> None:

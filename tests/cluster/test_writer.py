@@ -3,65 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 import yaml
 
+from tests.cluster.objects import create, raw
 from tests.controlplane import ControlPlane
-from watcher.api import API_VERSION, FINALIZER, DbtRun, Phase, Reason, Status
+from watcher.api import FINALIZER, DbtRun, Phase, Reason, Status
 from watcher.cluster.access import ClusterAccess, api_path
 from watcher.cluster.errors import ApiTrouble, Conflict, Forbidden, Gone, NotServed, Refused
+from watcher.cluster.mirror import read
 from watcher.cluster.writer import Writer
 
-CRD = Path(__file__).parents[2] / "deploy/crd/dbtrun.dev_dbtruns.yaml"
-PREFIX = f"apis/{API_VERSION}"
 STATUS = Status(phase=Phase.RUNNING, reason=Reason.RUN_STARTED, run_id=70_000_000_000_001, progress="1/2")
 
 
-@pytest.fixture(scope="module")
-def served(plane: ControlPlane) -> ControlPlane:
-    plane.kubectl_sync("apply", "-f", str(CRD))
-    plane.kubectl_sync("wait", "--for=condition=Established", "crd/dbtruns.dbtrun.dev")
-    return plane
+@pytest.fixture
+def writer(admin: ClusterAccess) -> Writer:
+    return Writer(admin)
 
 
 @pytest.fixture
-async def access(served: ControlPlane) -> AsyncIterator[ClusterAccess]:
-    access = await ClusterAccess.load(served.kubeconfig)
-    yield access
-    await access.close()
-
-
-@pytest.fixture
-def writer(access: ClusterAccess) -> Writer:
-    return Writer(access)
-
-
-async def raw(access: ClusterAccess, run: DbtRun) -> dict[str, Any]:
-    path = api_path(PREFIX, run.metadata.namespace, "dbtruns", run.metadata.name)
-    found: dict[str, Any] = msgspec.json.decode(await access.request("GET", path))
-    return found
-
-
-@pytest.fixture
-async def run(access: ClusterAccess, writer: Writer, namespace: str) -> DbtRun:
-    return await create(access, writer, namespace, "run")
-
-
-async def create(access: ClusterAccess, writer: Writer, namespace: str, name: str, **metadata: Any) -> DbtRun:
-    body = {
-        "apiVersion": API_VERSION,
-        "kind": "DbtRun",
-        "metadata": {"name": name, **metadata},
-        "spec": {"job": {"id": 1}},
-    }
-    await access.request("POST", api_path(PREFIX, namespace, "dbtruns"), body=body)
-    return await writer.get(namespace, name)
+async def run(admin: ClusterAccess, namespace: str) -> DbtRun:
+    return read(await create(admin, namespace, "run"))
 
 
 async def test_a_status_is_written_and_the_new_object_returned(writer: Writer, run: DbtRun) -> None:
@@ -70,10 +36,13 @@ async def test_a_status_is_written_and_the_new_object_returned(writer: Writer, r
     assert written == await writer.get(run.metadata.namespace, run.metadata.name)
 
 
-async def test_what_the_new_status_lacks_is_removed(access: ClusterAccess, writer: Writer, run: DbtRun) -> None:
+async def test_what_the_new_status_lacks_is_removed(admin: ClusterAccess, writer: Writer, run: DbtRun) -> None:
     written = await writer.patch_status(run, STATUS)
     await writer.patch_status(written, Status(phase=Phase.RUNNING, started_at=datetime(2024, 5, 1, tzinfo=UTC)))
-    assert (await raw(access, run))["status"] == {"phase": "Running", "startedAt": "2024-05-01T00:00:00Z"}
+    assert (await raw(admin, run.metadata.namespace, run.metadata.name))["status"] == {
+        "phase": "Running",
+        "startedAt": "2024-05-01T00:00:00Z",
+    }
 
 
 async def test_an_equal_status_is_not_written(writer: Writer, run: DbtRun) -> None:
@@ -103,9 +72,9 @@ async def test_a_deleted_object_is_gone(writer: Writer, run: DbtRun) -> None:
         await writer.get(run.metadata.namespace, run.metadata.name)
 
 
-async def test_a_namesake_is_never_written_to(access: ClusterAccess, writer: Writer, run: DbtRun) -> None:
+async def test_a_namesake_is_never_written_to(admin: ClusterAccess, writer: Writer, run: DbtRun) -> None:
     await writer.delete(run)
-    namesake = await create(access, writer, run.metadata.namespace, run.metadata.name)
+    namesake = read(await create(admin, run.metadata.namespace, run.metadata.name))
     with pytest.raises(Conflict):
         await writer.patch_status(run, STATUS)
     with pytest.raises(Conflict):
@@ -121,9 +90,9 @@ async def test_an_object_that_changed_is_not_deleted(writer: Writer, run: DbtRun
 
 
 async def test_our_finalizer_comes_and_goes_and_others_stay(
-    access: ClusterAccess, writer: Writer, namespace: str
+    admin: ClusterAccess, writer: Writer, namespace: str
 ) -> None:
-    run = await create(access, writer, namespace, "kept", finalizers=["example.com/one", "example.com/two"])
+    run = read(await create(admin, namespace, "kept", finalizers=["example.com/one", "example.com/two"]))
     added = await writer.add_finalizer(run)
     assert added.metadata.finalizers == ("example.com/one", "example.com/two", FINALIZER)
     assert await writer.add_finalizer(added) is added
@@ -162,9 +131,9 @@ async def test_who_may_not_write_is_told_the_verb(served: ControlPlane, namespac
         await powerless.close()
 
 
-async def test_a_resource_that_is_not_served_is_not_an_object_that_is_gone(access: ClusterAccess) -> None:
+async def test_a_resource_that_is_not_served_is_not_an_object_that_is_gone(admin: ClusterAccess) -> None:
     with pytest.raises(NotServed):
-        await access.request("GET", api_path("apis/dbtrun.dev/v9", "default", "dbtruns", "run"))
+        await admin.request("GET", api_path("apis/dbtrun.dev/v9", "default", "dbtruns", "run"))
 
 
 async def test_a_server_that_does_not_answer_is_trouble(served: ControlPlane, run: DbtRun, tmp_path: Path) -> None:
