@@ -11,9 +11,15 @@ from typing import Any
 import pytest
 
 from tests.chart.helm import CHART, VALUES, Helm, env_of
+from watcher.settings import described
 
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 HELM_ONLY = {"global"}
+CHOSEN_BY_THE_CHART = {"namespaces", "connection_dir", "connection_namespaces", "listen", "kubeconfig", "context"}
+
+
+def snake_case(name: str) -> str:
+    return re.sub(r"(?=[A-Z])", "_", name).lower()
 
 
 def test_the_chart_is_well_formed(helm: Helm) -> None:
@@ -43,6 +49,12 @@ def test_a_bad_value_is_one_sentence_that_names_it(helm: Helm, wrong: str, told:
     assert answer.returncode == 1
     (sentence,) = (line for line in answer.stderr.splitlines() if line.startswith("- "))
     assert sentence.startswith(f"- {told}")
+
+
+def test_periods_that_allow_a_second_start_are_refused(helm: Helm) -> None:
+    answer = helm.run("template", "dbtrun", str(CHART), "--set=settings.submitWindowSeconds=61")
+    assert answer.returncode == 1
+    assert "settings.quietPeriodSeconds must be at least twice settings.submitWindowSeconds" in answer.stderr
 
 
 def paths(schema: dict[str, Any], path: str = "") -> Iterator[str]:
@@ -91,10 +103,21 @@ def test_every_setting_is_an_environment_variable_of_its_name(helm: Helm) -> Non
         "DBTRUN_CONNECTION_NAMESPACES": "dbtrun-system,team-a",
         "DBTRUN_REQUESTS_PER_MINUTE": "300",
         "DBTRUN_FEED_INTERVAL_SECONDS": "10",
+        "DBTRUN_SUBMIT_WINDOW_SECONDS": "20",
+        "DBTRUN_QUIET_PERIOD_SECONDS": "60",
         "DBTRUN_LOG_LEVEL": "debug",
         "DBTRUN_LOG_FORMAT": "text",
         "HTTPS_PROXY": "http://proxy.example.com:3128",
     }
+
+
+def test_settings_and_their_defaults_are_the_watchers_own(values: dict[str, Any]) -> None:
+    offered = {name: default for name, _doc, default in described() if name not in CHOSEN_BY_THE_CHART}
+    assert {snake_case(name): value for name, value in values["settings"].items()} == offered
+
+
+def test_the_default_connection_can_be_offered_to_every_namespace(helm: Helm) -> None:
+    assert env_of(helm.deployment("--set=connection.namespaces={*,team-a}"))["DBTRUN_CONNECTION_NAMESPACES"] == "*"
 
 
 def test_the_watcher_of_a_whole_cluster_is_told_so(helm: Helm) -> None:

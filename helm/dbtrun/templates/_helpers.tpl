@@ -45,6 +45,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- .Values.airflow.namespaces | default $watched | default (list .Release.Namespace) | toJson -}}
 {{- end -}}
 
+{{- define "dbtrun.connectionNamespaces" -}}
+{{- $listed := .Values.connection.namespaces | default (list .Release.Namespace) -}}
+{{- ternary "*" (join "," $listed) (has "*" $listed) -}}
+{{- end -}}
+
 {{- define "dbtrun.image" -}}
 {{- if .Values.image.digest -}}
 {{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
