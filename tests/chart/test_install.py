@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shlex
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ import yaml
 
 from tests.chart.helm import CHART, ROOT, VALUES, Helm
 from tests.controlplane import ControlPlane
+from watcher.api import API_VERSION, FINALIZER, KIND
 
 EXAMPLES: Final = sorted((ROOT / "deploy/examples").glob("*.yaml"))
 
@@ -195,3 +197,22 @@ def test_the_plain_manifests_install_without_helm(own_plane: ControlPlane) -> No
     own_plane.kubectl_sync("apply", f"-k{ROOT / 'deploy'}")
     pod_exists(own_plane)
     own_plane.kubectl_sync("wait", "--for=condition=Established", "crd/dbtruns.dbtrun.dev")
+
+
+def test_a_run_that_no_watcher_cares_for_can_still_be_deleted_as_the_readme_says(installed: ControlPlane) -> None:
+    (patch,) = re.findall(r"kubectl (patch dbtrun .*)", (ROOT / "deploy/README.md").read_text())
+    left = dbtrun_with_finalizer("left-behind")
+    where = "--namespace=team-a"
+    installed.kubectl_sync("create", where, "-f-", input=json.dumps(left))
+    installed.kubectl_sync("delete", where, "dbtrun", "left-behind", "--wait=false")
+    installed.kubectl_sync(where, *shlex.split(patch.replace("NAME", "left-behind")))
+    installed.kubectl_sync("wait", where, "--for=delete", "dbtrun/left-behind", "--timeout=30s")
+
+
+def dbtrun_with_finalizer(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": name, "finalizers": [FINALIZER]},
+        "spec": {"job": {"id": 1}},
+    }
