@@ -48,6 +48,10 @@ class ServerFault(DbtCloudError):
     """An answer that is not dbt Cloud's usual one: a 5xx, a page of a proxy, JSON of an unknown shape."""
 
 
+class UnknownStatus(ServerFault):
+    """A run with a status that this version does not know: never taken for an end."""
+
+
 class TooLarge(ServerFault):
     """The reply is larger than we read."""
 

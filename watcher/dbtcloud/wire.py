@@ -16,7 +16,7 @@ import msgspec
 
 from watcher.api import FailedNode, Results
 from watcher.api.status import MAX_FAILURE_MESSAGE, MAX_FAILURES, MAX_MESSAGE, MAX_STEP_NAME
-from watcher.dbtcloud.errors import ServerFault
+from watcher.dbtcloud.errors import UnknownStatus
 from watcher.lifecycle.facts import RunFacts, RunState, StepFacts
 from watcher.lifecycle.text import clean
 
@@ -157,7 +157,7 @@ class Run(Wire, frozen=True):
             steps: whether the steps were asked for; unasked, an empty list says nothing.
 
         Raises:
-            ServerFault: its status is one that we do not know; that is never taken for an end.
+            UnknownStatus: that is never taken for an end.
         """
         return RunFacts(
             run_id=self.id,
@@ -185,7 +185,7 @@ class Run(Wire, frozen=True):
             if self.in_progress:
                 return RunState.RUNNING
         word = clean(self.status_humanized or "?", MAX_WORD)
-        raise ServerFault(
+        raise UnknownStatus(
             f"dbt Cloud gives run {self.id} the status {self.status} ({word}), which this version does not know: "
             "it is not taken for an end"
         )

@@ -1,0 +1,174 @@
+"""Who shares what: a connection's client and poller, an account's budget."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import httpx
+import pytest
+
+from tests.unit.dbtcloud import account
+from watcher.api import Reason
+from watcher.dbtcloud import errors
+from watcher.dbtcloud.accounts import Accounts
+from watcher.dbtcloud.budget import Priority
+from watcher.dbtcloud.connection import Connection, Token
+from watcher.lifecycle.facts import Instant, Observation, Trouble
+
+pytestmark = pytest.mark.looptime
+
+ROTATED = replace(account.CONNECTION, token=Token("new"))
+ELSEWHERE = replace(account.CONNECTION, host="emea.dbt.com")
+
+
+def clock() -> Instant:
+    now = asyncio.get_running_loop().time()
+    return Instant(account.NOON + timedelta(seconds=now), now)
+
+
+@dataclass
+class Sink:
+    """Keeps what was told about a connection."""
+
+    connection: Connection
+    log: list[tuple[str, object]]
+
+    def observed(self, uid: str, observation: Observation) -> None:
+        self.log.append((uid, observation.run and observation.run.run_id))
+
+    def unreadable(self, uid: str, trouble: Trouble) -> None:
+        self.log.append((uid, trouble.reason))
+
+    def troubled(self, trouble: Trouble) -> None:
+        self.log.append((self.connection.token.reveal(), trouble.reason))
+
+    def answering(self) -> None:
+        self.log.append((self.connection.token.reveal(), Reason.ANSWERING))
+
+
+def dbt_cloud(request: httpx.Request) -> httpx.Response:
+    """Every run is running; the old token is refused."""
+    if request.headers["Authorization"] != "Token new":
+        return account.refusal(401, "Invalid token.")
+    ids = json.loads(request.url.params.get("pk__in", "[]"))
+    return account.listing([account.run(run_id) for run_id in ids], pk__in=ids)
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[tuple[Accounts, list[tuple[str, object]]]]:
+    log: list[tuple[str, object]] = []
+    accounts = Accounts(lambda c: Sink(c, log), transport=httpx.MockTransport(dbt_cloud), linger=300, clock=clock)
+    task = asyncio.create_task(accounts.run())
+    await asyncio.sleep(0)
+    try:
+        yield accounts, log
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        assert list(accounts) == []
+
+
+async def test_equal_connections_share_everything() -> None:
+    async with running() as (accounts, _):
+        equal = replace(account.CONNECTION, token=Token(account.SECRET))
+        assert accounts.use("a", account.CONNECTION) is accounts.use("b", equal)
+
+
+async def test_tokens_of_one_account_share_its_budget_and_nothing_else() -> None:
+    async with running() as (accounts, _):
+        one, two = accounts.use("a", account.CONNECTION), accounts.use("b", ROTATED)
+        assert one.budget is two.budget
+        assert one.client is not two.client
+        assert one.poller is not two.poller
+        assert accounts.use("c", ELSEWHERE).budget is not one.budget
+
+
+async def test_what_is_followed_is_polled() -> None:
+    async with running() as (accounts, log):
+        accounts.use("a", ROTATED).poller.follow("a", 7, 30)
+        await asyncio.sleep(3)
+        assert log == [("new", Reason.ANSWERING), ("a", 7)]
+
+
+async def test_what_is_followed_before_the_start_is_polled_after_it() -> None:
+    log: list[tuple[str, object]] = []
+    accounts = Accounts(lambda c: Sink(c, log), transport=httpx.MockTransport(dbt_cloud), clock=clock)
+    accounts.use("a", ROTATED).poller.follow("a", 7, 30)
+    task = asyncio.create_task(accounts.run())
+    await asyncio.sleep(3)
+    assert ("a", 7) in log
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_a_rotated_token_heals_what_the_old_one_could_not_do() -> None:
+    async with running() as (accounts, log):
+        accounts.use("a", account.CONNECTION).poller.follow("a", 7, 30)
+        await asyncio.sleep(30)
+        assert {reason for _, reason in log} == {Reason.UNAUTHORIZED}
+        log.clear()
+        accounts.use("a", ROTATED).poller.follow("a", 7, 30)
+        await asyncio.sleep(120)
+        assert ("a", 7) in log
+        assert (account.SECRET, Reason.UNAUTHORIZED) not in log, "the old token is not used any more"
+
+
+async def test_an_unused_connection_is_closed_after_a_while() -> None:
+    async with running() as (accounts, _):
+        old = accounts.use("a", ROTATED)
+        old.poller.follow("a", 7, 30)
+        accounts.release("a")
+        await asyncio.sleep(200)
+        assert accounts.use("b", ROTATED) is old, "it lingers"
+        accounts.release("b")
+        await asyncio.sleep(400)
+        assert list(accounts) == []
+        assert old.poller.following == 0
+        with pytest.raises(errors.Unreachable):
+            await old.client.run(1)
+        assert accounts.use("c", ROTATED) is not old
+
+
+async def test_a_used_connection_stays_open() -> None:
+    async with running() as (accounts, _):
+        used = accounts.use("a", ROTATED)
+        accounts.use("b", ROTATED)
+        accounts.release("b")
+        accounts.release("nobody")
+        await asyncio.sleep(4000)
+        assert list(accounts) == [used]
+
+
+async def test_a_rate_limit_met_with_one_token_silences_the_whole_account() -> None:
+    async with running() as (accounts, log):
+        accounts.use("a", account.CONNECTION).budget.pause(100)
+        accounts.use("b", ROTATED).poller.follow("b", 7, 30)
+        await asyncio.sleep(50)
+        assert log == [("new", Reason.RATE_LIMITED)]
+        await asyncio.sleep(60)
+        assert ("b", 7) in log
+
+
+async def test_every_poll_spends_the_accounts_budget() -> None:
+    async with running() as (accounts, _):
+        used = accounts.use("a", ROTATED)
+        used.poller.follow("a", 7, 30)
+        await asyncio.sleep(3)
+        assert used.budget.spent == {Priority.POLL: 1}
+
+
+async def test_a_poller_that_fails_by_a_fault_of_ours_ends_the_task() -> None:
+    class Faulty(Sink):
+        def answering(self) -> None:
+            raise RuntimeError("bug")
+
+    accounts = Accounts(lambda c: Faulty(c, []), transport=httpx.MockTransport(dbt_cloud), clock=clock)
+    accounts.use("a", ROTATED).poller.follow("a", 7, 30)
+    with pytest.raises(ExceptionGroup):
+        await asyncio.wait_for(accounts.run(), 60)

@@ -1,0 +1,610 @@
+"""The poller against an account in memory, under a clock that jumps: an hour of polling takes milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import pytest
+
+from tests.unit.dbtcloud.account import NOON
+from watcher.api import Reason
+from watcher.dbtcloud import errors
+from watcher.dbtcloud.batch import Batch
+from watcher.dbtcloud.poller import Poller
+from watcher.lifecycle.facts import Instant, Observation, RunFacts, RunState, Trouble
+
+pytestmark = pytest.mark.looptime
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def clock() -> Instant:
+    return Instant(NOON + timedelta(seconds=now()), now())
+
+
+@dataclass
+class Cloud:
+    """An account: its runs, what was asked, and what goes wrong."""
+
+    runs_by_id: dict[int, RunFacts] = field(default_factory=dict)
+    asked: list[tuple[float, str, int]] = field(default_factory=list)
+    broken: dict[str, errors.DbtCloudError] = field(default_factory=dict)
+    ignored: set[str] = field(default_factory=set)
+    hidden: set[int] = field(default_factory=set)
+    odd: set[int] = field(default_factory=set)
+    latency: float = 0.2
+    ahead: timedelta = timedelta(0)
+
+    def add(self, ids: Iterable[int], state: RunState = RunState.RUNNING) -> None:
+        for run_id in ids:
+            self.runs_by_id[run_id] = RunFacts(run_id=run_id, account_id=1, job_id=1, state=state)
+
+    def end(self, ids: Iterable[int], state: RunState = RunState.SUCCESS) -> None:
+        for run_id in ids:
+            self.runs_by_id[run_id] = RunFacts(
+                run_id=run_id, account_id=1, job_id=1, state=state, finished_at=clock().wall + self.ahead
+            )
+
+    def requests(self, kind: str = "", since: float = 0.0) -> int:
+        return sum(pages for at, asked, pages in self.asked if asked.startswith(kind) and at >= since)
+
+    def batch(self, runs: Iterable[RunFacts], at: Instant, **more: object) -> Batch:
+        observations = {
+            run.run_id: Observation(run=run, at=at, clock_offset=self.ahead)
+            for run in runs
+            if run.run_id not in self.odd
+        }
+        odd = {run.run_id: errors.UnknownStatus("odd") for run in runs if run.run_id in self.odd}
+        return Batch(observations=observations, unreadable=odd, **more)  # type: ignore[arg-type]
+
+    async def request(self, kind: str, pages: int = 1) -> Instant:
+        self.asked.append((now(), kind, pages))
+        at = clock()
+        await asyncio.sleep(self.latency)
+        if kind in self.broken:
+            raise self.broken[kind]
+        return at
+
+    async def runs(self, ids: Sequence[int]) -> Batch:
+        assert 0 < len(ids) <= 100
+        found = [self.runs_by_id[i] for i in ids if i in self.runs_by_id and i not in self.hidden]
+        at = await self.request("runs")
+        if "pk__in" in self.ignored:
+            return Batch(supported=False)
+        return self.batch(found, at, missing=tuple(set(ids) - {run.run_id for run in found}))
+
+    async def run(self, run_id: int, *, steps: bool = False) -> Observation:
+        at = await self.request("run ")
+        if run_id in self.odd:
+            raise errors.UnknownStatus("odd")
+        return Observation(run=self.runs_by_id.get(run_id), at=at, clock_offset=self.ahead)
+
+    async def live_runs(self) -> Batch:
+        live = [run for run in self.runs_by_id.values() if not run.state.over and run.run_id not in self.hidden]
+        at = await self.request("live", max(1, -(-len(live) // 100)))
+        return self.batch([] if "status__in" in self.ignored else live, at, supported="status__in" not in self.ignored)
+
+    async def finished_since(self, instant: datetime, max_pages: int) -> Batch:
+        done = [r for r in self.runs_by_id.values() if r.finished_at is not None and r.finished_at >= instant]
+        done.sort(key=lambda run: run.finished_at or NOON)
+        pages = min(max_pages, max(1, -(-len(done) // 100)))
+        at = await self.request("finished", pages)
+        if "finished_at__range" in self.ignored:
+            return Batch(supported=False)
+        return self.batch(done[: 100 * pages], at, pages=pages, complete=len(done) <= 100 * pages)
+
+
+@dataclass
+class Told:
+    """What the poller told, and when."""
+
+    observed: list[tuple[float, str, Observation]] = field(default_factory=list)
+    unreadables: list[tuple[float, str, Trouble]] = field(default_factory=list)
+    troubles: list[tuple[float, Trouble]] = field(default_factory=list)
+    answers: list[float] = field(default_factory=list)
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.told = Told()
+        self.on_end: Callable[[str], None] = lambda uid: None
+
+    def observed(self, uid: str, observation: Observation) -> None:
+        self.told.observed.append((now(), uid, observation))
+        if observation.run is None or observation.run.state.over:
+            self.on_end(uid)
+
+    def unreadable(self, uid: str, trouble: Trouble) -> None:
+        self.told.unreadables.append((now(), uid, trouble))
+
+    def troubled(self, trouble: Trouble) -> None:
+        self.told.troubles.append((now(), trouble))
+
+    def answering(self) -> None:
+        self.told.answers.append(now())
+
+
+@dataclass
+class Scene:
+    cloud: Cloud
+    poller: Poller
+    sink: Recorder
+
+    @property
+    def told(self) -> Told:
+        return self.sink.told
+
+    def follow(self, ids: Iterable[int], interval: float = 60.0, state: RunState = RunState.RUNNING) -> None:
+        for run_id in ids:
+            self.cloud.add([run_id], state)
+            self.poller.follow(str(run_id), run_id, interval)
+
+    def seen(self, uid: str) -> list[float]:
+        return [at for at, other, _ in self.told.observed if other == uid]
+
+    def ended_at(self, uid: str) -> float:
+        return next(at for at, other, o in self.told.observed if other == uid and o.run and o.run.state.over)
+
+
+@asynccontextmanager
+async def polling(jitter: float = 1.0) -> AsyncIterator[Scene]:
+    cloud, sink = Cloud(), Recorder()
+    poller = Poller(cloud, sink, clock=clock, jitter=lambda: jitter)
+    sink.on_end = poller.unfollow
+    task = asyncio.create_task(poller.run())
+    try:
+        yield Scene(cloud, poller, sink)
+        assert not task.done(), task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_nothing_is_asked_while_nothing_is_followed() -> None:
+    async with polling() as scene:
+        await asyncio.sleep(3600)
+        assert scene.cloud.asked == []
+        scene.follow([1])
+        await asyncio.sleep(30)
+        scene.poller.unfollow("1")
+        await asyncio.sleep(10)
+        before = len(scene.cloud.asked)
+        await asyncio.sleep(3600)
+        assert len(scene.cloud.asked) == before > 0
+
+
+async def test_a_run_is_polled_soon_after_it_is_followed_and_then_at_its_interval() -> None:
+    async with polling() as scene:
+        start = now()
+        scene.follow([1], interval=30)
+        await asyncio.sleep(100)
+        assert [at - start for at in scene.seen("1")] == pytest.approx([1.2, 31.2, 61.2, 91.2])
+
+
+async def test_a_slow_dbt_cloud_is_asked_at_the_interval_too() -> None:
+    async with polling() as scene:
+        scene.cloud.latency = 12.0
+        scene.follow([1], interval=30)
+        await asyncio.sleep(110)
+        assert len(scene.seen("1")) == 4
+
+
+async def test_a_run_may_be_followed_from_a_later_time_on() -> None:
+    async with polling() as scene:
+        scene.cloud.add([1])
+        scene.poller.follow("a", 1, 30, due=now() + 20)
+        start = now()
+        await asyncio.sleep(25)
+        assert [at - start for at in scene.seen("a")] == pytest.approx([20.2])
+
+
+async def test_runs_that_come_together_are_polled_together() -> None:
+    async with polling() as scene:
+        scene.follow(range(100))
+        await asyncio.sleep(3)
+        assert scene.cloud.requests("runs") == 1
+        assert len(scene.told.observed) == 100
+
+
+async def test_a_thousand_runs_cost_ten_batches_a_minute_and_the_feed() -> None:
+    async with polling() as scene:
+        scene.follow(range(1000))
+        await asyncio.sleep(600)
+        start = now()
+        await asyncio.sleep(600)
+        assert scene.cloud.requests("runs", start) <= 100
+        assert scene.cloud.requests("finished", start) <= 120
+        assert scene.cloud.requests("run ") == scene.cloud.requests("live") == 0
+        last = max(scene.seen("0"))
+        assert now() - last <= 61
+
+
+async def test_runs_that_come_one_by_one_cost_no_more() -> None:
+    async with polling() as scene:
+        for run_id in range(1000):
+            scene.follow([run_id])
+            await asyncio.sleep(0.25)
+        await asyncio.sleep(600)
+        start = now()
+        await asyncio.sleep(600)
+        assert scene.cloud.requests("runs", start) <= 120
+
+
+async def test_intervals_are_kept_for_everybody() -> None:
+    async with polling() as scene:
+        scene.follow(range(150), interval=60)
+        scene.follow([1000], interval=5)
+        scene.follow([2000], interval=3600)
+        await asyncio.sleep(600)
+        for uid, interval in (("0", 60), ("149", 60), ("1000", 5)):
+            seen = scene.seen(uid)
+            assert max(b - a for a, b in itertools.pairwise(seen)) <= interval + 1
+        assert len(scene.seen("2000")) < 5
+
+
+async def test_an_end_is_seen_within_seconds_whatever_the_interval() -> None:
+    async with polling() as scene:
+        scene.follow(range(500), interval=3600)
+        await asyncio.sleep(100)
+        ended = now()
+        scene.cloud.end([7, 8], RunState.ERROR)
+        await asyncio.sleep(20)
+        assert scene.ended_at("7") - ended < 6
+        assert scene.ended_at("8") - ended < 6
+        assert scene.cloud.requests("runs", ended) == 0
+
+
+async def test_an_end_is_told_once_by_the_feed_though_its_windows_overlap() -> None:
+    async with polling() as scene:
+        scene.sink.on_end = lambda uid: None
+        scene.follow([1], interval=3600)
+        await asyncio.sleep(100)
+        scene.cloud.end([1])
+        await asyncio.sleep(100)
+        assert sum(o.run is not None and o.run.state.over for _, _, o in scene.told.observed) == 1
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=-10), timedelta(minutes=10)])
+async def test_the_feed_keeps_dbt_clouds_clock(ahead: timedelta) -> None:
+    async with polling() as scene:
+        scene.cloud.ahead = ahead
+        scene.follow([1], interval=3600)
+        await asyncio.sleep(100)
+        ended = now()
+        scene.cloud.end([1])
+        await asyncio.sleep(20)
+        assert scene.ended_at("1") - ended < 6
+
+
+async def test_the_ends_of_other_peoples_runs_are_nobodys_business() -> None:
+    async with polling() as scene:
+        scene.follow([1])
+        await asyncio.sleep(10)
+        scene.cloud.end(range(100, 150))
+        await asyncio.sleep(20)
+        assert {uid for _, uid, _ in scene.told.observed} == {"1"}
+
+
+async def test_where_others_finish_more_than_we_follow_the_batches_take_the_feeds_part() -> None:
+    async with polling() as scene:
+        scene.follow([1], interval=3600)
+        run_id = 1000
+
+        async def bustle() -> None:
+            nonlocal run_id
+            while True:
+                scene.cloud.end(range(run_id, run_id + 50))
+                run_id += 50
+                await asyncio.sleep(1)
+
+        others = asyncio.create_task(bustle())
+        await asyncio.sleep(300)
+        start = now()
+        await asyncio.sleep(600)
+        assert scene.cloud.requests("finished", start) <= 22
+        assert scene.cloud.requests("runs", start) <= 125
+        ended = now()
+        scene.cloud.end([1])
+        await asyncio.sleep(20)
+        assert scene.ended_at("1") - ended < 6
+        others.cancel()
+
+
+async def test_when_the_bustle_is_over_the_feed_is_used_again() -> None:
+    async with polling() as scene:
+        scene.follow([1], interval=3600)
+        await asyncio.sleep(10)
+        scene.cloud.end(range(1000, 2000))
+        await asyncio.sleep(200)
+        start = now()
+        await asyncio.sleep(600)
+        assert scene.cloud.requests("runs", start) <= 2
+        assert scene.cloud.requests("finished", start) >= 110
+
+
+async def test_ten_thousand_runs_after_a_restart_are_polled_within_a_minute_without_a_burst() -> None:
+    async with polling() as scene:
+        scene.follow(range(10_000))
+        await asyncio.sleep(60)
+        assert {uid for _, uid, _ in scene.told.observed} == {str(run_id) for run_id in range(10_000)}
+        by_second = Counter(int(at) for at, kind, _ in scene.cloud.asked if kind == "runs")
+        assert max(by_second.values()) <= 5
+
+
+async def test_a_slow_dbt_cloud_makes_ten_thousand_runs_hardly_late() -> None:
+    async with polling() as scene:
+        scene.cloud.latency = 2.0
+        scene.follow(range(10_000))
+        await asyncio.sleep(60)
+        assert len({uid for _, uid, _ in scene.told.observed}) == 10_000
+
+
+async def test_a_run_that_is_not_listed_is_asked_for_alone() -> None:
+    async with polling() as scene:
+        scene.follow([1, 2])
+        scene.cloud.hidden = {2}
+        await asyncio.sleep(3)
+        assert scene.cloud.requests("run ") == 1
+        assert [o.run and o.run.run_id for _, uid, o in scene.told.observed if uid == "2"] == [2]
+
+
+async def test_a_run_that_is_gone_is_told_as_gone() -> None:
+    async with polling() as scene:
+        scene.poller.follow("a", 404, 30)
+        await asyncio.sleep(3)
+        assert [o.run for _, _, o in scene.told.observed] == [None]
+        assert scene.cloud.requests("run ") == 1
+
+
+async def test_a_run_that_cannot_be_read_is_its_own_trouble() -> None:
+    async with polling() as scene:
+        scene.follow([1, 2], interval=30)
+        scene.cloud.odd = {2}
+        await asyncio.sleep(40)
+        assert {(uid, trouble.reason) for _, uid, trouble in scene.told.unreadables} == {("2", Reason.SERVER_ERROR)}
+        assert len({trouble.since for _, _, trouble in scene.told.unreadables}) == 1
+        assert scene.told.troubles == []
+        assert len(scene.seen("1")) == 2
+
+
+async def test_a_run_that_the_token_may_not_see_is_its_own_trouble() -> None:
+    async with polling() as scene:
+        scene.follow([1, 2], interval=30)
+        scene.cloud.hidden = {2}
+        scene.cloud.broken["run "] = errors.Forbidden("no")
+        await asyncio.sleep(3)
+        assert [(uid, trouble.reason) for _, uid, trouble in scene.told.unreadables] == [("2", Reason.FORBIDDEN)]
+        assert scene.told.troubles == []
+
+
+async def test_without_the_filter_by_id_live_runs_are_listed_and_the_others_asked_for_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with polling() as scene:
+        scene.cloud.ignored = {"pk__in"}
+        scene.follow(range(250), interval=60)
+        scene.cloud.add(range(1000, 1100))
+        scene.cloud.end([7])
+        await asyncio.sleep(600)
+        assert scene.cloud.requests("runs") == 1
+        assert scene.cloud.requests("live") <= 4 * 11 + 4
+        assert scene.cloud.requests("run ") <= 1
+        assert scene.ended_at("7") < 10
+        seen = scene.seen("100")
+        assert max(b - a for a, b in itertools.pairwise(seen)) <= 62
+        assert scene.poller.fallbacks == ("pk__in",)
+        assert caplog.text.count("ignores the filter pk__in") == 1
+
+
+async def test_without_any_filter_runs_are_asked_for_one_by_one() -> None:
+    async with polling() as scene:
+        scene.cloud.ignored = {"pk__in", "status__in", "finished_at__range"}
+        scene.follow(range(5), interval=60)
+        await asyncio.sleep(125)
+        assert [len(scene.seen(str(run_id))) for run_id in range(5)] == [3] * 5
+        assert scene.poller.fallbacks == ("finished_at__range", "pk__in", "status__in")
+        assert (scene.cloud.requests("live"), scene.cloud.requests("finished")) == (1, 1)
+
+
+async def test_an_ignored_filter_is_tried_again_after_an_hour() -> None:
+    async with polling() as scene:
+        scene.cloud.ignored = {"pk__in"}
+        scene.follow([1])
+        await asyncio.sleep(10)
+        scene.cloud.ignored = set()
+        await asyncio.sleep(3700)
+        assert scene.poller.fallbacks == ()
+
+
+async def test_a_list_by_id_that_always_fails_is_given_up_for_the_other_ways() -> None:
+    async with polling() as scene:
+        scene.cloud.broken["runs"] = errors.ServerFault("500")
+        scene.follow([1, 2])
+        await asyncio.sleep(30)
+        assert {uid for _, uid, _ in scene.told.observed} == {"1", "2"}
+        assert scene.poller.fallbacks == ("pk__in",)
+
+
+async def test_silence_is_told_since_when_and_asked_again_with_backoff() -> None:
+    async with polling(jitter=1.0) as scene:
+        scene.follow(range(300), interval=5)
+        await asyncio.sleep(20)
+        for kind in ("runs", "run ", "live", "finished"):
+            scene.cloud.broken[kind] = errors.Unreachable("down")
+        start = now()
+        await asyncio.sleep(600)
+        tries = [at for at, _ in scene.told.troubles]
+        waits = [b - a for a, b in itertools.pairwise(tries)]
+        assert waits[:5] == pytest.approx([2.2, 4.2, 8.2, 16.2, 32.2])
+        assert waits[5:] == pytest.approx([60.2] * len(waits[5:]))
+        assert len({trouble.since for _, trouble in scene.told.troubles}) == 1
+        assert scene.told.troubles[0][1].since.mono - start < 6
+        assert {trouble.reason for _, trouble in scene.told.troubles} == {Reason.UNREACHABLE}
+        assert scene.cloud.requests(since=start) <= 20
+
+
+async def test_recovery_is_told_once_and_everything_is_polled_at_once() -> None:
+    async with polling() as scene:
+        scene.follow(range(300), interval=30)
+        scene.cloud.broken["runs"] = errors.Unreachable("down")
+        await asyncio.sleep(300)
+        assert scene.told.answers == []
+        scene.cloud.broken.clear()
+        start = now()
+        await asyncio.sleep(70)
+        assert len(scene.told.answers) == 1
+        answered = scene.told.answers[0]
+        assert answered - start < 62
+        assert len({uid for at, uid, _ in scene.told.observed if at < answered + 2}) == 300
+
+
+async def test_a_feed_that_fails_alone_is_no_trouble() -> None:
+    async with polling() as scene:
+        scene.follow([1], interval=30)
+        scene.cloud.broken["finished"] = errors.ServerFault("500")
+        await asyncio.sleep(600)
+        assert scene.told.troubles == []
+        assert scene.cloud.requests("finished") < 15
+        assert scene.cloud.requests("runs") < 40
+
+
+async def test_a_failing_feed_makes_a_silence_known_long_before_the_next_poll() -> None:
+    async with polling() as scene:
+        scene.follow([1], interval=3600)
+        await asyncio.sleep(10)
+        scene.cloud.broken = {"finished": errors.Unreachable("down"), "runs": errors.Unreachable("down")}
+        start = now()
+        await asyncio.sleep(20)
+        assert scene.told.troubles[0][0] - start < 7
+
+
+@pytest.mark.parametrize("kind", ["runs", "finished"])
+async def test_a_rate_limit_silences_the_poller_for_its_time(kind: str) -> None:
+    async with polling() as scene:
+        scene.follow(range(10), interval=5)
+        scene.cloud.broken[kind] = errors.RateLimited("slow down", retry_after=300)
+        await asyncio.sleep(10)
+        trouble = scene.told.troubles[0][1]
+        limited = scene.told.troubles[0][0]
+        assert (trouble.reason, trouble.retry_at) == (Reason.RATE_LIMITED, limited + 300)
+        scene.cloud.broken.clear()
+        quiet = scene.cloud.requests(since=limited + 0.1)
+        await asyncio.sleep(280)
+        assert scene.cloud.requests(since=limited + 0.1) == quiet == 0
+        await asyncio.sleep(20)
+        assert scene.told.answers[-1] > limited + 300
+
+
+async def test_hurry_polls_at_once() -> None:
+    async with polling() as scene:
+        scene.follow([1], interval=3600)
+        await asyncio.sleep(100)
+        start = now()
+        scene.poller.hurry("1")
+        await asyncio.sleep(5)
+        assert scene.seen("1")[-1] - start == pytest.approx(0.2)
+
+
+async def test_hurry_during_a_poll_polls_again_since_its_answer_may_be_from_before() -> None:
+    async with polling() as scene:
+        scene.follow([1], interval=3600)
+        await asyncio.sleep(1.1)
+        scene.poller.hurry("1")
+        await asyncio.sleep(5)
+        assert len(scene.seen("1")) == 2
+
+
+async def test_hurrying_for_nobody_is_no_error() -> None:
+    async with polling() as scene:
+        scene.poller.hurry("nobody")
+        scene.poller.unfollow("nobody")
+        await asyncio.sleep(1)
+        assert scene.cloud.asked == []
+
+
+async def test_several_objects_may_follow_one_run() -> None:
+    async with polling() as scene:
+        scene.cloud.add([1])
+        scene.poller.follow("a", 1, 60)
+        scene.poller.follow("b", 1, 10)
+        await asyncio.sleep(35)
+        assert len(scene.seen("a")) == len(scene.seen("b")) == 4
+        scene.poller.unfollow("b")
+        start = now()
+        await asyncio.sleep(125)
+        assert len([at for at in scene.seen("a") if at > start]) in (2, 3)
+        assert scene.poller.following == 1
+
+
+async def test_an_object_that_follows_another_run_leaves_the_first() -> None:
+    async with polling() as scene:
+        scene.cloud.add([1, 2])
+        scene.poller.follow("a", 1, 30)
+        await asyncio.sleep(5)
+        scene.poller.follow("a", 2, 30)
+        await asyncio.sleep(65)
+        runs = [o.run.run_id for _, _, o in scene.told.observed if o.run]
+        assert (runs, scene.poller.following) == ([1, 2, 2, 2], 1)
+
+
+async def test_following_again_changes_nothing() -> None:
+    async with polling() as scene:
+        scene.cloud.add([1])
+        for _ in range(100):
+            scene.poller.follow("a", 1, 60)
+            await asyncio.sleep(1)
+        assert len(scene.seen("a")) == 2
+
+
+async def test_a_shorter_interval_counts_at_once() -> None:
+    async with polling() as scene:
+        scene.follow([1], interval=3600)
+        await asyncio.sleep(10)
+        scene.poller.follow("1", 1, 5)
+        await asyncio.sleep(21)
+        assert len(scene.seen("1")) == 5
+
+
+async def test_an_answer_that_was_overtaken_is_not_told() -> None:
+    async with polling() as scene:
+        scene.sink.on_end = lambda uid: None
+        scene.follow([1], interval=3600)
+        await asyncio.sleep(9.9)
+        scene.cloud.latency = 4.0
+        scene.poller.hurry("1")  # asks at 9.9, is answered at 13.9 with what was true at 9.9
+        await asyncio.sleep(0.1)
+        scene.cloud.end([1])
+        scene.cloud.latency = 0.1
+        await asyncio.sleep(20)
+        states = [o.run.state for _, _, o in scene.told.observed if o.run]
+        assert states == [RunState.RUNNING, RunState.SUCCESS]
+
+
+async def test_how_late_the_next_poll_is_can_be_asked() -> None:
+    cloud = Cloud()
+    poller = Poller(cloud, Recorder(), clock=clock)
+    assert poller.overdue() == 0
+    poller.follow("a", 1, 30)
+    await asyncio.sleep(31)
+    assert poller.overdue() == pytest.approx(30)
+
+
+async def test_a_fault_of_our_own_ends_the_task_instead_of_hiding() -> None:
+    class Faulty(Recorder):
+        def observed(self, uid: str, observation: Observation) -> None:
+            raise RuntimeError("bug")
+
+    cloud = Cloud()
+    cloud.add([1])
+    poller = Poller(cloud, Faulty(), clock=clock)
+    poller.follow("a", 1, 30)
+    with pytest.raises(ExceptionGroup):
+        await asyncio.wait_for(poller.run(), 60)

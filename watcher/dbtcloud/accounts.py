@@ -1,0 +1,138 @@
+"""One client, one budget and one poller per connection, however many objects use it.
+
+A connection is its value: a rotated token makes another one, which shares the account's budget, and the old one is
+closed when nobody has used it for a while. So a new token heals everything without a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import httpx
+
+from watcher.dbtcloud.budget import BURST, REQUESTS_PER_MINUTE, Budget
+from watcher.dbtcloud.client import Client
+from watcher.dbtcloud.clock import Clock, system_clock
+from watcher.dbtcloud.connection import Connection
+from watcher.dbtcloud.poller import Poller, Sink
+
+LINGER_SECONDS: Final = 300.0
+"""How long an unused connection stays open: longer than any request that somebody may still be making with it."""
+SWEEP_SECONDS: Final = 60.0
+"""Between two looks for unused connections."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Account:
+    """What there is of one connection."""
+
+    connection: Connection
+    client: Client
+    budget: Budget
+    poller: Poller
+    users: set[str] = field(default_factory=set)
+    unused_since: float = 0.0
+    """Monotonic seconds; counts while there are no users."""
+    task: asyncio.Task[None] | None = None
+
+
+class Accounts:
+    """Hands out accounts. `run()` is the task that polls them; everything else is called on the same loop.
+
+    Args:
+        sink_of: makes what a connection's poller reports to.
+        requests_per_minute: for each (host, account), whatever the number of tokens.
+        transport: in place of the network, in tests.
+    """
+
+    def __init__(
+        self,
+        sink_of: Callable[[Connection], Sink],
+        *,
+        requests_per_minute: int = REQUESTS_PER_MINUTE,
+        burst: int = BURST,
+        linger: float = LINGER_SECONDS,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock: Clock = system_clock,
+    ) -> None:
+        self._sink_of = sink_of
+        self._rate = (requests_per_minute, burst)
+        self._linger = linger
+        self._transport = transport
+        self._clock = clock
+        self._accounts: dict[Connection, Account] = {}
+        self._account_of: dict[str, Account] = {}
+        self._budgets: dict[tuple[str, int], Budget] = {}
+        self._group: asyncio.TaskGroup | None = None
+
+    def __iter__(self) -> Iterator[Account]:
+        """The accounts that are open, for metrics and health."""
+        return iter(tuple(self._accounts.values()))
+
+    def use(self, uid: str, connection: Connection) -> Account:
+        """The account that the uid works with from now on; the one that it used before no longer polls for it."""
+        account = self._accounts.get(connection) or self._open(connection)
+        if self._account_of.get(uid) is not account:
+            self.release(uid)
+            self._account_of[uid] = account
+            account.users.add(uid)
+        return account
+
+    def release(self, uid: str) -> None:
+        """The uid is done with dbt Cloud; unknown ones are no error."""
+        account = self._account_of.pop(uid, None)
+        if account is not None:
+            account.poller.unfollow(uid)
+            account.users.discard(uid)
+            account.unused_since = self._clock().mono
+
+    async def run(self) -> None:
+        """Polls until cancelled, then closes everything. A poller that fails by a fault of ours ends it."""
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                for account in self:
+                    self._launch(account)
+                while True:
+                    await asyncio.sleep(SWEEP_SECONDS)
+                    await self._close_unused()
+        finally:
+            self._group = None
+            for account in self:
+                await self._close(account)
+
+    def _open(self, connection: Connection) -> Account:
+        key = (connection.host, connection.account_id)
+        budget = self._budgets.get(key)
+        if budget is None:
+            budget = self._budgets[key] = Budget(*self._rate, clock=lambda: self._clock().mono)
+        client = Client(connection, budget, transport=self._transport, clock=self._clock)
+        name = f"{connection.host}, account {connection.account_id}"
+        poller = Poller(client, self._sink_of(connection), name=name, clock=self._clock)
+        account = Account(connection, client, budget, poller, unused_since=self._clock().mono)
+        self._accounts[connection] = account
+        self._launch(account)
+        return account
+
+    def _launch(self, account: Account) -> None:
+        if self._group is not None:
+            account.task = self._group.create_task(account.poller.run())
+
+    async def _close_unused(self) -> None:
+        latest = self._clock().mono - self._linger
+        for account in self:
+            if not account.users and account.unused_since <= latest:
+                log.info("nobody uses %s any more: closed", account.connection)
+                await self._close(account)
+
+    async def _close(self, account: Account) -> None:
+        self._accounts.pop(account.connection, None)
+        if account.task is not None:
+            account.task.cancel()
+            await asyncio.wait([account.task])
+        await account.client.close()

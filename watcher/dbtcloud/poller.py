@@ -1,0 +1,357 @@
+"""Follows the runs of one connection, for a price that does not depend on how many wait for them.
+
+Two loops. The batch reads a hundred runs by id with one request when one of them is due. The feed reads what finished
+on the account since it last looked: ends are seen within seconds, and runs that do not end cost nothing. Silence proves
+nothing: a run that a list does not name is asked for alone before anybody believes that it is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+from watcher.dbtcloud.batch import Batch
+from watcher.dbtcloud.channel import PAGE_SIZE
+from watcher.dbtcloud.clock import Clock, system_clock
+from watcher.dbtcloud.contact import LONGEST_WAIT, Contact
+from watcher.dbtcloud.errors import DbtCloudError, RateLimited, ServerFault, Unauthorized, UnknownStatus, Unreachable
+from watcher.dbtcloud.schedule import Followed, Schedule
+from watcher.lifecycle.facts import Observation, Trouble
+
+GATHER_SECONDS: Final = 1.0
+"""From following a run to its first poll, so that runs that come together are polled together."""
+BATCH_GAP: Final = 0.25
+"""Seconds between two batches: 10,000 runs after a restart take 25 seconds instead of a burst."""
+BATCHES_AT_ONCE: Final = 4
+"""Batches under way: a slow dbt Cloud must not make them late."""
+FEED_SECONDS: Final = 5.0
+"""Between two looks at what finished."""
+FEED_OVERLAP: Final = timedelta(seconds=15)
+"""How late a finished run may appear in the feed; one that is later is seen by its batch."""
+PROBE_SECONDS: Final = 60.0
+"""Between two looks at what finished while the batches are cheaper than the feed."""
+FALLBACK_SECONDS: Final = 3_600.0
+"""How long a filter that dbt Cloud ignored is not used again."""
+WHOLE_CONNECTION: Final = (RateLimited, Unauthorized, Unreachable)
+"""Errors that concern every run, even if they were met while asking for one."""
+
+log = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+    """The part of the client that the poller uses."""
+
+    async def runs(self, ids: Sequence[int]) -> Batch: ...
+    async def run(self, run_id: int, *, steps: bool = False) -> Observation: ...
+    async def live_runs(self) -> Batch: ...
+    async def finished_since(self, instant: datetime, max_pages: int) -> Batch: ...
+
+
+class Sink(Protocol):
+    """Where the poller puts what it learns. Called on the loop; it may follow and unfollow from within."""
+
+    def observed(self, uid: str, observation: Observation) -> None:
+        """What dbt Cloud said of the uid's run; may repeat itself."""
+
+    def unreadable(self, uid: str, trouble: Trouble) -> None:
+        """This run alone cannot be read, while the connection answers."""
+
+    def troubled(self, trouble: Trouble) -> None:
+        """The connection does not answer; told at each failed try."""
+
+    def answering(self) -> None:
+        """The connection answers, for the first time or again."""
+
+
+class Poller:
+    """Polls the runs of one connection. `run()` is its task; everything else is called on the same loop.
+
+    Args:
+        name: the connection's, for the log: no secret.
+        jitter: a number from 0 to 1, for backoff.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        sink: Sink,
+        *,
+        name: str = "",
+        clock: Clock = system_clock,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._source = source
+        self._sink = sink
+        self._name = name
+        self._clock = clock
+        self._schedule = Schedule()
+        self._contact = Contact(jitter)
+        self._slots = asyncio.Semaphore(BATCHES_AT_ONCE)
+        self._wake = asyncio.Event()
+        self._anybody = asyncio.Event()
+        self._offset = timedelta(0)
+        self._watermark: datetime | None = None
+        self._feed_pages = 1
+        self._feed_wait = FEED_SECONDS
+        self._refused: dict[str, float] = {}
+
+    # ---- what others call
+
+    def follow(self, uid: str, run_id: int, interval: float, *, due: float | None = None) -> None:
+        """Polls the run for the uid; repeating it changes nothing.
+
+        Args:
+            interval: seconds between two polls at most; ends come by the feed, sooner.
+            due: monotonic seconds of the first poll; None: soon.
+        """
+        now = self._now()
+        self._schedule.follow(uid, run_id, interval, now + GATHER_SECONDS if due is None else max(due, now))
+        self._anybody.set()
+        self._wake.set()
+
+    def unfollow(self, uid: str) -> None:
+        """Forgets the uid; unknown ones are no error."""
+        self._schedule.unfollow(uid)
+        if not self._schedule:
+            self._anybody.clear()
+
+    def hurry(self, uid: str) -> None:
+        """Polls the uid's run as soon as the budget and backoff allow."""
+        run = self._schedule.of(uid)
+        if run is not None:
+            self._schedule.hasten(run, self._now())
+            self._wake.set()
+
+    @property
+    def following(self) -> int:
+        """Runs that are polled."""
+        return len(self._schedule)
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """Filters that dbt Cloud ignores, of `pk__in`, `status__in`, `finished_at__range`: dearer ways are used."""
+        return tuple(sorted(name for name in self._refused if self._refuses(name)))
+
+    def overdue(self) -> float:
+        """Seconds that the next poll is late, backoff aside: for health."""
+        due = self._next_at()
+        return 0.0 if due is None else max(0.0, self._now() - due)
+
+    async def run(self) -> None:
+        """Polls until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch_due(group))
+            group.create_task(self._watch_finished())
+
+    # ---- batches
+
+    async def _watch_due(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            await self._until_due()
+            await self._slots.acquire()
+            taken = self._schedule.take(self._now(), PAGE_SIZE)
+            poll = group.create_task(self._poll(taken))
+            if self._contact.troubled or self._refuses("pk__in"):
+                await poll  # one try is enough to see whether it answers; one listing serves all
+            await asyncio.sleep(BATCH_GAP)
+
+    async def _until_due(self) -> None:
+        while (at := self._next_at()) is None or at > self._now():
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if at is None else at - self._now()):
+                    await self._wake.wait()
+
+    def _next_at(self) -> float | None:
+        due = self._schedule.next_due()
+        return None if due is None else max(due, self._contact.retry_at)
+
+    async def _poll(self, taken: Sequence[Followed]) -> None:
+        asked_at = self._now()
+        try:
+            await self._ask([run.run_id for run in taken if run.intervals])
+        except DbtCloudError as error:
+            self._failed(error)
+        finally:
+            self._slots.release()
+            now = self._now()
+            for run in taken:
+                due = self._contact.retry_at or max(asked_at + self._interval(run), now + BATCH_GAP)
+                self._schedule.give_back(run, due, now)
+            self._wake.set()
+
+    async def _ask(self, ids: Sequence[int]) -> None:
+        if not ids:
+            return
+        if not self._refuses("pk__in"):
+            batch = await self._batch(ids)
+            self._tell(batch)
+            if batch.supported:
+                await self._confirm(batch.missing, answered=True)
+                return
+            self._refuse("pk__in")
+            ids = [run_id for run_id in ids if run_id not in batch.observations]
+        await self._ask_without_ids(ids)
+
+    async def _batch(self, ids: Sequence[int]) -> Batch:
+        try:
+            return await self._source.runs(ids)
+        except ServerFault:
+            if not self._contact.troubled:
+                raise
+            self._observed(ids[0], await self._source.run(ids[0]))
+            return Batch(supported=False)  # it is this list alone that fails
+
+    async def _ask_without_ids(self, ids: Sequence[int]) -> None:
+        answered = not self._refuses("status__in")
+        if answered:
+            listing = await self._source.live_runs()
+            self._tell(listing, postpone=True)
+            if not listing.supported:
+                self._refuse("status__in")
+            ids = [run_id for run_id in ids if run_id not in listing.observations]
+        await self._confirm(ids, answered=answered)
+
+    async def _confirm(self, ids: Sequence[int], *, answered: bool) -> None:
+        """Asks for each run alone: not being listed is no end.
+
+        Args:
+            answered: dbt Cloud has just answered, so that a fault is the run's own.
+        """
+        for run_id in ids:
+            try:
+                observation = await self._source.run(run_id)
+            except WHOLE_CONNECTION:
+                raise
+            except DbtCloudError as error:
+                if isinstance(error, ServerFault) and not (answered or isinstance(error, UnknownStatus)):
+                    raise
+                self._unreadable(run_id, error)
+            else:
+                answered = True
+                self._answering()
+                self._observed(run_id, observation)
+
+    def _interval(self, run: Followed) -> float:
+        """Seconds to the next poll: while the feed is the dearer one, the batches take over its part."""
+        if not run.intervals:
+            return 0.0
+        return min(run.interval, FEED_SECONDS) if self._feed_is_dear else run.interval
+
+    # ---- the feed
+
+    async def _watch_finished(self) -> None:
+        while True:
+            await self._anybody.wait()
+            await asyncio.sleep(self._feed_wait)
+            if self._schedule and not self._contact.troubled and not self._refuses("finished_at__range"):
+                await self._look_at_finished()
+
+    async def _look_at_finished(self) -> None:
+        told = self._clock().wall + self._offset
+        reach = timedelta(seconds=FEED_SECONDS if self._feed_is_dear else PROBE_SECONDS)
+        since = max(self._watermark or told, told - reach) - FEED_OVERLAP
+        try:
+            batch = await self._source.finished_since(since, self._batches + 1)
+        except DbtCloudError as error:
+            self._feed_failed(error)
+            return
+        self._watermark = told
+        self._answering()
+        for run_id, observation in batch.observations.items():
+            run = self._schedule.get(run_id)
+            if run is not None and not run.over:
+                self._observed(run_id, observation)
+        self._weigh(batch)
+
+    def _feed_failed(self, error: DbtCloudError) -> None:
+        """A failing feed is a reason to poll: the batch tells whether it is the feed alone that fails."""
+        self._feed_wait = min(LONGEST_WAIT, 2 * self._feed_wait)
+        if isinstance(error, RateLimited):
+            self._failed(error)
+            return
+        run = next(iter(self._schedule), None)
+        if run is not None:
+            self._schedule.hasten(run, self._now())
+            self._wake.set()
+
+    def _weigh(self, batch: Batch) -> None:
+        """Takes the cheaper of feed and batches: where others finish more runs than we follow, it is the batches."""
+        if not batch.supported:
+            self._refuse("finished_at__range")
+        was_dear = self._feed_is_dear
+        self._feed_pages = batch.pages + (not batch.complete) if batch.supported else 1
+        self._feed_wait = PROBE_SECONDS if self._feed_is_dear else FEED_SECONDS
+        if self._feed_is_dear and not was_dear:
+            for run in self._schedule:
+                self._schedule.hasten(run, self._now() + FEED_SECONDS)
+            self._wake.set()
+
+    @property
+    def _batches(self) -> int:
+        """Requests that poll everything once."""
+        return max(1, -(-len(self._schedule) // PAGE_SIZE))
+
+    @property
+    def _feed_is_dear(self) -> bool:
+        return self._feed_pages > self._batches
+
+    # ---- telling
+
+    def _tell(self, batch: Batch, *, postpone: bool = False) -> None:
+        self._answering()
+        for run_id, observation in batch.observations.items():
+            self._observed(run_id, observation)
+            run = self._schedule.get(run_id) if postpone else None
+            if run is not None and not run.asked:
+                self._schedule.put(run, self._now() + self._interval(run))
+        for run_id, error in batch.unreadable.items():
+            self._unreadable(run_id, error)
+
+    def _observed(self, run_id: int, observation: Observation) -> None:
+        run = self._schedule.get(run_id)
+        if run is None or observation.at.mono < run.told_at:
+            return
+        self._offset = observation.clock_offset
+        run.told_at = observation.at.mono
+        run.over = observation.run is not None and observation.run.state.over
+        run.unreadable_since = None
+        for uid in tuple(run.intervals):
+            self._sink.observed(uid, observation)
+
+    def _unreadable(self, run_id: int, error: DbtCloudError) -> None:
+        run = self._schedule.get(run_id)
+        if run is None:
+            return
+        now = self._clock()
+        run.unreadable_since = run.unreadable_since or now
+        for uid in tuple(run.intervals):
+            self._sink.unreadable(uid, error.trouble(now, since=run.unreadable_since))
+
+    def _failed(self, error: DbtCloudError) -> None:
+        trouble = self._contact.failed(error, self._clock())
+        if trouble is not None:
+            self._sink.troubled(trouble)
+
+    def _answering(self) -> None:
+        if self._contact.answered():
+            self._sink.answering()
+            self._wake.set()
+
+    # ---- filters that are not to be trusted
+
+    def _refuses(self, name: str) -> bool:
+        return self._refused.get(name, 0.0) > self._now()
+
+    def _refuse(self, name: str) -> None:
+        if name not in self._refused:
+            log.warning("dbt Cloud ignores the filter %s on %s: runs are polled in a dearer way", name, self._name)
+        self._refused[name] = self._now() + FALLBACK_SECONDS
+
+    def _now(self) -> float:
+        return self._clock().mono
