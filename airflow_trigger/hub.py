@@ -136,7 +136,6 @@ class Subscription:
         """Only its own 404 says that an object is not there: a list and a watch lag behind."""
         try:
             self.tell(self._hub.observe(await self._hub.runs.get(self.name)))
-            self._retries = None
         except NotFound:
             self.tell(Gone())
         except Denial as error:

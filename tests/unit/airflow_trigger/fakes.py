@@ -39,7 +39,7 @@ class FakeRuns:
         self.version = 1
         self.lists = self.gets = self.creates = self.watches = 0
         self.errors: dict[str, list[ClusterError]] = {"list": [], "watch": [], "get": [], "create": []}
-        self.lagging = False
+        self.lagging = self.mute = False
         self._open: list[asyncio.Queue[Change | ClusterError | None]] = []
 
     def put(self, run: Run, *, told: bool = True) -> None:
@@ -77,6 +77,8 @@ class FakeRuns:
     async def watch(self, version: str, silence_seconds: float) -> AsyncGenerator[Change]:
         self.watches += 1
         self._maybe_fail("watch")
+        if self.mute:
+            return
         queue: asyncio.Queue[Change | ClusterError | None] = asyncio.Queue()
         self._open.append(queue)
         queue.put_nowait(Progress(version))

@@ -164,6 +164,17 @@ async def test_watch_lines_may_come_in_any_pieces_and_be_long(tmp_path: Path) ->
     assert [change.run.metadata.name for change in changes if isinstance(change, Added)] == ["r0", "r1", "r2"]
 
 
+async def test_many_watch_lines_may_come_in_one_piece(tmp_path: Path) -> None:
+    async def together(_request: web.Request) -> web.Response:
+        return web.Response(
+            body=b"".join(json.dumps({"type": "ADDED", "object": wire(f"r{i}")}).encode() + b"\n" for i in range(50))
+        )
+
+    async with serving(tmp_path, together) as cluster:
+        changes = [change async for change in DbtRuns(cluster, "team").watch("1", 5.0)]
+    assert len(changes) == 50
+
+
 async def test_a_line_without_end_is_trouble_not_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dbtruns, "MAX_LINE", 100_000)
 

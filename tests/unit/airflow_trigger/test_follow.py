@@ -57,6 +57,10 @@ def test_an_object_deleted_and_made_anew_is_not_mistaken_for_the_old_one(named: 
     assert (payload["status"], payload["reason"]) == ("error", "Deleted")
 
 
+def test_the_end_of_another_object_of_that_name_is_not_taken_for_ours(named: Follower) -> None:
+    assert told(named, Seen(dbtrun(phase="Running")), Gone(dbtrun(uid="u2", phase="Succeeded")))["reason"] == "Deleted"
+
+
 def test_a_named_object_that_does_not_exist_is_an_error(named: Follower) -> None:
     assert told(named, Gone())["reason"] == "NotFound"
 

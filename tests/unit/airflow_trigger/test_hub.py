@@ -133,6 +133,17 @@ async def test_an_old_event_does_not_undo_what_an_answer_said(cluster: FakeRuns)
         assert await told_nothing(states)
 
 
+async def test_an_old_answer_does_not_undo_what_the_watch_said(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Running"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await phase(states)
+        cluster.put(dbtrun(version=6, phase="Succeeded"))
+        assert await phase(states) == "Succeeded"
+        assert hub.observe(dbtrun(version=5, phase="Running")) == Seen(cluster.objects["nightly"])
+        assert await told_nothing(states)
+
+
 async def test_a_deletion_is_told_with_the_last_words(cluster: FakeRuns) -> None:
     cluster.put(dbtrun(version=5, phase="Cancelled"))
     async with watching(cluster) as hub:
@@ -166,6 +177,22 @@ async def test_an_object_created_during_a_list_is_not_taken_for_deleted(cluster:
         cluster.version = run.metadata.version - 1  # the list was taken just before the creation
         cluster.say(Unreachable("cut"))
         assert isinstance(await told(states), Seen)
+
+
+async def test_an_api_server_restored_from_a_backup_is_believed(cluster: FakeRuns) -> None:
+    cluster.lagging = True
+    async with watching(cluster) as hub:
+        states = waiter(hub, "run-5")
+        await told(states)
+        await states.create(ADOPTING)
+        await told(states)
+        run = cluster.objects["run-5"]
+        cluster.say(Added(dbtrun("run-5", version=50, uid=run.metadata.uid), "50"))
+        await told(states)
+        del cluster.objects["run-5"]
+        cluster.version = 3
+        cluster.say(Unreachable("restored"))
+        assert isinstance(await told(states), Gone)
 
 
 @pytest.mark.parametrize("trouble", [Expired("410"), Unreachable("cut"), None])
@@ -206,6 +233,25 @@ async def test_outages_are_no_news_and_do_not_become_a_hot_loop(cluster: FakeRun
         assert cluster.lists < 60
 
 
+async def test_after_an_outage_the_next_trouble_is_met_quickly_again(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Running"))
+    cluster.fail("list", *(Unreachable("connection refused") for _ in range(20)))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await told(states, 3600.0)
+        for _ in range(3):
+            cluster.say(Unreachable("cut"))
+            await told(states, 0.5)
+            await asyncio.sleep(0.1)
+
+
+async def test_watches_that_end_without_a_word_do_not_become_a_hot_loop(cluster: FakeRuns) -> None:
+    cluster.mute = True
+    async with watching(cluster):
+        await asyncio.sleep(600.0)
+        assert 2 < cluster.watches < 60
+
+
 async def test_a_server_that_asks_for_a_pause_gets_it(cluster: FakeRuns) -> None:
     cluster.fail("list", Unreachable("HTTP 429", retry_after=20.0))
     async with watching(cluster) as hub:
@@ -223,6 +269,7 @@ async def test_a_refusal_is_told_to_all_and_again_until_it_is_mended(cluster: Fa
         assert await told(one) == Denied("cannot list")
         assert await told(waiter(hub)) == Denied("cannot list")
         assert await phase(one) == "Running"
+        assert await phase(waiter(hub)) == "Running"
 
 
 async def test_a_refusal_of_the_single_look_is_told_too(cluster: FakeRuns) -> None:
@@ -238,6 +285,13 @@ async def test_an_outage_during_the_single_look_does_not_end_the_wait(cluster: F
     async with watching(cluster) as hub:
         assert await told(waiter(hub)) == Gone()
         assert cluster.gets == 3
+
+
+async def test_an_outage_of_the_single_look_does_not_become_a_hot_loop(cluster: FakeRuns) -> None:
+    cluster.fail("get", *(Unreachable("timeout") for _ in range(10_000)))
+    async with watching(cluster) as hub:
+        assert await told_nothing(waiter(hub), 600.0)
+        assert 2 < cluster.gets < 60
 
 
 async def test_an_absent_object_is_asked_for_once(cluster: FakeRuns) -> None:
@@ -267,6 +321,15 @@ async def test_two_who_create_the_same_object_share_it(cluster: FakeRuns) -> Non
         await told(two)
         await asyncio.gather(one.create(ADOPTING), two.create(ADOPTING))
         assert await told(one) == await told(two) == Seen(cluster.objects["run-5"])
+
+
+async def test_creating_what_somebody_else_created_is_joining_it(cluster: FakeRuns) -> None:
+    async with watching(cluster) as hub:
+        states = waiter(hub, "run-5")
+        await told(states)
+        cluster.put(dbtrun("run-5", version=9, spec={"runId": 5}), told=False)
+        await states.create(ADOPTING)
+        assert await told(states) == Seen(cluster.objects["run-5"])
 
 
 async def test_a_creation_without_an_answer_is_tried_again(cluster: FakeRuns) -> None:
