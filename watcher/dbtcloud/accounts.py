@@ -18,7 +18,7 @@ from watcher.dbtcloud.budget import BURST, REQUESTS_PER_MINUTE, Budget
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.clock import Clock, system_clock
 from watcher.dbtcloud.connection import Connection
-from watcher.dbtcloud.poller import Poller, Sink
+from watcher.dbtcloud.poller import FEED_SECONDS, Poller, Sink
 
 LINGER_SECONDS: Final = 300.0
 """How long an unused connection stays open: longer than any request that somebody may still be making with it."""
@@ -48,6 +48,7 @@ class Accounts:
     Args:
         sink_of: makes what a connection's poller reports to.
         requests_per_minute: for each (host, account), whatever the number of tokens.
+        feed_seconds: between two looks at what finished on an account.
         transport: in place of the network, in tests.
     """
 
@@ -57,12 +58,14 @@ class Accounts:
         *,
         requests_per_minute: int = REQUESTS_PER_MINUTE,
         burst: int = BURST,
+        feed_seconds: float = FEED_SECONDS,
         linger: float = LINGER_SECONDS,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock = system_clock,
     ) -> None:
         self._sink_of = sink_of
         self._rate = (requests_per_minute, burst)
+        self._feed_seconds = feed_seconds
         self._linger = linger
         self._transport = transport
         self._clock = clock
@@ -113,7 +116,8 @@ class Accounts:
             budget = self._budgets[key] = Budget(*self._rate, clock=lambda: self._clock().mono)
         client = Client(connection, budget, transport=self._transport, clock=self._clock)
         name = f"{connection.host}, account {connection.account_id}"
-        poller = Poller(client, self._sink_of(connection), name=name, clock=self._clock)
+        sink = self._sink_of(connection)
+        poller = Poller(client, sink, name=name, feed_seconds=self._feed_seconds, clock=self._clock)
         account = Account(connection, client, budget, poller, unused_since=self._clock().mono)
         self._accounts[connection] = account
         self._launch(account)

@@ -73,6 +73,7 @@ class Poller:
 
     Args:
         name: the connection's, for the log: no secret.
+        feed_seconds: between two looks at what finished.
         jitter: a number from 0 to 1, for backoff.
     """
 
@@ -82,6 +83,7 @@ class Poller:
         sink: Sink,
         *,
         name: str = "",
+        feed_seconds: float = FEED_SECONDS,
         clock: Clock = system_clock,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -97,7 +99,8 @@ class Poller:
         self._offset = timedelta(0)
         self._watermark: datetime | None = None
         self._feed_pages = 1
-        self._feed_wait = FEED_SECONDS
+        self._feed_seconds = feed_seconds
+        self._feed_wait = feed_seconds
         self._refused: dict[str, float] = {}
 
     # ---- what others call
@@ -241,7 +244,7 @@ class Poller:
         """Seconds to the next poll: while the feed is the dearer one, the batches take over its part."""
         if not run.intervals:
             return 0.0
-        return min(run.interval, FEED_SECONDS) if self._feed_is_dear else run.interval
+        return min(run.interval, self._feed_seconds) if self._feed_is_dear else run.interval
 
     # ---- the feed
 
@@ -254,7 +257,7 @@ class Poller:
 
     async def _look_at_finished(self) -> None:
         told = self._clock().wall + self._offset
-        reach = timedelta(seconds=FEED_SECONDS if self._feed_is_dear else PROBE_SECONDS)
+        reach = timedelta(seconds=self._feed_seconds if self._feed_is_dear else PROBE_SECONDS)
         since = max(self._watermark or told, told - reach) - FEED_OVERLAP
         try:
             batch = await self._source.finished_since(since, self._batches + 1)
@@ -286,10 +289,10 @@ class Poller:
             self._refuse("finished_at__range")
         was_dear = self._feed_is_dear
         self._feed_pages = batch.pages + (not batch.complete) if batch.supported else 1
-        self._feed_wait = PROBE_SECONDS if self._feed_is_dear else FEED_SECONDS
+        self._feed_wait = PROBE_SECONDS if self._feed_is_dear else self._feed_seconds
         if self._feed_is_dear and not was_dear:
             for run in self._schedule:
-                self._schedule.hasten(run, self._now() + FEED_SECONDS)
+                self._schedule.hasten(run, self._now() + self._feed_seconds)
             self._wake.set()
 
     @property

@@ -1,0 +1,80 @@
+"""An API server in memory, as far as the watcher writes: versions, conflicts, finalizers, deletion."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime
+
+from msgspec.structs import replace
+
+from watcher.api import FINALIZER, DbtRun, Metadata, Spec, Status, parse, to_wire
+from watcher.cluster.errors import Conflict, Gone
+
+
+class Objects:
+    """Holds DbtRuns; every write must name the version that it was decided upon."""
+
+    def __init__(self) -> None:
+        self.stored: dict[str, DbtRun] = {}
+        self._versions = itertools.count(1)
+
+    def create(self, name: str, spec: Spec) -> DbtRun:
+        """What `kubectl apply` does."""
+        now = datetime.now(UTC)
+        metadata = Metadata(name=name, namespace="n", uid=f"uid-{name}", resource_version="0", creation_timestamp=now)
+        return self._store(DbtRun(metadata=metadata, spec=spec))
+
+    def edit(self, name: str, spec: Spec) -> DbtRun:
+        """What `kubectl patch` does."""
+        run = self.stored[name]
+        metadata = replace(run.metadata, generation=run.metadata.generation + 1)
+        return self._store(replace(run, spec=spec, metadata=metadata))
+
+    def request_deletion(self, name: str) -> None:
+        """What `kubectl delete` does."""
+        run = self.stored[name]
+        if not run.metadata.finalizers:
+            del self.stored[name]
+            return
+        self._store(replace(run, metadata=replace(run.metadata, deletion_timestamp=datetime.now(UTC))))
+
+    async def get(self, namespace: str, name: str) -> DbtRun:
+        if name not in self.stored:
+            raise Gone(name)
+        return self.stored[name]
+
+    async def patch_status(self, run: DbtRun, status: Status) -> DbtRun:
+        # Through JSON and back: what the API does not carry must not be relied upon.
+        kept = parse({**to_wire(run), "status": to_wire(status)}).status
+        return self._store(replace(self._current(run), status=kept))
+
+    async def add_finalizer(self, run: DbtRun) -> DbtRun:
+        return self._finalizers(run, (*run.metadata.finalizers, FINALIZER))
+
+    async def remove_finalizer(self, run: DbtRun) -> DbtRun:
+        return self._finalizers(run, tuple(f for f in run.metadata.finalizers if f != FINALIZER))
+
+    async def delete(self, run: DbtRun) -> None:
+        self._current(run)
+        self.request_deletion(run.metadata.name)
+
+    def _finalizers(self, run: DbtRun, finalizers: tuple[str, ...]) -> DbtRun:
+        current = self._current(run)
+        changed = self._store(replace(current, metadata=replace(current.metadata, finalizers=finalizers)))
+        if changed.deleting and not finalizers:
+            del self.stored[run.metadata.name]
+        return changed
+
+    def _current(self, run: DbtRun) -> DbtRun:
+        stored = self.stored.get(run.metadata.name)
+        if stored is None or stored.uid != run.uid:
+            raise Gone(run.metadata.name)
+        if stored.metadata.resource_version != run.metadata.resource_version:
+            raise Conflict(run.metadata.name)
+        return stored
+
+    def _store(self, run: DbtRun) -> DbtRun:
+        version = str(next(self._versions))
+        stored = replace(run, metadata=replace(run.metadata, resource_version=version))
+        self.stored[run.metadata.name] = stored
+        return stored

@@ -1,0 +1,202 @@
+"""Which account an object uses: its Secret, or the default connection, read when needed and again when in doubt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from watcher.api import CONNECTION_SECRET_TYPE, DbtRun, Reason
+from watcher.dbtcloud.accounts import Account, Accounts
+from watcher.dbtcloud.connection import Connection, InvalidConnection, parse_connection
+from watcher.dbtcloud.poller import Sink
+from watcher.lifecycle.decide import Interest
+from watcher.lifecycle.facts import Instant, Observation, Trouble
+
+KEYS: Final = ("token", "account-id", "host", "ca.crt")
+DOUBTFUL: Final = frozenset({Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.INVALID_CONNECTION})
+"""Faults that a changed Secret may have mended."""
+
+
+class Unusable(Exception):
+    """The object's connection cannot be used; the message says why and what to do."""
+
+    def trouble(self, now: Instant) -> Trouble:
+        """The same as a fact."""
+        return Trouble(reason=Reason.INVALID_CONNECTION, message=str(self), since=now)
+
+
+class SecretData(Protocol):
+    """A Secret as it was read."""
+
+    @property
+    def type(self) -> str: ...
+    @property
+    def data(self) -> Mapping[str, bytes]: ...
+
+
+class Secrets(Protocol):
+    """Reads Secrets, remembering them for a while.
+
+    Raises:
+        LookupError: there is none, or it may not be read; the message says which.
+    """
+
+    async def read(self, namespace: str, name: str) -> SecretData: ...
+    def forget(self, namespace: str, name: str) -> None: ...
+
+
+class Listener(Protocol):
+    """Who wants to know what dbt Cloud says of objects."""
+
+    def observed(self, uid: str, run_id: int, observation: Observation) -> None: ...
+    def troubled(self, uids: Iterable[str], trouble: Trouble) -> None: ...
+    def answering(self, uids: Iterable[str]) -> None: ...
+
+
+class Connections:
+    """Hands out the account for an object, keeps who uses which, and passes on what each account's poller says."""
+
+    def __init__(self, secrets: Secrets, default_dir: Path | None, serves: Callable[[str], bool]) -> None:
+        self._accounts: Accounts
+        self._listener: Listener
+        self._secrets = secrets
+        self._default_dir = default_dir
+        self._serves = serves
+        self._used: dict[str, Account] = {}
+        self._followed: dict[str, Interest] = {}
+
+    def attach(self, accounts: Accounts, listener: Listener) -> None:
+        """Completes the circle: accounts report to us, and we to the listener."""
+        self._accounts, self._listener = accounts, listener
+
+    async def connect(self, run: DbtRun) -> int:
+        """Reads the object's connection and returns its account id.
+
+        Raises:
+            Unusable: it cannot be used as it is.
+        """
+        connection = await self._read(run)
+        account = self._accounts.use(run.uid, connection)
+        if self._used.get(run.uid) is not account:
+            self._followed.pop(run.uid, None)
+            self._used[run.uid] = account
+        return connection.account_id
+
+    def account(self, uid: str) -> Account | None:
+        """The account that the object was connected to."""
+        return self._used.get(uid)
+
+    def follow(self, uid: str, wanted: Interest | None) -> None:
+        """Makes the account's poller watch this run for the object, and nothing else."""
+        account = self._used.get(uid)
+        if account is None or wanted == self._followed.get(uid):
+            return
+        if wanted is None:
+            account.poller.unfollow(uid)
+            del self._followed[uid]
+        else:
+            account.poller.follow(uid, wanted.run_id, wanted.interval)
+            self._followed[uid] = wanted
+
+    def forget(self, uid: str) -> None:
+        """The object is gone, or finished: it needs dbt Cloud no more."""
+        self._accounts.release(uid)
+        self._followed.pop(uid, None)
+        self._used.pop(uid, None)
+
+    def sink_of(self, connection: Connection) -> Sink:
+        """What the connection's poller reports to."""
+        return _AccountSink(self, connection)
+
+    def users(self, connection: Connection) -> tuple[str, ...]:
+        """The objects that use the connection."""
+        return next((tuple(a.users) for a in self._accounts if a.connection is connection), ())
+
+    def observed(self, uid: str, observation: Observation) -> None:
+        """Passes on what was said of the run that the object follows."""
+        followed = self._followed.get(uid)
+        if followed is not None:
+            self._listener.observed(uid, followed.run_id, observation)
+
+    def troubled(self, uids: Iterable[str], trouble: Trouble) -> None:
+        """Passes on that dbt Cloud cannot be asked about these."""
+        self._listener.troubled(uids, trouble)
+
+    def answering(self, uids: Iterable[str]) -> None:
+        """Passes on that dbt Cloud answers again."""
+        self._listener.answering(uids)
+
+    def doubt(self, run: DbtRun, reason: Reason) -> None:
+        """dbt Cloud refused the token: the Secret is read anew next time."""
+        ref = run.spec.connection_ref
+        if reason in DOUBTFUL and ref is not None:
+            self._secrets.forget(run.metadata.namespace, ref.name)
+
+    async def _read(self, run: DbtRun) -> Connection:
+        try:
+            if run.spec.connection_ref is not None:
+                return await self._from_secret(run.metadata.namespace, run.spec.connection_ref.name)
+            return await self._default(run.metadata.namespace)
+        except InvalidConnection as error:
+            raise Unusable(str(error)) from None
+
+    async def _from_secret(self, namespace: str, name: str) -> Connection:
+        try:
+            secret = await self._secrets.read(namespace, name)
+        except LookupError as error:
+            raise Unusable(str(error)) from None
+        if secret.type != CONNECTION_SECRET_TYPE:
+            raise Unusable(
+                f"Secret {namespace}/{name} is of type {secret.type}, not {CONNECTION_SECRET_TYPE}: "
+                "create it anew with that type (the type of a Secret cannot be changed)."
+            )
+        return parse_connection(secret.data, f"Secret {namespace}/{name}")
+
+    async def _default(self, namespace: str) -> Connection:
+        if self._default_dir is None:
+            raise Unusable(
+                "spec.connectionRef is absent and the watcher has no default connection: name a Secret there."
+            )
+        if not self._serves(namespace):
+            raise Unusable(
+                f"The default connection does not serve the namespace {namespace}: name a Secret in spec.connectionRef."
+            )
+        data = await asyncio.to_thread(_read_files, self._default_dir)
+        return parse_connection(data, f"The default connection in {self._default_dir}")
+
+
+@dataclass(frozen=True, slots=True)
+class _AccountSink:
+    """What one connection's poller reports to."""
+
+    connections: Connections
+    connection: Connection
+
+    def observed(self, uid: str, observation: Observation) -> None:
+        self.connections.observed(uid, observation)
+
+    def unreadable(self, uid: str, trouble: Trouble) -> None:
+        self.connections.troubled([uid], trouble)
+
+    def troubled(self, trouble: Trouble) -> None:
+        self.connections.troubled(self.connections.users(self.connection), trouble)
+
+    def answering(self) -> None:
+        self.connections.answering(self.connections.users(self.connection))
+
+
+def _read_files(directory: Path) -> dict[str, bytes]:
+    """Read anew each time: the kubelet swaps the files when the Secret changes."""
+    found = {}
+    for key in KEYS:
+        path = directory / key
+        try:
+            found[key] = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise Unusable(f"The default connection's file {path} cannot be read: {error.strerror}.") from None
+    return found

@@ -1,0 +1,282 @@
+"""Carries out decisions: the thin shell around the core. One side effect for each, and what it taught.
+
+What a fault means is not decided here. It becomes a fact (a Trouble, a Submission) or leaves as an exception; the core
+decides about the facts, and an exception pauses the one object.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+from watcher.api import DbtRun, Phase, Results
+from watcher.cluster.errors import Conflict, Gone
+from watcher.connections import Connections, Unusable
+from watcher.dbtcloud.accounts import Account
+from watcher.dbtcloud.budget import Priority
+from watcher.dbtcloud.errors import DbtCloudError, Forbidden, JobNotFound, NotFound, Rejected, Unauthorized
+from watcher.lifecycle.decide import Interest
+from watcher.lifecycle.decisions import (
+    AddFinalizer,
+    Cancel,
+    ClaimStart,
+    Connect,
+    Decision,
+    DeleteObject,
+    Event,
+    FetchDetails,
+    FindLive,
+    LookForRuns,
+    RemoveFinalizer,
+    ResolveJob,
+    Resume,
+    Start,
+    Sweep,
+    Wait,
+    Write,
+)
+from watcher.lifecycle.facts import Details, Instant, NotSent, Observation, RunFacts, Started, Submission, Trouble
+from watcher.lifecycle.known import CancelTry, Claim, DetailsTry, Known, LookUp
+from watcher.telemetry.metrics import Metrics
+
+TROUBLE_PAUSE: Final = (1.0, 60.0)
+"""Seconds between two tries of what dbt Cloud did not answer: as long as the trouble has lasted, within these."""
+
+
+class Objects(Protocol):
+    """Writes objects. Each write is at the version it was decided upon, or a Conflict."""
+
+    async def get(self, namespace: str, name: str) -> DbtRun: ...
+    async def patch_status(self, run: DbtRun, status: Any) -> DbtRun: ...
+    async def add_finalizer(self, run: DbtRun) -> DbtRun: ...
+    async def remove_finalizer(self, run: DbtRun) -> DbtRun: ...
+    async def delete(self, run: DbtRun) -> None: ...
+
+
+Emit = Callable[[DbtRun, Event], None]
+
+
+@dataclass(slots=True)
+class Performer:
+    """Does what was decided, for every object."""
+
+    objects: Objects
+    record: Callable[[DbtRun], object]
+    """Takes the answers to our own writes into the mirror."""
+    forget_object: Callable[[str], object]
+    """Takes an object out of the mirror."""
+    connections: Connections
+    emit: Emit
+    clock: Callable[[], Instant]
+    metrics: Metrics
+
+    async def perform(self, decision: Decision, run: DbtRun, known: Known) -> Known:
+        """Does it and returns what is known afterwards.
+
+        Raises:
+            Exception: the API server did not do it; nothing is known that was not before.
+        """
+        try:
+            match decision:
+                case Connect():
+                    return await self._connect(run, known)
+                case Write() | AddFinalizer() | RemoveFinalizer() | DeleteObject():
+                    await self._change(decision, run)
+                    return known
+                case Wait():
+                    return known
+            return await self._ask(decision, run, known)
+        except Conflict:
+            self.metrics.conflicts.inc()
+            await self._look_again(run)
+        except Gone:
+            self.forget_object(run.uid)
+        return known
+
+    def follow(self, run: DbtRun, wanted: Interest | None) -> None:
+        """Tells the poller of the object's connection what to watch for it."""
+        self.connections.follow(run.uid, wanted)
+
+    def forget(self, uid: str) -> None:
+        """The object is gone: nothing is polled for it any more."""
+        self.connections.forget(uid)
+
+    # ── Kubernetes ──
+
+    async def _change(self, decision: Write | AddFinalizer | RemoveFinalizer | DeleteObject, run: DbtRun) -> None:
+        match decision:
+            case Write(status, event):
+                self.record(await self.objects.patch_status(run, status))
+                self._told(run, status.phase)
+                self._emit(run, event)
+            case AddFinalizer():
+                self.record(await self.objects.add_finalizer(run))
+            case RemoveFinalizer(event):
+                self._emit(run, event)
+                self.record(await self.objects.remove_finalizer(run))
+            case DeleteObject():
+                await self.objects.delete(run)
+                self.forget_object(run.uid)
+
+    async def _look_again(self, run: DbtRun) -> None:
+        """The mirror was behind: ask, as the watch may take its time."""
+        fresh = await self.objects.get(run.metadata.namespace, run.metadata.name)
+        if fresh.uid == run.uid:
+            self.record(fresh)
+        else:
+            self.forget_object(run.uid)
+
+    def _emit(self, run: DbtRun, event: Event | None) -> None:
+        if event is not None:
+            self.emit(run, event)
+
+    def _told(self, before: DbtRun, phase: Phase | None) -> None:
+        if phase is None or not phase.final or before.status.phase is phase:
+            return
+        self.metrics.finished.labels(phase.value).inc()
+
+    # ── dbt Cloud ──
+
+    async def _connect(self, run: DbtRun, known: Known) -> Known:
+        try:
+            account_id = await self.connections.connect(run)
+        except Unusable as error:
+            return self._troubled(known, error.trouble(self.clock()))
+        return replace(known, account_id=account_id)
+
+    async def _ask(self, decision: Decision, run: DbtRun, known: Known) -> Known:
+        account = self.connections.account(run.uid)
+        if account is None:
+            return replace(known, account_id=None)
+        try:
+            match decision:
+                case ClaimStart():
+                    return await self._claim(decision, run, known, account)
+                case Start() | Resume():
+                    return await self._start(decision, run, known, account)
+            learnt = await self._question(decision, run, known, account)
+        except DbtCloudError as error:
+            return self._failed(decision, run, known, error)
+        return replace(learnt, trouble=None, answered=True)
+
+    async def _claim(self, decision: ClaimStart, run: DbtRun, known: Known, account: Account) -> Known:
+        """The right to send is spent first: a claim is only good for seconds."""
+        await account.budget.spend(Priority.SUBMIT)
+        before = self.clock().mono
+        claimed = await self.objects.patch_status(run, decision.status)
+        self.record(claimed)
+        attempt = claimed.status.attempt
+        if attempt is None or attempt.claim_time is None:
+            return known
+        claim = Claim(number=attempt.number, time=attempt.claim_time, since=before, own=True)
+        return replace(known, claim=claim)
+
+    async def _start(self, decision: Start | Resume, run: DbtRun, known: Known, account: Account) -> Known:
+        claim = known.claim
+        if claim is None or not claim.own or claim.sent:
+            return known
+        submission = await self._send(decision, account)
+        known = replace(known, claim=replace(claim, sent=True, submission=submission))
+        match submission:
+            case Started(facts):
+                seen = Observation(run=facts, at=self.clock())
+                return replace(known, about=facts.run_id, observation=seen, trouble=None, answered=True)
+            case NotSent(trouble):
+                self._reconsider(run, trouble)
+                return self._troubled(known, trouble)
+        return known
+
+    async def _send(self, decision: Start | Resume, account: Account) -> Submission:
+        if isinstance(decision, Resume):
+            return await account.client.retry(decision.run_id)
+        return await account.client.start(decision.job_id, decision.cause, decision.overrides)
+
+    async def _question(self, decision: Decision, run: DbtRun, known: Known, account: Account) -> Known:
+        match decision:
+            case ResolveJob(job):
+                return replace(known, job_id=await account.client.resolve_job(job))
+            case FindLive(job_id):
+                return replace(known, reusable=await account.client.find_live(job_id), reuse_checked=True)
+            case LookForRuns():
+                return await self._look_up(decision, known, account)
+            case Sweep():
+                return await self._sweep(decision, run, known, account)
+            case Cancel(run_id):
+                return await self._cancel(run_id, run, known, account)
+            case FetchDetails():
+                return await self._details(decision, known, account)
+        raise AssertionError(f"{decision} is no question")
+
+    async def _look_up(self, decision: LookForRuns, known: Known, account: Account) -> Known:
+        claim = known.claim
+        if claim is None:
+            return known
+        at = self.clock().mono
+        found = await _runs_of(decision, account)
+        tries = (claim.lookup.tries if claim.lookup else 0) + 1
+        return replace(known, claim=replace(claim, lookup=LookUp(at=at, tries=tries, found=found)))
+
+    async def _sweep(self, decision: Sweep, run: DbtRun, known: Known, account: Account) -> Known:
+        for twin in await _runs_of(decision, account):
+            if twin.run_id != decision.attempt.run_id and not twin.state.over:
+                await account.client.cancel(twin.run_id)
+                told = f"Run {twin.run_id} carries the same marker as run {decision.attempt.run_id} and was cancelled."
+                self.emit(run, Event("Warning", "DuplicateCancelled", told))
+        return replace(known, swept=known.swept | {decision.attempt.number})
+
+    async def _cancel(self, run_id: int, run: DbtRun, known: Known, account: Account) -> Known:
+        with suppress(NotFound, Rejected):  # over already, or gone: the poller says which
+            await account.client.cancel(run_id)
+        account.poller.hurry(run.uid)
+        return replace(known, cancel=CancelTry(run_id=run_id, at=self.clock().mono))
+
+    async def _details(self, decision: FetchDetails, known: Known, account: Account) -> Known:
+        tried = self._tried(decision, known)
+        observation = await account.client.run(decision.run_id, steps=True)
+        results: Results | None = None
+        if decision.over:
+            results = await account.client.results(decision.run_id)
+        details = Details(run=observation.run, results=results) if observation.run else None
+        return replace(known, details=replace(tried, details=details))
+
+    # ── faults ──
+
+    def _failed(self, decision: Decision, run: DbtRun, known: Known, error: DbtCloudError) -> Known:
+        if isinstance(error, JobNotFound):
+            return replace(known, job_refused=error.message)
+        if isinstance(decision, FetchDetails):
+            # Nice to have: an end is not held up, and no trouble is told, for want of them.
+            return replace(known, details=self._tried(decision, known))
+        trouble = error.trouble(self.clock())
+        self._reconsider(run, trouble)
+        return self._troubled(known, trouble, reread=isinstance(error, Unauthorized | Forbidden))
+
+    def _tried(self, decision: FetchDetails, known: Known) -> DetailsTry:
+        before = known.details
+        again = before is not None and (before.run_id, before.over) == (decision.run_id, decision.over)
+        tries = before.tries + 1 if before is not None and again else 1
+        kept = before.details if before is not None and before.run_id == decision.run_id and not decision.over else None
+        return DetailsTry(run_id=decision.run_id, at=self.clock().mono, tries=tries, over=decision.over, details=kept)
+
+    def _reconsider(self, run: DbtRun, trouble: Trouble) -> None:
+        """A refused token may have been replaced in its Secret."""
+        self.connections.doubt(run, trouble.reason)
+
+    def _troubled(self, known: Known, trouble: Trouble, *, reread: bool = True) -> Known:
+        since = known.trouble.since if known.trouble else trouble.since
+        now = self.clock().mono
+        pause = min(max(now - since.mono, TROUBLE_PAUSE[0]), TROUBLE_PAUSE[1]) * random.uniform(0.75, 1.0)  # noqa: S311
+        retry_at = max(now + pause, trouble.retry_at or 0.0)
+        known = replace(known, trouble=replace(trouble, since=since, retry_at=retry_at), answered=False)
+        return replace(known, account_id=None) if reread else known
+
+
+async def _runs_of(decision: LookForRuns | Sweep, account: Account) -> tuple[RunFacts, ...]:
+    """The runs that an attempt's claim may have started, oldest first."""
+    attempt = decision.attempt
+    if attempt.retry_of is not None:
+        return await account.client.find_retries(decision.job_id, attempt.retry_of, decision.since)
+    return await account.client.find_marked(decision.job_id, attempt.marker, decision.since)

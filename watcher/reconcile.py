@@ -1,0 +1,250 @@
+"""The loop: whatever happens wakes a uid; a woken uid is looked at, decided upon and acted upon until it can wait.
+
+One task per uid at a time, so nothing about an object ever races with itself, and what fails for one slows no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
+
+from watcher.api import DbtRun, Phase, UnreadableObject
+from watcher.lifecycle.decide import Interest, decide, interest
+from watcher.lifecycle.decisions import Decision, Wait
+from watcher.lifecycle.facts import Instant, Observation, Trouble
+from watcher.lifecycle.known import Known, remember
+from watcher.lifecycle.policy import Policy
+from watcher.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+MAX_STEPS: Final = 40
+"""Decisions in a row for one object before it must pause: more than any honest path has."""
+BACKOFF: Final = (1.0, 60.0)
+"""Seconds: the first and the longest pause of an object whose reconcile fails."""
+RECONNECT: Final = 300.0
+"""Seconds after which a connection is read anew: a changed Secret is used even while the old token still works."""
+
+
+class Mirror(Protocol):
+    """Where the objects are known."""
+
+    def get(self, uid: str) -> DbtRun | None: ...
+
+    def __len__(self) -> int: ...
+
+
+class Performer(Protocol):
+    """What carries decisions out. It returns what is known afterwards, and keeps the mirror up to date."""
+
+    async def perform(self, decision: Decision, run: DbtRun, known: Known) -> Known: ...
+
+    def follow(self, run: DbtRun, wanted: Interest | None) -> None:
+        """Tells the poller of the object's connection what to watch for it."""
+
+    def forget(self, uid: str) -> None:
+        """The object is gone."""
+
+
+class Clock(Protocol):
+    """Both clocks at one moment."""
+
+    def __call__(self) -> Instant: ...
+
+
+@dataclass(slots=True)
+class Entry:
+    """What is kept for one uid between two looks."""
+
+    known: Known = field(default_factory=Known)
+    task: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+    woken: bool = False
+    failures: int = 0
+    connected_at: float = 0.0
+    followed: Interest | None = None
+
+
+class Reconciler:
+    """Looks at every woken uid until it can wait. `run` until cancelled; `stop` lets what is under way finish."""
+
+    def __init__(
+        self, mirror: Mirror, performer: Performer, clock: Clock, policy: Policy, metrics: Metrics | None = None
+    ) -> None:
+        self._mirror = mirror
+        self._performer = performer
+        self._clock = clock
+        self._policy = policy
+        self._metrics = metrics or Metrics()
+        self._entries: dict[str, Entry] = {}
+        self._stopping = False
+
+    # ── reasons to look ──
+
+    def wake(self, uid: str) -> None:
+        """Something about this uid is new."""
+        entry = self._entries.setdefault(uid, Entry())
+        entry.woken = True
+        if entry.timer is not None:
+            entry.timer.cancel()
+            entry.timer = None
+        if entry.task is None and not self._stopping:
+            entry.task = asyncio.create_task(self._work(uid, entry), name=f"reconcile {uid}")
+
+    def observed(self, uid: str, run_id: int, observation: Observation) -> None:
+        """dbt Cloud told something of the run that the uid follows."""
+        entry = self._entries.get(uid)
+        if entry is None or entry.known.about != run_id:
+            return
+        known, run = entry.known, observation.run
+        news = (
+            known.observation is None or known.observation.run != run or known.trouble is not None or not known.answered
+        )
+        missing = (
+            None if run is not None else observation.at.mono if known.missing_since is None else known.missing_since
+        )
+        entry.known = replace(known, observation=observation, missing_since=missing, trouble=None, answered=True)
+        if news:
+            self.wake(uid)
+
+    def troubled(self, uids: Iterable[str], trouble: Trouble) -> None:
+        """dbt Cloud cannot be asked about these."""
+        for uid in uids:
+            entry = self._entries.get(uid)
+            if entry is not None:
+                since = entry.known.trouble.since if entry.known.trouble else trouble.since
+                entry.known = replace(entry.known, trouble=replace(trouble, since=since))
+                self.wake(uid)
+
+    def answering(self, uids: Iterable[str]) -> None:
+        """dbt Cloud answers again."""
+        for uid in uids:
+            entry = self._entries.get(uid)
+            if entry is not None and (entry.known.trouble is not None or not entry.known.answered):
+                entry.known = replace(entry.known, trouble=None, answered=True)
+                self.wake(uid)
+
+    # ── looking ──
+
+    async def stop(self, seconds: float) -> None:
+        """Begins nothing new and waits for what is under way, so that no start is left without its answer."""
+        self._stopping = True
+        for entry in self._entries.values():
+            if entry.timer is not None:
+                entry.timer.cancel()
+        tasks = [entry.task for entry in self._entries.values() if entry.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+        for task in tasks:
+            task.cancel()
+
+    async def _work(self, uid: str, entry: Entry) -> None:
+        self._metrics.active.inc()
+        try:
+            while entry.woken and not self._stopping:
+                entry.woken = False
+                await self._guarded(uid, entry)
+        finally:
+            entry.task = None
+            self._metrics.active.dec()
+            self._metrics.known.set(len(self._mirror))
+        if entry.woken and not self._stopping:
+            self.wake(uid)
+
+    async def _guarded(self, uid: str, entry: Entry) -> None:
+        try:
+            until = await self._settle(uid, entry)
+            entry.failures = 0
+        except Exception as error:  # noqa: BLE001 - whatever one object does, the others go on
+            entry.failures += 1
+            until = self._clock().mono + self._pause(entry.failures)
+            self._report(uid, error, entry.failures)
+        if until is not None and not self._stopping:
+            entry.timer = asyncio.get_running_loop().call_later(max(0.0, until - self._clock().mono), self.wake, uid)
+
+    async def _settle(self, uid: str, entry: Entry) -> float | None:
+        """Decides and acts until the object can wait: until when (monotonic seconds)."""
+        for _ in range(MAX_STEPS):
+            run = self._mirror.get(uid)
+            if run is None:
+                self._forget(uid)
+                return None
+            now = self._clock()
+            entry.known = remember(run, self._fresh(entry, now), now)
+            self._follow(run, entry)
+            decision = decide(run, entry.known, now, self._policy)
+            if isinstance(decision, Wait):
+                return decision.until
+            await self._act(decision, run, entry)
+            if self._stopping and not self._halfway(uid):
+                return None
+        raise RestlessObject(f"{MAX_STEPS} decisions in a row did not settle it")
+
+    def _halfway(self, uid: str) -> bool:
+        """Whether stopping now would leave a claim without its answer, to be puzzled over by the next watcher."""
+        run = self._mirror.get(uid)
+        return run is not None and run.status.phase is Phase.SUBMITTING
+
+    async def _act(self, decision: Decision, run: DbtRun, entry: Entry) -> None:
+        name = type(decision).__name__
+        self._metrics.decisions.labels(name).inc()
+        before = entry.known
+        known = await self._performer.perform(decision, run, before)
+        if known.account_id is not None and before.account_id is None:
+            entry.connected_at = self._clock().mono
+        entry.known = _merged(before, known, entry.known)
+        logger.info(name, extra={"run": str(run), "attempt": run.status.attempt and run.status.attempt.number})
+
+    def _fresh(self, entry: Entry, now: Instant) -> Known:
+        stale = entry.known.account_id is not None and now.mono - entry.connected_at > RECONNECT
+        return replace(entry.known, account_id=None) if stale else entry.known
+
+    def _follow(self, run: DbtRun, entry: Entry) -> None:
+        wanted = interest(run, entry.known)
+        if entry.known.account_id is not None or wanted is None:
+            self._performer.follow(run, wanted)
+
+    def _forget(self, uid: str) -> None:
+        self._entries.pop(uid, None)
+        self._performer.forget(uid)
+
+    def _pause(self, failures: int) -> float:
+        first, most = BACKOFF
+        return min(first * 2.0 ** min(failures - 1, 10), most) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+
+    def _report(self, uid: str, error: Exception, failures: int) -> None:
+        self._metrics.failures.inc()
+        run = self._mirror.get(uid)
+        expected = isinstance(error, RestlessObject | UnreadableObject)
+        logger.warning(
+            "%s: %s",
+            type(error).__name__,
+            error,
+            extra={"run": str(run or uid), "failures": failures},
+            exc_info=None if expected or not _surprising(error) else error,
+        )
+
+
+class RestlessObject(Exception):
+    """An object made the core decide without end: a defect, contained by a pause."""
+
+
+def _surprising(error: Exception) -> bool:
+    """Whether the traceback says something: faults of the API server explain themselves."""
+    return not type(error).__module__.startswith("watcher.cluster")
+
+
+def _merged(before: Known, performed: Known, meanwhile: Known) -> Known:
+    """What a decision brought, over what was told while it was carried out (an observation, a trouble)."""
+    if meanwhile is before:
+        return performed
+    told = {
+        name: getattr(meanwhile, name)
+        for name in ("observation", "missing_since", "trouble", "answered")
+        if getattr(performed, name) == getattr(before, name)
+    }
+    return replace(performed, **told)

@@ -1,0 +1,128 @@
+"""Every setting of the watcher: its unit, default and reason.
+
+Flags, DBTRUN_* variables and Helm values carry the same names.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+from watcher.lifecycle.policy import Policy
+
+ENV_PREFIX: Final = "DBTRUN_"
+ALL_NAMESPACES: Final = "*"
+OWN_NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class InvalidSetting(ValueError):
+    """A setting cannot be used; the message names it, its value and what would do."""
+
+
+def setting(default: Any, doc: str) -> Any:
+    """A setting with its default and the text that `--help` and the reference show."""
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How one watcher runs."""
+
+    namespaces: str = setting("", "Namespaces to serve, separated by commas; `*`: all; empty: the watcher's own.")
+    connection_dir: str = setting(
+        "",
+        "Directory with the files of the default connection (token, account-id, host, ca.crt); empty: there is none.",
+    )
+    connection_namespaces: str = setting(
+        "", "Namespaces that may use the default connection, separated by commas; `*`: all; empty: the watcher's own."
+    )
+    kubeconfig: str = setting("", "Path of a kubeconfig; empty: the pod's ServiceAccount. Never looked for elsewhere.")
+    context: str = setting("", "Context in the kubeconfig; empty: its current one.")
+    listen: str = setting("127.0.0.1:8080", "Address of /healthz, /readyz and /metrics; port 0: any free one.")
+    log_level: str = setting("info", "debug, info, warning or error.")
+    log_format: str = setting("json", "json, or text for people.")
+    requests_per_minute: int = setting(
+        1500, "Requests to dbt Cloud per account and minute; dbt Cloud allows an account 5,000, the rest is for others."
+    )
+    feed_interval_seconds: float = setting(
+        5.0, "Seconds between two looks at what has finished in an account: how late an end may be seen."
+    )
+    submit_window_seconds: float = setting(30.0, "Seconds after its claim within which a start is sent, or not at all.")
+    quiet_period_seconds: float = setting(
+        120.0, "Seconds after a lost answer before the start may be sent again: window, request and list lag together."
+    )
+
+    def __post_init__(self) -> None:
+        for check in (self._check_numbers, self._check_logs, self._check_periods):
+            check()
+        self.address  # noqa: B018 - raises when it is none
+
+    def _check_numbers(self) -> None:
+        for name in ("requests_per_minute", "feed_interval_seconds", "submit_window_seconds"):
+            if getattr(self, name) <= 0:
+                raise InvalidSetting(f"{flag(name)} is {getattr(self, name)}: it must be greater than 0.")
+
+    def _check_logs(self) -> None:
+        _one_of("log_level", self.log_level, ("debug", "info", "warning", "error"))
+        _one_of("log_format", self.log_format, ("json", "text"))
+
+    def _check_periods(self) -> None:
+        least = 2 * self.submit_window_seconds
+        if self.quiet_period_seconds < least:
+            raise InvalidSetting(
+                f"{flag('quiet_period_seconds')} is {self.quiet_period_seconds:g}: it must be at least twice "
+                f"{flag('submit_window_seconds')} ({least:g}), or a start could be sent twice."
+            )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port to listen on."""
+        host, colon, port = self.listen.rpartition(":")
+        if not colon or not port.isdigit() or int(port) > 65535:
+            raise InvalidSetting(f"{flag('listen')} is {self.listen!r}: write HOST:PORT, as 127.0.0.1:8080.")
+        return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - what an empty host means everywhere
+
+    @property
+    def served_namespaces(self) -> tuple[str, ...]:
+        """The namespaces to serve; empty: all."""
+        return () if self.namespaces.strip() == ALL_NAMESPACES else _names(self.namespaces) or (own_namespace(),)
+
+    def default_connection_serves(self, namespace: str) -> bool:
+        """Whether objects of the namespace may use the default connection."""
+        if self.connection_namespaces.strip() == ALL_NAMESPACES:
+            return True
+        return namespace in (_names(self.connection_namespaces) or (own_namespace(),))
+
+    @property
+    def policy(self) -> Policy:
+        """The durations of the core, with those that can be set."""
+        return Policy(submit_window=self.submit_window_seconds, quiet_period=self.quiet_period_seconds)
+
+
+def flag(name: str) -> str:
+    """A setting's name on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def described() -> list[tuple[str, str, Any]]:
+    """Each setting's name, text and default."""
+    return [(item.name, item.metadata["doc"], item.default) for item in fields(Settings)]
+
+
+def own_namespace() -> str:
+    """The namespace of the pod: from POD_NAMESPACE, else from its ServiceAccount, else `default`."""
+    named = os.environ.get("POD_NAMESPACE")
+    if named:
+        return named
+    return OWN_NAMESPACE_FILE.read_text().strip() if OWN_NAMESPACE_FILE.exists() else "default"
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidSetting(f"{flag(name)} is {value!r}: it is one of {', '.join(choices)}.")

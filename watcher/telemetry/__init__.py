@@ -1,0 +1,1 @@
+"""How the watcher is seen from outside: logs, metrics, health."""
