@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.cluster.objects import install_crd
+from tests.cluster.wire import Wire
 from tests.controlplane import ControlPlane
 from watcher.cluster.access import ClusterAccess
 
@@ -22,3 +23,11 @@ async def admin(served: ControlPlane) -> AsyncIterator[ClusterAccess]:
     access = await ClusterAccess.load(served.kubeconfig)
     yield access
     await access.close()
+
+
+@pytest.fixture
+async def wire(served: ControlPlane) -> AsyncIterator[Wire]:
+    wire = Wire(served.server)
+    await wire.open()
+    yield wire
+    await wire.close()

@@ -10,13 +10,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 import pytest
-import yaml
 
 from tests.cluster.objects import create, delete, install_crd, raw, until
+from tests.cluster.wire import Wire, kubeconfig_to
 from tests.controlplane import ControlPlane
 from watcher.api import Phase, Status
 from watcher.cluster.access import ClusterAccess, Timeouts
@@ -70,55 +69,6 @@ async def following(
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-
-
-class Wire:
-    """A TCP connection to the API server that can fail as networks do."""
-
-    def __init__(self, server: str) -> None:
-        target = urlsplit(server)
-        self._target = (target.hostname or "", target.port or 0)
-        self._pumps: set[asyncio.Task[None]] = set()
-        self._frozen: frozenset[asyncio.StreamReader] = frozenset()
-        self._readers: set[asyncio.StreamReader] = set()
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = f"https://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    def freeze_present(self) -> None:
-        """What is open stays open and carries nothing any more; new connections work."""
-        self._frozen = frozenset(self._readers)
-
-    async def close(self) -> None:
-        self._server.close()
-        for pump in self._pumps:
-            pump.cancel()
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection(*self._target)
-        for source, sink in ((reader, far_writer), (far_reader, writer)):
-            self._readers.add(source)
-            pump = asyncio.create_task(self._pump(source, sink))
-            self._pumps.add(pump)
-            pump.add_done_callback(self._pumps.discard)
-
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await source.read(65_536):
-                if source in self._frozen:
-                    await asyncio.Event().wait()
-                sink.write(data)
-                await sink.drain()
-        sink.close()
-
-
-def kubeconfig_to(server: str, original: Path, directory: Path) -> Path:
-    config = yaml.safe_load(original.read_text())
-    config["clusters"][0]["cluster"]["server"] = server
-    path = directory / "kubeconfig"
-    path.write_text(yaml.safe_dump(config))
-    return path
 
 
 async def test_what_exists_is_known_once_it_is_synced(
@@ -283,14 +233,6 @@ async def test_a_missed_deletion_is_noticed_by_a_list(
         followed.mirror.apply("ADDED", body | {"metadata": ghost})
         await until(lambda: "ghost" in followed.woken)
         assert followed.names() == {"real"}
-
-
-@pytest.fixture
-async def wire(served: ControlPlane) -> AsyncIterator[Wire]:
-    wire = Wire(served.server)
-    await wire.open()
-    yield wire
-    await wire.close()
 
 
 async def test_a_dead_watch_is_replaced_when_a_list_shows_more(

@@ -1,0 +1,164 @@
+"""The Lease on the real API server: never two at once, and soon another when one is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.objects import until
+from tests.cluster.wire import Wire, kubeconfig_to
+from tests.controlplane import ControlPlane
+from watcher.cluster.access import ClusterAccess
+from watcher.cluster.leader import Leader, LeaseSettings
+
+ROOT = Path(__file__).parents[2]
+QUICK = LeaseSettings(duration=3, renew_deadline=2.0, retry=0.3)
+
+
+class Candidate:
+    """A process of its own, which can be stopped as a whole."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.led: list[float] = []
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            self.led.append(float(line))
+
+    async def end(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+        await self._reading
+
+
+@asynccontextmanager
+async def candidates(plane: ControlPlane, namespace: str, count: int) -> AsyncIterator[list[Candidate]]:
+    command = [sys.executable, "-m", "tests.cluster.candidate", str(plane.kubeconfig), namespace]
+    started = [
+        Candidate(await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE))
+        for _ in range(count)
+    ]
+    try:
+        yield started
+    finally:
+        for candidate in started:
+            await candidate.end()
+
+
+async def first_of(candidates: list[Candidate]) -> tuple[Candidate, Candidate]:
+    await until(lambda: any(candidate.led for candidate in candidates))
+    one, other = candidates
+    return (one, other) if one.led else (other, one)
+
+
+async def lease(plane: ControlPlane, namespace: str) -> dict[str, Any]:
+    shown = await plane.kubectl("-n", namespace, "get", "lease", "watcher", "-o", "json")
+    spec: dict[str, Any] = json.loads(shown.stdout)["spec"]
+    return spec
+
+
+async def test_a_paused_leader_never_leads_beside_its_successor(plane: ControlPlane, namespace: str) -> None:
+    async with candidates(plane, namespace, 2) as both:
+        first, second = await first_of(both)
+        first.process.send_signal(signal.SIGSTOP)
+        paused = time.monotonic()
+        await until(lambda: second.led)
+        assert second.led[0] - paused > QUICK.renew_deadline
+        resumed = time.monotonic()
+        first.process.send_signal(signal.SIGCONT)
+        await until(lambda: second.led[-1] > resumed + 1.0)
+        assert [when for when in first.led if when > second.led[0]] == []
+
+
+async def test_a_clean_stop_hands_over_at_once(plane: ControlPlane, namespace: str) -> None:
+    async with candidates(plane, namespace, 2) as both:
+        first, second = await first_of(both)
+        first.process.send_signal(signal.SIGTERM)
+        await first.process.wait()
+        stopped = time.monotonic()
+        await until(lambda: second.led)
+        assert second.led[0] - stopped < QUICK.renew_deadline
+        assert second.led[0] > first.led[-1]
+        assert (await lease(plane, namespace))["leaseTransitions"] == 1
+
+
+async def test_a_killed_leader_is_followed_after_its_lease(plane: ControlPlane, namespace: str) -> None:
+    async with candidates(plane, namespace, 2) as both:
+        first, second = await first_of(both)
+        first.process.kill()
+        killed = time.monotonic()
+        await until(lambda: second.led)
+        assert second.led[0] - killed < QUICK.duration + 2 * QUICK.retry + 1.0
+        assert second.led[0] > first.led[-1]
+
+
+@asynccontextmanager
+async def competing(leader: Leader) -> AsyncIterator[Leader]:
+    task = asyncio.create_task(leader.run())
+    try:
+        yield leader
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_a_leader_that_cannot_renew_stops_leading_and_leads_again(
+    plane: ControlPlane, namespace: str, wire: Wire, tmp_path: Path
+) -> None:
+    access = await ClusterAccess.load(kubeconfig_to(wire.url, plane.kubeconfig, tmp_path))
+    changes: list[bool] = []
+    async with competing(Leader(access, namespace, "watcher", settings=QUICK, on_change=changes.append)) as leader:
+        await until(leader.is_leader)
+        wire.stop()
+        await until(lambda: not leader.is_leader(), QUICK.renew_deadline + 1)
+        await until(lambda: changes == [True, False])
+        await wire.restart()
+        await until(leader.is_leader)
+    assert changes == [True, False, True, False]
+    await access.close()
+
+
+async def test_a_renewal_on_a_dead_connection_is_tried_again_on_another(
+    plane: ControlPlane, namespace: str, wire: Wire, tmp_path: Path
+) -> None:
+    access = await ClusterAccess.load(kubeconfig_to(wire.url, plane.kubeconfig, tmp_path))
+    changes: list[bool] = []
+    async with competing(Leader(access, namespace, "watcher", settings=QUICK, on_change=changes.append)) as leader:
+        await until(leader.is_leader)
+        renewed = (await lease(plane, namespace))["renewTime"]
+        wire.freeze_present()
+        deadline = time.monotonic() + 10
+        while (await lease(plane, namespace))["renewTime"] == renewed:
+            assert time.monotonic() < deadline
+        assert changes == [True]
+        assert leader.is_leader()
+    await access.close()
+
+
+async def test_a_lease_that_somebody_took_is_not_led_any_more(
+    plane: ControlPlane, namespace: str, admin: ClusterAccess
+) -> None:
+    async with competing(Leader(admin, namespace, "watcher", settings=QUICK)) as leader:
+        await until(leader.is_leader)
+        patch = {"spec": {"holderIdentity": "usurper", "leaseDurationSeconds": 3600}}
+        await plane.kubectl("-n", namespace, "patch", "lease", "watcher", "--type=merge", "-p", json.dumps(patch))
+        await until(lambda: not leader.is_leader(), 1.5)
+
+
+def test_settings_that_would_let_two_lead_are_refused() -> None:
+    with pytest.raises(ValueError, match="duration > renew_deadline"):
+        LeaseSettings(duration=10, renew_deadline=10.0)

@@ -1,0 +1,212 @@
+"""Which of several watchers acts: the holder of a Lease, for as long as it can be sure of it.
+
+The holder counts from before it asked and stops `duration - renew_deadline` before anybody else may begin; the others
+count from when they saw the last renewal. Each uses its own clock only: no instant of one is compared with another's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, NoReturn
+
+import msgspec
+
+from watcher.cluster.access import ClusterAccess, api_path
+from watcher.cluster.errors import ApiTrouble, Conflict, Gone, decode
+
+logger = logging.getLogger(__name__)
+
+PREFIX: Final = "apis/coordination.k8s.io/v1"
+KIND: Final = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
+RELEASE_SECONDS: Final = 2.0
+"""A clean stop does not wait longer for its release to be accepted; the next holder then waits for `duration`."""
+
+
+@dataclass(frozen=True)
+class LeaseSettings:
+    """Seconds; the values of Kubernetes' own controllers."""
+
+    duration: int = 15
+    """Others wait this long after the last renewal that they saw."""
+    renew_deadline: float = 10.0
+    """The holder stops acting this long after its last successful renewal was asked for."""
+    retry: float = 2.0
+    """Between two tries to renew or to acquire."""
+
+    def __post_init__(self) -> None:
+        if not self.duration > self.renew_deadline > self.retry > 0:
+            raise ValueError("A Lease needs duration > renew_deadline > retry > 0.")
+
+
+class _Spec(msgspec.Struct, rename="camel", omit_defaults=True):
+    holder_identity: str | None = None
+    lease_duration_seconds: int | None = None
+    acquire_time: str | None = None
+    renew_time: str | None = None
+    lease_transitions: int | None = None
+
+
+class _Metadata(msgspec.Struct, rename="camel"):
+    resource_version: str
+
+
+class _Lease(msgspec.Struct):
+    metadata: _Metadata
+    spec: _Spec
+
+
+def _clock() -> float:
+    """Seconds that go on while the machine sleeps, where the system has such a clock: leadership ends meanwhile."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Leader:
+    """`run` competes until it is cancelled and then lets go; `is_leader` is asked before every side effect."""
+
+    def __init__(
+        self,
+        access: ClusterAccess,
+        namespace: str,
+        name: str,
+        *,
+        settings: LeaseSettings | None = None,
+        identity: str = "",
+        on_change: Callable[[bool], None] = lambda _leading: None,
+    ) -> None:
+        """`identity` must not outlive this process; by default it is the host's name and a random part."""
+        self.identity = identity or f"{socket.gethostname()}_{secrets.token_hex(4)}"
+        self._access = access
+        self._namespace = namespace
+        self._name = name
+        self._settings = settings or LeaseSettings()
+        self._on_change = on_change
+        self._told = False
+        self._until = 0.0
+        self._lease: _Lease | None = None
+        self._seen = ""
+        self._seen_at = 0.0
+        self._trouble = ""
+
+    def is_leader(self) -> bool:
+        """Whether nobody else can hold the Lease at this instant."""
+        return _clock() < self._until
+
+    async def run(self) -> NoReturn:
+        """Acquires and renews. Stop what acts before cancelling this: the next holder begins at once."""
+        try:
+            while True:
+                await self._turn()
+                self._tell()
+                await asyncio.sleep(self._pause())
+                self._tell()
+        finally:
+            await self._release()
+
+    async def _turn(self) -> None:
+        asked = _clock()
+        try:
+            async with asyncio.timeout(self._patience()):
+                held = await self._compete()
+        except (Conflict, Gone):
+            self._lease, self._until = None, 0.0  # somebody else wrote it: look before the next try
+        except (ApiTrouble, TimeoutError) as error:
+            # A renewal may have been made or not. Either way nobody else may begin before `_until` has passed.
+            self._lease = None
+            self._complain(str(error) or "No answer in time.")
+        else:
+            self._until = asked + self._settings.renew_deadline if held else 0.0
+            self._trouble = ""
+
+    async def _compete(self) -> bool:
+        """One try; whether the Lease is ours now."""
+        if self._lease is None or not self._ours(self._lease):
+            self._lease = await self._look()
+        if self._lease is None:
+            self._lease = await self._write("POST", {"name": self._name}, _Spec())
+        elif self._ours(self._lease) or self._free(self._lease):
+            basis = {"name": self._name, "resourceVersion": self._lease.metadata.resource_version}
+            self._lease = await self._write("PUT", basis, self._lease.spec)
+        else:
+            return False
+        return True
+
+    async def _look(self) -> _Lease | None:
+        try:
+            lease = decode(await self._access.request("GET", self._path(self._name)), _Lease)
+        except Gone:
+            return None
+        if lease.metadata.resource_version != self._seen:
+            self._seen, self._seen_at = lease.metadata.resource_version, _clock()
+        return lease
+
+    async def _write(self, method: str, metadata: dict[str, str], before: _Spec) -> _Lease:
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        renewed = before.holder_identity == self.identity
+        transitions = before.lease_transitions
+        spec = _Spec(
+            holder_identity=self.identity,
+            lease_duration_seconds=self._settings.duration,
+            acquire_time=before.acquire_time if renewed else now,
+            renew_time=now,
+            lease_transitions=0 if transitions is None else transitions + (not renewed),
+        )
+        return await self._send(method, metadata, spec)
+
+    async def _send(self, method: str, metadata: dict[str, str], spec: _Spec) -> _Lease:
+        path = self._path(None if method == "POST" else self._name)
+        body = {**KIND, "metadata": metadata, "spec": msgspec.to_builtins(spec)}
+        return decode(await self._access.request(method, path, body=body), _Lease)
+
+    async def _release(self) -> None:
+        held, self._until = self._lease, 0.0
+        self._tell()
+        if held is None or not self._ours(held):
+            return
+        basis = {"name": self._name, "resourceVersion": held.metadata.resource_version}
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await self._send("PUT", basis, _Spec(lease_transitions=held.spec.lease_transitions))
+        except (ApiTrouble, Conflict, Gone, TimeoutError) as error:
+            logger.info("The Lease %s/%s was not released: %s", self._namespace, self._name, error)
+
+    def _ours(self, lease: _Lease) -> bool:
+        return lease.spec.holder_identity == self.identity
+
+    def _free(self, lease: _Lease) -> bool:
+        if not lease.spec.holder_identity:
+            return True
+        duration = lease.spec.lease_duration_seconds or self._settings.duration
+        return _clock() - self._seen_at > duration
+
+    def _patience(self) -> float:
+        """For one try: a connection that hangs must leave time for another, and none outlives what is held."""
+        limit, left = self._settings.renew_deadline / 2, self._until - _clock()
+        return min(limit, left) if left > 0 else limit
+
+    def _pause(self) -> float:
+        jittered = self._settings.retry * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+        left = self._until - _clock()
+        return min(jittered, left) if left > 0 else jittered
+
+    def _complain(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            logger.warning("The Lease %s/%s: %s", self._namespace, self._name, trouble)
+        self._trouble = trouble
+
+    def _tell(self) -> None:
+        leading = self.is_leader()
+        if leading != self._told:
+            self._told = leading
+            logger.info("%s the Lease %s/%s.", "Holding" if leading else "Not holding", self._namespace, self._name)
+            self._on_change(leading)
+
+    def _path(self, name: str | None) -> str:
+        return api_path(PREFIX, self._namespace, "leases", name)
