@@ -96,7 +96,7 @@ class Poller:
         self._slots = asyncio.Semaphore(BATCHES_AT_ONCE)
         self._wake = asyncio.Event()
         self._anybody = asyncio.Event()
-        self._offset = timedelta(0)
+        self._offset: timedelta | None = None
         self._watermark: datetime | None = None
         self._feed_pages = 1
         self._feed_seconds = feed_seconds
@@ -252,11 +252,12 @@ class Poller:
         while True:
             await self._anybody.wait()
             await asyncio.sleep(self._feed_wait)
-            if self._schedule and not self._contact.troubled and not self._refuses("finished_at__range"):
-                await self._look_at_finished()
+            wanted = self._schedule and not self._contact.troubled and not self._refuses("finished_at__range")
+            if wanted and self._offset is not None:
+                await self._look_at_finished(self._offset)
 
-    async def _look_at_finished(self) -> None:
-        told = self._clock().wall + self._offset
+    async def _look_at_finished(self, offset: timedelta) -> None:
+        told = self._clock().wall + offset
         reach = timedelta(seconds=self._feed_seconds if self._feed_is_dear else PROBE_SECONDS)
         since = max(self._watermark or told, told - reach) - FEED_OVERLAP
         try:

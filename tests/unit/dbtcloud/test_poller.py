@@ -284,6 +284,19 @@ async def test_the_feed_keeps_dbt_clouds_clock(ahead: timedelta) -> None:
         assert scene.ended_at("1") - ended < 6
 
 
+async def test_the_feed_waits_until_dbt_clouds_clock_is_known() -> None:
+    async with polling() as scene:
+        scene.cloud.ahead = timedelta(minutes=-10)
+        scene.cloud.latency = 7.0
+        scene.follow([1], interval=3600)
+        await asyncio.sleep(20)
+        scene.cloud.latency = 0.2
+        ended = now()
+        scene.cloud.end([1])
+        await asyncio.sleep(30)
+        assert scene.ended_at("1") - ended < 16
+
+
 async def test_the_ends_of_other_peoples_runs_are_nobodys_business() -> None:
     async with polling() as scene:
         scene.follow([1])
