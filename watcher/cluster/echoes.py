@@ -5,6 +5,8 @@ A watch can die while its connection, its thread and its health endpoint look we
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from watcher.cluster.mirror import version
 
 
@@ -14,6 +16,17 @@ class Echoes:
     def __init__(self) -> None:
         self._delivered: dict[str, int] = {}
         self._owed: dict[str, tuple[int, float]] = {}
+        self._first: set[str] = set()
+        self._progress = 0.0
+
+    def begin(self, known: Iterable[tuple[str, str]], now: float) -> None:
+        """A new watch owes everything that is known, as (uid, resourceVersion), for as long as it makes progress."""
+        self._delivered.clear()
+        self._owed.clear()
+        for uid, resource_version in known:
+            self.expect(uid, resource_version, now)
+        self._first = set(self._owed)
+        self._progress = now
 
     def expect(self, uid: str, resource_version: str, now: float) -> None:
         """This version exists: our own write was answered with it, or a list has it."""
@@ -28,6 +41,9 @@ class Echoes:
         number = version(resource_version)
         if number is None:
             return
+        if uid in self._first:
+            self._first.remove(uid)
+            self._progress = now
         self._delivered[uid] = max(number, self._delivered.get(uid, -1))
         owed, _ = self._owed.get(uid, (number, now))
         if owed <= number:
@@ -41,14 +57,12 @@ class Echoes:
 
     def forget(self, uid: str) -> None:
         """The object is gone and owes nothing."""
+        self._first.discard(uid)
         self._delivered.pop(uid, None)
         self._owed.pop(uid, None)
 
-    def clear(self) -> None:
-        """A new watch begins: it brings everything again."""
-        self._delivered.clear()
-        self._owed.clear()
-
     def overdue(self, now: float, limit: float) -> str | None:
         """A uid that the watch has owed for more than `limit` seconds, if there is one."""
+        if self._first and now - self._progress <= limit:
+            return None  # it still lists, which takes long when there is much
         return next((uid for uid, (_, since) in self._owed.items() if now - since > limit), None)

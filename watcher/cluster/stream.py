@@ -122,9 +122,7 @@ class Stream:
 
     async def _follow(self) -> tuple[str, BaseException | None]:
         """Until the watch ends or shows itself dead: why."""
-        self._echoes.clear()
-        for run in self._mirror:
-            self._expect(run)
+        self._echoes.begin(((run.uid, run.metadata.resource_version) for run in self._mirror), self._now())
         async with KopfThread(self._access.kopf_login, self._namespaces, self._deliver) as kopf_thread:
             doubt = asyncio.create_task(self._doubt())
             either: set[asyncio.Future[Any]] = {kopf_thread.ended, doubt}
