@@ -27,6 +27,10 @@ class NotServed(ApiTrouble):
     """The server does not know the resource: its CRD is not installed, or the server is still starting."""
 
 
+class Expired(ApiTrouble):
+    """A list's continue token is too old: begin the list again."""
+
+
 class Conflict(Exception):
     """The object is not at the version that was acted upon. Nothing was written: look again."""
 
@@ -82,10 +86,6 @@ def refusal(status: int, body: bytes) -> Exception:
         case _ if status < HTTPStatus.INTERNAL_SERVER_ERROR:
             return Refused(words)
     return ApiTrouble(words)
-
-
-class Expired(ApiTrouble):
-    """A list's continue token is too old: begin the list again."""
 
 
 def _read(body: bytes) -> _Refusal:
