@@ -13,6 +13,8 @@ from watcher.api.phases import Phase
 from watcher.api.reasons import Reason
 from watcher.api.spec import Fields
 
+MAX_STATUS: Final = 64_000
+"""Bytes of a status as JSON."""
 MAX_MESSAGE: Final = 1_024
 """Characters of a message."""
 MAX_STEPS: Final = 50

@@ -10,12 +10,14 @@ from typing import Any
 from msgspec.structs import replace
 
 from watcher.api import FINALIZER, Attempt, ConditionStatus, ConditionType, DbtRun, Phase, Reason, Spec, Status
+from watcher.api.status import MAX_MESSAGE
 from watcher.lifecycle.decisions import Connect, Decision, Event, RemoveFinalizer, Wait, Write
-from watcher.lifecycle.facts import Instant, RunFacts, Trouble
-from watcher.lifecycle.known import Known, wanted_run
+from watcher.lifecycle.facts import Instant, Observation, RunFacts, Trouble
+from watcher.lifecycle.known import DENIED_INTERVAL, Known, wanted_run
 from watcher.lifecycle.outcome import Outcome
 from watcher.lifecycle.policy import Policy
-from watcher.lifecycle.statuses import seconds, stamped, with_attempt
+from watcher.lifecycle.statuses import bounded, seconds, stamped, with_attempt
+from watcher.lifecycle.text import clean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +92,16 @@ class Case:
         """The status with these changes, its generation and its conditions."""
         if self.status.phase is None:
             changes = {"phase": Phase.PENDING, "reason": Reason.ACCEPTED} | changes
-        return stamped(
-            replace(self.status, **changes),
-            self.run.metadata.generation,
-            self.now.wall,
-            self.trouble_told,
-            self.known.answered and self.known.trouble is None,
+        status = replace(self.status, **changes)
+        return bounded(
+            stamped(
+                # The API server refuses a longer one, and an end that is refused is never told.
+                replace(status, message=clean(status.message, MAX_MESSAGE)),
+                self.run.metadata.generation,
+                self.now.wall,
+                self.trouble_told,
+                self.known.answered and self.known.trouble is None,
+            )
         )
 
     def write(self, event: Event | None = None, **changes: Any) -> Write | None:
@@ -130,6 +136,7 @@ class Case:
     def finish(self, outcome: Outcome, **changes: Any) -> Decision:
         """The end: it is written once, with an Event, and never changes."""
         attempt = changes.pop("attempt", self.attempt)
+        outcome = outcome._replace(message=clean(outcome.message, MAX_MESSAGE))
         if attempt is not None:
             ended = replace(
                 attempt, phase=outcome.phase, reason=outcome.reason, message=outcome.message, not_before=None
@@ -150,7 +157,10 @@ class Case:
 
     def contact(self) -> Decision | None:
         """What must happen before dbt Cloud can be asked about this object; None: ask."""
-        return self.lost_contact() or self.reconnect()
+        trouble = self.known.trouble
+        # Nothing was asked while the object was suspended or backing off: an old trouble is no reason to give up.
+        stale = trouble is not None and trouble.retry_at is not None and not self.pausing
+        return (None if stale else self.lost_contact()) or self.reconnect()
 
     def reconnect(self) -> Decision | None:
         """The pause after a fault, then the connection; None: ask."""
@@ -171,6 +181,14 @@ class Case:
         if self.status.run_id is not None:
             message = f"Run {self.status.run_id} may still be running. {message}"
         return self.finish(Outcome(Phase.ERROR, reason, message))
+
+    def denied_until(self, observation: Observation, grace: float) -> float | None:
+        """When to look again at a denial of the run; None: it was repeated for `grace` seconds, so it is believed."""
+        since = self.known.missing_since
+        first = observation.at.mono if since is None else since
+        if observation.at.mono - first >= grace:
+            return None
+        return max(first + grace, self.now.mono + DENIED_INTERVAL)
 
     def deletion_overdue(self, told: str) -> Decision | None:
         """The release of an object that somebody deleted and whose run did not end in time."""

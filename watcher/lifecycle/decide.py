@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from watcher.api import DbtRun, Phase, Reason, Status
+from watcher.api import Attempt, DbtRun, Phase, Reason, Status
 from watcher.lifecycle.case import Case
 from watcher.lifecycle.decisions import Decision, Wait
 from watcher.lifecycle.ended import ended_step
 from watcher.lifecycle.facts import Instant
 from watcher.lifecycle.following import following_step
-from watcher.lifecycle.known import Known, wanted_run
+from watcher.lifecycle.known import DENIED_INTERVAL, Known, wanted_run
 from watcher.lifecycle.outcome import STOP_REASONS, Outcome
 from watcher.lifecycle.pending import pending_step
 from watcher.lifecycle.policy import Policy
@@ -38,15 +38,23 @@ def decide(run: DbtRun, known: Known, now: Instant, policy: Policy) -> Decision:
 
 def tampered(status: Status) -> str | None:
     """What in the status the watcher never writes; the rules that follow rely on it."""
-    phase, attempt = status.phase or Phase.PENDING, status.attempt
+    phase = status.phase or Phase.PENDING
+    if _honest(phase, status, status.attempt):
+        return None
+    return (
+        f"The status says {phase} without what belongs to it: it was not written by the watcher. Create a new object."
+    )
+
+
+def _honest(phase: Phase, status: Status, attempt: Attempt | None) -> bool:
+    if attempt is None or attempt.phase is not phase:
+        return attempt is None and phase is Phase.PENDING
     if phase is Phase.PENDING:
-        honest = attempt is None or attempt.phase is Phase.PENDING
-    elif phase is Phase.SUBMITTING:
-        honest = attempt is not None and attempt.phase is phase and None not in (attempt.claim_time, status.job_id)
-    else:
-        honest = attempt is not None and attempt.run_id is not None and attempt.run_id == status.run_id
-        honest = honest and (phase is not Phase.CANCELLING or status.reason in STOP_REASONS)
-    return None if honest else f"The status says {phase} without what belongs to it: it was not written by the watcher."
+        return True
+    if phase is Phase.SUBMITTING:
+        return None not in (attempt.claim_time, status.job_id) and bool(attempt.marker or attempt.retry_of)
+    known_run = attempt.run_id is not None and attempt.run_id == status.run_id
+    return known_run and (phase is not Phase.CANCELLING or status.reason in STOP_REASONS)
 
 
 class Interest(NamedTuple):
@@ -63,4 +71,5 @@ def interest(run: DbtRun, known: Known) -> Interest | None:
     run_id = wanted_run(run)
     if run_id is None or not (phase.live or adopting):
         return None
-    return Interest(run_id, run.spec.poll_interval_seconds)
+    denied = known.missing_since is not None
+    return Interest(run_id, DENIED_INTERVAL if denied else run.spec.poll_interval_seconds)

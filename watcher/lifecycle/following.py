@@ -25,13 +25,14 @@ def following_step(case: Case) -> Decision:
     facts = case.facts
     if facts is not None and facts.state.over:
         return _details_at_end(case, facts) or _end(case, facts)
+    # A run that was denied once may be followed into an outage: losing contact comes before believing the denial.
     return (
         case.deletion_overdue(
             f"The object was let go; whether run {case.status.run_id} was cancelled is not confirmed."
         )
-        or _gone(case)
         or case.lost_contact()
         or (Connect() if case.known.account_id is None and not case.pausing else None)
+        or _gone(case)
         or _sweep(case)
         or _stop(case)
         or _details_on_the_way(case, facts)
@@ -43,13 +44,13 @@ def following_step(case: Case) -> Decision:
 
 
 def _details_at_end(case: Case, facts: RunFacts) -> Decision | None:
-    """Failed nodes are worth a request; of a success everything is known."""
-    if facts.state is RunState.SUCCESS or facts.started_at is None:
+    """Failed nodes are worth a request, not a delay; of a success everything is known."""
+    if facts.state is RunState.SUCCESS or facts.started_at is None or case.pausing:
         return None
     tried = _details(case, facts)
     if tried is not None and tried.over and (tried.details is not None or tried.tries >= case.policy.details_tries):
         return None
-    return FetchDetails(facts.run_id, over=True)
+    return case.reconnect() or FetchDetails(facts.run_id, over=True)
 
 
 def _details(case: Case, facts: RunFacts) -> DetailsTry | None:
@@ -69,7 +70,7 @@ def _end(case: Case, facts: RunFacts) -> Decision:
     if results is not None:
         changes["results"] = results
     if asked_for is None and _may_retry(case, attempt, outcome):
-        return _next_attempt(case, ended, facts, outcome)
+        return _twin_first(case, attempt) or _next_attempt(case, ended, facts, outcome)
     return case.finish(outcome, attempt=ended, **changes)
 
 
@@ -119,6 +120,13 @@ def _next_attempt(case: Case, attempt: Attempt, facts: RunFacts, outcome: Outcom
     return write
 
 
+def _twin_first(case: Case, attempt: Attempt) -> Decision | None:
+    """A twin of an ended attempt is ended before the next one, which would not look for it."""
+    if attempt.sweep_after is None or attempt.number in case.known.swept or case.pausing:
+        return None
+    return case.reconnect() or Sweep(*searched(case, attempt))
+
+
 # ── on the way ──
 
 
@@ -126,9 +134,8 @@ def _gone(case: Case) -> Decision | None:
     observation = case.known.observation
     if observation is None or observation.run is not None:
         return None
-    missing = case.known.missing_since
-    until = (observation.at.mono if missing is None else missing) + case.policy.missing_grace
-    if case.now.mono < until:
+    until = case.denied_until(observation, case.policy.missing_grace)
+    if until is not None:
         return case.rest(until, why="dbt Cloud denies the run")
     message = f"dbt Cloud no longer knows run {case.status.run_id}, or hides it from the token."
     return case.finish(Outcome(Phase.ERROR, Reason.RUN_NOT_FOUND, message))
@@ -185,9 +192,14 @@ def _stop_reason(case: Case) -> Reason | None:
 
 
 def _deadline(case: Case) -> tuple[datetime, Reason] | None:
-    """The next deadline by our clock, from instants that are in the status, so that it survives a restart."""
+    """The next deadline by our clock, from instants that are in the status, so that it survives a restart.
+
+    Those are dbt Cloud's instants: before it has told its clock, no deadline of it has passed.
+    """
     observation = case.known.observation
-    offset = observation.clock_offset if observation else timedelta(0)
+    if observation is None:
+        return None
+    offset = observation.clock_offset
     started, queued = case.status.started_at, case.status.queued_at
     active, queue = case.spec.active_deadline_seconds, case.spec.queue_deadline_seconds
     if started is not None:

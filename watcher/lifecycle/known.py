@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Final
 
-from watcher.api import DbtRun, Phase
+from watcher.api import DbtRun, Phase, Reason
 from watcher.lifecycle.facts import Details, Instant, Observation, RunFacts, Submission, Trouble
+
+DENIED_INTERVAL: Final = 5
+"""Seconds between two polls of a run that dbt Cloud has denied: one denial may be a lagging replica."""
+
+
+DOUBTFUL: Final = frozenset({Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.INVALID_CONNECTION})
+"""Troubles that another token may mend: the connection is read anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

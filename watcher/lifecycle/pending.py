@@ -30,7 +30,7 @@ def _held_back(case: Case) -> Decision | None:
         return case.finish(
             Outcome(Phase.CANCELLED, Reason.CANCEL_REQUESTED, "spec.cancel was set before anything was started.")
         )
-    if case.spec.suspend:
+    if case.spec.suspend and not (case.spec.cancel or case.run.deleting):
         return case.rest(why="suspended", phase=Phase.PENDING, reason=Reason.SUSPENDED, message="spec.suspend is true.")
     attempt = case.attempt
     if attempt is not None and attempt.not_before is not None and attempt.not_before > case.now.wall:
@@ -80,9 +80,8 @@ def _adopt(case: Case) -> Decision:
         )
     if observation.run is not None:
         return _hold(case) or take_on(case, Attempt(number=1, phase=Phase.PENDING, adopted=True), observation.run)
-    missing = case.known.missing_since
-    until = (observation.at.mono if missing is None else missing) + case.policy.adopt_grace
-    if case.now.mono < until:
+    until = case.denied_until(observation, case.policy.adopt_grace)
+    if until is not None:
         return case.rest(until, why="dbt Cloud does not know the run")
     message = (
         f"dbt Cloud knows no run {case.spec.run_id} in account {case.known.account_id}, or hides it from the token."
@@ -96,7 +95,8 @@ def _claim(case: Case, job_id: int) -> Decision:
     claimed = replace(
         attempt,
         phase=Phase.SUBMITTING,
-        claim_time=now,
+        # With its fraction: two claims of one attempt are told apart by it.
+        claim_time=case.now.wall,
         first_claim_time=attempt.first_claim_time or now,
         not_before=None,
         reason=None,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
 from msgspec.structs import replace
 
 from watcher.api import Attempt, Condition, ConditionStatus, ConditionType, Phase, Reason, Status, Step
-from watcher.api.status import MAX_MESSAGE, MAX_STEP_NAME, MAX_STEPS
+from watcher.api.status import MAX_MESSAGE, MAX_STATUS, MAX_STEP_NAME, MAX_STEPS
 from watcher.lifecycle.facts import RunFacts, StepFacts, Trouble
 from watcher.lifecycle.text import clean
 
@@ -98,6 +99,27 @@ def _keep_transition(old: Condition | None, new: _Wanted, generation: int, now: 
         last_transition_time=old.last_transition_time if old and same else seconds(now),
         observed_generation=generation,
     )
+
+
+def bounded(status: Status) -> Status:
+    """The status within MAX_STATUS bytes: what is told best elsewhere goes first, and the present state never."""
+    for shorten in (_without_steps, _without_failures, _with_brief_attempts):
+        if len(msgspec.json.encode(status)) <= MAX_STATUS:
+            return status
+        status = shorten(status)
+    return status
+
+
+def _without_steps(status: Status) -> Status:
+    return replace(status, steps=())
+
+
+def _without_failures(status: Status) -> Status:
+    return replace(status, results=status.results and replace(status.results, failures=()))
+
+
+def _with_brief_attempts(status: Status) -> Status:
+    return replace(status, attempts=tuple(replace(a, message=clean(a.message, 100)) for a in status.attempts))
 
 
 class _Wanted:

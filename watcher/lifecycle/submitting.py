@@ -44,11 +44,14 @@ def submitting_step(case: Case) -> Decision:
 
 
 def _send(case: Case, claim: Claim, attempt: Attempt) -> Decision:
-    unwanted = _unwanted(case)
+    unwanted = _unwanted(case, attempt)
     if unwanted is not None:
         return unwanted
     if case.now.mono - claim.since > case.policy.submit_window:
         return _release(case, attempt)
+    away = case.reconnect()
+    if away is not None:
+        return away
     if attempt.retry_of is not None:
         return Resume(attempt.retry_of)
     job_id = case.status.job_id
@@ -56,25 +59,31 @@ def _send(case: Case, claim: Claim, attempt: Attempt) -> Decision:
     return Start(job_id, marked_cause(case.run, attempt.marker), case.spec.overrides)
 
 
-def _unwanted(case: Case) -> Decision | None:
-    """The end of an attempt of which it is certain that nothing was started, if nobody wants it any more."""
+def _unwanted(case: Case, attempt: Attempt) -> Decision | None:
+    """The end of an attempt of which nothing was started, if nobody wants it any more."""
     if case.run.deleting:
         reason, why = Reason.DELETED, "The object was deleted"
     elif case.spec.cancel:
         reason, why = Reason.CANCEL_REQUESTED, "spec.cancel was set"
     else:
         return None
-    return case.finish(Outcome(Phase.CANCELLED, reason, f"{why} before anything was started."))
+    return case.finish(Outcome(Phase.CANCELLED, reason, f"{why} before anything was started."), attempt=attempt)
+
+
+def _unclaimed(attempt: Attempt) -> Attempt:
+    """The attempt without its claim: as nothing was started, the time to give up counts from the next one."""
+    # Once it was claimed again, though, a late run of the first claim may still appear.
+    first = None if attempt.sweep_after is None else attempt.first_claim_time
+    return replace(attempt, phase=Phase.PENDING, claim_time=None, first_claim_time=first)
 
 
 def _release(case: Case, attempt: Attempt) -> Decision:
     """Nothing was started: the claim goes back, and the same attempt is claimed anew when dbt Cloud can be asked."""
-    free = replace(attempt, phase=Phase.PENDING, claim_time=None)
     write = case.write(
         phase=Phase.PENDING,
         reason=Reason.ACCEPTED,
         message="Nothing was started yet; it is tried again.",
-        attempts=with_attempt(case.status, free),
+        attempts=with_attempt(case.status, _unclaimed(attempt)),
     )
     assert write is not None, "a released claim differs from a claim"  # noqa: S101
     return write
@@ -83,9 +92,7 @@ def _release(case: Case, attempt: Attempt) -> Decision:
 def _refused(case: Case, attempt: Attempt, reason: Reason, message: str) -> Decision:
     if attempt.retry_of is None:
         return case.finish(Outcome(Phase.ERROR, reason, message))
-    fresh = replace(
-        attempt, phase=Phase.PENDING, claim_time=None, retry_of=None, marker=marker(case.run.uid, attempt.number)
-    )
+    fresh = replace(_unclaimed(attempt), retry_of=None, marker=marker(case.run.uid, attempt.number))
     told = f"dbt Cloud would not resume run {attempt.retry_of} from its failure, so the job runs anew: {message}"
     write = case.write(
         Event("Warning", "ResumeRefused", told),
@@ -107,22 +114,25 @@ def _undecided(case: Case, claim: Claim, attempt: Attempt) -> Decision:
         return overdue
     quiet_ends = claim.since + case.policy.quiet_period
     if lookup is not None and lookup.at >= quiet_ends:
-        return _unwanted(case) or _claim_again(case, attempt)
+        return _unwanted(case, _swept_later(case, attempt)) or case.contact() or _claim_again(case, attempt)
     return _gave_up(case, attempt) or _look_up(case, attempt, lookup, quiet_ends)
 
 
 def _recovered(case: Case, attempt: Attempt, lookup: LookUp) -> Decision:
     """The oldest run is the attempt's; a younger one is a twin, and the sweep cancels it."""
-    pause = 0.0 if len(lookup.found) > 1 else case.policy.quiet_period
-    sweep_after = seconds(case.now.wall) + timedelta(seconds=pause)
-    return take_on(case, replace(attempt, sweep_after=sweep_after), lookup.found[0])
+    twins = len(lookup.found) > 1
+    swept = replace(attempt, sweep_after=seconds(case.now.wall)) if twins else _swept_later(case, attempt)
+    return take_on(case, swept, lookup.found[0])
+
+
+def _swept_later(case: Case, attempt: Attempt) -> Attempt:
+    """Should dbt Cloud show a run later than assumed, the sweep ends it."""
+    return replace(attempt, sweep_after=seconds(case.now.wall) + timedelta(seconds=case.policy.quiet_period))
 
 
 def _claim_again(case: Case, attempt: Attempt) -> Decision:
     """No run carries the marker, that is certain: the same attempt is claimed anew, and swept once it has its run."""
-    now = seconds(case.now.wall)
-    sweep_after = now + timedelta(seconds=case.policy.quiet_period)
-    claimed = replace(attempt, claim_time=now, sweep_after=sweep_after)
+    claimed = replace(_swept_later(case, attempt), claim_time=case.now.wall)
     return ClaimStart(
         case.settled(
             reason=Reason.CLAIMED,
