@@ -125,8 +125,9 @@ async def test_a_time_out_is_reported_as_cancelled_with_a_message(cloud: Cloud) 
     assert ended["retry_not_supported_reason"] == "RETRY_NOT_FAILED_RUN"
 
 
-async def test_the_account_ends_a_run_without_a_time_out_after_a_day(cloud: Cloud) -> None:
-    run = await cloud.start(HELD, timeout_seconds_override=0)
+@pytest.mark.parametrize("asked", [0, 200_000])
+async def test_the_account_ends_every_run_after_a_day(cloud: Cloud, asked: int) -> None:
+    run = await cloud.start(HELD, timeout_seconds_override=asked)
     cloud.time.move(86400 + 3)
     assert "1 day, which exceeded the configured timeout of 86400" in (await cloud.run(run["id"]))["status_message"]
 
