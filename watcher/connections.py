@@ -14,10 +14,9 @@ from watcher.dbtcloud.connection import Connection, InvalidConnection, parse_con
 from watcher.dbtcloud.poller import Sink
 from watcher.lifecycle.decide import Interest
 from watcher.lifecycle.facts import Instant, Observation, Trouble
+from watcher.lifecycle.known import DOUBTFUL
 
 KEYS: Final = ("token", "account-id", "host", "ca.crt")
-DOUBTFUL: Final = frozenset({Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.INVALID_CONNECTION})
-"""Faults that a changed Secret may have mended."""
 
 
 class Unusable(Exception):
@@ -67,6 +66,7 @@ class Connections:
         self._serves = serves
         self._used: dict[str, Account] = {}
         self._followed: dict[str, Interest] = {}
+        self._secret_of: dict[str, tuple[str, str]] = {}
 
     def attach(self, accounts: Accounts, listener: Listener) -> None:
         """Completes the circle: accounts report to us, and we to the listener."""
@@ -106,6 +106,7 @@ class Connections:
         self._accounts.release(uid)
         self._followed.pop(uid, None)
         self._used.pop(uid, None)
+        self._secret_of.pop(uid, None)
 
     def sink_of(self, connection: Connection) -> Sink:
         """What the connection's poller reports to."""
@@ -123,21 +124,24 @@ class Connections:
 
     def troubled(self, uids: Iterable[str], trouble: Trouble) -> None:
         """Passes on that dbt Cloud cannot be asked about these."""
+        for uid in uids:
+            self.doubt(uid, trouble.reason)
         self._listener.troubled(uids, trouble)
 
     def answering(self, uids: Iterable[str]) -> None:
         """Passes on that dbt Cloud answers again."""
         self._listener.answering(uids)
 
-    def doubt(self, run: DbtRun, reason: Reason) -> None:
+    def doubt(self, uid: str, reason: Reason) -> None:
         """dbt Cloud refused the token: the Secret is read anew next time."""
-        ref = run.spec.connection_ref
-        if reason in DOUBTFUL and ref is not None:
-            self._secrets.forget(run.metadata.namespace, ref.name)
+        secret = self._secret_of.get(uid)
+        if reason in DOUBTFUL and secret is not None:
+            self._secrets.forget(*secret)
 
     async def _read(self, run: DbtRun) -> Connection:
         try:
             if run.spec.connection_ref is not None:
+                self._secret_of[run.uid] = (run.metadata.namespace, run.spec.connection_ref.name)
                 return await self._from_secret(run.metadata.namespace, run.spec.connection_ref.name)
             return await self._default(run.metadata.namespace)
         except InvalidConnection as error:

@@ -10,14 +10,14 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from watcher.api import DbtRun, Phase, Results
+from watcher.api import DbtRun, Results, Status
 from watcher.cluster.errors import Conflict, Gone
 from watcher.connections import Connections, Unusable
 from watcher.dbtcloud.accounts import Account
 from watcher.dbtcloud.budget import Priority
-from watcher.dbtcloud.errors import DbtCloudError, Forbidden, JobNotFound, NotFound, Rejected, Unauthorized
+from watcher.dbtcloud.errors import DbtCloudError, JobNotFound, NotFound, Rejected
 from watcher.lifecycle.decide import Interest
 from watcher.lifecycle.decisions import (
     AddFinalizer,
@@ -39,7 +39,7 @@ from watcher.lifecycle.decisions import (
     Write,
 )
 from watcher.lifecycle.facts import Details, Instant, NotSent, Observation, RunFacts, Started, Submission, Trouble
-from watcher.lifecycle.known import CancelTry, Claim, DetailsTry, Known, LookUp
+from watcher.lifecycle.known import DOUBTFUL, CancelTry, Claim, DetailsTry, Known, LookUp
 from watcher.telemetry.metrics import Metrics
 
 TROUBLE_PAUSE: Final = (1.0, 60.0)
@@ -50,7 +50,7 @@ class Objects(Protocol):
     """Writes objects. Each write is at the version it was decided upon, or a Conflict."""
 
     async def get(self, namespace: str, name: str) -> DbtRun: ...
-    async def patch_status(self, run: DbtRun, status: Any) -> DbtRun: ...
+    async def patch_status(self, run: DbtRun, status: Status) -> DbtRun: ...
     async def add_finalizer(self, run: DbtRun) -> DbtRun: ...
     async def remove_finalizer(self, run: DbtRun) -> DbtRun: ...
     async def delete(self, run: DbtRun) -> None: ...
@@ -110,7 +110,7 @@ class Performer:
         match decision:
             case Write(status, event):
                 self.record(await self.objects.patch_status(run, status))
-                self._told(run, status.phase)
+                self._count(run, status)
                 self._emit(run, event)
             case AddFinalizer():
                 self.record(await self.objects.add_finalizer(run))
@@ -133,10 +133,13 @@ class Performer:
         if event is not None:
             self.emit(run, event)
 
-    def _told(self, before: DbtRun, phase: Phase | None) -> None:
+    def _count(self, before: DbtRun, status: Status) -> None:
+        phase, reason = status.phase, status.reason
         if phase is None or not phase.final or before.status.phase is phase:
             return
-        self.metrics.finished.labels(phase.value).inc()
+        if status.finished_at is not None:
+            self.metrics.end_lag.observe(max(0.0, (self.clock().wall - status.finished_at).total_seconds()))
+        self.metrics.finished.labels(phase.value, reason.value if reason else "").inc()
 
     # ── dbt Cloud ──
 
@@ -144,7 +147,7 @@ class Performer:
         try:
             account_id = await self.connections.connect(run)
         except Unusable as error:
-            return self._troubled(known, error.trouble(self.clock()))
+            return self._troubled(run, known, error.trouble(self.clock()))
         return replace(known, account_id=account_id)
 
     async def _ask(self, decision: Decision, run: DbtRun, known: Known) -> Known:
@@ -185,8 +188,7 @@ class Performer:
                 seen = Observation(run=facts, at=self.clock())
                 return replace(known, about=facts.run_id, observation=seen, trouble=None, answered=True)
             case NotSent(trouble):
-                self._reconsider(run, trouble)
-                return self._troubled(known, trouble)
+                return self._troubled(run, known, trouble)
         return known
 
     async def _send(self, decision: Start | Resume, account: Account) -> Submission:
@@ -250,9 +252,7 @@ class Performer:
         if isinstance(decision, FetchDetails):
             # Nice to have: an end is not held up, and no trouble is told, for want of them.
             return replace(known, details=self._tried(decision, known))
-        trouble = error.trouble(self.clock())
-        self._reconsider(run, trouble)
-        return self._troubled(known, trouble, reread=isinstance(error, Unauthorized | Forbidden))
+        return self._troubled(run, known, error.trouble(self.clock()))
 
     def _tried(self, decision: FetchDetails, known: Known) -> DetailsTry:
         before = known.details
@@ -261,17 +261,15 @@ class Performer:
         kept = before.details if before is not None and before.run_id == decision.run_id and not decision.over else None
         return DetailsTry(run_id=decision.run_id, at=self.clock().mono, tries=tries, over=decision.over, details=kept)
 
-    def _reconsider(self, run: DbtRun, trouble: Trouble) -> None:
-        """A refused token may have been replaced in its Secret."""
-        self.connections.doubt(run, trouble.reason)
-
-    def _troubled(self, known: Known, trouble: Trouble, *, reread: bool = True) -> Known:
+    def _troubled(self, run: DbtRun, known: Known, trouble: Trouble) -> Known:
         since = known.trouble.since if known.trouble else trouble.since
         now = self.clock().mono
         pause = min(max(now - since.mono, TROUBLE_PAUSE[0]), TROUBLE_PAUSE[1]) * random.uniform(0.75, 1.0)  # noqa: S311
         retry_at = max(now + pause, trouble.retry_at or 0.0)
-        known = replace(known, trouble=replace(trouble, since=since, retry_at=retry_at), answered=False)
-        return replace(known, account_id=None) if reread else known
+        self.connections.doubt(run.uid, trouble.reason)
+        account_id = None if trouble.reason in DOUBTFUL else known.account_id
+        told = replace(trouble, since=since, retry_at=retry_at)
+        return replace(known, trouble=told, answered=False, account_id=account_id)
 
 
 async def _runs_of(decision: LookForRuns | Sweep, account: Account) -> tuple[RunFacts, ...]:

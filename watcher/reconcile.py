@@ -16,7 +16,7 @@ from watcher.api import DbtRun, Phase, UnreadableObject
 from watcher.lifecycle.decide import Interest, decide, interest
 from watcher.lifecycle.decisions import Decision, Wait
 from watcher.lifecycle.facts import Instant, Observation, Trouble
-from watcher.lifecycle.known import Known, remember
+from watcher.lifecycle.known import DOUBTFUL, Known, remember
 from watcher.lifecycle.policy import Policy
 from watcher.telemetry.metrics import Metrics
 
@@ -117,7 +117,8 @@ class Reconciler:
             entry = self._entries.get(uid)
             if entry is not None:
                 since = entry.known.trouble.since if entry.known.trouble else trouble.since
-                entry.known = replace(entry.known, trouble=replace(trouble, since=since))
+                account_id = None if trouble.reason in DOUBTFUL else entry.known.account_id
+                entry.known = replace(entry.known, trouble=replace(trouble, since=since), account_id=account_id)
                 self.wake(uid)
 
     def answering(self, uids: Iterable[str]) -> None:
@@ -197,7 +198,9 @@ class Reconciler:
         if known.account_id is not None and before.account_id is None:
             entry.connected_at = self._clock().mono
         entry.known = _merged(before, known, entry.known)
-        logger.info(name, extra={"run": str(run), "attempt": run.status.attempt and run.status.attempt.number})
+        attempt = run.status.attempt
+        told = {"run": str(run), "attempt": attempt and attempt.number, "run_id": run.status.run_id}
+        logger.info(name, extra=told)
 
     def _fresh(self, entry: Entry, now: Instant) -> Known:
         stale = entry.known.account_id is not None and now.mono - entry.connected_at > RECONNECT

@@ -84,7 +84,9 @@ async def watch(stack: Stack) -> None:
 
 def table(items: list[dict[str, Any]]) -> Table:
     """What `kubectl get dr -o wide` says, live."""
-    shown = Table("NAME", "PHASE", "REASON", "JOB", "RUN", "MESSAGE", box=None, header_style="bold")
+    shown = Table(box=None, header_style="bold")
+    for heading in ("NAME", "PHASE", "REASON", "JOB", "RUN", "MESSAGE"):
+        shown.add_column(heading, no_wrap=True)
     for item in items:
         shown.add_row(*row(item))
     return shown

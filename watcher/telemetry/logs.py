@@ -13,7 +13,8 @@ STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asct
 QUIET: Final = {
     "httpx": logging.WARNING,
     "httpcore": logging.WARNING,
-    "kopf": logging.WARNING,
+    "kopf": logging.CRITICAL,  # its failures come out as our own sentences
+    "kubernetes_asyncio": logging.INFO,  # at DEBUG it writes whole bodies, Secrets among them
     "uvicorn": logging.WARNING,
     "asyncio": logging.WARNING,
 }
