@@ -15,9 +15,7 @@ from airflow_trigger.objects import Run
 from watcher.api import GROUP, PLURAL, VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-
-    from aiohttp import StreamReader
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 
     from airflow_trigger.cluster import Cluster
 
@@ -104,7 +102,7 @@ class DbtRuns:
             "timeoutSeconds": str(WATCH_SECONDS),
         }
         async with self._cluster.stream(self._path, query, silence_seconds) as stream:
-            async for line in _lines(stream):
+            async for line in lines(stream):
                 change = read_change(line)
                 if change is not None:
                     yield change
@@ -171,7 +169,13 @@ def read_change(line: bytes | bytearray) -> Change | None:
             return None if run is None else change(run, run.metadata.resource_version)
 
 
-async def _lines(stream: StreamReader) -> AsyncIterator[bytearray]:
+class Stream(Protocol):
+    """The part of aiohttp's StreamReader that is used."""
+
+    def iter_any(self) -> AsyncIterable[bytes]: ...
+
+
+async def lines(stream: Stream) -> AsyncIterator[bytearray]:
     """Complete lines. aiohttp's own reader gives up at a length that one object may have."""
     buffer = bytearray()
     async for chunk in stream.iter_any():

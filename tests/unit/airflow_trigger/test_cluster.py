@@ -6,12 +6,15 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from hypothesis import given
+from hypothesis import strategies as st
 
 from airflow_trigger import dbtruns
 from airflow_trigger.cluster import (
@@ -30,7 +33,7 @@ from airflow_trigger.cluster import (
     in_cluster,
     own_namespace,
 )
-from airflow_trigger.dbtruns import Added, DbtRuns, Progress, Removed, Unreadable, read_change
+from airflow_trigger.dbtruns import Added, DbtRuns, Progress, Removed, Unreadable, lines, read_change
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -148,15 +151,15 @@ async def test_a_list_of_many_pages_is_whole(tmp_path: Path) -> None:
 
 
 async def test_watch_lines_may_come_in_any_pieces_and_be_long(tmp_path: Path) -> None:
-    lines = b"".join(
+    sent = b"".join(
         json.dumps({"type": "ADDED", "object": wire(f"r{i}", message="x" * 400_000)}).encode() + b"\n" for i in range(3)
     )
 
     async def pieces(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse()
         await answer.prepare(request)
-        for start in range(0, len(lines), 70_001):
-            await answer.write(lines[start : start + 70_001])
+        for start in range(0, len(sent), 70_001):
+            await answer.write(sent[start : start + 70_001])
         return answer
 
     async with serving(tmp_path, pieces) as cluster:
@@ -164,15 +167,21 @@ async def test_watch_lines_may_come_in_any_pieces_and_be_long(tmp_path: Path) ->
     assert [change.run.metadata.name for change in changes if isinstance(change, Added)] == ["r0", "r1", "r2"]
 
 
-async def test_many_watch_lines_may_come_in_one_piece(tmp_path: Path) -> None:
-    async def together(_request: web.Request) -> web.Response:
-        return web.Response(
-            body=b"".join(json.dumps({"type": "ADDED", "object": wire(f"r{i}")}).encode() + b"\n" for i in range(50))
-        )
+class Pieces:
+    def __init__(self, *pieces: bytes) -> None:
+        self._pieces = pieces
 
-    async with serving(tmp_path, together) as cluster:
-        changes = [change async for change in DbtRuns(cluster, "team").watch("1", 5.0)]
-    assert len(changes) == 50
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            yield piece
+
+
+@given(st.lists(st.binary().filter(lambda line: b"\n" not in line)), st.lists(st.integers(0, 200)))
+async def test_lines_are_whole_wherever_the_network_cuts_them(wanted: list[bytes], cuts: list[int]) -> None:
+    whole = b"".join(line + b"\n" for line in wanted)
+    at = [0, *sorted(cuts), len(whole)]
+    pieces = [whole[start:end] for start, end in pairwise(at)]
+    assert [bytes(line) async for line in lines(Pieces(*pieces))] == wanted
 
 
 async def test_a_line_without_end_is_trouble_not_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
