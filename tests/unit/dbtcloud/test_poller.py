@@ -42,6 +42,7 @@ class Cloud:
     odd: set[int] = field(default_factory=set)
     latency: float = 0.2
     ahead: timedelta = timedelta(0)
+    lag: timedelta = timedelta(0)
 
     def add(self, ids: Iterable[int], state: RunState = RunState.RUNNING) -> None:
         for run_id in ids:
@@ -93,7 +94,8 @@ class Cloud:
         return self.batch([] if "status__in" in self.ignored else live, at, supported="status__in" not in self.ignored)
 
     async def finished_since(self, instant: datetime, max_pages: int) -> Batch:
-        done = [r for r in self.runs_by_id.values() if r.finished_at is not None and r.finished_at >= instant]
+        latest = clock().wall + self.ahead - self.lag
+        done = [r for r in self.runs_by_id.values() if r.finished_at and instant <= r.finished_at <= latest]
         done.sort(key=lambda run: run.finished_at or NOON)
         pages = min(max_pages, max(1, -(-len(done) // 100)))
         at = await self.request("finished", pages)
@@ -229,13 +231,13 @@ async def test_a_thousand_runs_cost_ten_batches_a_minute_and_the_feed() -> None:
 
 async def test_runs_that_come_one_by_one_cost_no_more() -> None:
     async with polling() as scene:
-        for run_id in range(1000):
+        for run_id in range(500):
             scene.follow([run_id])
             await asyncio.sleep(0.25)
-        await asyncio.sleep(600)
+        await asyncio.sleep(300)
         start = now()
-        await asyncio.sleep(600)
-        assert scene.cloud.requests("runs", start) <= 120
+        await asyncio.sleep(300)
+        assert scene.cloud.requests("runs", start) <= 30
 
 
 async def test_intervals_are_kept_for_everybody() -> None:
@@ -286,15 +288,21 @@ async def test_the_feed_keeps_dbt_clouds_clock(ahead: timedelta) -> None:
 
 async def test_the_feed_waits_until_dbt_clouds_clock_is_known() -> None:
     async with polling() as scene:
-        scene.cloud.ahead = timedelta(minutes=-10)
         scene.cloud.latency = 7.0
         scene.follow([1], interval=3600)
-        await asyncio.sleep(20)
-        scene.cloud.latency = 0.2
+        await asyncio.sleep(30)
+        assert scene.cloud.requests("finished", since=8) == scene.cloud.requests("finished") > 0
+
+
+async def test_an_end_that_appears_late_in_the_feed_is_seen_when_it_appears() -> None:
+    async with polling() as scene:
+        scene.cloud.lag = timedelta(seconds=12)
+        scene.follow([1], interval=3600)
+        await asyncio.sleep(100)
         ended = now()
         scene.cloud.end([1])
         await asyncio.sleep(30)
-        assert scene.ended_at("1") - ended < 16
+        assert scene.ended_at("1") - ended < 12 + 6
 
 
 async def test_the_ends_of_other_peoples_runs_are_nobodys_business() -> None:
@@ -319,11 +327,11 @@ async def test_where_others_finish_more_than_we_follow_the_batches_take_the_feed
                 await asyncio.sleep(1)
 
         others = asyncio.create_task(bustle())
-        await asyncio.sleep(300)
+        await asyncio.sleep(100)
         start = now()
-        await asyncio.sleep(600)
-        assert scene.cloud.requests("finished", start) <= 22
-        assert scene.cloud.requests("runs", start) <= 125
+        await asyncio.sleep(300)
+        assert scene.cloud.requests("finished", start) <= 11
+        assert scene.cloud.requests("runs", start) <= 63
         ended = now()
         scene.cloud.end([1])
         await asyncio.sleep(20)
@@ -462,6 +470,15 @@ async def test_silence_is_told_since_when_and_asked_again_with_backoff() -> None
         assert scene.told.troubles[0][1].since.mono - start < 6
         assert {trouble.reason for _, trouble in scene.told.troubles} == {Reason.UNREACHABLE}
         assert scene.cloud.requests(since=start) <= 20
+
+
+async def test_batches_that_fail_together_are_one_failure() -> None:
+    async with polling(jitter=1.0) as scene:
+        scene.cloud.latency = 3.0
+        scene.cloud.broken["runs"] = errors.Unreachable("down")
+        scene.follow(range(400))
+        await asyncio.sleep(9.5)
+        assert [at for at, _ in scene.told.troubles] == pytest.approx([4.0, 9.0])
 
 
 async def test_recovery_is_told_once_and_everything_is_polled_at_once() -> None:
