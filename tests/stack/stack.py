@@ -23,7 +23,15 @@ ROOT: Final = Path(__file__).parents[2]
 CRD: Final = ROOT / "deploy/crd/dbtrun.dev_dbtruns.yaml"
 ACCOUNT: Final = 70403103922125
 SECRET: Final = "dbt-cloud"
-JOBS: Final = {"success": 101, "failure": 102, "endless": 103, "flaky": 104, "parallel": 105, "slow": 106}
+JOBS: Final = {
+    "success": 101,
+    "failure": 102,
+    "endless": 103,
+    "flaky": 104,
+    "parallel": 105,
+    "slow": 106,
+    "flaky-too": 107,
+}
 """Ids of the scripted jobs."""
 
 SCENARIO: Final[dict[str, Any]] = {
@@ -39,6 +47,8 @@ SCENARIO: Final[dict[str, Any]] = {
         {"id": 103, "name": "endless build", "queue": 0.1, "start": 0.1, "run": None, "cancel_delay": 0.2,
          "parallel": True},
         {"id": 104, "name": "flaky build", "queue": 0.1, "start": 0.1, "run": 0.5, "outcomes": ["error", "success"]},
+        {"id": 107, "name": "flaky build too", "queue": 0.1, "start": 0.1, "run": 0.5,
+         "outcomes": ["error", "success"]},
         {"id": 105, "name": "many builds", "queue": 0.1, "start": 0.1, "run": [2.0, 4.0], "parallel": True},
         {"id": 106, "name": "slow build", "queue": 0.1, "start": 0.1, "run": 20.0},
     ],
@@ -48,7 +58,7 @@ FAST: Final = {"DBTRUN_FEED_INTERVAL_SECONDS": "0.5", "DBTRUN_LOG_LEVEL": "debug
 """What a test sets differently from the chart."""
 
 
-def dbt_run(name: str, job: str | None = "success", **spec: Any) -> dict[str, Any]:
+def dbt_run(name: str, job: str | None = "success", /, **spec: Any) -> dict[str, Any]:
     """A DbtRun manifest."""
     if job is not None and "runId" not in spec:
         spec = {"job": {"id": JOBS[job]}} | spec
