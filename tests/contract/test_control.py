@@ -56,6 +56,15 @@ async def test_a_held_run_ends_when_it_is_told_to(cloud: Cloud, status: int, mes
     assert ended["run_steps"][3]["status"] == status
 
 
+async def test_a_run_that_was_to_fail_can_be_made_to_succeed(cloud: Cloud) -> None:
+    run = await cloud.start(FAILING)
+    cloud.time.move(5)
+    await cloud.control("POST", f"runs/{run['id']}/finish", {"status": 10})
+    ended = await cloud.run(run["id"], "run_steps")
+    assert [step["status"] for step in ended["run_steps"]] == [10] * 6
+    assert all(step["finished_at"] for step in ended["run_steps"])
+
+
 async def test_a_queued_run_can_be_ended_too(cloud: Cloud) -> None:
     first, second = await cloud.start(), await cloud.start()
     await cloud.control("POST", f"runs/{second['id']}/finish", {"status": 20})
