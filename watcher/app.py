@@ -12,9 +12,10 @@ from typing import Final, cast
 from watcher.api import DbtRun
 from watcher.cluster.access import ClusterAccess, ClusterAccessError
 from watcher.cluster.events import Events
+from watcher.cluster.leader import Leader, LeaseSettings
 from watcher.cluster.mirror import Mirror
 from watcher.cluster.secrets import SecretReader
-from watcher.cluster.stream import Stream
+from watcher.cluster.stream import Stream, StreamBroken
 from watcher.cluster.writer import Writer
 from watcher.connections import Connections
 from watcher.dbtcloud.accounts import Accounts
@@ -22,7 +23,7 @@ from watcher.dbtcloud.clock import system_clock
 from watcher.lifecycle.decisions import Event
 from watcher.perform import Performer
 from watcher.reconcile import Reconciler
-from watcher.settings import Settings
+from watcher.settings import Settings, own_namespace
 from watcher.telemetry import logs
 from watcher.telemetry.health import Checks, health_app, serve
 from watcher.telemetry.metrics import Metrics
@@ -33,8 +34,16 @@ STOP_SECONDS: Final = 20.0
 """For what is under way when the watcher is told to stop: a start's answer, within a pod's 30 s of grace."""
 
 
+STUCK_SECONDS: Final = 300.0
+"""A poll that is this late, backoff aside, will not come: Kubernetes restarts the watcher."""
+
+
 class Unstartable(Exception):
     """The watcher cannot begin; the message says what to change."""
+
+
+class LostLead(Exception):
+    """The watcher must not act any more."""
 
 
 class Watcher:
@@ -63,13 +72,31 @@ class Watcher:
             emit=self.emit,
             clock=system_clock,
             metrics=self.metrics,
+            may_act=self._may_act,
         )
         self.reconciler = Reconciler(self.mirror, performer, system_clock, settings.policy, self.metrics)
         self.connections.attach(self.accounts, self.reconciler)
+        self.metrics.watch(self.accounts)
+        self._acting = False
+        self._leading = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._leader = self._elector(settings, access) if settings.leader_election else None
+
+    def _elector(self, settings: Settings, access: ClusterAccess) -> Leader:
+        seconds = settings.lease_seconds
+        lease = LeaseSettings(duration=seconds, renew_deadline=seconds * 2 / 3, retry=seconds * 2 / 15)
+        return Leader(access, own_namespace(), settings.lease_name, settings=lease, on_change=self._lead_changed)
+
+    def _lead_changed(self, leading: bool) -> None:
+        """A watcher that loses its Lease ends: whoever starts anew has nothing to forget."""
+        (self._leading if leading else self._lost).set()
+
+    def _may_act(self) -> bool:
+        return self._leader is None or self._leader.is_leader()
 
     def wake(self, uid: str) -> None:
-        """Something is known of an object, once all are known: acting on half a listing would be acting blind."""
-        if self.stream.synced.is_set():
+        """Something is new about an object."""
+        if self._acting:
             self.reconciler.wake(uid)
 
     def emit(self, run: DbtRun, event: Event) -> None:
@@ -79,7 +106,11 @@ class Watcher:
     @property
     def checks(self) -> Checks:
         """What the probes ask."""
-        return Checks(alive=lambda: None, ready=self._not_ready)
+        return Checks(alive=self._not_alive, ready=self._not_ready)
+
+    def _not_alive(self) -> str | None:
+        late = max((account.poller.overdue() for account in self.accounts), default=0.0)
+        return f"Polling dbt Cloud is {late:.0f} s late." if late > STUCK_SECONDS else None
 
     def _not_ready(self) -> str | None:
         if not self.stream.synced.is_set():
@@ -87,25 +118,48 @@ class Watcher:
         return None
 
     async def run(self, listener: socket.socket, stop: asyncio.Event) -> None:
-        """Works until told to stop, then ends what is under way."""
+        """Works until told to stop, then ends what is under way.
+
+        Raises:
+            LostLead: another watcher may act now.
+        """
         async with asyncio.TaskGroup() as group:
-            parts = [
+            workers = [
                 group.create_task(serve(health_app(self.checks, self.metrics), listener), name="health"),
                 group.create_task(self.stream.run(), name="stream"),
                 group.create_task(self.accounts.run(), name="accounts"),
+                group.create_task(self.events.run(), name="events"),
                 group.create_task(self._begin(), name="begin"),
             ]
-            events = group.create_task(self.events.run(), name="events")
-            await stop.wait()
-            logger.info("Stopping: what is under way is finished first.")
+            leader = group.create_task(self._leader.run(), name="leader") if self._leader else None
+            await self._until_stopped(stop)
             await self.reconciler.stop(STOP_SECONDS)
             await self.events.flush()
-            for part in (*parts, events):
-                part.cancel()
+            for worker in workers:
+                worker.cancel()
+            await asyncio.wait(workers)
+            if leader is not None:
+                leader.cancel()  # last: the next holder begins at once
+
+    async def _until_stopped(self, stop: asyncio.Event) -> None:
+        waits = [asyncio.create_task(event.wait()) for event in (stop, self._lost)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self._lost.is_set():
+            raise LostLead("The Lease was lost: another watcher may act now.")
+        logger.info("Stopping: what is under way is finished first.")
 
     async def _begin(self) -> None:
+        """Acts once everything is known, as acting on half a listing would be acting blind, and once it may."""
         await self.stream.synced.wait()
+        if self._leader is not None:
+            logger.info("Waiting for the Lease.")
+            await self._leading.wait()
         logger.info("Watching %d DbtRuns.", len(self.mirror))
+        self._acting = True
         for uid in self.mirror.uids():
             self.reconciler.wake(uid)
 
@@ -114,7 +168,7 @@ async def watch(settings: Settings) -> None:
     """Runs a watcher until SIGTERM or SIGINT.
 
     Raises:
-        Unstartable: a setting, the way to the API server or the address cannot be used.
+        Unstartable: the way to the API server or the address cannot be used, or the watcher cannot go on.
     """
     logs.configure(settings.log_level, cast(logs.LogFormat, settings.log_format))
     stop = asyncio.Event()
@@ -130,6 +184,8 @@ async def watch(settings: Settings) -> None:
     try:
         logger.info("Listening on %s:%d.", *listener.getsockname()[:2])
         await Watcher(settings, access).run(listener, stop)
+    except* (LostLead, StreamBroken) as errors:
+        raise Unstartable(str(errors.exceptions[0])) from None
     finally:
         await access.close()
 

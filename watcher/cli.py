@@ -14,7 +14,7 @@ from watcher.settings import ENV_PREFIX, InvalidSetting, Settings, described, fl
 LAZY: Final = {"simulate": ("watcher.simulator.command", "simulator", "Run a dbt Cloud on this machine.")}
 """Commands of extras that an image need not have: module and attribute, extra, and what `--help` says."""
 
-TYPES: Final = {int: click.INT, float: click.FLOAT, str: click.STRING}
+TYPES: Final = {bool: click.BOOL, int: click.INT, float: click.FLOAT, str: click.STRING}
 
 
 class Commands(click.Group):

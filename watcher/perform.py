@@ -56,6 +56,10 @@ class Objects(Protocol):
     async def delete(self, run: DbtRun) -> None: ...
 
 
+class NotLeading(Exception):
+    """This watcher must not act now."""
+
+
 Emit = Callable[[DbtRun, Event], None]
 
 
@@ -72,13 +76,17 @@ class Performer:
     emit: Emit
     clock: Callable[[], Instant]
     metrics: Metrics
+    may_act: Callable[[], bool] = lambda: True
+    """Asked immediately before each side effect: whether no other watcher can be acting."""
 
     async def perform(self, decision: Decision, run: DbtRun, known: Known) -> Known:
         """Does it and returns what is known afterwards.
 
         Raises:
+            NotLeading: another watcher may be acting.
             Exception: the API server did not do it; nothing is known that was not before.
         """
+        self._check_lead()
         try:
             match decision:
                 case Connect():
@@ -103,6 +111,10 @@ class Performer:
     def forget(self, uid: str) -> None:
         """The object is gone: nothing is polled for it any more."""
         self.connections.forget(uid)
+
+    def _check_lead(self) -> None:
+        if not self.may_act():
+            raise NotLeading("another watcher may hold the Lease")
 
     # ── Kubernetes ──
 
@@ -168,6 +180,7 @@ class Performer:
     async def _claim(self, decision: ClaimStart, run: DbtRun, known: Known, account: Account) -> Known:
         """The right to send is spent first: a claim is only good for seconds."""
         await account.budget.spend(Priority.SUBMIT)
+        self._check_lead()
         before = self.clock().mono
         claimed = await self.objects.patch_status(run, decision.status)
         self.record(claimed)

@@ -50,6 +50,11 @@ class Settings:
         5.0, "Seconds between two looks at what has finished in an account: how late an end may be seen."
     )
     submit_window_seconds: float = setting(30.0, "Seconds after its claim within which a start is sent, or not at all.")
+    leader_election: bool = setting(True, "Act only while holding a Lease: several watchers never act at once.")
+    lease_name: str = setting("dbtrun-watcher", "Name of the Lease, in the watcher's own namespace.")
+    lease_seconds: int = setting(
+        15, "Seconds after which a watcher that does not renew its Lease is replaced; it stops acting at two thirds."
+    )
     quiet_period_seconds: float = setting(
         120.0, "Seconds after a lost answer before the start may be sent again: window, request and list lag together."
     )
@@ -63,6 +68,8 @@ class Settings:
         for name in ("requests_per_minute", "feed_interval_seconds", "submit_window_seconds"):
             if getattr(self, name) <= 0:
                 raise InvalidSetting(f"{flag(name)} is {getattr(self, name)}: it must be greater than 0.")
+        if self.lease_seconds < 1:
+            raise InvalidSetting(f"{flag('lease_seconds')} is {self.lease_seconds}: it must be at least 1.")
 
     def _check_logs(self) -> None:
         _one_of("log_level", self.log_level, ("debug", "info", "warning", "error"))
