@@ -123,12 +123,11 @@ class Case:
     def _moments(self, until: tuple[float | None, ...]) -> Iterator[float]:
         yield self.now.mono + self.policy.resync
         yield from (moment for moment in until if moment is not None)
-        trouble = self.known.trouble
-        if trouble is not None:
-            if self.trouble_told is None:
-                yield trouble.since.mono + self.policy.trouble_grace
-            if self.out_of_contact_until is not None:
-                yield self.mono(self.out_of_contact_until)
+        trouble, gives_up = self.known.trouble, self.out_of_contact_until
+        if trouble is not None and self.trouble_told is None:
+            yield trouble.since.mono + self.policy.trouble_grace
+        if gives_up is not None:
+            yield self.mono(gives_up)
         deleted = self.run.metadata.deletion_timestamp
         if deleted is not None:
             yield self.mono(deleted) + self.policy.deletion_grace

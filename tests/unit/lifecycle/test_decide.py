@@ -1,0 +1,90 @@
+"""The question itself: which rules are asked, what is refused, what is polled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from tests.unit.lifecycle.builders import (
+    ACCOUNT,
+    RUN,
+    claimed,
+    following,
+    known,
+    live,
+    mono,
+    over,
+    run,
+    seen,
+    written,
+)
+from watcher.api import Attempt, Phase, Reason, Status
+from watcher.lifecycle.decide import Interest, interest, tampered
+from watcher.lifecycle.known import DENIED_INTERVAL, Known
+
+# ── what the watcher never writes ──
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        Status(),
+        Status(phase=Phase.PENDING, attempts=(Attempt(number=1, phase=Phase.PENDING),)),
+        claimed(),
+        claimed(2, marker="", retry_of=RUN),
+        live(Phase.QUEUED),
+        live(),
+        live(Phase.CANCELLING, Reason.DELETED),
+    ],
+)
+def test_what_the_watcher_writes_is_believed(status: Status) -> None:
+    assert tampered(status) is None
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        Status(phase=Phase.PENDING, attempts=(Attempt(number=1, phase=Phase.RUNNING),)),
+        Status(phase=Phase.SUBMITTING),
+        claimed(phase=Phase.PENDING),
+        claimed(claim_time=None),
+        claimed(marker=""),
+        replace(claimed(), job_id=None),
+        Status(phase=Phase.RUNNING),
+        live(run_id=None),
+        replace(live(), run_id=None),
+        replace(live(), run_id=RUN + 1),
+        replace(live(), attempts=(Attempt(number=1, phase=Phase.PENDING, run_id=RUN),)),
+        live(Phase.CANCELLING, Reason.RUN_STARTED),
+    ],
+)
+def test_a_forged_status_ends_the_object(status: Status) -> None:
+    end = written(run(status), known())
+    assert (end.phase, end.reason) == (Phase.ERROR, Reason.STATUS_TAMPERED)
+    assert f"says {status.phase} without" in end.message
+    assert "Create a new object" in end.message
+
+
+# ── what is polled ──
+
+
+def test_a_live_run_is_polled_as_often_as_the_object_wants() -> None:
+    assert interest(run(live(), poll_interval_seconds=300), known()) == Interest(RUN, 300)
+
+
+def test_a_run_to_be_adopted_is_polled_once_the_connection_is_known() -> None:
+    assert interest(run(run_id=RUN), known()) == Interest(RUN, 30)
+    assert interest(run(run_id=RUN), Known()) is None
+
+
+def test_a_run_that_was_denied_is_polled_more_often() -> None:
+    obj = run(live(), poll_interval_seconds=3_600)
+    denied = following(obj, seen(None), missing_since=mono(20))
+    assert interest(obj, denied) == Interest(RUN, DENIED_INTERVAL)
+
+
+@pytest.mark.parametrize("obj", [run(), run(claimed()), run(over())])
+def test_nothing_is_polled_without_a_live_run(obj: Any) -> None:
+    assert interest(obj, known(account_id=ACCOUNT)) is None

@@ -1,0 +1,558 @@
+"""A small world to try the core in: an API server, a dbt Cloud, and watchers that do what was decided, all in memory.
+
+It mirrors what the shell does with each decision, and breaks where reality breaks: before an effect, between an effect
+and its answer, and after. What must never be is checked where it would happen, so that a failure names its step.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace as with_fields
+
+from tests.unit.lifecycle.builders import ACCOUNT, JOB, START
+from watcher.api import FINALIZER, DbtRun, Reason, Status
+from watcher.api.status import MAX_STATUS
+from watcher.lifecycle.decide import decide, interest
+from watcher.lifecycle.decisions import (
+    AddFinalizer,
+    Cancel,
+    ClaimStart,
+    Connect,
+    Decision,
+    DeleteObject,
+    FetchDetails,
+    FindLive,
+    LookForRuns,
+    RemoveFinalizer,
+    ResolveJob,
+    Resume,
+    Start,
+    Sweep,
+    Wait,
+    Write,
+)
+from watcher.lifecycle.facts import (
+    Details,
+    Instant,
+    NotSent,
+    Observation,
+    Refused,
+    RunFacts,
+    RunState,
+    Started,
+    Submission,
+    Trouble,
+    Undecided,
+)
+from watcher.lifecycle.known import CancelTry, Claim, DetailsTry, Known, LookUp, remember
+from watcher.lifecycle.policy import Policy
+
+MAX_DECISIONS: Final = 12
+"""Decisions in a row that an honest path needs at most."""
+LIST_LAG: Final = 40.0
+"""Seconds that a new run needs at most to show in lists, as the quiet period assumes."""
+REQUEST: Final = 29.0
+"""Seconds that a start request is under way at most, as the quiet period assumes."""
+
+
+class Conflict(Exception):
+    """The object is another than the writer saw."""
+
+
+class Lost(Exception):
+    """The effect took place and its answer did not arrive."""
+
+
+class Down(Exception):
+    """dbt Cloud does not answer."""
+
+
+class Fate(StrEnum):
+    """What becomes of one step."""
+
+    DONE = "done"
+    LOST = "lost"
+    DIES_BEFORE = "dies before"
+    DIES_AFTER = "dies after"
+    SLOW = "slow"
+
+
+class Reply(StrEnum):
+    """What dbt Cloud does with the next start."""
+
+    ANSWERED = "answered"
+    LOST = "lost"
+    DROPPED = "dropped"
+    LATE = "late"
+    REFUSED = "refused"
+    LIMITED = "limited"
+
+
+@dataclass
+class Time:
+    """Seconds since the start of the story."""
+
+    now: float = 0.0
+
+    @property
+    def wall(self) -> datetime:
+        return START + timedelta(seconds=self.now)
+
+
+@dataclass
+class ApiServer:
+    """Keeps one object, compares versions, and notes every status."""
+
+    time: Time
+    stored: DbtRun | None
+    told: list[Status] = field(default_factory=list)
+
+    def get(self) -> DbtRun:
+        if self.stored is None:
+            raise Conflict
+        return self.stored
+
+    def write_status(self, seen: DbtRun, status: Status) -> DbtRun:
+        current = self._checked(seen)
+        if current.status.phase is not None and current.status.phase.final:
+            same = (current.status.phase, current.status.reason, current.status.message)
+            assert same == (status.phase, status.reason, status.message), "a final phase changed"
+        wire = msgspec.json.encode(status)
+        assert len(wire) <= MAX_STATUS
+        self.told.append(status)
+        return self._store(with_fields(current, status=msgspec.json.decode(wire, type=Status)))
+
+    def finalizer(self, seen: DbtRun, *, held: bool) -> DbtRun:
+        current = self._checked(seen)
+        assert not (held and current.deleting), "the API server takes no finalizer for an object that is going"
+        metadata = with_fields(current.metadata, finalizers=(FINALIZER,) if held else ())
+        stored = self._store(with_fields(current, metadata=metadata))
+        if stored.deleting and not held:
+            self.stored = None
+        return stored
+
+    def edit(self, **spec: object) -> None:
+        if self.stored is not None:
+            metadata = with_fields(self.stored.metadata, generation=self.stored.metadata.generation + 1)
+            self._store(with_fields(self.stored, metadata=metadata, spec=with_fields(self.stored.spec, **spec)))
+
+    def delete(self) -> None:
+        if self.stored is None or self.stored.deleting:
+            return
+        if not self.stored.metadata.finalizers:
+            self.stored = None
+            return
+        metadata = with_fields(self.stored.metadata, deletion_timestamp=self.time.wall)
+        self._store(with_fields(self.stored, metadata=metadata))
+
+    def _checked(self, seen: DbtRun) -> DbtRun:
+        current = self.get()
+        if current.metadata.resource_version != seen.metadata.resource_version:
+            raise Conflict
+        return current
+
+    def _store(self, changed: DbtRun) -> DbtRun:
+        version = str(int(changed.metadata.resource_version) + 1)
+        self.stored = with_fields(changed, metadata=with_fields(changed.metadata, resource_version=version))
+        return self.stored
+
+
+@dataclass
+class CloudRun:
+    """One run in dbt Cloud."""
+
+    run_id: int
+    cause: str | None
+    retrying: int | None
+    created: float
+    listed: float
+    state: RunState = RunState.QUEUED
+    started: float | None = None
+    finished: float | None = None
+    stopping: bool = False
+    hidden: bool = False
+
+
+@dataclass
+class DbtCloud:
+    """A dbt Cloud with one job whose runs are serial. Its clock is `skew` seconds ahead of ours."""
+
+    time: Time
+    skew: float = 0.0
+    lag: float = 0.0
+    lateness: float = REQUEST
+    duration: float = 0.0
+    down: bool = False
+    next_reply: Reply = Reply.ANSWERED
+    resumable: bool = True
+    ends: list[RunState] = field(default_factory=list)
+    """How the next runs end; once there are none, they succeed."""
+    runs: list[CloudRun] = field(default_factory=list)
+    late: list[tuple[float, str | None, int | None]] = field(default_factory=list)
+
+    def commit_late(self) -> None:
+        """Requests that were under way arrive."""
+        for request in [request for request in self.late if request[0] <= self.time.now]:
+            self.late.remove(request)
+            self.create(request[1], request[2], request[0])
+
+    def create(self, cause: str | None, retrying: int | None = None, at: float | None = None) -> CloudRun:
+        at = self.time.now if at is None else at
+        made = CloudRun(
+            run_id=1_000 + len(self.runs),
+            cause=cause,
+            retrying=retrying,
+            created=at,
+            listed=at + self.lag,
+        )
+        self.runs.append(made)
+        return made
+
+    def post(self, cause: str | None, retrying: int | None, mono: float) -> Submission:
+        reply, self.next_reply = self.next_reply, Reply.ANSWERED
+        if self.down or reply is Reply.LIMITED:
+            since = Instant(self.time.wall, mono)
+            return NotSent(Trouble(reason=Reason.RATE_LIMITED, message="Too many.", since=since, retry_at=mono + 60))
+        if reply is Reply.REFUSED:
+            return Refused(Reason.SUBMISSION_REJECTED, "steps_override is not allowed.")
+        if reply is Reply.LATE:
+            self.late.append((self.time.now + self.lateness, cause, retrying))
+        if reply in (Reply.LATE, Reply.DROPPED):
+            return Undecided("No answer.")
+        made = self.create(cause, retrying)
+        return Undecided("No answer.") if reply is Reply.LOST else Started(self.facts(made))
+
+    def listing(self) -> Iterator[RunFacts]:
+        """The job's runs as a list shows them, oldest first."""
+        if self.down:
+            raise Down
+        yield from (self.facts(run) for run in self.runs if run.listed <= self.time.now and not run.hidden)
+
+    def get(self, run_id: int) -> RunFacts | None:
+        if self.down:
+            raise Down
+        found = next((run for run in self.runs if run.run_id == run_id and not run.hidden), None)
+        return self.facts(found) if found else None
+
+    def cancel(self, run_id: int) -> None:
+        if self.down:
+            raise Down
+        for run in self.runs:
+            if run.run_id == run_id and not run.state.over:
+                run.stopping = True
+
+    def go_on(self, end: RunState = RunState.SUCCESS) -> None:
+        """The job's first live run gets one state further."""
+        run = next((run for run in self.runs if not run.state.over), None)
+        if run is None:
+            return
+        if run.state is RunState.QUEUED and not run.stopping:
+            run.state, run.started = RunState.RUNNING, self.time.now
+        else:
+            run.state, run.finished = end, self.time.now
+
+    def work(self) -> None:
+        """What becomes of the runs by itself."""
+        run = next((run for run in self.runs if not run.state.over), None)
+        if run is not None and (run.started is None or run.stopping or self.time.now - run.started >= self.duration):
+            by_itself = self.ends.pop() if self.ends and run.started is not None else RunState.SUCCESS
+            self.go_on(RunState.CANCELLED if run.stopping else by_itself)
+
+    def facts(self, run: CloudRun) -> RunFacts:
+        return RunFacts(
+            run_id=run.run_id,
+            account_id=ACCOUNT,
+            job_id=JOB,
+            state=run.state,
+            cause=run.cause,
+            retrying_run_id=run.retrying,
+            can_retry=self.resumable and run.state is RunState.ERROR,
+            created_at=self._clock(run.created),
+            started_at=None if run.started is None else self._clock(run.started),
+            finished_at=None if run.finished is None else self._clock(run.finished),
+        )
+
+    def _clock(self, seconds: float) -> datetime:
+        return START + timedelta(seconds=seconds + self.skew)
+
+
+@dataclass
+class Watcher:
+    """One process: its memory, its copy of the object, and the shell's part in every decision."""
+
+    api: ApiServer
+    cloud: DbtCloud
+    time: Time
+    policy: Policy
+    boot: float
+    """What its monotonic clock showed when the story began."""
+    mirror: DbtRun | None = None
+    known: Known = field(default_factory=Known)
+
+    @property
+    def now(self) -> Instant:
+        return Instant(self.time.wall, self.boot + self.time.now)
+
+    def listen(self) -> None:
+        """The watch catches up."""
+        self.mirror = self.api.stored
+
+    def die(self) -> None:
+        self.known, self.mirror = Known(), self.api.stored
+
+    def poll(self) -> None:
+        """The poller tells what it sees of the run that the object wants followed."""
+        wanted = interest(self.mirror, self.known) if self.mirror else None
+        if wanted is None:
+            return
+        self._remember()
+        if self.known.about != wanted.run_id:
+            return
+        try:
+            facts = self.cloud.get(wanted.run_id)
+        except Down:
+            self._troubled(retry=False)
+            return
+        first = self.now.mono if self.known.missing_since is None else self.known.missing_since
+        observation = Observation(run=facts, at=self.now, clock_offset=timedelta(seconds=self.cloud.skew))
+        missing = None if facts else first
+        self.known = replace(self.known, observation=observation, missing_since=missing, trouble=None, answered=True)
+
+    def decision(self) -> Decision:
+        """The next decision, checked for what holds of every decision."""
+        assert self.mirror is not None
+        self._remember()
+        decision = decide(self.mirror, self.known, self.now, self.policy)
+        assert decision == decide(self.mirror, self.known, self.now, self.policy), "decide() is not a function"
+        if isinstance(decision, Wait):
+            final = self.mirror.status.phase is not None and self.mirror.status.phase.final
+            going = self.mirror.deleting and FINALIZER not in self.mirror.metadata.finalizers
+            assert decision.why
+            assert final or going or decision.until is not None, "waits for ever"
+            assert decision.until is None or decision.until > self.now.mono, "waits for the past"
+        return decision
+
+    def work(self) -> Wait | None:
+        """Decides and does until it can wait; None: the object is gone."""
+        for _ in range(MAX_DECISIONS):
+            if self.mirror is None:
+                return None
+            decision = self.decision()
+            if isinstance(decision, Wait):
+                return decision
+            before = (self.mirror, self.known)
+            self.step(decision)
+            assert (self.mirror, self.known) != before, f"{decision} brought nothing"
+        raise AssertionError(f"{MAX_DECISIONS} decisions in a row, the last: {decision}")
+
+    def step(self, decision: Decision, fate: Fate = Fate.DONE) -> None:
+        """Does what was decided, as far as its fate lets it."""
+        try:
+            if fate is not Fate.DIES_BEFORE:
+                self._perform(decision, fate)
+        except Conflict:
+            self.listen()
+        except Lost:
+            pass
+        except Down:
+            self._troubled()
+        if fate in (Fate.DIES_BEFORE, Fate.DIES_AFTER):
+            self.die()
+        self.time.now += 0.05
+
+    def _perform(self, decision: Decision, fate: Fate) -> None:
+        assert self.mirror is not None
+        match decision:
+            case Wait():
+                pass
+            case Write(status):
+                self._answered(self.api.write_status(self.mirror, status), fate)
+            case ClaimStart(status):
+                self._claim(status, fate)
+            case AddFinalizer() | RemoveFinalizer():
+                self._answered(self.api.finalizer(self.mirror, held=isinstance(decision, AddFinalizer)), fate)
+            case DeleteObject():
+                self.api.delete()
+                self.listen()
+            case Connect():
+                if self.cloud.down:
+                    raise Down
+                self.known = replace(self.known, account_id=ACCOUNT)
+            case Start() | Resume():
+                self._start(decision, fate)
+            case _:
+                self._ask(decision)
+
+    def _answered(self, stored: DbtRun, fate: Fate) -> None:
+        if fate is Fate.LOST:
+            raise Lost
+        self.mirror = self.api.stored and stored
+
+    def _claim(self, status: Status, fate: Fate) -> None:
+        assert self.mirror is not None
+        assert self.known.account_id is not None, "a claim needs a connection"
+        before = self.now.mono
+        stored = self.api.write_status(self.mirror, status)
+        if fate is Fate.SLOW:
+            self.time.now += 20
+        self._answered(stored, fate)
+        attempt = stored.status.attempt
+        assert attempt is not None
+        assert attempt.claim_time is not None
+        claim = Claim(number=attempt.number, time=attempt.claim_time, since=before, own=True)
+        self.known = replace(self.known, claim=claim)
+
+    def _start(self, decision: Start | Resume, fate: Fate) -> None:
+        claim = self.known.claim
+        assert self.known.account_id is not None, "a start needs a connection"
+        assert claim is not None
+        assert claim.own, "a start without a claim of one's own"
+        assert not claim.sent, "a claim was sent twice"
+        sent = replace(claim, sent=True)
+        self.known = replace(self.known, claim=sent)
+        cause, retrying = (None, decision.run_id) if isinstance(decision, Resume) else (decision.cause, None)
+        submission = self.cloud.post(cause, retrying, self.now.mono)
+        if fate is Fate.LOST:
+            submission = Undecided("No answer.")
+        self.known = replace(self.known, claim=replace(sent, submission=submission))
+        if isinstance(submission, Started):
+            seen = Observation(run=submission.run, at=self.now)
+            self.known = replace(self.known, about=submission.run.run_id, observation=seen, trouble=None, answered=True)
+        elif isinstance(submission, NotSent):
+            self.known = replace(self.known, trouble=submission.trouble, answered=False)
+
+    def _ask(self, decision: Decision) -> None:
+        assert self.known.account_id is not None, "a question needs a connection"
+        match decision:
+            case ResolveJob():
+                next(self.cloud.listing(), None)
+                self.known = replace(self.known, job_id=JOB)
+            case FindLive():
+                live = next((run for run in self.cloud.listing() if not run.state.over), None)
+                self.known = replace(self.known, reusable=live, reuse_checked=True)
+            case LookForRuns():
+                claim, at = self.known.claim, self.now.mono
+                assert claim is not None
+                tries = (claim.lookup.tries if claim.lookup else 0) + 1
+                lookup = LookUp(at=at, tries=tries, found=self._runs_of(decision))
+                self.known = replace(self.known, claim=replace(claim, lookup=lookup))
+            case Sweep(_, attempt):
+                for twin in self._runs_of(decision):
+                    if twin.run_id != attempt.run_id:
+                        self.cloud.cancel(twin.run_id)
+                self.known = replace(self.known, swept=self.known.swept | {attempt.number})
+            case Cancel(run_id):
+                self.cloud.cancel(run_id)
+                self.known = replace(self.known, cancel=CancelTry(run_id=run_id, at=self.now.mono))
+            case FetchDetails(run_id, over):
+                self._fetch(run_id, over)
+                return
+            case _:
+                raise AssertionError(f"{decision} is no question")
+        self.known = replace(self.known, trouble=None, answered=True)
+
+    def _fetch(self, run_id: int, over: bool) -> None:
+        last = self.known.details
+        tries = last.tries + 1 if last and (last.run_id, last.over) == (run_id, over) else 1
+        try:
+            facts = self.cloud.get(run_id)
+        except Down:
+            facts = None
+        details = Details(run=facts, results=None) if facts else None
+        tried = DetailsTry(run_id=run_id, at=self.now.mono, tries=tries, over=over, details=details)
+        self.known = replace(self.known, details=tried)
+
+    def _runs_of(self, decision: LookForRuns | Sweep) -> tuple[RunFacts, ...]:
+        attempt = decision.attempt
+        young = (run for run in self.cloud.listing() if run.created_at and run.created_at >= decision.since)
+        if attempt.retry_of is not None:
+            return tuple(run for run in young if run.retrying_run_id == attempt.retry_of)
+        return tuple(run for run in young if (run.cause or "").partition(" ")[0] == attempt.marker)
+
+    def _remember(self) -> None:
+        assert self.mirror is not None
+        self.known = remember(self.mirror, self.known, self.now)
+
+    def _troubled(self, *, retry: bool = True) -> None:
+        since = self.known.trouble.since if self.known.trouble else self.now
+        told = Trouble(
+            reason=Reason.UNREACHABLE, message="No answer.", since=since, retry_at=self.now.mono + 5 if retry else None
+        )
+        account = None if retry else self.known.account_id
+        self.known = replace(self.known, trouble=told, answered=False, account_id=account)
+
+
+@dataclass
+class World:
+    """Everything, and the story's moves."""
+
+    api: ApiServer
+    cloud: DbtCloud
+    time: Time
+    watchers: tuple[Watcher, Watcher]
+
+    @classmethod
+    def of(
+        cls, obj: DbtRun, policy: Policy, *, skew: float = 0.0, lag: float = 0.0, lateness: float = REQUEST
+    ) -> World:
+        time = Time()
+        api = ApiServer(time, obj)
+        dbt = DbtCloud(time, skew=skew, lag=lag, lateness=lateness)
+        both = (Watcher(api, dbt, time, policy, 5_000.0), Watcher(api, dbt, time, policy, 90_000.0))
+        for watcher in both:
+            watcher.listen()
+        return cls(api, dbt, time, both)
+
+    def one_step(self, who: int, fate: Fate) -> None:
+        watcher = self.watchers[who]
+        if watcher.mirror is not None:
+            watcher.step(watcher.decision(), fate)
+
+    def pass_time(self, seconds: float) -> None:
+        self.time.now += seconds
+        self.cloud.commit_late()
+
+    def heal(self) -> None:
+        """Faults end; what was asked for and delayed takes place."""
+        self.cloud.down, self.cloud.next_reply = False, Reply.ANSWERED
+        for run in self.cloud.runs:
+            run.hidden = False
+        self.api.edit(suspend=False)
+
+    def settle(self, hours: float = 3.0) -> None:
+        """The first watcher works until nothing is left to do, within so many hours of the story."""
+        ends, watcher = self.time.now + 3_600 * hours, self.watchers[0]
+        while self.time.now < ends:
+            watcher.listen()
+            watcher.poll()
+            wait = watcher.work()
+            if wait is None or (wait.until is None and watcher.mirror == self.api.stored):
+                return
+            pause = 30.0 if wait.until is None else wait.until - watcher.now.mono
+            self.pass_time(min(max(pause, 0.5), 30.0))
+            self.cloud.work()
+        raise AssertionError(f"not settled: {self.api.stored}")
+
+    def starts(self) -> Counter[str]:
+        """How many runs there are of each attempt: by its marker, or by the run that it resumes."""
+        marks = (f"{run.retrying or run.cause}".partition(" ")[0] for run in self.cloud.runs)
+        return Counter(mark for mark in marks if mark.startswith("dbtrun:") or mark.isdigit())
+
+    @property
+    def alive(self) -> list[CloudRun]:
+        """Runs of ours that go on and that nobody has asked to stop."""
+        ours = (run for run in self.cloud.runs if run.retrying or (run.cause or "").startswith("dbtrun:"))
+        return [run for run in ours if not run.state.over and not run.stopping]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the object is gone, or says its end."""
+        stored = self.api.stored
+        return stored is None or (stored.status.phase is not None and stored.status.phase.final)
