@@ -1,8 +1,9 @@
-"""An API server in memory, as far as the watcher writes: versions, conflicts, finalizers, deletion."""
+"""An API server in memory, as far as the watcher writes: versions, conflicts, finalizers, deletion, a watch."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from msgspec.structs import replace
@@ -10,18 +11,32 @@ from msgspec.structs import replace
 from watcher.api import FINALIZER, DbtRun, Metadata, Spec, Status, parse, to_wire
 from watcher.cluster.errors import Conflict, Gone
 
+Heard = Callable[[DbtRun, bool], None]
+"""Takes an object as it now is, and whether it was the last of it."""
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
 
 class Objects:
     """Holds DbtRuns; every write must name the version that it was decided upon."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], datetime] = utc_now) -> None:
         self.stored: dict[str, DbtRun] = {}
+        self.last: dict[str, DbtRun] = {}
+        """Every object by its name as it was last, gone or not."""
+        self.listeners: list[Heard] = []
+        self._now = now
         self._versions = itertools.count(1)
+
+    # ── what people do ──
 
     def create(self, name: str, spec: Spec) -> DbtRun:
         """What `kubectl apply` does."""
-        now = datetime.now(UTC)
-        metadata = Metadata(name=name, namespace="n", uid=f"uid-{name}", resource_version="0", creation_timestamp=now)
+        metadata = Metadata(
+            name=name, namespace="n", uid=f"uid-{name}", resource_version="0", creation_timestamp=self._now()
+        )
         return self._store(DbtRun(metadata=metadata, spec=spec))
 
     def edit(self, name: str, spec: Spec) -> DbtRun:
@@ -30,13 +45,24 @@ class Objects:
         metadata = replace(run.metadata, generation=run.metadata.generation + 1)
         return self._store(replace(run, spec=spec, metadata=metadata))
 
+    def label(self, name: str) -> None:
+        """What any other controller may do at any time: the version moves on, nothing else."""
+        if name in self.stored:
+            run = self.stored[name]
+            labels = {"touched": run.metadata.resource_version}
+            self._store(replace(run, metadata=replace(run.metadata, labels=labels)))
+
     def request_deletion(self, name: str) -> None:
         """What `kubectl delete` does."""
         run = self.stored[name]
-        if not run.metadata.finalizers:
-            del self.stored[name]
+        if run.deleting:
             return
-        self._store(replace(run, metadata=replace(run.metadata, deletion_timestamp=datetime.now(UTC))))
+        metadata = replace(
+            run.metadata, deletion_timestamp=self._now(), generation=run.metadata.generation + 1
+        )
+        self._store(replace(run, metadata=metadata))
+
+    # ── what the watcher does ──
 
     async def get(self, namespace: str, name: str) -> DbtRun:
         if name not in self.stored:
@@ -60,10 +86,7 @@ class Objects:
 
     def _finalizers(self, run: DbtRun, finalizers: tuple[str, ...]) -> DbtRun:
         current = self._current(run)
-        changed = self._store(replace(current, metadata=replace(current.metadata, finalizers=finalizers)))
-        if changed.deleting and not finalizers:
-            del self.stored[run.metadata.name]
-        return changed
+        return self._store(replace(current, metadata=replace(current.metadata, finalizers=finalizers)))
 
     def _current(self, run: DbtRun) -> DbtRun:
         stored = self.stored.get(run.metadata.name)
@@ -76,5 +99,10 @@ class Objects:
     def _store(self, run: DbtRun) -> DbtRun:
         version = str(next(self._versions))
         stored = replace(run, metadata=replace(run.metadata, resource_version=version))
-        self.stored[run.metadata.name] = stored
+        gone = stored.deleting and not stored.metadata.finalizers
+        self.last[run.metadata.name] = self.stored[run.metadata.name] = stored
+        if gone:
+            del self.stored[run.metadata.name]
+        for listener in tuple(self.listeners):
+            listener(stored, gone)
         return stored

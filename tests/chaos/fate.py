@@ -1,0 +1,181 @@
+"""What can befall a watcher at each of its side effects. The effects are counted as they happen, never listed by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final, NoReturn, TypeVar, cast, get_type_hints
+
+import httpx
+
+from watcher.api import Job, Overrides
+from watcher.cluster.errors import ApiTrouble
+from watcher.dbtcloud.client import Client
+from watcher.dbtcloud.connection import Connection, Token
+from watcher.dbtcloud.errors import DbtCloudError
+from watcher.perform import Objects
+
+T = TypeVar("T")
+
+READS: Final = frozenset({"get"})
+"""Methods of `Objects` that change nothing. Any other, a new one too, is a side effect."""
+
+
+class Mishap(StrEnum):
+    """What happens at one side effect."""
+
+    DIES_BEFORE = "the watcher dies before"
+    DIES_AFTER = "the watcher dies after"
+    NEVER_ARRIVES = "the request is lost"
+    ANSWER_LOST = "the answer is lost"
+    OVERTAKEN = "somebody else writes before"
+
+
+DEATHS: Final = (Mishap.DIES_BEFORE, Mishap.DIES_AFTER)
+
+
+@dataclass(frozen=True, slots=True)
+class Blow:
+    """A mishap at the side effect of this number, counting from 0."""
+
+    step: int
+    mishap: Mishap
+
+    def __str__(self) -> str:
+        return f"{self.mishap} effect {self.step}"
+
+
+@dataclass(slots=True)
+class Fate:
+    """One watcher's: it may be struck once."""
+
+    blow: Blow | None = None
+    overtake: Callable[[], None] = lambda: None
+    """What somebody else does just before."""
+    effects: list[str] = field(default_factory=list)
+    dead: asyncio.Event = field(default_factory=asyncio.Event)
+    struck: bool = False
+
+    async def meet(self, name: str, act: Callable[[], Awaitable[T]], lost: Callable[[], Exception]) -> T:
+        """Carries out one side effect, or what fate has in store for it."""
+        if self.dead.is_set():
+            await self._die()
+        mishap = self.blow.mishap if self.blow and self.blow.step == len(self.effects) else None
+        self.struck = self.struck or mishap is not None
+        self.effects.append(name)
+        match mishap:
+            case Mishap.DIES_BEFORE:
+                await self._die()
+            case Mishap.NEVER_ARRIVES:
+                raise lost()
+            case Mishap.OVERTAKEN:
+                self.overtake()
+        answer = await act()
+        match mishap:
+            case Mishap.DIES_AFTER:
+                await self._die()
+            case Mishap.ANSWER_LOST:
+                raise lost()
+        return answer
+
+    async def _die(self) -> NoReturn:
+        """As a process dies: not an exception that somebody could handle, but no further instruction."""
+        self.dead.set()
+        await asyncio.Event().wait()
+        raise AssertionError("nothing sets that event")
+
+
+def fateful_objects(objects: Objects, fate: Fate) -> Objects:
+    """The same objects; every write meets its fate."""
+    return cast(Objects, _FatefulObjects(objects, fate))
+
+
+class _FatefulObjects:
+    def __init__(self, objects: Objects, fate: Fate) -> None:
+        self._objects, self._fate = objects, fate
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        method: Callable[..., Awaitable[Any]] = getattr(self._objects, name)
+        if name in READS:
+            return method
+
+        async def fateful(*arguments: Any) -> Any:
+            lost = ApiTrouble("The API server's answer is lost.")
+            return await self._fate.meet(f"object.{name}", lambda: method(*arguments), lambda: lost)
+
+        return fateful
+
+
+class FatefulTransport(httpx.AsyncBaseTransport):
+    """The same network; every request that changes something meets its fate."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, fate: Fate) -> None:
+        self._transport, self._fate = transport, fate
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return await self._transport.handle_async_request(request)
+        return await self._fate.meet(
+            shape(request),
+            lambda: self._transport.handle_async_request(request),
+            lambda: httpx.ReadError("The connection is lost."),
+        )
+
+
+def shape(request: httpx.Request) -> str:
+    """A request without its ids, as `POST runs/*/cancel/`."""
+    path = re.sub(r"\d+", "*", request.url.path.removeprefix("/api/v2/accounts/"))
+    return f"{request.method} {path.removeprefix('*/')}"
+
+
+# ── every side effect that the code has ──
+
+
+async def all_effects() -> set[str]:
+    """What a watcher can do to the outside, found in the code itself: nothing new escapes."""
+    writes = {
+        f"object.{name}"
+        for name, member in vars(Objects).items()
+        if inspect.isfunction(member) and not name.startswith("_") and name not in READS
+    }
+    return writes | await _changing_requests()
+
+
+async def _changing_requests() -> set[str]:
+    """Every public method of the client is called once; what it sends beside GETs changes something."""
+    sent: set[str] = set()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method != "GET":
+            sent.add(shape(request))
+        return httpx.Response(500, text=json.dumps({}))
+
+    connection = Connection(host="127.0.0.1", account_id=1, token=Token("t"), tls=False)
+    async with Client(connection, transport=httpx.MockTransport(answer)) as client:
+        for name, method in inspect.getmembers(client, inspect.iscoroutinefunction):
+            if not name.startswith("_") and name != "close":
+                await _call(method)
+    return sent
+
+
+async def _call(method: Callable[..., Awaitable[object]]) -> None:
+    known: dict[str, Any] = {
+        "int": 1, "str": "x", "datetime": datetime.now(UTC), "Overrides": Overrides(), "Job": Job(id=1),
+        "Sequence": [1],
+    }  # fmt: skip
+    hints = get_type_hints(method)
+    arguments = [
+        known[getattr(hints[name], "__name__", str(hints[name]))]
+        for name, parameter in inspect.signature(method).parameters.items()
+        if parameter.default is parameter.empty
+    ]
+    try:
+        await method(*arguments)
+    except DbtCloudError:
+        return

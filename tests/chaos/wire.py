@@ -1,0 +1,51 @@
+"""The simulator without a socket: requests and replies pass in memory, so a test's time can jump over every wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any
+
+import httpx
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+class Wire(httpx.AsyncBaseTransport):
+    """Calls the application as a server would: a request that arrived is served even if its sender gives up or dies."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._serving: set[asyncio.Task[httpx.Response]] = set()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        cut = asyncio.Event()
+        serving = asyncio.create_task(self._serve(request, cut))
+        self._serving.add(serving)
+        serving.add_done_callback(self._done)
+        dropped = asyncio.create_task(cut.wait())
+        try:
+            await asyncio.wait({serving, dropped}, return_when=asyncio.FIRST_COMPLETED)
+            if cut.is_set():
+                raise httpx.RemoteProtocolError("The connection was closed without a reply.")
+            return serving.result()
+        finally:
+            dropped.cancel()
+
+    def _done(self, serving: asyncio.Task[httpx.Response]) -> None:
+        self._serving.discard(serving)
+        if not serving.cancelled():
+            serving.exception()
+
+    async def _serve(self, request: httpx.Request, cut: asyncio.Event) -> httpx.Response:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            async def connected() -> MutableMapping[str, Any]:
+                """A connection that was cut says so; one that hangs says nothing."""
+                if cut.is_set():
+                    return {"type": "http.disconnect"}
+                return await receive()
+
+            await self._app({**scope, "state": {"abort": cut.set}}, connected, send)
+
+        transport = httpx.ASGITransport(app=app)
+        response = await transport.handle_async_request(request)
+        return httpx.Response(response.status_code, headers=response.headers, content=await response.aread())

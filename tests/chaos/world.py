@@ -1,0 +1,232 @@
+"""Everything the watcher meets, in one event loop whose time jumps: dbt Cloud, an API server, people, and death.
+
+Only sockets and kopf's watch are missing; the loop, the performer, the accounts and the client are the real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import httpx
+import looptime
+from msgspec.structs import replace
+
+from tests.chaos.fate import Blow, Fate, FatefulTransport, fateful_objects
+from tests.chaos.objects import Objects
+from tests.chaos.oracle import Seen, Verdict, judge
+from tests.chaos.wire import Wire
+from watcher.api import CONNECTION_SECRET_TYPE, FINALIZER, ConnectionRef, DbtRun, Job, Phase, Reason, Spec
+from watcher.cluster.mirror import Mirror
+from watcher.connections import Connections, SecretData
+from watcher.dbtcloud.accounts import Accounts
+from watcher.lifecycle.facts import Instant
+from watcher.lifecycle.policy import Policy
+from watcher.perform import Performer
+from watcher.reconcile import Reconciler
+from watcher.simulator.clock import Clock
+from watcher.simulator.faults import AnyEffect, Rule
+from watcher.simulator.scenario import JobSpec, Scenario
+from watcher.simulator.server import application
+from watcher.simulator.state import Simulator
+from watcher.telemetry.metrics import Metrics
+
+EPOCH: Final = 1_720_015_140.0
+"""Where the wall's time begins."""
+WATCH_LAG: Final = 0.05
+"""Seconds until a change is heard."""
+PATIENCE: Final = 3_000.0
+"""Seconds for anything to come true: longer than every period of the policy together."""
+AFTERWARDS: Final = 1_500.0
+"""Seconds that nothing may happen in, once everything has come to rest: longer than a resync."""
+JOBS: Final = {"success": 1, "failure": 2, "endless": 3, "flaky": 4}
+SCENARIO: Final = Scenario(
+    jobs=[
+        JobSpec(id=1, name="success", run=20),
+        JobSpec(id=2, name="failure", run=20, outcomes=["error"]),
+        JobSpec(id=3, name="endless", run=None),
+        JobSpec(id=4, name="flaky", run=20, outcomes=["error", "success"]),
+    ]
+)
+
+
+def now() -> Instant:
+    """Both clocks; they agree on nothing but their pace."""
+    mono = asyncio.get_running_loop().time()
+    return Instant(datetime.fromtimestamp(EPOCH + mono, UTC), mono)
+
+
+class Secret:
+    """The one connection."""
+
+    type = CONNECTION_SECRET_TYPE
+
+    def __init__(self, simulator: Simulator) -> None:
+        account = str(simulator.account.spec.id)
+        token = next(iter(simulator.tokens))
+        self.data: Mapping[str, bytes] = {
+            "token": token.encode(), "account-id": account.encode(), "host": b"http://127.0.0.1",
+        }  # fmt: skip
+
+    async def read(self, _namespace: str, _name: str) -> SecretData:
+        return self
+
+    def forget(self, _namespace: str, _name: str) -> None: ...
+
+
+class World:
+    """One dbt Cloud, one API server, and whoever works on them."""
+
+    def __init__(self, policy: Policy) -> None:
+        loop = asyncio.get_running_loop()
+        self.policy = policy
+        self.simulator = Simulator(SCENARIO, Clock(source=lambda: EPOCH + loop.time()))
+        self.wire = Wire(application(self.simulator))
+        self.objects = Objects(lambda: now().wall)
+        self.objects.listeners.append(self._remember)
+        self.ends: dict[str, list[Phase]] = {}
+        """The final phases that each object ever had: never more than one."""
+
+    def _remember(self, run: DbtRun, _gone: bool) -> None:
+        phase, known = run.status.phase, self.ends.setdefault(run.metadata.name, [])
+        if phase is not None and (phase.final or known) and phase not in known:
+            known.append(phase)
+
+    # ── people ──
+
+    def create(self, job: str | None, name: str = "a", **spec: Any) -> None:
+        wanted = {"job": Job(id=JOBS[job])} if job else {}
+        self.objects.create(
+            name, Spec(connection_ref=ConnectionRef(name="dbt"), poll_interval_seconds=5, **{**wanted, **spec})
+        )
+
+    def edit(self, name: str = "a", **changes: Any) -> None:
+        if name in self.objects.stored:
+            self.objects.edit(name, replace(self.objects.stored[name].spec, **changes))
+
+    def delete(self, name: str = "a") -> None:
+        self.objects.request_deletion(name)
+
+    def fault(self, effect: AnyEffect, *kinds: str, times: int | None = 1) -> None:
+        self.simulator.faults.add(Rule(effect=effect, kinds=list(kinds), times=times))
+
+    async def control(self, method: str, path: str, body: Any = None) -> Any:
+        async with httpx.AsyncClient(transport=self.wire, base_url="http://127.0.0.1") as http:
+            answer = await http.request(method, f"/_simulator{path}", json=body)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    async def elsewhere(self, job: str) -> int:
+        """Somebody starts a run in dbt Cloud."""
+        run_id: int = (await self.control("POST", "/runs", {"job_id": JOBS[job]}))["id"]
+        return run_id
+
+    async def finish(self, run_id: int, status: int = 10) -> None:
+        """A run ends, if it has not yet."""
+        self.simulator.account.advance()
+        if self.simulator.account.runs[run_id].live:
+            await self.control("POST", f"/runs/{run_id}/finish", {"status": status})
+
+    # ── waiting ──
+
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not condition():
+                    await asyncio.sleep(WATCH_LAG)
+        except TimeoutError:
+            raise AssertionError(f"Never came true: {what}. {self.objects.last}") from None
+
+    async def phase(self, *phases: Phase, reason: Reason | None = None, name: str = "a") -> DbtRun:
+        def there() -> bool:
+            status = self.objects.last[name].status
+            return status.phase in phases and reason in (None, status.reason)
+
+        await self.until(there, f"{name} in {phases} {reason or ''}")
+        return self.objects.last[name]
+
+    @property
+    def at_rest(self) -> bool:
+        return all(
+            run.status.phase is not None and run.status.phase.final and FINALIZER not in run.metadata.finalizers
+            for run in self.objects.stored.values()
+        )
+
+    async def verdict(self) -> Verdict:
+        runs = await self.control("GET", "/runs")
+        return judge([Seen(run, name not in self.objects.stored) for name, run in self.objects.last.items()], runs)
+
+    async def journal(self) -> list[str]:
+        return [entry["action"] for entry in await self.control("GET", "/journal")]
+
+
+class Watcher:
+    """One process of the watcher: what `watcher.app` puts together, with its fate in between."""
+
+    def __init__(self, world: World, fate: Fate) -> None:
+        self.fate, self.metrics = fate, Metrics()
+        self._world = world
+        self._mirror = Mirror()
+        connections = Connections(Secret(world.simulator), None, lambda _namespace: True)
+        transport = FatefulTransport(world.wire, fate)
+        self._accounts = Accounts(connections.sink_of, transport=transport, clock=now)
+        performer = Performer(
+            objects=fateful_objects(world.objects, fate),
+            record=self._mirror.record,
+            forget_object=self._mirror.forget,
+            connections=connections,
+            emit=lambda _run, _event: None,
+            clock=now,
+            metrics=self.metrics,
+        )
+        self._reconciler = Reconciler(self._mirror, performer, now, world.policy, self.metrics)
+        connections.attach(self._accounts, self._reconciler)
+
+    @property
+    def decisions(self) -> float:
+        """How much it decided: an object that never comes to rest shows here."""
+        samples = [sample for metric in self.metrics.decisions.collect() for sample in metric.samples]
+        return sum(sample.value for sample in samples if sample.name.endswith("_total"))
+
+    async def live(self) -> None:
+        """Works until it dies. What is left of it then does nothing more."""
+        parts = {asyncio.create_task(self._accounts.run()), asyncio.create_task(self.fate.dead.wait())}
+        self._world.objects.listeners.append(self._hear)
+        for run in self._world.objects.stored.values():
+            self._know(run, gone=False)
+        try:
+            ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in ended:
+                part.result()
+        finally:
+            self._world.objects.listeners.remove(self._hear)
+            self.fate.dead.set()
+            await self._reconciler.stop(0)
+            for part in parts:
+                part.cancel()
+            await asyncio.wait(parts)
+
+    def _hear(self, run: DbtRun, gone: bool) -> None:
+        asyncio.get_running_loop().call_later(WATCH_LAG, self._know, run, gone)
+
+    def _know(self, run: DbtRun, gone: bool) -> None:
+        if gone:
+            self._mirror.forget(run.uid)
+        else:
+            self._mirror.record(run)
+        self._reconciler.wake(run.uid)
+
+
+def in_virtual_time(play: Callable[[], Awaitable[None]]) -> None:
+    """Runs a play in a loop of its own, in which waiting costs nothing; at its end nothing is left of it."""
+
+    async def whole() -> None:
+        await play()
+
+    with asyncio.Runner(loop_factory=lambda: looptime.new_event_loop(start=1_000.0, noop_cycles=2)) as runner:
+        runner.run(whole())
+
+
+__all__ = ["AFTERWARDS", "Blow", "Watcher", "World", "in_virtual_time", "now"]
