@@ -64,7 +64,7 @@ class Metrics:
         self.registry.register(_Accounts(accounts))
 
 
-@dataclass
+@dataclass(eq=False)
 class _Accounts(Collector):
     accounts: Iterable[Account]
 
