@@ -27,6 +27,8 @@ from watcher.cluster.errors import ApiTrouble, refusal
 logger = logging.getLogger(__name__)
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+USER_AGENT: Final = "dbtrun"
+"""Who we are in audit logs and, as the API server takes it from here, in every object's managedFields."""
 JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 REREAD_KUBECONFIG: Final = 300.0
@@ -59,6 +61,7 @@ class ClusterAccess:
         timeouts = timeouts or Timeouts()
         self._read = read
         self._client = ApiClient(configuration)
+        self._client.user_agent = USER_AGENT
         # kubernetes_asyncio trusts the environment, which costs a look-up of ~/.netrc in a thread on every request.
         self._client.rest_client.pool_manager._trust_env = False
         self._timeout = aiohttp.ClientTimeout(
