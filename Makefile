@@ -44,8 +44,8 @@ demo: controlplane ## three runs on a real API server; the last line is the even
 	@$(BIN)/python -m tests.demo
 
 docs: controlplane ## write docs/reference.md and deploy/ anew from the chart and the code
-	@$(BIN)/python docs/generate.py
-	@$(BIN)/python deploy/render.py
+	@$(BIN)/python -m deploy.render
+	@$(BIN)/python -m docs.generate
 
 format: $(READY) ## format the code
 	@$(BIN)/ruff format --quiet .

@@ -121,10 +121,10 @@ BROKEN_BOUNDS: Final[list[tuple[Fields, str]]] = [
         "spec.retry.backoffSeconds in body should be greater than or equal to 0",
     ),
     (
-        JOB | {"retry": {"on": []}},
-        "spec.retry.on: Invalid value: 0: spec.retry.on in body should have at least 1 items",
+        JOB | {"retry": {"when": []}},
+        "spec.retry.when: Invalid value: 0: spec.retry.when in body should have at least 1 items",
     ),
-    (JOB | {"retry": {"on": ["Failed", "Failed"]}}, 'spec.retry.on[1]: Duplicate value: "Failed"'),
+    (JOB | {"retry": {"when": ["Failed", "Failed"]}}, 'spec.retry.when[1]: Duplicate value: "Failed"'),
     (
         JOB | {"queueDeadlineSeconds": 0},
         "spec.queueDeadlineSeconds: Invalid value: 0: "
@@ -164,8 +164,8 @@ WRONG_TYPES: Final[list[tuple[Fields, str]]] = [
         'spec.retry.strategy: Unsupported value: "Again": supported values: "FromFailure", "Fresh"',
     ),
     (
-        JOB | {"retry": {"on": ["Error"]}},
-        'spec.retry.on[0]: Unsupported value: "Error": supported values: "Failed", "Cancelled", "TimedOut"',
+        JOB | {"retry": {"when": ["Error"]}},
+        'spec.retry.when[0]: Unsupported value: "Error": supported values: "Failed", "Cancelled", "TimedOut"',
     ),
     (
         JOB | {"deletionPolicy": "Keep"},
@@ -185,7 +185,7 @@ DEFAULTS: Final[Fields] = {
     "suspend": False,
     "cancel": False,
 }
-RETRY_DEFAULTS: Final[Fields] = {"limit": 0, "strategy": "FromFailure", "backoffSeconds": 30, "on": ["Failed"]}
+RETRY_DEFAULTS: Final[Fields] = {"limit": 0, "strategy": "FromFailure", "backoffSeconds": 30, "when": ["Failed"]}
 
 FULL: Final[Fields] = {
     "connectionRef": {"name": "dbt-cloud.prod"},
@@ -205,7 +205,7 @@ FULL: Final[Fields] = {
         "pullRequestId": {"azureDevOps": 12},
     },
     "reuse": "Running",
-    "retry": {"limit": 20, "strategy": "Fresh", "backoffSeconds": 0, "on": ["Failed", "Cancelled", "TimedOut"]},
+    "retry": {"limit": 20, "strategy": "Fresh", "backoffSeconds": 0, "when": ["Failed", "Cancelled", "TimedOut"]},
     "queueDeadlineSeconds": 1,
     "activeDeadlineSeconds": 1,
     "lostContactDeadlineSeconds": 1,
@@ -242,7 +242,7 @@ IMMUTABLE: Final[list[tuple[Fields, str]]] = [
     ({"reuse": "Never"}, "reuse"),
     ({"reuse": None}, "reuse"),
     ({"retry": {"limit": 3}}, "retry"),
-    ({"retry": {"on": ["Failed"]}}, "retry"),
+    ({"retry": {"when": ["Failed"]}}, "retry"),
     ({"retry": None}, "retry"),
 ]
 

@@ -18,7 +18,7 @@ class RetryStrategy(StrEnum):
     FRESH = "Fresh"
 
 
-class RetryOn(StrEnum):
+class RetryWhen(StrEnum):
     """Ends after which another attempt is made. Never one that was asked for, never a deadline of ours."""
 
     FAILED = "Failed"
@@ -85,7 +85,7 @@ class Retry(Fields, frozen=True, kw_only=True):
     limit: int = 0
     strategy: RetryStrategy = RetryStrategy.FROM_FAILURE
     backoff_seconds: int = 30
-    on: tuple[RetryOn, ...] = (RetryOn.FAILED,)
+    when: tuple[RetryWhen, ...] = (RetryWhen.FAILED,)
 
 
 class Spec(Fields, frozen=True, kw_only=True):

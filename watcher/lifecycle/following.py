@@ -90,7 +90,7 @@ def _all_passed(steps: tuple[Step, ...], progress: str | None) -> dict[str, Any]
 
 def _may_retry(case: Case, attempt: Attempt, outcome: Outcome) -> bool:
     wanted = not (case.spec.cancel or case.run.deleting or case.spec.adopts)
-    return wanted and outcome.retryable in case.spec.retry.on and attempt.number <= case.spec.retry.limit
+    return wanted and outcome.retryable in case.spec.retry.when and attempt.number <= case.spec.retry.limit
 
 
 def _next_attempt(case: Case, attempt: Attempt, facts: RunFacts, outcome: Outcome) -> Decision:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from watcher.api import Phase, Reason, Results, RetryOn
+from watcher.api import Phase, Reason, Results, RetryWhen
 from watcher.api.status import FAILED_NODE, MAX_MESSAGE
 from watcher.lifecycle.facts import RunFacts, RunState
 from watcher.lifecycle.text import clean
@@ -13,9 +13,9 @@ DEADLINES: Final = frozenset({Reason.QUEUE_DEADLINE_EXCEEDED, Reason.ACTIVE_DEAD
 STOP_REASONS: Final = DEADLINES | {Reason.CANCEL_REQUESTED, Reason.DELETED}
 """Why we cancel a run."""
 RETRYABLE: Final = {
-    (Phase.FAILED, Reason.RUN_FAILED): RetryOn.FAILED,
-    (Phase.CANCELLED, Reason.CANCELLED_IN_DBT_CLOUD): RetryOn.CANCELLED,
-    (Phase.TIMED_OUT, Reason.TIMED_OUT_IN_DBT_CLOUD): RetryOn.TIMED_OUT,
+    (Phase.FAILED, Reason.RUN_FAILED): RetryWhen.FAILED,
+    (Phase.CANCELLED, Reason.CANCELLED_IN_DBT_CLOUD): RetryWhen.CANCELLED,
+    (Phase.TIMED_OUT, Reason.TIMED_OUT_IN_DBT_CLOUD): RetryWhen.TIMED_OUT,
 }
 
 
@@ -27,8 +27,8 @@ class Outcome(NamedTuple):
     message: str
 
     @property
-    def retryable(self) -> RetryOn | None:
-        """What `retry.on` must contain for another attempt; None: an end that was asked for is never retried."""
+    def retryable(self) -> RetryWhen | None:
+        """What `retry.when` must contain for another attempt; None: an end that was asked for is never retried."""
         return RETRYABLE.get((self.phase, self.reason))
 
 

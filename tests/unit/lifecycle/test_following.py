@@ -37,7 +37,7 @@ from watcher.api import (
     Reason,
     Results,
     Retry,
-    RetryOn,
+    RetryWhen,
     RetryStrategy,
     Status,
     Step,
@@ -413,12 +413,12 @@ def test_the_last_attempt_ends_the_object() -> None:
 
 
 def test_an_end_that_is_not_among_the_chosen_is_not_retried() -> None:
-    obj = run(live(), retry=retrying(on=(RetryOn.TIMED_OUT,)))
+    obj = run(live(), retry=retrying(when=(RetryWhen.TIMED_OUT,)))
     assert written(obj, watching(obj, ENDED), 60).phase is Phase.FAILED
 
 
 def test_a_run_that_was_cancelled_in_dbt_cloud_is_retried_if_chosen() -> None:
-    obj = run(live(), retry=retrying(on=(RetryOn.CANCELLED,)))
+    obj = run(live(), retry=retrying(when=(RetryWhen.CANCELLED,)))
     assert written(obj, watching(obj, STOPPED), 60).reason is Reason.RETRY_BACKOFF
 
 
@@ -429,7 +429,7 @@ def test_a_run_that_nobody_wants_any_more_is_not_retried(wish: dict[str, Any]) -
 
 
 def test_a_deadline_is_not_retried() -> None:
-    obj = run(cancelling(Reason.ACTIVE_DEADLINE_EXCEEDED), retry=retrying(on=tuple(RetryOn)))
+    obj = run(cancelling(Reason.ACTIVE_DEADLINE_EXCEEDED), retry=retrying(when=tuple(RetryWhen)))
     assert written(obj, watching(obj, STOPPED), 60).phase is Phase.TIMED_OUT
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.unit.lifecycle.builders import MARK, POLICY, run
 from tests.unit.lifecycle.world import LIST_LAG, Fate, Reply, World
-from watcher.api import DbtRun, DeletionPolicy, Job, Retry, RetryOn, RetryStrategy, Reuse
+from watcher.api import DbtRun, DeletionPolicy, Job, Retry, RetryWhen, RetryStrategy, Reuse
 from watcher.lifecycle.facts import RunState
 
 STORIES: Final = int(os.environ.get("DBTRUN_STORIES", "0"))
@@ -122,7 +122,7 @@ def objects(**spec: st.SearchStrategy[Any]) -> st.SearchStrategy[DbtRun]:
         limit=st.integers(0, 2),
         strategy=st.sampled_from(RetryStrategy),
         backoff_seconds=st.sampled_from([0, 30]),
-        on=st.just(tuple(RetryOn)),
+        when=st.just(tuple(RetryWhen)),
     )
     common = {"held": st.just(False), "retry": retry, "active_deadline_seconds": st.sampled_from([None, 600])}
     return st.builds(run, **{**common, **spec})

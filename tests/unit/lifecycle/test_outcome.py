@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.lifecycle.builders import RUN, facts
-from watcher.api import FailedNode, Phase, Reason, Results, RetryOn
+from watcher.api import FailedNode, Phase, Reason, Results, RetryWhen
 from watcher.api.status import MAX_MESSAGE
 from watcher.lifecycle.facts import RunState
 from watcher.lifecycle.outcome import STOP_REASONS, outcome_of
@@ -85,9 +85,9 @@ def test_a_run_that_nobody_here_cancelled_was_cancelled_in_dbt_cloud() -> None:
     ("state", "message", "asked_for", "retryable"),
     [
         (RunState.SUCCESS, "", None, None),
-        (RunState.ERROR, "", None, RetryOn.FAILED),
-        (RunState.CANCELLED, "", None, RetryOn.CANCELLED),
-        (RunState.CANCELLED, TIMED_OUT, None, RetryOn.TIMED_OUT),
+        (RunState.ERROR, "", None, RetryWhen.FAILED),
+        (RunState.CANCELLED, "", None, RetryWhen.CANCELLED),
+        (RunState.CANCELLED, TIMED_OUT, None, RetryWhen.TIMED_OUT),
         (RunState.CANCELLED, "", Reason.CANCEL_REQUESTED, None),
         (RunState.CANCELLED, "", Reason.DELETED, None),
         (RunState.CANCELLED, "", Reason.ACTIVE_DEADLINE_EXCEEDED, None),
@@ -95,7 +95,7 @@ def test_a_run_that_nobody_here_cancelled_was_cancelled_in_dbt_cloud() -> None:
     ],
 )
 def test_only_ends_that_nobody_here_asked_for_can_be_retried(
-    state: RunState, message: str, asked_for: Reason | None, retryable: RetryOn | None
+    state: RunState, message: str, asked_for: Reason | None, retryable: RetryWhen | None
 ) -> None:
     assert outcome_of(facts(state, message=message), asked_for).retryable is retryable
 
