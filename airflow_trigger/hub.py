@@ -298,7 +298,10 @@ class Hub:
             waiter.tell(self._denied)
 
     def _put(self, run: Run) -> None:
+        before = self._mirror.get(run.metadata.name)
         self._mirror[run.metadata.name] = run
+        if before is not None and before.tells_the_same_as(run):
+            return
         for waiter in self._waiters.get(run.metadata.name, ()):
             waiter.tell(Seen(run))
 

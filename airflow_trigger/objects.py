@@ -84,6 +84,15 @@ class Run(Lite, frozen=True, kw_only=True):
         """Whether somebody deleted the object and only finalizers keep it."""
         return self.metadata.deletion_timestamp is not None
 
+    def tells_the_same_as(self, other: Run) -> bool:
+        """Whether only things differ that no waiter reads: most writes to a live run are its progress."""
+        return (
+            self.metadata.uid == other.metadata.uid
+            and self.deleting == other.deleting
+            and self.status == other.status
+            and self.spec == other.spec
+        )
+
     @property
     def run_id(self) -> int | None:
         """The dbt Cloud run, as soon as it is known."""

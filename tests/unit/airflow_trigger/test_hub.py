@@ -95,6 +95,17 @@ async def test_a_slow_reader_is_told_the_newest_state(cluster: FakeRuns) -> None
         assert await told_nothing(states)
 
 
+async def test_a_change_that_no_waiter_reads_wakes_nobody(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Running", progress="1/5"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await phase(states)
+        cluster.put(dbtrun(version=6, phase="Running", progress="2/5"))
+        assert await told_nothing(states)
+        cluster.put(dbtrun(version=7, phase="Running", deleting=True))
+        assert isinstance(await told(states), Seen)
+
+
 async def test_nobody_is_told_of_another_object(cluster: FakeRuns) -> None:
     cluster.put(dbtrun(version=5, phase="Queued"))
     async with watching(cluster) as hub:
