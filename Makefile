@@ -35,7 +35,7 @@ unit: $(READY) ## the unit tests
 	@$(BIN)/pytest tests/unit -q
 
 controlplane: $(READY) ## build etcd, kube-apiserver and helm for tests and demo (once, about eight minutes)
-	@$(BIN)/python -m tests.controlplane build
+	@$(BIN)/python -m tests.controlplane build > /dev/null
 
 test: check controlplane ## everything: for every hour
 	@$(BIN)/pytest tests --ignore=tests/unit

@@ -62,6 +62,7 @@ class Watcher:
             self.connections.sink_of,
             requests_per_minute=settings.requests_per_minute,
             feed_seconds=settings.feed_interval_seconds,
+            request_seconds=settings.request_seconds,
         )
         self.stream = Stream(access, self.mirror, self.wake, namespaces=settings.served_namespaces)
         performer = Performer(
@@ -149,6 +150,7 @@ class Watcher:
             for wait in waits:
                 wait.cancel()
         if self._lost.is_set():
+            await self.reconciler.stop(0.0)
             raise LostLead("The Lease was lost: another watcher may act now.")
         logger.info("Stopping: what is under way is finished first.")
 

@@ -49,6 +49,7 @@ class Settings:
     feed_interval_seconds: float = setting(
         5.0, "Seconds between two looks at what has finished in an account: how late an end may be seen."
     )
+    request_seconds: float = setting(30.0, "Seconds after which a request to dbt Cloud is given up.")
     submit_window_seconds: float = setting(30.0, "Seconds after its claim within which a start is sent, or not at all.")
     leader_election: bool = setting(True, "Act only while holding a Lease: several watchers never act at once.")
     lease_name: str = setting("dbtrun-watcher", "Name of the Lease, in the watcher's own namespace.")
@@ -65,7 +66,7 @@ class Settings:
         self.address  # noqa: B018 - raises when it is none
 
     def _check_numbers(self) -> None:
-        for name in ("requests_per_minute", "feed_interval_seconds", "submit_window_seconds"):
+        for name in ("requests_per_minute", "feed_interval_seconds", "request_seconds", "submit_window_seconds"):
             if getattr(self, name) <= 0:
                 raise InvalidSetting(f"{flag(name)} is {getattr(self, name)}: it must be greater than 0.")
         if self.lease_seconds < 1:
@@ -76,11 +77,12 @@ class Settings:
         _one_of("log_format", self.log_format, ("json", "text"))
 
     def _check_periods(self) -> None:
-        least = 2 * self.submit_window_seconds
+        least = self.submit_window_seconds + self.request_seconds
         if self.quiet_period_seconds < least:
             raise InvalidSetting(
-                f"{flag('quiet_period_seconds')} is {self.quiet_period_seconds:g}: it must be at least twice "
-                f"{flag('submit_window_seconds')} ({least:g}), or a start could be sent twice."
+                f"{flag('quiet_period_seconds')} is {self.quiet_period_seconds:g}: it must be at least "
+                f"{flag('submit_window_seconds')} and {flag('request_seconds')} together ({least:g}), "
+                "or a start could be sent twice."
             )
 
     @property

@@ -20,7 +20,7 @@ from watcher.api import API_VERSION, FINALIZER, KIND
 EXAMPLES: Final = sorted((ROOT / "deploy/examples").glob("*.yaml"))
 
 Right = tuple[str, str, str]
-"""API group, resource, verb."""
+"""API group, resource with the one name that it is limited to, verb."""
 
 
 def rights(group: str, resource: str, *verbs: str) -> set[Right]:
@@ -30,10 +30,14 @@ def rights(group: str, resource: str, *verbs: str) -> set[Right]:
 SERVE: Final = (
     rights("dbtrun.dev", "dbtruns", "get", "list", "watch", "patch", "delete")
     | rights("dbtrun.dev", "dbtruns/status", "patch")
-    | rights("events.k8s.io", "events", "create", "patch")
+    | rights("events.k8s.io", "events", "create")
 )
-LEAD: Final = rights("coordination.k8s.io", "leases", "get", "create", "update", "patch")
 READ_CONNECTIONS: Final = rights("", "secrets", "get")
+
+
+def lead(lease: str) -> set[Right]:
+    group = "coordination.k8s.io"
+    return rights(group, "leases", "create") | rights(group, f"leases {lease}", "get", "update")
 
 
 def rights_of(plane: ControlPlane, identity: Path, namespace: str) -> set[Right]:
@@ -51,10 +55,11 @@ def told_rights(plane: ControlPlane, identity: Path, namespace: str) -> set[Righ
     flags = (f"--kubeconfig={identity}", "--validate=false", "-f-", "-ojson")
     answer = plane.kubectl_sync("create", *flags, input=json.dumps(review))
     return {
-        (group, resource, verb)
+        (group, f"{resource} {name}".strip(), verb)
         for rule in json.loads(answer.stdout)["status"]["resourceRules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
+        for name in rule.get("resourceNames", [""])
         for verb in rule["verbs"]
     }
 
@@ -97,7 +102,7 @@ def test_the_release_can_be_upgraded_in_place(helm: Helm, installed: ControlPlan
 @pytest.mark.parametrize(
     ("namespace", "expected"),
     [
-        ("dbtrun-system", SERVE | LEAD),
+        ("dbtrun-system", SERVE | lead("dbtrun")),
         ("team-a", SERVE | READ_CONNECTIONS),
         ("team-b", set()),
         ("kube-system", set()),
@@ -151,7 +156,7 @@ def test_a_watcher_of_the_whole_cluster_reads_secrets_only_where_the_values_say(
     installed.kubectl_sync("apply", "-f-", input=text)
     wide = identity_of(installed, "dbtrun-system", "wide")
     assert rights_of(installed, wide, "kube-system") == SERVE
-    assert rights_of(installed, wide, "dbtrun-system") == SERVE | LEAD | READ_CONNECTIONS
+    assert rights_of(installed, wide, "dbtrun-system") == SERVE | lead("wide") | READ_CONNECTIONS
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

@@ -16,6 +16,7 @@ from watcher.settings import described
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 HELM_ONLY = {"global"}
 CHOSEN_BY_THE_CHART = {"namespaces", "connection_dir", "connection_namespaces", "listen", "kubeconfig", "context"}
+CHOSEN_BY_THE_CHART |= {"leader_election", "lease_name"}
 
 
 def snake_case(name: str) -> str:
@@ -35,7 +36,7 @@ def test_the_chart_is_well_formed(helm: Helm) -> None:
         ("settings.requestsPerMinute=0", "at '/settings/requestsPerMinute': minimum: got 0, want 1"),
         ("settings.requestsPerMinute=9000", "at '/settings/requestsPerMinute': maximum: got 9,000, want 5,000"),
         ("settings.logFormat=xml", "at '/settings/logFormat': value must be one of 'json', 'text'"),
-        ("replicas=2", "at '/replicas': maximum: got 2, want 1"),
+        ("replicas=11", "at '/replicas': maximum: got 11, want 10"),
         ("watchNamespaces=team-a", "at '/watchNamespaces': got string, want array"),
         ("watchNamespaces={Team}", "at '/watchNamespaces/0': 'Team' does not match pattern"),
         ("image.digest=latest", "at '/image/digest': 'latest' does not match pattern"),
@@ -52,9 +53,9 @@ def test_a_bad_value_is_one_sentence_that_names_it(helm: Helm, wrong: str, told:
 
 
 def test_periods_that_allow_a_second_start_are_refused(helm: Helm) -> None:
-    answer = helm.run("template", "dbtrun", str(CHART), "--set=settings.submitWindowSeconds=61")
+    answer = helm.run("template", "dbtrun", str(CHART), "--set=settings.submitWindowSeconds=91")
     assert answer.returncode == 1
-    assert "settings.quietPeriodSeconds must be at least twice settings.submitWindowSeconds" in answer.stderr
+    assert "settings.quietPeriodSeconds must be at least settings.requestSeconds and" in answer.stderr
 
 
 def paths(schema: dict[str, Any], path: str = "") -> Iterator[str]:
@@ -103,8 +104,11 @@ def test_every_setting_is_an_environment_variable_of_its_name(helm: Helm) -> Non
         "DBTRUN_CONNECTION_NAMESPACES": "dbtrun-system,team-a",
         "DBTRUN_REQUESTS_PER_MINUTE": "300",
         "DBTRUN_FEED_INTERVAL_SECONDS": "10",
+        "DBTRUN_REQUEST_SECONDS": "20",
         "DBTRUN_SUBMIT_WINDOW_SECONDS": "20",
         "DBTRUN_QUIET_PERIOD_SECONDS": "60",
+        "DBTRUN_LEASE_SECONDS": "30",
+        "DBTRUN_LEASE_NAME": "dbt-watcher",
         "DBTRUN_LOG_LEVEL": "debug",
         "DBTRUN_LOG_FORMAT": "text",
         "HTTPS_PROXY": "http://proxy.example.com:3128",

@@ -15,6 +15,7 @@ from typing import Final
 import httpx
 
 from watcher.dbtcloud.budget import BURST, REQUESTS_PER_MINUTE, Budget
+from watcher.dbtcloud.channel import TOTAL_SECONDS
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.clock import Clock, system_clock
 from watcher.dbtcloud.connection import Connection
@@ -49,6 +50,7 @@ class Accounts:
         sink_of: makes what a connection's poller reports to.
         requests_per_minute: for each (host, account), whatever the number of tokens.
         feed_seconds: between two looks at what finished on an account.
+        request_seconds: from the first byte sent to the last one read.
         transport: in place of the network, in tests.
     """
 
@@ -59,6 +61,7 @@ class Accounts:
         requests_per_minute: int = REQUESTS_PER_MINUTE,
         burst: int = BURST,
         feed_seconds: float = FEED_SECONDS,
+        request_seconds: float = TOTAL_SECONDS,
         linger: float = LINGER_SECONDS,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock = system_clock,
@@ -66,6 +69,7 @@ class Accounts:
         self._sink_of = sink_of
         self._rate = (requests_per_minute, burst)
         self._feed_seconds = feed_seconds
+        self._request_seconds = request_seconds
         self._linger = linger
         self._transport = transport
         self._clock = clock
@@ -114,7 +118,9 @@ class Accounts:
         budget = self._budgets.get(key)
         if budget is None:
             budget = self._budgets[key] = Budget(*self._rate, clock=lambda: self._clock().mono)
-        client = Client(connection, budget, transport=self._transport, clock=self._clock)
+        client = Client(
+            connection, budget, transport=self._transport, clock=self._clock, total_seconds=self._request_seconds
+        )
         name = f"{connection.host}, account {connection.account_id}"
         sink = self._sink_of(connection)
         poller = Poller(client, sink, name=name, feed_seconds=self._feed_seconds, clock=self._clock)

@@ -61,11 +61,17 @@ class Channel:
     """Sends requests with one connection's token."""
 
     def __init__(
-        self, connection: Connection, budget: Budget | None, transport: httpx.AsyncBaseTransport | None, clock: Clock
+        self,
+        connection: Connection,
+        budget: Budget | None,
+        transport: httpx.AsyncBaseTransport | None,
+        clock: Clock,
+        total_seconds: float = TOTAL_SECONDS,
     ) -> None:
         self.connection = connection
         self._budget = budget
         self._clock = clock
+        self._total_seconds = total_seconds
         self._http = httpx.AsyncClient(
             base_url=connection.base_url,
             headers={
@@ -143,13 +149,13 @@ class Channel:
         sent = self._clock()
         try:
             async with (
-                asyncio.timeout(TOTAL_SECONDS),
+                asyncio.timeout(self._total_seconds),
                 self._http.stream(method, url, params=params, json=body) as response,
             ):
                 answered = self._clock()
                 content = await _read(response, request)
         except TimeoutError:
-            raise Unreachable(f"{request} was not answered within {TOTAL_SECONDS:.0f} seconds") from None
+            raise Unreachable(f"{request} was not answered within {self._total_seconds:g} seconds") from None
         except httpx.HTTPError as error:
             raise self._fault(error, request) from None
         return self._noted(

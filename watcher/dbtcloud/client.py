@@ -19,7 +19,7 @@ from watcher.api import Job, Overrides, PullRequestId, Reason, Results
 from watcher.dbtcloud import search, wire
 from watcher.dbtcloud.batch import Batch, Findings
 from watcher.dbtcloud.budget import Budget, Priority
-from watcher.dbtcloud.channel import PAGE_SIZE, Channel
+from watcher.dbtcloud.channel import PAGE_SIZE, TOTAL_SECONDS, Channel
 from watcher.dbtcloud.clock import Clock, system_clock
 from watcher.dbtcloud.connection import Connection
 from watcher.dbtcloud.errors import DbtCloudError, NotFound, Rejected, ServerFault, TooLarge, submission_of
@@ -50,11 +50,12 @@ class Client:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock = system_clock,
+        total_seconds: float = TOTAL_SECONDS,
     ) -> None:
         self._connection = connection
         self._budget = budget
         self._clock = clock
-        self._channel = Channel(connection, budget, transport, clock)
+        self._channel = Channel(connection, budget, transport, clock, total_seconds)
 
     def __repr__(self) -> str:
         return f"Client({self._connection!r})"

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from watcher.api import Job, Overrides, Reason
-from watcher.dbtcloud import channel
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.connection import Connection, Token, parse_connection
 from watcher.dbtcloud.errors import (
@@ -244,13 +243,13 @@ async def test_a_spoilt_reply_is_no_fact(
 
 @pytest.mark.parametrize(("effect", "options"), [("hang", {}), ("slow", {"chunk": 1, "seconds": 0.05})])
 async def test_a_reply_that_does_not_come_is_given_up(
-    cloud: Client, simulator: Running, effect: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    cloud: Client, connection: Connection, simulator: Running, effect: str, options: dict[str, Any]
 ) -> None:
     run = await start(cloud, HELD)
     spoil(simulator, effect, **options)
-    monkeypatch.setattr(channel, "TOTAL_SECONDS", 0.3)
-    with pytest.raises(Unreachable, match="was not answered within"):
-        await cloud.run(run.run_id)
+    async with Client(connection, total_seconds=0.3) as impatient:
+        with pytest.raises(Unreachable, match="was not answered within"):
+            await impatient.run(run.run_id)
 
 
 async def test_an_unknown_status_is_never_an_end(cloud: Client, simulator: Running, time: ManualTime) -> None:
