@@ -97,6 +97,9 @@ class Watcher:
 
     def wake(self, uid: str) -> None:
         """Something is new about an object."""
+        aside = self.mirror.unreadable(uid)
+        if aside is not None:
+            logger.warning("DbtRun %s/%s cannot be read: %s", aside.namespace, aside.name, aside.message)
         if self._acting:
             self.reconciler.wake(uid)
 

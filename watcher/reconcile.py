@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-from watcher.api import DbtRun, Phase, UnreadableObject
+from watcher.api import DbtRun, Phase
 from watcher.lifecycle.decide import Interest, decide, interest
 from watcher.lifecycle.decisions import Decision, Wait
 from watcher.lifecycle.facts import Instant, Observation, Trouble
@@ -221,15 +221,9 @@ class Reconciler:
 
     def _report(self, uid: str, error: Exception, failures: int) -> None:
         self._metrics.failures.inc()
-        run = self._mirror.get(uid)
-        expected = isinstance(error, RestlessObject | UnreadableObject)
-        logger.warning(
-            "%s: %s",
-            type(error).__name__,
-            error,
-            extra={"run": str(run or uid), "failures": failures},
-            exc_info=None if expected or not _surprising(error) else error,
-        )
+        told = {"run": str(self._mirror.get(uid) or uid), "failures": failures}
+        traceback = error if _surprising(error) else None
+        logger.warning("%s: %s", type(error).__name__, error, extra=told, exc_info=traceback)
 
 
 class RestlessObject(Exception):
@@ -237,8 +231,8 @@ class RestlessObject(Exception):
 
 
 def _surprising(error: Exception) -> bool:
-    """Whether the traceback says something: faults of the API server explain themselves."""
-    return not type(error).__module__.startswith("watcher.cluster")
+    """Whether the traceback says something: what we raise ourselves explains itself."""
+    return not type(error).__module__.startswith("watcher.")
 
 
 def _merged(before: Known, performed: Known, meanwhile: Known) -> Known:

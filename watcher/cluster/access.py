@@ -23,6 +23,7 @@ from kubernetes_asyncio import config
 from kubernetes_asyncio.client import ApiClient, Configuration
 
 from watcher.cluster.errors import ApiTrouble, refusal
+from watcher.cluster.turns import Turns, Urgency
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ USER_AGENT: Final = "dbtrun"
 """Who we are in audit logs and, as the API server takes it from here, in every object's managedFields."""
 JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
+AT_ONCE: Final = 16
+"""Requests under way. The API server gets no faster by more, and each one more makes the others slower."""
 REREAD_KUBECONFIG: Final = 300.0
 """Seconds after which a kubeconfig is read again: shorter than any common token's life (EKS: 15 minutes)."""
 
@@ -64,6 +67,7 @@ class ClusterAccess:
         self._client.user_agent = USER_AGENT
         # kubernetes_asyncio trusts the environment, which costs a look-up of ~/.netrc in a thread on every request.
         self._client.rest_client.pool_manager._trust_env = False
+        self._turns = Turns(AT_ONCE)
         self._timeout = aiohttp.ClientTimeout(
             total=timeouts.total, connect=timeouts.connect, sock_connect=timeouts.connect
         )
@@ -108,12 +112,30 @@ class ClusterAccess:
         body: Mapping[str, Any] | None = None,
         content_type: str = JSON,
         accept: str = JSON,
+        urgency: Urgency | None = Urgency.OTHER,
     ) -> bytes:
         """One request, its answer's body unread.
+
+        Args:
+            urgency: None: it waits for no other. Time-outs count from when it is sent.
 
         Raises:
             Conflict, Gone, Refused, ApiTrouble: as their names say.
         """
+        if urgency is None:
+            return await self._send(method, path, query, body, content_type, accept)
+        async with self._turns.turn(urgency):
+            return await self._send(method, path, query, body, content_type, accept)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str | int] | None,
+        body: Mapping[str, Any] | None,
+        content_type: str,
+        accept: str,
+    ) -> bytes:
         try:
             # Not preloaded: the library would write whole bodies, Secrets among them, into a debug log.
             response = await self._client.call_api(

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from watcher.api import API_VERSION, GROUP, KIND, DbtRun
 from watcher.cluster.access import ClusterAccess, api_path
 from watcher.cluster.errors import ApiTrouble, Conflict, Gone
+from watcher.cluster.turns import Urgency
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ class Events:
         while True:
             namespace, body = await self._queue.get()
             try:
-                await self._access.request("POST", api_path("apis/events.k8s.io/v1", namespace, "events"), body=body)
+                path = api_path("apis/events.k8s.io/v1", namespace, "events")
+                await self._access.request("POST", path, body=body, urgency=Urgency.EVENT)
             except (ApiTrouble, Conflict, Gone) as error:
                 logger.warning("An Event was not accepted: %s: %s", body["reason"], error)
             finally:

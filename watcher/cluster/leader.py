@@ -140,7 +140,7 @@ class Leader:
 
     async def _look(self) -> _Lease | None:
         try:
-            lease = decode(await self._access.request("GET", self._path(self._name)), _Lease)
+            lease = decode(await self._access.request("GET", self._path(self._name), urgency=None), _Lease)
         except Gone:
             return None
         if lease.metadata.resource_version != self._seen:
@@ -163,7 +163,7 @@ class Leader:
     async def _send(self, method: str, metadata: dict[str, str], spec: _Spec) -> _Lease:
         path = self._path(None if method == "POST" else self._name)
         body = {**KIND, "metadata": metadata, "spec": msgspec.to_builtins(spec)}
-        return decode(await self._access.request(method, path, body=body), _Lease)
+        return decode(await self._access.request(method, path, body=body, urgency=None), _Lease)
 
     async def _release(self) -> None:
         held, self._until = self._lease, 0.0

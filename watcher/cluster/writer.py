@@ -9,6 +9,7 @@ from watcher.api import API_VERSION, FINALIZER, PLURAL, DbtRun, Status, to_wire
 from watcher.cluster.access import MERGE_PATCH, ClusterAccess, api_path
 from watcher.cluster.errors import decode
 from watcher.cluster.mirror import read
+from watcher.cluster.turns import Urgency
 
 PREFIX: Final = f"apis/{API_VERSION}"
 
@@ -71,7 +72,10 @@ class Writer:
     async def _patch(self, run: DbtRun, change: Mapping[str, Any], sub: str | None = None) -> DbtRun:
         basis = {"uid": run.uid, "resourceVersion": run.metadata.resource_version}
         body = {**change, "metadata": {**change.get("metadata", {}), **basis}}
-        return _parse(await self._access.request("PATCH", _path(run, sub), body=body, content_type=MERGE_PATCH))
+        urgency = Urgency.STATUS if sub else Urgency.OTHER
+        path = _path(run, sub)
+        answer = await self._access.request("PATCH", path, body=body, content_type=MERGE_PATCH, urgency=urgency)
+        return _parse(answer)
 
 
 def _path(run: DbtRun, sub: str | None = None) -> str:
