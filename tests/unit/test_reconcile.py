@@ -1,0 +1,164 @@
+"""The loop, with a performer that does as it is told: who is looked at, and what a bad one costs the others."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from msgspec.structs import replace as changed
+
+from watcher.api import DbtRun, Job, Metadata, Phase, Reason, Spec
+from watcher.lifecycle.decide import Interest
+from watcher.lifecycle.decisions import Connect, Decision, Write
+from watcher.lifecycle.facts import Instant, Observation, RunFacts, RunState, Trouble
+from watcher.lifecycle.known import Known
+from watcher.lifecycle.policy import Policy
+from watcher.reconcile import Reconciler
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+pytestmark = pytest.mark.looptime
+
+
+def clock() -> Instant:
+    mono = asyncio.get_running_loop().time()
+    return Instant(EPOCH + timedelta(seconds=mono), mono)
+
+
+def suspended(name: str) -> DbtRun:
+    """An object that settles with one connection-free write."""
+    metadata = Metadata(name=name, namespace="n", uid=name, resource_version="1")
+    return DbtRun(metadata=metadata, spec=Spec(job=Job(id=1), suspend=True))
+
+
+def ready(name: str) -> DbtRun:
+    """An object that wants a connection first."""
+    run = suspended(name)
+    return changed(run, spec=changed(run.spec, suspend=False))
+
+
+@dataclass
+class World:
+    """The mirror and the performer in one."""
+
+    runs: dict[str, DbtRun] = field(default_factory=dict)
+    done: list[tuple[str, str]] = field(default_factory=list)
+    poison: set[str] = field(default_factory=set)
+    restless: set[str] = field(default_factory=set)
+    forgotten: list[str] = field(default_factory=list)
+    busy: set[str] = field(default_factory=set)
+    pause: float = 0.0
+
+    def get(self, uid: str) -> DbtRun | None:
+        return self.runs.get(uid)
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    async def perform(self, decision: Decision, run: DbtRun, known: Known) -> Known:
+        assert run.uid not in self.busy, "two at once for one object"
+        self.busy.add(run.uid)
+        try:
+            await asyncio.sleep(self.pause)
+            self.done.append((run.uid, type(decision).__name__))
+            if run.uid in self.poison:
+                raise RuntimeError("poison")
+            return self._carry_out(decision, run, known)
+        finally:
+            self.busy.discard(run.uid)
+
+    def _carry_out(self, decision: Decision, run: DbtRun, known: Known) -> Known:
+        match decision:
+            case Write(status) if run.uid not in self.restless:
+                self.runs[run.uid] = changed(self.runs[run.uid], status=status)
+            case Connect():
+                now = clock()
+                trouble = Trouble(reason=Reason.UNREACHABLE, message="away", since=now, retry_at=now.mono + 60)
+                return replace(known, trouble=known.trouble or trouble)
+        return known
+
+    def follow(self, run: DbtRun, wanted: Interest | None) -> None:
+        pass
+
+    def forget(self, uid: str) -> None:
+        self.forgotten.append(uid)
+
+
+def loop_of(world: World) -> Reconciler:
+    return Reconciler(world, world, clock, Policy())
+
+
+async def test_an_object_is_worked_on_until_it_can_wait() -> None:
+    world = World({"a": suspended("a")})
+    loop_of(world).wake("a")
+    await asyncio.sleep(1)
+    assert world.done == [("a", "Write")]
+    assert world.runs["a"].status.phase is Phase.PENDING
+
+
+async def test_waking_during_work_looks_again_and_never_twice_at_once() -> None:
+    world = World({"a": suspended("a")}, pause=1)
+    loop = loop_of(world)
+    loop.wake("a")
+    await asyncio.sleep(0.5)
+    world.runs["a"] = changed(world.runs["a"], metadata=changed(world.runs["a"].metadata, generation=2))
+    loop.wake("a")
+    await asyncio.sleep(5)
+    assert world.runs["a"].status.observed_generation == 2
+
+
+async def test_one_poison_object_does_not_slow_a_thousand_others() -> None:
+    names = [f"run-{n}" for n in range(1000)]
+    world = World({name: suspended(name) for name in names}, poison={"run-7"})
+    loop = loop_of(world)
+    for name in names:
+        loop.wake(name)
+    await asyncio.sleep(300)
+    assert all(world.runs[name].status.phase is Phase.PENDING for name in names if name != "run-7")
+    tries = [uid for uid, _ in world.done].count("run-7")
+    assert 4 <= tries <= 20, "it is tried again, ever more rarely"
+
+
+async def test_an_object_that_never_settles_is_paused() -> None:
+    world = World({"a": suspended("a")}, restless={"a"})
+    loop_of(world).wake("a")
+    await asyncio.sleep(60)
+    assert len(world.done) < 40 * 10
+
+
+async def test_a_vanished_object_is_forgotten() -> None:
+    world = World()
+    loop_of(world).wake("a")
+    await asyncio.sleep(1)
+    assert world.forgotten == ["a"]
+
+
+async def test_a_wait_ends_by_itself() -> None:
+    world = World({"a": ready("a")})
+    loop_of(world).wake("a")
+    await asyncio.sleep(200)
+    assert world.done.count(("a", "Connect")) >= 2
+
+
+async def test_stopping_waits_for_what_is_under_way_and_begins_nothing() -> None:
+    world = World({"a": suspended("a"), "b": suspended("b")}, pause=3)
+    loop = loop_of(world)
+    loop.wake("a")
+    await asyncio.sleep(1)
+    await loop.stop(10)
+    loop.wake("b")
+    await asyncio.sleep(10)
+    assert world.done == [("a", "Write")]
+
+
+async def test_what_is_told_of_another_run_is_not_taken_for_news() -> None:
+    world = World({"a": suspended("a")})
+    loop = loop_of(world)
+    loop.wake("a")
+    await asyncio.sleep(1)
+    facts = RunFacts(run_id=2, account_id=1, job_id=1, state=RunState.SUCCESS)
+    loop.observed("a", 2, Observation(run=facts, at=clock()))
+    await asyncio.sleep(1)
+    assert world.done == [("a", "Write")]

@@ -1,0 +1,48 @@
+"""Settings: what is refused, in which words, and what the others mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from watcher.settings import InvalidSetting, Settings
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"listen": "8080"}, "--listen is '8080': write HOST:PORT"),
+        ({"listen": "a:99999"}, "--listen is 'a:99999': write HOST:PORT"),
+        ({"log_level": "loud"}, "--log-level is 'loud': it is one of debug, info, warning, error."),
+        ({"log_format": "xml"}, "--log-format is 'xml': it is one of json, text."),
+        ({"requests_per_minute": 0}, "--requests-per-minute is 0: it must be greater than 0."),
+        ({"feed_interval_seconds": -1.0}, "--feed-interval-seconds is -1.0: it must be greater than 0."),
+        ({"lease_seconds": 0}, "--lease-seconds is 0: it must be at least 1."),
+        ({"quiet_period_seconds": 59.0}, "--quiet-period-seconds is 59: it must be at least"),
+    ],
+)
+def test_a_bad_setting_is_one_sentence_that_names_it(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidSetting) as refused:
+        Settings(**wrong)
+    assert str(refused.value).startswith(words)
+    assert "\n" not in str(refused.value)
+
+
+def test_no_namespaces_means_the_own_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POD_NAMESPACE", "data")
+    settings = Settings()
+    assert settings.served_namespaces == ("data",)
+    assert settings.default_connection_serves("data")
+    assert not settings.default_connection_serves("other")
+
+
+def test_a_star_means_all_namespaces() -> None:
+    settings = Settings(namespaces="*", connection_namespaces="*")
+    assert settings.served_namespaces == ()
+    assert settings.default_connection_serves("any")
+
+
+def test_an_address_may_be_ipv6_or_name_no_host() -> None:
+    assert Settings(listen="[::1]:80").address == ("::1", 80)
+    assert Settings(listen=":80").address == ("0.0.0.0", 80)  # noqa: S104 - what an empty host means
