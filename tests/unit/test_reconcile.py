@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -86,11 +87,24 @@ class World:
         self.forgotten.append(uid)
 
 
-def loop_of(world: World) -> Reconciler:
-    return Reconciler(world, world, clock, Policy())
+Loops = Callable[[World], Reconciler]
 
 
-async def test_an_object_is_worked_on_until_it_can_wait() -> None:
+@pytest.fixture
+async def loop_of() -> AsyncIterator[Loops]:
+    """Makes the loop of a world; it is stopped at the end."""
+    made: list[Reconciler] = []
+
+    def make(world: World) -> Reconciler:
+        made.append(Reconciler(world, world, clock, Policy()))
+        return made[-1]
+
+    yield make
+    for loop in made:
+        await loop.stop(10)
+
+
+async def test_an_object_is_worked_on_until_it_can_wait(loop_of: Loops) -> None:
     world = World({"a": suspended("a")})
     loop_of(world).wake("a")
     await asyncio.sleep(1)
@@ -98,7 +112,7 @@ async def test_an_object_is_worked_on_until_it_can_wait() -> None:
     assert world.runs["a"].status.phase is Phase.PENDING
 
 
-async def test_waking_during_work_looks_again_and_never_twice_at_once() -> None:
+async def test_waking_during_work_looks_again_and_never_twice_at_once(loop_of: Loops) -> None:
     world = World({"a": suspended("a")}, pause=1)
     loop = loop_of(world)
     loop.wake("a")
@@ -109,7 +123,7 @@ async def test_waking_during_work_looks_again_and_never_twice_at_once() -> None:
     assert world.runs["a"].status.observed_generation == 2
 
 
-async def test_one_poison_object_does_not_slow_a_thousand_others() -> None:
+async def test_one_poison_object_does_not_slow_a_thousand_others(loop_of: Loops) -> None:
     names = [f"run-{n}" for n in range(1000)]
     world = World({name: suspended(name) for name in names}, poison={"run-7"})
     loop = loop_of(world)
@@ -121,28 +135,28 @@ async def test_one_poison_object_does_not_slow_a_thousand_others() -> None:
     assert 4 <= tries <= 20, "it is tried again, ever more rarely"
 
 
-async def test_an_object_that_never_settles_is_paused() -> None:
+async def test_an_object_that_never_settles_is_paused(loop_of: Loops) -> None:
     world = World({"a": suspended("a")}, restless={"a"})
     loop_of(world).wake("a")
     await asyncio.sleep(60)
     assert len(world.done) < 40 * 10
 
 
-async def test_a_vanished_object_is_forgotten() -> None:
+async def test_a_vanished_object_is_forgotten(loop_of: Loops) -> None:
     world = World()
     loop_of(world).wake("a")
     await asyncio.sleep(1)
     assert world.forgotten == ["a"]
 
 
-async def test_a_wait_ends_by_itself() -> None:
+async def test_a_wait_ends_by_itself(loop_of: Loops) -> None:
     world = World({"a": ready("a")})
     loop_of(world).wake("a")
     await asyncio.sleep(200)
     assert world.done.count(("a", "Connect")) >= 2
 
 
-async def test_stopping_waits_for_what_is_under_way_and_begins_nothing() -> None:
+async def test_stopping_waits_for_what_is_under_way_and_begins_nothing(loop_of: Loops) -> None:
     world = World({"a": suspended("a"), "b": suspended("b")}, pause=3)
     loop = loop_of(world)
     loop.wake("a")
@@ -153,7 +167,7 @@ async def test_stopping_waits_for_what_is_under_way_and_begins_nothing() -> None
     assert world.done == [("a", "Write")]
 
 
-async def test_what_is_told_of_another_run_is_not_taken_for_news() -> None:
+async def test_what_is_told_of_another_run_is_not_taken_for_news(loop_of: Loops) -> None:
     world = World({"a": suspended("a")})
     loop = loop_of(world)
     loop.wake("a")
