@@ -1,0 +1,36 @@
+"""The releases, one after the other: each is up once per session and shared by its tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.airflow import environments
+from tests.airflow.rig import Rig
+from tests.controlplane import BuildError, build
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Makes what is missing before the first test, whose time limit it would break."""
+    here = [item for item in session.items if "rig" in getattr(item, "fixturenames", ())]
+    if session.config.option.collectonly or not here:
+        return
+    capture = session.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        try:
+            build.ensure()
+            for version, release in environments.RELEASES.items():
+                if any(version in item.name for item in here):
+                    environments.ensure(release)
+        except (BuildError, environments.NotReady) as error:
+            raise pytest.UsageError(str(error)) from None
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session", params=list(environments.RELEASES))
+async def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    """An Airflow with all that it works with. Two at once would not fit on two cores."""
+    release = environments.RELEASES[request.param]
+    async with Rig.up(release, tmp_path_factory.mktemp(f"airflow-{release.version}")) as rig:
+        yield rig

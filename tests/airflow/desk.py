@@ -1,0 +1,158 @@
+"""What a person does in Airflow's user interface, in each generation's own way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import httpx
+
+from tests.stack import until
+
+if TYPE_CHECKING:
+    from tests.airflow.stack import Airflow
+
+
+class Desk(Protocol):
+    """The acts. A state is `failed` or `success`."""
+
+    def __init__(self, airflow: Airflow) -> None: ...
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def trigger(self, dag_id: str, run_id: str, conf: dict[str, Any]) -> None: ...
+
+    async def mark(self, dag_id: str, run_id: str, task_id: str, state: str) -> None: ...
+
+    async def mark_run(self, dag_id: str, run_id: str, state: str) -> None: ...
+
+    async def clear(self, dag_id: str, run_id: str, task_id: str) -> None: ...
+
+    async def delete_run(self, dag_id: str, run_id: str) -> None: ...
+
+    async def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any: ...
+
+    async def links(self, dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]: ...
+
+
+class Rest:
+    """Airflow 3: its REST API."""
+
+    def __init__(self, airflow: Airflow) -> None:
+        self._airflow = airflow
+        self._http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{airflow.port}", timeout=30, trust_env=False)
+
+    async def open(self) -> None:
+        async def healthy() -> bool:
+            assert self._airflow.programs["api-server"].running, self._airflow.programs["api-server"].tail()
+            try:
+                return (await self._http.get("/api/v2/monitor/health")).is_success
+            except httpx.TransportError:
+                return False
+
+        await until(healthy, 90, "the API server", pause=0.3)
+        answer = await self._http.get("/auth/token")
+        answer.raise_for_status()
+        self._http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def trigger(self, dag_id: str, run_id: str, conf: dict[str, Any]) -> None:
+        body = {"dag_run_id": run_id, "logical_date": None, "conf": conf}
+        await self._ask("POST", f"/dags/{dag_id}/dagRuns", body)
+
+    async def mark(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
+        await self._ask("PATCH", f"{_path(dag_id, run_id)}/taskInstances/{task_id}", {"new_state": state})
+
+    async def mark_run(self, dag_id: str, run_id: str, state: str) -> None:
+        await self._ask("PATCH", _path(dag_id, run_id), {"state": state})
+
+    async def clear(self, dag_id: str, run_id: str, task_id: str) -> None:
+        body = {"dry_run": False, "dag_run_id": run_id, "task_ids": [task_id], "only_failed": False}
+        await self._ask("POST", f"/dags/{dag_id}/clearTaskInstances", body)
+
+    async def delete_run(self, dag_id: str, run_id: str) -> None:
+        await self._ask("DELETE", _path(dag_id, run_id))
+
+    async def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+        path = f"{_path(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/{key}"
+        return (await self._ask("GET", f"{path}?deserialize=true"))["value"]
+
+    async def links(self, dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:
+        found = await self._ask("GET", f"{_path(dag_id, run_id)}/taskInstances/{task_id}/links")
+        links: dict[str, str | None] = found["extra_links"]
+        return links
+
+    async def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        answer = await self._http.request(method, f"/api/v2{path}", json=body)
+        assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
+        return answer.json() if answer.content else None
+
+
+def _path(dag_id: str, run_id: str) -> str:
+    return f"/dags/{dag_id}/dagRuns/{run_id}"
+
+
+class Inside:
+    """Airflow 2: a process in its environment that calls what the user interface calls; see inside.py."""
+
+    def __init__(self, airflow: Airflow) -> None:
+        self._airflow = airflow
+        self._lock = asyncio.Lock()
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def open(self) -> None:
+        pipe, log = asyncio.subprocess.PIPE, self._airflow.home / "desk.log"
+        with log.open("ab") as errors:
+            self._process = await asyncio.create_subprocess_exec(
+                str(self._airflow.python),
+                str(Path(__file__).with_name("inside.py")),
+                env=self._airflow.env,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=errors,
+            )
+
+    async def close(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    async def trigger(self, dag_id: str, run_id: str, conf: dict[str, Any]) -> None:
+        await self._ask("trigger", dag_id, run_id, conf)
+
+    async def mark(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
+        await self._ask("mark", dag_id, run_id, task_id, state)
+
+    async def mark_run(self, dag_id: str, run_id: str, state: str) -> None:
+        await self._ask("mark_run", dag_id, run_id, state)
+
+    async def clear(self, dag_id: str, run_id: str, task_id: str) -> None:
+        await self._ask("clear", dag_id, run_id, task_id)
+
+    async def delete_run(self, dag_id: str, run_id: str) -> None:
+        await self._ask("delete_run", dag_id, run_id)
+
+    async def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+        return await self._ask("xcom", dag_id, run_id, task_id, key)
+
+    async def links(self, dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:
+        links: dict[str, str | None] = await self._ask("links", dag_id, run_id, task_id)
+        return links
+
+    async def _ask(self, act: str, *arguments: Any) -> Any:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        async with self._lock, asyncio.timeout(60):
+            self._process.stdin.write(json.dumps([act, *arguments]).encode() + b"\n")
+            line = await self._process.stdout.readline()
+        assert line, (self._airflow.home / "desk.log").read_text()[-2000:]
+        answer = json.loads(line)
+        assert "error" not in answer, answer["error"]
+        return answer["result"]

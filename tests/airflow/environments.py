@@ -1,0 +1,143 @@
+"""One virtual environment per Airflow release, made once per machine: two generations do not fit into one.
+
+The environment holds what others wrote. DbtRun comes as the wheel that users get, built anew for every session.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import uv
+
+HERE: Final = Path(__file__).parent
+ROOT: Final = HERE.parents[1]
+Python = tuple[int, int]
+
+
+class NotReady(Exception):
+    """An environment could not be made; the sentence says what to do."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """An Airflow release and the newest Python that it runs on."""
+
+    version: str
+    newest_python: Python
+
+    @property
+    def constraints(self) -> Path:
+        """Every package of the environment, pinned."""
+        return HERE / f"constraints-{self.version}.txt"
+
+    @property
+    def generation(self) -> int:
+        """2 or 3."""
+        return int(self.version.partition(".")[0])
+
+
+RELEASES: Final = {release.version: release for release in (Release("3.3.2", (3, 14)), Release("2.11.2", (3, 12)))}
+
+
+def report(line: str) -> None:
+    """Prints one line of progress where it does not mix with output that is piped."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def ensure(release: Release, progress: Callable[[str], None] = report) -> Path:
+    """The Python of the release's environment, which is made if it is missing.
+
+    Raises:
+        NotReady: no Python is old enough, or the packages could not be installed.
+    """
+    folder = cache_folder() / f"{release.version}-{_key(release)}"
+    ready, python = folder / ".ready", folder / "bin" / "python"
+    if ready.exists():
+        return python
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _only_builder(folder.with_suffix(".lock")):
+        if not ready.exists():
+            started = time.monotonic()
+            progress(f"airflow {release.version}: making its environment in {folder}; later starts take no time")
+            _make(release, folder, python)
+            ready.touch()
+            progress(f"airflow {release.version}: ready after {time.monotonic() - started:.0f} s")
+    return python
+
+
+def cache_folder() -> Path:
+    """DBTRUN_CACHE, else the user's cache folder."""
+    chosen = os.environ.get("DBTRUN_CACHE")
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return (Path(chosen) if chosen else user / "dbtrun").absolute() / "airflow"
+
+
+def install_dbtrun(folder: Path) -> Path:
+    """Builds the wheel, unpacks it and returns the folder for PYTHONPATH: a pure wheel is installed by unpacking it."""
+    _run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT)
+    (wheel,) = folder.glob("*.whl")
+    site = folder / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    return site
+
+
+def lock(progress: Callable[[str], None] = report) -> None:
+    """Renews the constraints of every release."""
+    for release in RELEASES.values():
+        wanted = (HERE / "requirements.in").read_text() + f"\napache-airflow=={release.version}\n"
+        options = ["--python-version", "3.11", "--universal", "--upgrade", "--no-annotate", "--no-header"]
+        where = ["--no-emit-index-url", "--quiet", "-o", str(release.constraints), "-"]
+        _run([uv.find_uv_bin(), "pip", "compile", *options, *where], text=wanted)
+        progress(f"airflow {release.version}: {release.constraints.name} written")
+
+
+def _key(release: Release) -> str:
+    inputs = [release.constraints.read_text(), platform.system(), platform.machine(), str(_wanted_python(release))]
+    return hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:12]
+
+
+def _wanted_python(release: Release) -> Python:
+    """The one that runs the tests, if the release knows it, else the newest that it knows."""
+    return min(sys.version_info[:2], release.newest_python)
+
+
+def _make(release: Release, folder: Path, python: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    wanted = ".".join(map(str, _wanted_python(release)))
+    try:
+        _run([uv.find_uv_bin(), "venv", "--quiet", "--no-python-downloads", "--python", wanted, str(folder)])
+    except NotReady as error:
+        raise NotReady(
+            f"Airflow {release.version} needs Python {wanted} or older, and this is {platform.python_version()}: "
+            f"put a python{wanted} on PATH ({error})"
+        ) from None
+    _run([uv.find_uv_bin(), "pip", "install", "--quiet", "--python", str(python), "-r", str(release.constraints)])
+
+
+def _run(argv: list[str], cwd: Path | None = None, text: str | None = None) -> None:
+    answer = subprocess.run(argv, cwd=cwd, input=text, capture_output=True, check=False, text=True)
+    if answer.returncode:
+        reason = " ".join(answer.stderr.split())[-500:] or "it said nothing"
+        raise NotReady(f"{Path(argv[0]).name} ended with {answer.returncode}: {reason}")
+
+
+@contextmanager
+def _only_builder(path: Path) -> Iterator[None]:
+    """The kernel frees the lock when its owner dies, however that happens."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,272 @@
+"""An Airflow that runs: its own processes, its own SQLite, everything gone at the end.
+
+Only what differs between the generations is asked of a `Desk` (desk.py); states are read from the database, for a look
+through the command line costs five seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import sqlite3
+from collections.abc import AsyncIterator, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from tests.airflow import environments
+from tests.airflow.desk import Desk, Inside, Rest
+from tests.airflow.environments import Release
+from tests.stack import Program, until
+from tests.stack.program import KEPT
+
+DAGS: Final = Path(__file__).parent / "dags"
+HEALTH_SECONDS: Final = 8
+"""A triggerer that was silent for so long has lost its triggers to another."""
+DONE: Final = ("success", "failed", "skipped", "upstream_failed")
+
+FAST: Final = {
+    "CORE__LOAD_EXAMPLES": "False",
+    "CORE__EXECUTOR": "LocalExecutor",
+    "CORE__PARALLELISM": "4",
+    "CORE__MAX_ACTIVE_TASKS_PER_DAG": "200",
+    "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+    "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+    "API__HOST": "127.0.0.1",
+    "API__WORKERS": "1",
+    "API__SECRET_KEY": "of-these-tests",
+    "API_AUTH__JWT_SECRET": "of-these-tests-" * 5,
+    "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+    "SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
+    "SCHEDULER__JOB_HEARTBEAT_SEC": "1",
+    "SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "1",
+    "SCHEDULER__MIN_FILE_PROCESS_INTERVAL": "600",
+    "SCHEDULER__DAG_DIR_LIST_INTERVAL": "600",
+    "DAG_PROCESSOR__REFRESH_INTERVAL": "600",
+    "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
+    "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": str(HEALTH_SECONDS),
+    "TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+    "USAGE_DATA_COLLECTION__ENABLED": "False",
+}
+"""What differs from a production's configuration: shorter intervals, loopback, no examples."""
+
+
+class Airflow:
+    """One release at work. `async with Airflow.up(release, folder, env) as airflow`."""
+
+    def __init__(self, release: Release, python: Path, folder: Path, env: Mapping[str, str]) -> None:
+        self.release, self.python, self.home = release, python, folder
+        self.port, *self._spare = free_ports(6)
+        self.database = folder / "airflow.db"
+        self.env = self._environment(env)
+        self.programs: dict[str, Program] = {}
+        self._numbers = itertools.count(1)
+        self.desk: Desk = (Rest if release.generation == 3 else Inside)(self)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def up(cls, release: Release, folder: Path, env: Mapping[str, str]) -> AsyncIterator[Airflow]:
+        """Everything running and every DAG known; at the end everything is gone.
+
+        Args:
+            release: which Airflow.
+            folder: AIRFLOW_HOME.
+            env: further variables of all its processes.
+        """
+        python = await asyncio.to_thread(environments.ensure, release)
+        airflow = cls(release, python, folder, env)
+        try:
+            await airflow._migrate()
+            for name in airflow.parts:
+                airflow.start(name)
+            await airflow.desk.open()
+            await airflow._parsed()
+            yield airflow
+        finally:
+            await airflow.desk.close()
+            airflow.end()
+
+    # ── processes ──
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The commands that run."""
+        if self.release.generation == 3:
+            return ("api-server", "dag-processor", "scheduler", "triggerer")
+        return ("scheduler", "triggerer")
+
+    def program(self, name: str, argv: Iterable[str], env: Mapping[str, str] | None = None) -> Program:
+        """A program in Airflow's environment, not started."""
+        return Program(name, [str(self.python), *argv], self.env | dict(env or {}), self.home / f"{name}.log")
+
+    def start(self, command: str, name: str | None = None) -> Program:
+        """Starts one of Airflow's commands; `name` tells several of one kind apart."""
+        name = name or command
+        if name not in self.programs:
+            port = {"AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(self._spare.pop())} if "trigger" in name else {}
+            self.programs[name] = self.program(name, ["-m", "airflow", command], port)
+        self.programs[name].start()
+        return self.programs[name]
+
+    def family(self, name: str) -> list[psutil.Process]:
+        """A part's process and everything that it started."""
+        try:
+            parent = psutil.Process(self.programs[name].pid)
+            return [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    async def kill(self, name: str) -> None:
+        """kill -9 of a part and of all that it started."""
+        self.send(name, signal.SIGKILL)
+        await self.programs[name].wait(10)
+
+    def send(self, name: str, number: signal.Signals) -> None:
+        """A signal to a part and to all that it started."""
+        for process in self.family(name):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    def end(self) -> None:
+        """Ends every process with this AIRFLOW_HOME, whoever its parent is by now."""
+        mine = [process for process in psutil.process_iter() if self._is_mine(process)]
+        for process in mine:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(mine, timeout=10)
+
+    def _is_mine(self, process: psutil.Process) -> bool:
+        try:
+            return process.environ().get("AIRFLOW_HOME") == str(self.home)
+        except (psutil.Error, OSError):
+            return False
+
+    # ── what a person does ──
+
+    async def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
+        """Starts a DAG run and returns its id."""
+        run_id = f"r{next(self._numbers)}"
+        await self.desk.trigger(dag_id, run_id, dict(conf or {}))
+        return run_id
+
+    # ── what a person sees ──
+
+    def rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+        """Rows of the metadata database."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=30)) as database:
+            database.row_factory = sqlite3.Row
+            return database.execute(query, values).fetchall()
+
+    def tasks(self, dag_id: str, run_id: str) -> list[sqlite3.Row]:
+        """The task instances of a DAG run."""
+        return self.rows("select * from task_instance where dag_id = ? and run_id = ?", dag_id, run_id)
+
+    def task(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> sqlite3.Row:
+        """One task instance."""
+        (row,) = (
+            row for row in self.tasks(dag_id, run_id) if (row["task_id"], row["map_index"]) == (task_id, map_index)
+        )
+        return row
+
+    async def until_state(
+        self, dag_id: str, run_id: str, task_id: str, *states: str, seconds: float = 60.0, tries: int = 0
+    ) -> str:
+        """The task's state, once it is one of these, in its `tries`-th try or a later one."""
+
+        async def there() -> str | None:
+            row = self.task(dag_id, run_id, task_id)
+            seen.append(f"{row['state']} try {row['try_number']}")
+            return row["state"] if row["state"] in states and row["try_number"] >= tries else None
+
+        seen: list[str] = []
+        try:
+            return await until(there, seconds, f"{dag_id}.{task_id} in {states}", pause=0.2)
+        except AssertionError as error:
+            path = [state for state, _ in itertools.groupby(seen)]
+            raise AssertionError(f"{error}; its way: {path}\n{self.log(dag_id, run_id, task_id)[-3000:]}") from None
+
+    async def until_run(self, dag_id: str, run_id: str, seconds: float = 90.0) -> str:
+        """The DAG run's state once it is over."""
+
+        async def over() -> str | None:
+            (row,) = self.rows("select state from dag_run where dag_id = ? and run_id = ?", dag_id, run_id)
+            return row["state"] if row["state"] in ("success", "failed") else None
+
+        return await until(over, seconds, f"{dag_id} {run_id} over", pause=0.3)
+
+    def log(self, dag_id: str, run_id: str, task_id: str) -> str:
+        """Everything that the task's tries and their triggers logged."""
+        folder = self.home / f"logs/dag_id={dag_id}/run_id={run_id}/task_id={task_id}"
+        return "\n".join(path.read_text(errors="replace") for path in sorted(folder.rglob("*.log")))
+
+    async def triggers_at_work(self, count: int, seconds: float = 60.0) -> None:
+        """Waits until so many triggers are assigned to a triggerer."""
+
+        async def assigned() -> bool:
+            (row,) = self.rows("select count(*) as n from trigger where triggerer_id is not null")
+            return bool(row["n"] >= count)
+
+        await until(assigned, seconds, f"{count} triggers assigned", pause=0.2)
+
+    def holds(self, secret: str) -> list[str]:
+        """The files of AIRFLOW_HOME, database and logs, where the secret stands."""
+        needle = secret.encode()
+        files = (path for path in self.home.rglob("*") if path.is_file())
+        return [str(path.relative_to(self.home)) for path in files if needle in path.read_bytes()]
+
+    # ── set-up ──
+
+    def _environment(self, env: Mapping[str, str]) -> dict[str, str]:
+        url = f"http://127.0.0.1:{self.port}"
+        ours = {
+            "CORE__DAGS_FOLDER": str(DAGS),
+            "CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+            "API__PORT": str(self.port),
+            "API__BASE_URL": url,
+            "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.database}",
+            "LOGGING__WORKER_LOG_SERVER_PORT": str(self._spare.pop()),
+        }
+        return {
+            **{key: os.environ[key] for key in KEPT if key in os.environ},
+            **{f"AIRFLOW__{key}": value for key, value in (FAST | ours).items()},
+            "AIRFLOW_HOME": str(self.home),
+            "HOME": str(self.home),
+            # Airflow 2 refuses to fork tasks over SQLite; that costs locks under load, not truth.
+            "_AIRFLOW__SKIP_DATABASE_EXECUTOR_COMPATIBILITY_CHECK": "1",
+            "PYTHONWARNINGS": "ignore",
+            **env,
+        }
+
+    async def _migrate(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        program = self.program("migrate", ["-m", "airflow", "db", "migrate"])
+        program.start()
+        assert await program.wait(120) == 0, program.tail()
+
+    async def _parsed(self) -> None:
+        """Waits until every DAG file was read."""
+        files = {path.name for path in DAGS.glob("*.py") if "DAG(" in path.read_text()}
+
+        async def known() -> bool:
+            rows = self.rows("select dag.fileloc from dag join serialized_dag using (dag_id)")
+            errors = self.rows("select * from import_error")
+            assert not errors, [tuple(row) for row in errors]
+            for program in self.programs.values():
+                assert program.running, f"{program.name} ended:\n{program.tail()}"
+            return files <= {Path(row["fileloc"]).name for row in rows}
+
+        await until(known, 90, f"the DAGs of {files}", pause=0.3)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
