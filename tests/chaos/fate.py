@@ -1,4 +1,4 @@
-"""What can befall a watcher at each of its side effects. The effects are counted as they happen, never listed by hand."""
+"""What can befall a watcher at each of its side effects, which are counted as they happen and never listed by hand."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 READS: Final = frozenset({"get"})
 """Methods of `Objects` that change nothing. Any other, a new one too, is a side effect."""
+TRAVEL: Final = 0.02
+"""Seconds that a request, or its answer, is on its way."""
 
 
 class Mishap(StrEnum):
@@ -35,9 +37,6 @@ class Mishap(StrEnum):
     NEVER_ARRIVES = "the request is lost"
     ANSWER_LOST = "the answer is lost"
     OVERTAKEN = "somebody else writes before"
-
-
-DEATHS: Final = (Mishap.DIES_BEFORE, Mishap.DIES_AFTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +106,17 @@ class _FatefulObjects:
 
         async def fateful(*arguments: Any) -> Any:
             lost = ApiTrouble("The API server's answer is lost.")
-            return await self._fate.meet(f"object.{name}", lambda: method(*arguments), lambda: lost)
+            return await self._fate.meet(f"object.{name}", lambda: travel(method(*arguments)), lambda: lost)
 
         return fateful
+
+
+async def travel(act: Awaitable[T]) -> T:
+    """Neither a request nor its answer is there at once: in between others act."""
+    await asyncio.sleep(TRAVEL)
+    answer = await act
+    await asyncio.sleep(TRAVEL)
+    return answer
 
 
 class FatefulTransport(httpx.AsyncBaseTransport):
@@ -123,7 +130,7 @@ class FatefulTransport(httpx.AsyncBaseTransport):
             return await self._transport.handle_async_request(request)
         return await self._fate.meet(
             shape(request),
-            lambda: self._transport.handle_async_request(request),
+            lambda: travel(self._transport.handle_async_request(request)),
             lambda: httpx.ReadError("The connection is lost."),
         )
 

@@ -1,0 +1,96 @@
+"""A path played under blows, and its end held against the one that is right."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Final
+
+from tests.chaos.fate import Blow, Fate
+from tests.chaos.paths import Path
+from tests.chaos.world import AFTERWARDS, Watcher, World
+from watcher.lifecycle.policy import Policy
+
+MOST_DECISIONS: Final = 150
+"""Above what any path needs, far below what an object makes that never comes to rest."""
+
+
+@dataclass
+class Story:
+    """What came of a path."""
+
+    effects: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+
+async def outlive(world: World, fates: list[Fate]) -> None:
+    """As a Deployment does: when the watcher dies, the next one begins."""
+    for fate in fates:
+        await Watcher(world, fate).live()
+
+
+async def together(lives: list[Coroutine[None, None, None]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for life in lives:
+            group.create_task(life)
+
+
+async def to_the_end(world: World, path: Path) -> None:
+    await path.play(world)
+    await world.until(lambda: world.at_rest, "everything at rest")
+    await asyncio.sleep(AFTERWARDS)
+
+
+async def tell(
+    path: Path,
+    blows: tuple[Blow, ...],
+    story: Story,
+    *,
+    policy: Policy | None = None,
+    rival: bool = False,
+    careful: bool = True,
+) -> None:
+    """Plays a path under these blows, each at another watcher's life, and holds the end against what is right.
+
+    Args:
+        rival: a second watcher works at the same time, and nothing tells them apart.
+        careful: the API server refuses writes that were decided upon at another version.
+    """
+    world = World(policy or Policy())
+    world.objects.careful = careful
+    fates = [Fate(blow, lambda: world.objects.label("a")) for blow in (*blows, None)]
+    lives = [outlive(world, fates), *([outlive(world, [Fate()])] if rival else [])]
+    watching = asyncio.create_task(together(lives))
+    playing = asyncio.create_task(to_the_end(world, path))
+    await asyncio.wait({watching, playing}, return_when=asyncio.FIRST_COMPLETED)
+    assert playing.done(), watching.result()
+    playing.result()
+    story.broken = await wrongs(world, path)
+    if not blows:
+        story.effects = fates[0].effects
+        told = tuple(await world.journal())
+        story.broken += [f"dbt Cloud did {told}"] if told != path.journal else []
+    if fates[0].blow and not fates[0].struck:
+        story.broken.append(f"{fates[0].blow} did not happen")
+    watching.cancel()
+    await asyncio.wait({watching})
+
+
+async def wrongs(world: World, path: Path) -> list[str]:
+    """What differs from the one right end."""
+    last, gone = world.objects.last["a"], "a" not in world.objects.stored
+    verdict = await world.verdict()
+    decisions = sum(watcher.decisions for watcher in world.watchers)
+    live = len(world.simulator.account.live)
+    said = verdict.untruthful + verdict.left_alive
+    said += verdict.duplicates + verdict.lost if len(verdict.duplicates) > path.twins else []
+    checks = {
+        f"it ended {last.status.phase} ({last.status.reason}: {last.status.message})": last.status.phase is path.ends,
+        f"it is {'gone' if gone else 'there'}": gone is path.gone,
+        f"{live} runs are alive": live == path.alive,
+        f"{len(last.status.attempts)} attempts": len(last.status.attempts) == path.attempts,
+        f"{decisions:g} decisions": decisions <= MOST_DECISIONS,
+        f"final phases {world.ends['a']}": len(world.ends["a"]) <= 1,
+    }
+    return said + [wrong for wrong, right in checks.items() if not right]
