@@ -93,9 +93,7 @@ def _keep_transition(old: Condition | None, new: _Wanted, generation: int, now: 
         status=new.status,
         reason=new.reason,
         # The wording of one and the same fault varies; rewriting it would rewrite every object of an account.
-        message=old.message
-        if old and same and old.reason is new.reason and new.sticky
-        else clean(new.message, MAX_MESSAGE),
+        message=old.message if old and same and old.reason is new.reason and new.sticky else new.message,
         last_transition_time=old.last_transition_time if old and same else seconds(now),
         observed_generation=generation,
     )
@@ -151,7 +149,7 @@ def _conditions(status: Status, trouble: Trouble | None, answered: bool) -> list
 
 def _reachable(status: Status, trouble: Trouble | None, answered: bool) -> _Wanted:
     if trouble is not None:
-        return _Wanted(ConditionType.REACHABLE, False, trouble.reason, trouble.message, sticky=True)
+        return _Wanted(ConditionType.REACHABLE, False, trouble.reason, clean(trouble.message, MAX_MESSAGE), sticky=True)
     if answered:
         return _Wanted(ConditionType.REACHABLE, True, Reason.ANSWERING, "dbt Cloud answers.")
     before = status.condition(ConditionType.REACHABLE)

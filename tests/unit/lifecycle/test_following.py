@@ -37,8 +37,8 @@ from watcher.api import (
     Reason,
     Results,
     Retry,
-    RetryWhen,
     RetryStrategy,
+    RetryWhen,
     Status,
     Step,
 )

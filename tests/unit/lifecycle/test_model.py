@@ -6,6 +6,7 @@ search: `DBTRUN_STORIES=20000 pytest tests/unit/lifecycle/test_model.py`.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any, Final
@@ -16,12 +17,12 @@ from hypothesis import strategies as st
 
 from tests.unit.lifecycle.builders import MARK, POLICY, run
 from tests.unit.lifecycle.world import LIST_LAG, Fate, Reply, World
-from watcher.api import DbtRun, DeletionPolicy, Job, Retry, RetryWhen, RetryStrategy, Reuse
+from watcher.api import DbtRun, DeletionPolicy, Job, Retry, RetryStrategy, RetryWhen, Reuse
 from watcher.lifecycle.facts import RunState
 
 STORIES: Final = int(os.environ.get("DBTRUN_STORIES", "0"))
 QUICK: Final = settings(
-    max_examples=STORIES or 50,
+    max_examples=STORIES or 40,
     derandomize=not STORIES,
     database=None,
     deadline=None,
@@ -39,24 +40,6 @@ def moved(name: str, act: Callable[..., object], *args: Any) -> Move:
 
     move.__qualname__ = move.__name__ = f"{name}{args}"
     return move
-
-
-def step(world: World, who: int, fate: Fate) -> None:
-    world.one_step(who, fate)
-
-
-def work(world: World, who: int) -> None:
-    world.watchers[who].work()
-
-
-def hear(world: World, who: int) -> None:
-    world.watchers[who].listen()
-    world.watchers[who].poll()
-
-
-def go_round(world: World, who: int) -> None:
-    hear(world, who)
-    work(world, who)
 
 
 def edit(world: World, field: str, value: object) -> None:
@@ -88,31 +71,37 @@ def ask_others(world: World) -> None:
     world.cloud.create("somebody else's")
 
 
-PEOPLE: Final = (0, 1)
-STEPS: Final = st.sampled_from([moved("step", step, who, Fate.DONE) for who in PEOPLE])
-FATES: Final = st.sampled_from([moved("step", step, who, fate) for who in PEOPLE for fate in Fate])
-WORK: Final = st.sampled_from(
-    [moved("work", work, who) for who in PEOPLE] + [moved("hear", hear, who) for who in PEOPLE]
-)
-TIME: Final = st.sampled_from(
-    [moved("wait", World.pass_time, pause) for pause in (1.0, 5.0, 20.0, 31.0, 90.0, 130.0, 700.0)]
-)
-CLOUD: Final = st.sampled_from(
-    [moved("go_on", go_on, end) for end in (RunState.SUCCESS, RunState.ERROR, RunState.CANCELLED)]
-    + [moved("answer", answer, reply) for reply in Reply]
-    + [moved("outage", outage, True), moved("outage", outage, False), moved("others", ask_others)]
-)
+FATES: Final = [moved("tick", World.tick, fate) for fate in Fate if fate is not Fate.DONE]
+RIVALS: Final = [moved("swap", World.swap), moved("duel", World.duel, 3), moved("duel", World.duel, 12)]
+TIME: Final = [moved("wait", World.pass_time, pause) for pause in (1.0, 31.0, 90.0, 130.0, 700.0)]
+REPLIES: Final = [moved("answer", answer, reply) for reply in Reply if reply is not Reply.ANSWERED]
+DOWN: Final = moved("outage", outage, True)
+CLOUD: Final = [
+    *(moved("go_on", go_on, end) for end in (RunState.SUCCESS, RunState.ERROR, RunState.CANCELLED)),
+    *REPLIES,
+    DOWN,
+    moved("outage", outage, False),
+    moved("others", ask_others),
+]
+CANCEL: Final = moved("edit", edit, "cancel", True)
+DELETE: Final = moved("delete", delete)
 EDITS: Final = [
-    moved("edit", edit, "cancel", True),
+    CANCEL,
     moved("edit", edit, "suspend", True),
     moved("edit", edit, "suspend", False),
     moved("edit", edit, "active_deadline_seconds", 60),
     moved("edit", edit, "queue_deadline_seconds", 20),
 ]
-WISHES: Final = st.sampled_from([*EDITS, moved("delete", delete), moved("hide", hide)])
-ROUND: Final = st.sampled_from([moved("go_round", go_round, who) for who in PEOPLE])
-PLAIN: Final = st.one_of(STEPS, WORK, ROUND, ROUND, FATES, FATES, TIME, CLOUD, CLOUD)
-MOVES: Final = st.lists(PLAIN | WISHES, max_size=40)
+PLAIN: Final = [*FATES, *RIVALS, *TIME, *CLOUD]
+ALL: Final = [*PLAIN, *EDITS, DELETE, moved("hide", hide)]
+
+Story = list[tuple[int, Move]]
+
+
+def stories(moves: list[Move]) -> st.SearchStrategy[Story]:
+    """What befalls a world, each after so many undisturbed steps."""
+    kinds = st.one_of(*(st.sampled_from(kind) for kind in (FATES, RIVALS, TIME, CLOUD)), st.sampled_from(moves))
+    return st.lists(st.tuples(st.integers(0, 7), kinds), max_size=8)
 
 
 def objects(**spec: st.SearchStrategy[Any]) -> st.SearchStrategy[DbtRun]:
@@ -156,57 +145,96 @@ CANCELLING: Final = objects(job=JOBS, deletion_policy=st.sampled_from([None, Del
 ADOPTING: Final = objects(run_id=st.just(1_000), deletion_policy=st.sampled_from([None, *DeletionPolicy]))
 
 
-def told(world: World, moves: list[Move]) -> None:
+def told(world: World, story: Story) -> None:
     """The story, and then a dbt Cloud that is well again."""
-    for move in moves:
+    for steps, move in story:
+        for _ in range(steps):
+            world.tick()
+        world.leader.busy = 0
         move(world)
         world.cloud.commit_late()
     world.heal()
     world.settle()
 
 
+@pytest.mark.parametrize(
+    "move", [*FATES, *RIVALS, *REPLIES, *TIME[2:4], DOWN, *EDITS, DELETE], ids=lambda m: m.__name__
+)
+def test_one_blow_at_any_step_leaves_one_run_and_an_end(move: Move) -> None:
+    for steps in range(12):
+        world = World.of(run(held=False), POLICY, lag=LIST_LAG, skew=-300.0)
+        told(world, [(steps, move), (3, TIME[0])])
+        assert world.starts()[MARK] <= 1, f"after {steps} steps"
+        assert world.ended, f"after {steps} steps"
+
+
+@pytest.mark.parametrize("reply", REPLIES, ids=lambda m: m.__name__)
+def test_a_lost_answer_and_a_rival_at_any_step_leave_one_run(reply: Move) -> None:
+    for steps in range(2, 9):
+        for rival in RIVALS:
+            world = World.of(run(held=False), POLICY, lag=LIST_LAG)
+            told(world, [(0, reply), (steps, rival), (6, RIVALS[0])])
+            assert world.starts()[MARK] <= 1, f"{rival.__name__} after {steps} steps"
+
+
+def test_a_watcher_that_was_paused_after_its_claim_does_not_send_it_when_it_wakes() -> None:
+    world = World.of(run(held=False), POLICY)
+    while not world.api.told:
+        world.tick()
+    world.swap()
+    world.settle()
+    world.swap()
+    for _ in range(5):
+        world.tick()
+    assert world.starts() == {MARK: 1}
+
+
 @QUICK
-@given(worlds(ANY), MOVES)
-def test_every_story_ends_and_starts_each_attempt_at_most_once(world: World, moves: list[Move]) -> None:
-    told(world, moves)
+@given(worlds(ANY), stories(ALL))
+def test_every_story_ends_and_starts_each_attempt_at_most_once(world: World, story: Story) -> None:
+    told(world, story)
     assert all(runs == 1 for runs in world.starts().values()), world.starts()
     assert world.ended
 
 
 @QUICK
-@given(worlds(ADOPTING), MOVES, st.booleans())
-def test_an_adopting_object_starts_nothing_and_ends(world: World, moves: list[Move], exists: bool) -> None:
+@given(worlds(ADOPTING), stories(ALL), st.booleans())
+def test_an_adopting_object_starts_nothing_and_ends(world: World, story: Story, exists: bool) -> None:
     if exists:
         world.cloud.create("by hand")
-    told(world, moves)
+    told(world, story)
     assert not world.starts()
     assert world.ended
 
 
 @QUICK
-@given(worlds(CANCELLING), st.lists(PLAIN, max_size=30), st.sampled_from([moved("delete", delete), EDITS[0]]))
-def test_a_run_that_nobody_wants_any_more_is_not_left_alive(world: World, moves: list[Move], stop: Move) -> None:
-    told_until_stop = [*moves, stop]
-    told(world, told_until_stop)
+@given(worlds(CANCELLING), stories(PLAIN), st.sampled_from([CANCEL, DELETE]))
+def test_a_run_that_nobody_wants_any_more_is_not_left_alive(world: World, story: Story, stop: Move) -> None:
+    world.cloud.duration = math.inf
+    told(world, [*story, (3, stop)])
     assert not world.alive
     assert world.ended
+
+
+def test_a_story_without_faults_starts_one_run_and_succeeds() -> None:
+    world = World.of(run(), POLICY)
+    world.settle()
+    assert world.starts() == {MARK: 1}
+    assert world.phases == ["Submitting", "Queued", "Running", "Succeeded"]
 
 
 @pytest.mark.parametrize("lateness", [125.0, 180.0, 220.0])
 def test_a_start_that_arrives_later_than_assumed_is_ended_by_the_sweep(lateness: float) -> None:
     world = World.of(run(), POLICY, lateness=lateness)
-    world.cloud.next_reply = Reply.LATE
-    world.cloud.duration = 600.0
+    world.cloud.next_reply, world.cloud.duration = Reply.LATE, 600.0
     world.settle()
     assert world.starts() == {MARK: 2}, "the assumption was to break"
     assert [known.stopping for known in world.cloud.runs] == [False, True]
 
 
-@pytest.mark.parametrize("stop", [EDITS[0], moved("delete", delete)])
+@pytest.mark.parametrize("stop", [CANCEL, DELETE])
 def test_a_start_that_arrives_after_its_object_was_cancelled_is_ended_too(stop: Move) -> None:
     world = World.of(run(), POLICY, lateness=180.0)
     world.cloud.next_reply, world.cloud.duration = Reply.LATE, 600.0
-    world.watchers[0].work()
-    stop(world)
-    world.settle()
+    told(world, [(8, stop)])
     assert [known.stopping for known in world.cloud.runs] == [True]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import groupby
 from typing import Final
 
 import msgspec
@@ -253,17 +254,23 @@ class DbtCloud:
         run = next((run for run in self.runs if not run.state.over), None)
         if run is None:
             return
-        if run.state is RunState.QUEUED and not run.stopping:
+        if run.state is RunState.QUEUED:
             run.state, run.started = RunState.RUNNING, self.time.now
         else:
             run.state, run.finished = end, self.time.now
 
     def work(self) -> None:
         """What becomes of the runs by itself."""
-        run = next((run for run in self.runs if not run.state.over), None)
-        if run is not None and (run.started is None or run.stopping or self.time.now - run.started >= self.duration):
-            by_itself = self.ends.pop() if self.ends and run.started is not None else RunState.SUCCESS
-            self.go_on(RunState.CANCELLED if run.stopping else by_itself)
+        for run in self.runs:
+            if run.stopping and not run.state.over:
+                run.state, run.finished = RunState.CANCELLED, self.time.now
+        first = next((run for run in self.runs if not run.state.over), None)
+        if first is None:
+            return
+        if first.started is None:
+            self.go_on()
+        elif self.time.now - first.started >= self.duration:
+            self.go_on(self.ends.pop() if self.ends else RunState.SUCCESS)
 
     def facts(self, run: CloudRun) -> RunFacts:
         return RunFacts(
@@ -295,6 +302,8 @@ class Watcher:
     """What its monotonic clock showed when the story began."""
     mirror: DbtRun | None = None
     known: Known = field(default_factory=Known)
+    busy: int = 0
+    """Decisions since it last could wait."""
 
     @property
     def now(self) -> Instant:
@@ -339,21 +348,9 @@ class Watcher:
             assert decision.until is None or decision.until > self.now.mono, "waits for the past"
         return decision
 
-    def work(self) -> Wait | None:
-        """Decides and does until it can wait; None: the object is gone."""
-        for _ in range(MAX_DECISIONS):
-            if self.mirror is None:
-                return None
-            decision = self.decision()
-            if isinstance(decision, Wait):
-                return decision
-            before = (self.mirror, self.known)
-            self.step(decision)
-            assert (self.mirror, self.known) != before, f"{decision} brought nothing"
-        raise AssertionError(f"{MAX_DECISIONS} decisions in a row, the last: {decision}")
-
     def step(self, decision: Decision, fate: Fate = Fate.DONE) -> None:
         """Does what was decided, as far as its fate lets it."""
+        before = (self.mirror, self.known)
         try:
             if fate is not Fate.DIES_BEFORE:
                 self._perform(decision, fate)
@@ -365,6 +362,10 @@ class Watcher:
             self._troubled()
         if fate in (Fate.DIES_BEFORE, Fate.DIES_AFTER):
             self.die()
+        elif fate is Fate.DONE:
+            assert (self.mirror, self.known) != before or isinstance(decision, Wait), f"{decision} brought nothing"
+        self.busy = 0 if isinstance(decision, Wait) else self.busy + 1
+        assert self.busy <= MAX_DECISIONS, f"{self.busy} decisions in a row, the last: {decision}"
         self.time.now += 0.05
 
     def _perform(self, decision: Decision, fate: Fate) -> None:
@@ -510,10 +511,40 @@ class World:
             watcher.listen()
         return cls(api, dbt, time, both)
 
-    def one_step(self, who: int, fate: Fate) -> None:
-        watcher = self.watchers[who]
-        if watcher.mirror is not None:
-            watcher.step(watcher.decision(), fate)
+    @property
+    def leader(self) -> Watcher:
+        return self.watchers[0]
+
+    def swap(self) -> None:
+        """The other watcher takes over, with the memory and the copy of the object that it has."""
+        self.watchers = (self.watchers[1], self.watchers[0])
+        self.leader.busy = 0
+
+    def tick(self, fate: Fate = Fate.DONE) -> None:
+        """The leader's next step; while it waits, time passes and it hears what is new."""
+        if self.leader.mirror is None:
+            return
+        decision = self.leader.decision()
+        self.leader.step(decision, fate)
+        if isinstance(decision, Wait):
+            self._wait(decision)
+
+    def duel(self, steps: int) -> None:
+        """Both watchers believe that they lead, and do at the same time what they decided at the same time."""
+        for watcher in self.watchers:
+            watcher.listen()
+            watcher.busy = 0
+        for _ in range(steps):
+            decided = [(watcher, watcher.decision()) for watcher in self.watchers if watcher.mirror is not None]
+            for watcher, decision in decided:
+                watcher.step(decision)
+
+    def _wait(self, wait: Wait) -> None:
+        pause = 30.0 if wait.until is None else wait.until - self.leader.now.mono
+        self.pass_time(min(max(pause, 0.5), 30.0))
+        self.cloud.work()
+        self.leader.listen()
+        self.leader.poll()
 
     def pass_time(self, seconds: float) -> None:
         self.time.now += seconds
@@ -527,18 +558,21 @@ class World:
         self.api.edit(suspend=False)
 
     def settle(self, hours: float = 3.0) -> None:
-        """The first watcher works until nothing is left to do, within so many hours of the story."""
-        ends, watcher = self.time.now + 3_600 * hours, self.watchers[0]
-        while self.time.now < ends:
-            watcher.listen()
-            watcher.poll()
-            wait = watcher.work()
-            if wait is None or (wait.until is None and watcher.mirror == self.api.stored):
-                return
-            pause = 30.0 if wait.until is None else wait.until - watcher.now.mono
-            self.pass_time(min(max(pause, 0.5), 30.0))
-            self.cloud.work()
-        raise AssertionError(f"not settled: {self.api.stored}")
+        """The leader works until nothing is left to do, within so many hours of the story."""
+        ends = self.time.now + 3_600 * hours
+        self.leader.listen()
+        self.leader.busy = 0
+        while self.api.stored is not None and not self._at_rest():
+            assert self.time.now < ends, f"not settled: {self.api.stored}"
+            self.tick()
+
+    def _at_rest(self) -> bool:
+        """Whether the leader knows the object as it is, and waits for nothing but an edit."""
+        if self.leader.mirror != self.api.stored:
+            self.leader.listen()
+            return False
+        decision = self.leader.decision()
+        return isinstance(decision, Wait) and decision.until is None
 
     def starts(self) -> Counter[str]:
         """How many runs there are of each attempt: by its marker, or by the run that it resumes."""
@@ -556,3 +590,8 @@ class World:
         """Whether the object is gone, or says its end."""
         stored = self.api.stored
         return stored is None or (stored.status.phase is not None and stored.status.phase.final)
+
+    @property
+    def phases(self) -> list[str]:
+        """The phases that were told, each once in a row."""
+        return [phase for phase, _ in groupby(str(status.phase) for status in self.api.told)]
