@@ -38,7 +38,7 @@ from watcher.lifecycle.decisions import (
     Wait,
     Write,
 )
-from watcher.lifecycle.facts import Details, Instant, NotSent, Observation, RunFacts, Started, Submission, Trouble
+from watcher.lifecycle.facts import Details, Instant, NotSent, RunFacts, Started, Submission, Trouble, Undecided
 from watcher.lifecycle.known import DOUBTFUL, CancelTry, Claim, DetailsTry, Known, LookUp
 from watcher.telemetry.metrics import Metrics
 
@@ -194,12 +194,14 @@ class Performer:
         claim = known.claim
         if claim is None or not claim.own or claim.sent:
             return known
-        submission = await self._send(decision, account)
+        try:
+            submission = await self._send(decision, account)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the request may have gone out
+            submission = Undecided(f"{type(error).__name__}: {error}")
         known = replace(known, claim=replace(claim, sent=True, submission=submission))
         match submission:
-            case Started(facts):
-                seen = Observation(run=facts, at=self.clock())
-                return replace(known, about=facts.run_id, observation=seen, trouble=None, answered=True)
+            case Started():
+                return replace(known, trouble=None, answered=True)
             case NotSent(trouble):
                 return self._troubled(run, known, trouble)
         return known

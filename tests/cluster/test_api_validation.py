@@ -42,6 +42,10 @@ BROKEN_RULES: Final[list[tuple[Fields, str]]] = [
         "spec: Invalid value: spec.retry cannot go with spec.runId, which starts nothing: remove retry, or name a job.",
     ),
     (
+        {"runId": 5, "retryOf": 4},
+        "spec: Invalid value: spec.retryOf cannot go with spec.runId, which starts nothing: remove one of them.",
+    ),
+    (
         {"runId": 5, "reuse": "Running"},
         "spec: Invalid value: spec.reuse cannot go with spec.runId, which starts nothing: remove reuse, or name a job.",
     ),
@@ -205,6 +209,7 @@ FULL: Final[Fields] = {
         "pullRequestId": {"azureDevOps": 12},
     },
     "reuse": "Running",
+    "retryOf": 70403104000001,
     "retry": {"limit": 20, "strategy": "Fresh", "backoffSeconds": 0, "when": ["Failed", "Cancelled", "TimedOut"]},
     "queueDeadlineSeconds": 1,
     "activeDeadlineSeconds": 1,
@@ -239,6 +244,7 @@ IMMUTABLE: Final[list[tuple[Fields, str]]] = [
     ({"overrides": {"threads": 9}}, "overrides"),
     ({"overrides": {"pullRequestId": None}}, "overrides"),
     ({"overrides": None}, "overrides"),
+    ({"retryOf": 7}, "retryOf"),
     ({"reuse": "Never"}, "reuse"),
     ({"reuse": None}, "reuse"),
     ({"retry": {"limit": 3}}, "retry"),

@@ -98,6 +98,7 @@ class Spec(Fields, frozen=True, kw_only=True):
     cause: str | None = None
     overrides: Overrides = Overrides()
     reuse: Reuse = Reuse.NEVER
+    retry_of: int | None = None
     retry: Retry = Retry()
     queue_deadline_seconds: int | None = None
     active_deadline_seconds: int | None = None

@@ -21,7 +21,7 @@ MAX_STEPS: Final = 50
 """Steps listed; a run with more shows the first ones."""
 MAX_STEP_NAME: Final = 200
 """Characters of a step's name."""
-FAILED_NODE: Final = frozenset({"error", "fail", "runtime error"})
+FAILED_NODE: Final = frozenset({"error", "fail", "runtime error", "partial success"})
 """The node statuses of run_results.json that fail a run (`skipped` follows from them, `warn` does not fail)."""
 MAX_FAILURES: Final = 20
 """Failed nodes listed."""

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from watcher.api import FailedNode, Results
-from watcher.api.status import MAX_FAILURE_MESSAGE, MAX_FAILURES, MAX_MESSAGE, MAX_STEP_NAME
+from watcher.api.status import FAILED_NODE, MAX_FAILURE_MESSAGE, MAX_FAILURES, MAX_MESSAGE, MAX_STEP_NAME
 from watcher.dbtcloud.errors import UnknownStatus
 from watcher.lifecycle.facts import RunFacts, RunState, StepFacts
 from watcher.lifecycle.text import clean
@@ -27,8 +27,6 @@ MAX_WORD: Final = 60
 MAX_KINDS: Final = 20
 """Different statuses counted by name; dbt has ten."""
 OTHER: Final = "other"
-FAILED: Final = frozenset({"error", "fail", "runtime error", "partial success"})
-"""Node statuses that make dbt exit with an error (`skipped` only follows from them)."""
 
 T = TypeVar("T")
 
@@ -235,7 +233,7 @@ class RunResults(Wire, frozen=True):
         counts = Counter(clean(node.status, MAX_WORD) for node in self.results)
         named = dict(counts.most_common(MAX_KINDS))
         rest = counts.total() - sum(named.values())
-        failed = (node for node in self.results if node.status in FAILED)
+        failed = (node for node in self.results if node.status in FAILED_NODE)
         failures = tuple(_failed_node(node) for node, _ in zip(failed, range(MAX_FAILURES), strict=False))
         return Results(counts=named | ({OTHER: rest} if rest else {}), failures=failures)
 

@@ -91,7 +91,7 @@ def _adopt(case: Case) -> Decision:
 
 def _claim(case: Case, job_id: int) -> Decision:
     now = seconds(case.now.wall)
-    attempt = case.attempt or Attempt(number=1, phase=Phase.PENDING, marker=marker(case.run.uid, 1))
+    attempt = case.attempt or _first_attempt(case)
     claimed = replace(
         attempt,
         phase=Phase.SUBMITTING,
@@ -113,6 +113,12 @@ def _claim(case: Case, job_id: int) -> Decision:
             attempts=with_attempt(case.status, claimed),
         )
     )
+
+
+def _first_attempt(case: Case) -> Attempt:
+    resumed = case.spec.retry_of
+    mark = marker(case.run.uid, 1) if resumed is None else ""
+    return Attempt(number=1, phase=Phase.PENDING, marker=mark, retry_of=resumed)
 
 
 def live_phase(run: RunFacts) -> tuple[Phase, Reason]:

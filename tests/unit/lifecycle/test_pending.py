@@ -296,3 +296,8 @@ def test_a_claim_says_the_moment_to_the_fraction() -> None:
     assert claim.attempt is not None
     assert claim.attempt.claim_time == at(20.25).wall
     assert claim.start_time == wall(20)
+
+
+def test_the_first_attempt_resumes_the_run_that_the_spec_names() -> None:
+    attempt = decided(ClaimStart, run(retry_of=77), known()).status.attempts[0]
+    assert (attempt.number, attempt.retry_of, attempt.marker) == (1, 77, "")
