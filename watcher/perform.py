@@ -252,6 +252,8 @@ class Performer:
 
     async def _details(self, decision: FetchDetails, known: Known, account: Account) -> Known:
         tried = self._tried(decision, known)
+        if not (decision.over or account.may_look_closer(tried.at)):
+            return replace(known, details=tried)
         observation = await account.client.run(decision.run_id, steps=True)
         results: Results | None = None
         if decision.over:

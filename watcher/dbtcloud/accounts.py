@@ -25,6 +25,8 @@ LINGER_SECONDS: Final = 300.0
 """How long an unused connection stays open: longer than any request that somebody may still be making with it."""
 SWEEP_SECONDS: Final = 60.0
 """Between two looks for unused connections."""
+LOOK_SECONDS: Final = 1.0
+"""Between two looks at the steps of running runs, of all runs of a connection together."""
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,14 @@ class Account:
     unused_since: float = 0.0
     """Monotonic seconds; counts while there are no users."""
     task: asyncio.Task[None] | None = None
+    next_look: float = 0.0
+
+    def may_look_closer(self, now: float) -> bool:
+        """Whether a running run's steps may be read now: 10,000 of them must not cost an account its budget."""
+        if now < self.next_look:
+            return False
+        self.next_look = now + LOOK_SECONDS
+        return True
 
 
 class Accounts:
