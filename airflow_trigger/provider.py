@@ -12,7 +12,7 @@ def get_provider_info() -> dict[str, Any]:
         # Must be the distribution's name: the provider manager refuses another.
         "package-name": "dbtrun",
         "name": name,
-        "description": "Waits for dbt Cloud runs that are Kubernetes objects, without polling.",
+        "description": "Runs dbt Cloud jobs as Kubernetes objects and waits for them without polling.",
         "integrations": [
             {
                 "integration-name": name,
@@ -20,5 +20,9 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["service"],
             }
         ],
+        "operators": [{"integration-name": name, "python-modules": ["airflow_trigger.operator"]}],
+        "sensors": [{"integration-name": name, "python-modules": ["airflow_trigger.sensor"]}],
         "triggers": [{"integration-name": name, "python-modules": ["airflow_trigger.trigger"]}],
+        # Airflow 2 shows only links that are listed here.
+        "extra-links": ["airflow_trigger.link.DbtRunLink"],
     }

@@ -1,7 +1,7 @@
 """The trigger that waits for a DbtRun without polling anything.
 
-It looks up no Airflow connection and holds no dbt Cloud token: the watcher has that. Being killed does not cancel the
-run, for Airflow also stops a trigger to move it to another triggerer.
+It looks up no Airflow connection and holds no dbt Cloud token: the watcher has that. Airflow stops a trigger when a
+person ended its task, but also to move it to another triggerer: only the first cancels the run (see killed.py).
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from airflow_trigger.dbtruns import DbtRuns
 from airflow_trigger.event import Payload, Subject
 from airflow_trigger.follow import CREATE, WAIT, Follower, Todo
 from airflow_trigger.hub import DEFAULT_PACE, Pace, subscribe
+from airflow_trigger.killed import still_deferred
 from airflow_trigger.naming import DEFAULT_CONN_ID, adopted_name, connection_name
 from airflow_trigger.objects import Gone, Seen
+from airflow_trigger.taskruns import HttpTaskRuns, Patiently, cancel
 from watcher.api import API_VERSION, KIND, ConnectionRef, Spec, to_wire
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ MAX_POLL_SECONDS: Final = 3_600
 ADOPTED_TTL_SECONDS: Final = 86_400
 """An adopted run's object outlives the longest time that Airflow may take to resume a task, then cleans itself up."""
 DENIED_GRACE_SECONDS: Final = 60.0
+CANCEL_SECONDS: Final = 15.0
+"""Airflow gives `on_kill` 30 s."""
 
 
 class DbtRunTrigger(BaseTrigger):
@@ -61,6 +65,8 @@ class DbtRunTrigger(BaseTrigger):
     :param config_file: a kubeconfig, read where the trigger runs; without it the pod's ServiceAccount is used.
     :param cluster_context: the kubeconfig's context; default: its current one.
     :param start_time: when the wait began, in seconds since the epoch; default: now.
+    :param cancel_for: the task instance (`dag_id`, `run_id`, `task_id`, `map_index`, `try_number`) whose end by hand
+        cancels the run; None: nothing does.
     :param denied_grace: seconds for which Kubernetes may refuse access before the event is `error`.
 
     Raises:
@@ -85,6 +91,7 @@ class DbtRunTrigger(BaseTrigger):
         cluster_context: str | None = None,
         start_time: float | None = None,
         denied_grace: float = DENIED_GRACE_SECONDS,
+        cancel_for: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         if run_id is None and name is None:
@@ -101,6 +108,8 @@ class DbtRunTrigger(BaseTrigger):
         self.cluster_context = cluster_context
         self.start_time = time.time() if start_time is None else start_time
         self.denied_grace = denied_grace
+        self.cancel_for = cancel_for
+        self._fired = False
         self._connection = connection_name(conn_id) if name is None else None
         self._cluster = ClusterConfig(in_cluster, config_file, cluster_context)
 
@@ -110,7 +119,10 @@ class DbtRunTrigger(BaseTrigger):
             "conn_id", "run_id", "end_time", "poll_interval", "account_id", "name", "namespace", "in_cluster",
             "config_file", "cluster_context", "start_time", "denied_grace",
         )  # fmt: skip
-        return f"{type(self).__module__}.{type(self).__qualname__}", {field: getattr(self, field) for field in fields}
+        stored = {field: getattr(self, field) for field in fields}
+        if self.cancel_for is not None:
+            stored["cancel_for"] = self.cancel_for
+        return f"{type(self).__module__}.{type(self).__qualname__}", stored
 
     @property
     def object_name(self) -> str:
@@ -122,7 +134,38 @@ class DbtRunTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yields exactly one event."""
-        yield TriggerEvent(dict(await self._outcome()))  # type: ignore[no-untyped-call]
+        outcome = await self._outcome()
+        self._fired = True
+        yield TriggerEvent(dict(outcome))  # type: ignore[no-untyped-call]
+
+    async def on_kill(self) -> None:
+        """Airflow 3.3 and later stopped the trigger without an event: if the task was ended by hand, so is the run."""
+        if not await self._is_waited_for():
+            await self._cancel()
+
+    async def cleanup(self) -> None:
+        """Before Airflow 3.3 this is all that is called, also when the triggerer stops."""
+        if not hasattr(BaseTrigger, "on_kill"):
+            await self.on_kill()
+
+    async def _is_waited_for(self) -> bool:
+        """Whether the run may still be wanted: the task is deferred, or only the wait is over, or nobody knows."""
+        if self._fired or self.cancel_for is None:
+            return True
+        if self.end_time is not None and self.end_time <= time.time():
+            return True
+        return await still_deferred(self.cancel_for)
+
+    async def _cancel(self) -> None:
+        task = self.cancel_for or {}
+        async with clusters.lease(self._cluster) as cluster:
+            runs = Patiently(HttpTaskRuns(cluster, self.namespace), CANCEL_SECONDS)
+            try:
+                cancelled = await cancel(runs, await runs.get(self.object_name), task["try_number"])
+            except NotFound:
+                return
+        if cancelled:
+            self.log.info("The task was ended by hand: DbtRun %s is being cancelled.", self.object_name)
 
     async def is_still_running(self) -> bool:
         """Whether the DbtRun is there and not over, by one look at it.

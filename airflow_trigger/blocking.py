@@ -1,0 +1,59 @@
+"""A coroutine run to its end by code that cannot await: an operator on a worker.
+
+It gets a thread of its own. Airflow ends a task by raising in the main thread (SIGTERM, SIGALRM): in the middle of an
+event loop that may be swallowed, while waiting for a thread it is not. And `on_kill`, which runs inside such a signal,
+can run a coroutine of its own beside the interrupted one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+T = TypeVar("T")
+
+JOIN_SECONDS: Final = 3.0
+
+
+def blocking(work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
+    """The coroutine's result. If this thread is interrupted, or `seconds` pass, the coroutine is cancelled.
+
+    Raises:
+        TimeoutError: `seconds` have passed.
+    """
+    outcome: Future[T] = Future()
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(_serve, work, started, outcome), name="dbtrun", daemon=True)
+    thread.start()
+    try:
+        return outcome.result(seconds)
+    except BaseException:
+        if not outcome.done():
+            loop, task = started.result()
+            loop.call_soon_threadsafe(task.cancel)
+        raise
+    finally:
+        thread.join(JOIN_SECONDS)
+
+
+def _serve(
+    work: Coroutine[Any, Any, T],
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]],
+    outcome: Future[T],
+) -> None:
+    async def main() -> T:
+        task = asyncio.ensure_future(work)
+        started.set_result((asyncio.get_running_loop(), task))
+        return await task
+
+    try:
+        outcome.set_result(asyncio.run(main()))
+    except BaseException as error:  # noqa: BLE001 - it is told to the thread that waits
+        outcome.set_exception(error)

@@ -1,0 +1,20 @@
+"""The button in Airflow's task view."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import BaseOperator, TaskInstanceKey
+
+
+class DbtRunLink(BaseOperatorLink):
+    """Opens the run in dbt Cloud."""
+
+    name = "Monitor Job Run"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """The address that the task left in its XCom: on Airflow 2 this runs in the web server, which knows no more."""
+        return XCom.get_value(key="job_run_url", ti_key=ti_key) or ""

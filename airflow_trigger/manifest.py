@@ -1,0 +1,253 @@
+"""From an operator's arguments, rendered, to the DbtRun they ask for. Pure.
+
+Templates render to strings, and people write numbers as strings: what reads as the right kind is taken, everything
+else is refused in a sentence that names the argument, before anything is created.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+import msgspec
+from msgspec.structs import fields, replace
+
+from airflow_trigger.attempts import WAITING_TRY, Create, Try
+from airflow_trigger.failures import InvalidArgument
+from airflow_trigger.naming import connection_name
+from watcher.api import (
+    API_VERSION,
+    KIND,
+    ConnectionRef,
+    DeletionPolicy,
+    Job,
+    Overrides,
+    Retry,
+    Reuse,
+    Spec,
+    to_wire,
+)
+
+T = TypeVar("T")
+
+MAX_CAUSE: Final = 200
+"""Characters: dbt Cloud takes 255, and the watcher's marker needs its part."""
+MAX_SECONDS: Final = 31_536_000
+MIN_POLL: Final = 5
+MAX_POLL: Final = 3_600
+DAY: Final = 86_400
+
+RUN_CONFIG: Final = {
+    "steps_override": "steps",
+    "schema_override": "schema",
+    "git_branch": "gitBranch",
+    "git_sha": "gitSha",
+    "threads_override": "threads",
+    "target_name_override": "target",
+    "dbt_version_override": "dbtVersion",
+    "generate_docs_override": "generateDocs",
+    "timeout_seconds_override": "timeoutSeconds",
+}
+"""Names of dbt Cloud's API, and what they are in `spec.overrides`."""
+PULL_REQUEST: Final = {
+    "github_pull_request_id": "github",
+    "gitlab_merge_request_id": "gitlab",
+    "azure_pull_request_id": "azureDevOps",
+    "non_native_pull_request_id": "other",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What a task wants to run. Durations in seconds."""
+
+    conn_id: str
+    connection: str | None = None
+    job_id: object = None
+    project_name: str | None = None
+    environment_name: str | None = None
+    job_name: str | None = None
+    account_id: object = None
+    cause: str | None = None
+    steps: object = None
+    schema: str | None = None
+    run_config: Mapping[str, Any] = field(default_factory=dict)
+    reuse: bool = False
+    retry: object = None
+    queue_deadline: float | None = None
+    active_deadline: float | None = None
+    check_interval: float = 60.0
+    deletion_policy: str | None = None
+    ttl: float | None = None
+
+
+def manifest(wish: Wish, attempt: Try, create: Create) -> dict[str, Any]:
+    """The DbtRun to create.
+
+    Raises:
+        InvalidArgument: an argument cannot be used.
+    """
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {
+            "name": attempt.key.object_name(create.number),
+            "labels": attempt.key.labels(create.number),
+            "annotations": attempt.key.annotations() | {WAITING_TRY: str(attempt.number)},
+        },
+        "spec": _follow(wish, create.follows) if create.follows is not None else _start(wish, create.resumes),
+    }
+
+
+def _start(wish: Wish, resumes: int | None) -> dict[str, Any]:
+    cause, overrides = _run_config(wish)
+    spec = replace(
+        _common(wish),
+        job=job_of(wish),
+        cause=_shortened(cause),
+        overrides=overrides,
+        reuse=Reuse.RUNNING if wish.reuse else Reuse.NEVER,
+        retry=retry_of(wish.retry),
+        deletion_policy=_policy(wish.deletion_policy),
+    )
+    wire = to_wire(spec)
+    return wire if resumes is None else wire | {"retryOf": resumes}
+
+
+def _follow(wish: Wish, run_id: int) -> dict[str, Any]:
+    """The task's own run, of which the object lost sight: it still ends with the object."""
+    policy = _policy(wish.deletion_policy) or DeletionPolicy.CANCEL
+    return to_wire(replace(_common(wish), run_id=run_id, deletion_policy=policy))
+
+
+def _common(wish: Wish) -> Spec:
+    name = wish.connection or _secret(wish.conn_id)
+    return Spec(
+        connection_ref=None if name is None else ConnectionRef(name=name),
+        account_id=_number("account_id", wish.account_id),
+        queue_deadline_seconds=whole_seconds(wish.queue_deadline),
+        active_deadline_seconds=whole_seconds(wish.active_deadline),
+        poll_interval_seconds=min(max(round(wish.check_interval), MIN_POLL), MAX_POLL),
+        ttl_seconds_after_finished=None if wish.ttl is None else max(0, round(wish.ttl)),
+    )
+
+
+def _secret(conn_id: str) -> str | None:
+    try:
+        return connection_name(conn_id)
+    except ValueError as error:
+        raise InvalidArgument(f"dbt_cloud_{error}") from None
+
+
+def job_of(wish: Wish) -> Job:
+    """The job, by its id or by the three names."""
+    number = _number("job_id", wish.job_id)
+    if number is not None:
+        return Job(id=number)
+    if not (wish.project_name and wish.environment_name and wish.job_name):
+        raise InvalidArgument("Either job_id or project_name, environment_name, and job_name must be provided.")
+    return Job(name=wish.job_name, project=wish.project_name, environment=wish.environment_name)
+
+
+def _number(argument: str, value: object) -> int | None:
+    if value is None or value == "":
+        return None
+    try:
+        return int(str(value))
+    except ValueError:
+        raise InvalidArgument(f"{argument} must be a number, not {value!r}") from None
+
+
+def _run_config(wish: Wish) -> tuple[str | None, Overrides]:
+    """Cause and overrides; `additional_run_config` is laid over the arguments, as the provider does."""
+    config = dict(wish.run_config)
+    cause = config.pop("cause", wish.cause)
+    pull_request = {PULL_REQUEST[key]: config.pop(key) for key in PULL_REQUEST.keys() & config.keys()}
+    unknown = sorted(config.keys() - RUN_CONFIG.keys())
+    if unknown:
+        known = ", ".join(("cause", *RUN_CONFIG, *PULL_REQUEST))
+        raise InvalidArgument(f"additional_run_config has no {', '.join(unknown)}; it takes {known}")
+    given: dict[str, Any] = {"steps": _steps(wish.steps), "schema": wish.schema or None}
+    given |= {RUN_CONFIG[key]: value for key, value in config.items()}
+    if any(value is not None for value in pull_request.values()):
+        given["pullRequestId"] = pull_request
+    present = {key: value for key, value in given.items() if value is not None}
+    return cause, _converted("additional_run_config", present, Overrides)
+
+
+def _steps(steps: object) -> list[str] | None:
+    if not steps:
+        return None
+    if isinstance(steps, str) or not isinstance(steps, Sequence):
+        raise InvalidArgument(f"steps_override must be a list of dbt commands, not {steps!r}")
+    return [str(step) for step in steps]
+
+
+def _converted(argument: str, wire: Mapping[str, Any], kind: type[T]) -> T:
+    """The fields of an API type, under its names; templates render to text, so `"4"` counts as 4."""
+    try:
+        return msgspec.convert(wire, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"{argument}: {error}") from None
+
+
+def retry_of(value: object) -> Retry:
+    """`retry` as a number of further attempts, or a mapping with the fields of `spec.retry`."""
+    if value is None:
+        return Retry()
+    if not isinstance(value, Mapping):
+        return Retry(limit=_number("retry", value) or 0)
+    names = {item.name: item.encode_name for item in fields(Retry)}
+    wire = {names.get(str(key), str(key)): item for key, item in value.items()}
+    unknown = sorted(wire.keys() - set(names.values()))
+    if unknown:
+        raise InvalidArgument(f"retry has no {', '.join(unknown)}; it takes {', '.join(names.values())}")
+    return _converted("retry", wire, Retry)
+
+
+def _policy(value: str | None) -> DeletionPolicy | None:
+    try:
+        return None if value is None else DeletionPolicy(value)
+    except ValueError:
+        raise InvalidArgument(f"deletion_policy must be Cancel or Orphan, not {value!r}") from None
+
+
+def _shortened(cause: str | None) -> str | None:
+    if cause is None or len(cause) <= MAX_CAUSE:
+        return cause
+    warnings.warn(f"trigger_reason is cut to {MAX_CAUSE} characters.", UserWarning, stacklevel=2)
+    return cause[:MAX_CAUSE]
+
+
+def whole_seconds(duration: float | None) -> int | None:
+    """Seconds as the API takes them: 1 up to a year."""
+    return None if duration is None else min(max(1, math.ceil(duration)), MAX_SECONDS)
+
+
+def in_seconds(argument: str, value: float | timedelta | None) -> float | None:
+    """A duration given as seconds or as a timedelta.
+
+    Raises:
+        ValueError: it is neither, or negative.
+    """
+    if value is None:
+        return None
+    seconds: object = value.total_seconds() if isinstance(value, timedelta) else value
+    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        raise ValueError(f"{argument} must be seconds or a timedelta, and not negative; it is {value!r}")
+    return float(seconds)
+
+
+def active_deadline(given: float | None, execution_timeout: timedelta | None, timeout: float) -> float:
+    """How long a run may go on when nobody is there to end it, in seconds.
+
+    A task that is killed while nothing of Airflow runs cannot cancel; so there is always an end. Without a wish of its
+    own it is never earlier than what the task itself would wait.
+    """
+    if given is not None:
+        return given
+    return execution_timeout.total_seconds() if execution_timeout is not None else max(timeout, DAY)

@@ -1,0 +1,473 @@
+"""The operator that starts a dbt Cloud job as a DbtRun and waits for its end.
+
+It remembers nothing between its lives: a worker may be killed at any instruction, and a deferred task resumes in a new
+process. What was done is on the object, and whoever comes next finds it there (see attempts.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from airflow.providers.common.compat.sdk import AirflowException, BaseOperator, conf
+
+from airflow_trigger import event as events
+from airflow_trigger.access import Access, resolve
+from airflow_trigger.attempts import Attach, Await, Create, Try, Use, try_of
+from airflow_trigger.blocking import blocking
+from airflow_trigger.cluster import ClusterConfig, ClusterError, NotFound, Rejected
+from airflow_trigger.event import NO_ACCESS, WAIT_TIMEOUT, Subject
+from airflow_trigger.failures import (
+    DbtRunCancelled,
+    DbtRunLostContact,
+    DbtRunRefused,
+    DbtRunTimedOut,
+    InvalidArgument,
+    checked,
+    failure,
+    report,
+    warn_of_arguments_without_effect,
+)
+from airflow_trigger.link import DbtRunLink
+from airflow_trigger.manifest import DAY, Wish, active_deadline, in_seconds, manifest
+from airflow_trigger.naming import DEFAULT_CONN_ID
+from airflow_trigger.taskruns import Patiently, TaskRun, TaskRuns, belonging, cancel, connected, consume, submitted
+from airflow_trigger.trigger import DbtRunTrigger
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+
+    from airflow.providers.common.compat.sdk import Context
+
+T = TypeVar("T")
+
+WEEK: Final = 7 * DAY
+KEPT_UNREAD: Final = WEEK
+"""Seconds for which the object of an end that no task has read yet is kept: Airflow may be away over a weekend."""
+SUBMISSION_SECONDS: Final = 30.0
+"""How long a worker waits for the run's id, so that a deferred task shows its link."""
+API_SECONDS: Final = 300.0
+"""How long a worker asks an API server that does not answer."""
+READ_SECONDS: Final = 60.0
+"""The same when the event of the trigger tells the outcome already."""
+KILL_SECONDS: Final = 15.0
+DEFER_MARGIN: Final = 60.0
+"""Airflow ends a deferral this much after the trigger should have: only when no triggerer runs."""
+FRAMEWORK_FAILURE: Final = "__fail__"
+
+
+class DbtRunOperator(BaseOperator):
+    """Runs a dbt Cloud job, through a DbtRun in Kubernetes. No dbt Cloud token is needed here.
+
+    :param dbt_cloud_conn_id: `dbt_cloud_default` is the watcher's default connection; any other id names the connection
+        Secret, in lower case and with `-` for `_`. No Airflow connection is looked up.
+    :param job_id: the job. Or project_name, environment_name and job_name together.
+    :param project_name: used only without job_id, as the next two.
+    :param environment_name: name of the environment.
+    :param job_name: name of the job.
+    :param account_id: checked against the connection's account.
+    :param trigger_reason: text that dbt Cloud shows as the cause, at most 200 characters.
+    :param steps_override: dbt commands to run instead of the job's.
+    :param schema_override: schema to build in.
+    :param wait_for_termination: False: return the run id as soon as there is one.
+    :param timeout: seconds to wait for the end. Afterwards the task fails, and the run goes on.
+    :param check_interval: seconds between the watcher's looks at a live run, brought into 5…3600. Ends are seen sooner.
+    :param additional_run_config: more of dbt Cloud's API, laid over the arguments above.
+    :param reuse_existing_run: attach to a live run of the job, if there is one.
+    :param retry_from_failure: a new try resumes the failed run of the one before.
+    :param deferrable: wait in the triggerer, not in a worker.
+    :param hook_params: has no effect.
+    :param openlineage_inject_parent_job_info: has no effect.
+    :param connection: name of the connection Secret, as it is, instead of dbt_cloud_conn_id.
+    :param retry: further attempts inside this try: a number, or a mapping with the fields of `spec.retry`.
+    :param queue_deadline: seconds or timedelta from submission to start; passing it cancels the run.
+    :param active_deadline: seconds or timedelta from start to end; passing it cancels the run. Default:
+        execution_timeout, else the longer of timeout and a day.
+    :param deletion_policy: what deleting the DbtRun does to a live run: `Cancel` (default) or `Orphan`.
+    :param ttl: seconds or timedelta for which the DbtRun is kept after its end was told to Airflow; None: for ever.
+    :param cancel_on_kill: whether ending the task by hand, or by execution_timeout, cancels the run.
+    :param namespace: where the DbtRun is created. Default: the Kubernetes connection's, else the pod's own.
+    :param kubernetes_conn_id: an Airflow connection of type `kubernetes`; default: none is looked up.
+    :param in_cluster: use the pod's ServiceAccount (default without config_file).
+    :param config_file: a kubeconfig, at the same path on workers and triggerers.
+    :param cluster_context: the kubeconfig's context.
+    """
+
+    template_fields: Sequence[str] = (
+        "dbt_cloud_conn_id",
+        "job_id",
+        "project_name",
+        "environment_name",
+        "job_name",
+        "account_id",
+        "trigger_reason",
+        "steps_override",
+        "schema_override",
+        "additional_run_config",
+        "connection",
+        "namespace",
+    )
+    operator_extra_links = (DbtRunLink(),)
+    ui_color = "#ff694a"
+
+    def __init__(
+        self,
+        *,
+        dbt_cloud_conn_id: str = DEFAULT_CONN_ID,
+        job_id: int | None = None,
+        project_name: str | None = None,
+        environment_name: str | None = None,
+        job_name: str | None = None,
+        account_id: int | None = None,
+        trigger_reason: str | None = None,
+        steps_override: list[str] | None = None,
+        schema_override: str | None = None,
+        wait_for_termination: bool = True,
+        timeout: float = WEEK,
+        check_interval: float = 60,
+        additional_run_config: dict[str, Any] | None = None,
+        reuse_existing_run: bool = False,
+        retry_from_failure: bool = False,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        hook_params: dict[str, Any] | None = None,
+        openlineage_inject_parent_job_info: bool = False,
+        connection: str | None = None,
+        retry: int | Mapping[str, Any] | None = None,
+        queue_deadline: float | timedelta | None = None,
+        active_deadline: float | timedelta | None = None,
+        deletion_policy: str | None = None,
+        ttl: float | timedelta | None = DAY,
+        cancel_on_kill: bool = True,
+        namespace: str | None = None,
+        kubernetes_conn_id: str | None = None,
+        in_cluster: bool | None = None,
+        config_file: str | None = None,
+        cluster_context: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.dbt_cloud_conn_id = dbt_cloud_conn_id
+        self.job_id = job_id
+        self.project_name = project_name
+        self.environment_name = environment_name
+        self.job_name = job_name
+        self.account_id = account_id
+        self.trigger_reason = trigger_reason
+        self.steps_override = steps_override
+        self.schema_override = schema_override
+        self.wait_for_termination = wait_for_termination
+        self.timeout = timeout
+        self.check_interval = check_interval
+        self.additional_run_config = additional_run_config or {}
+        self.reuse_existing_run = reuse_existing_run
+        self.retry_from_failure = retry_from_failure
+        self.deferrable = deferrable
+        self.hook_params = hook_params or {}
+        self.openlineage_inject_parent_job_info = openlineage_inject_parent_job_info
+        self.connection = connection
+        self.retry = retry
+        self.queue_deadline = queue_deadline
+        self.active_deadline = active_deadline
+        self.deletion_policy = deletion_policy
+        self.ttl = ttl
+        self.cancel_on_kill = cancel_on_kill
+        self.namespace = namespace
+        self.kubernetes_conn_id = kubernetes_conn_id
+        self.in_cluster = in_cluster
+        self.config_file = config_file
+        self.cluster_context = cluster_context
+        self.run_id: int | None = None
+        self._try: Try | None = None
+        self._access: Access | None = None
+        self._killed = False
+        warn_of_arguments_without_effect(hook_params, openlineage_inject_parent_job_info)
+
+    # ── what Airflow calls ──
+
+    def pre_execute(self, context: Any) -> None:
+        """Before every life of a task, mapped or not: `on_kill` must know who it is, whatever comes first."""
+        super().pre_execute(context)
+        self._enter(context)
+
+    def execute(self, context: Context) -> int | None:
+        """Finds or creates the DbtRun of this try, and waits for it."""
+        self._enter(context)
+        belongs = self._run(self._begin())
+        if isinstance(belongs, Await):
+            self.log.info("DbtRun %s is still being cancelled: nothing is started before it ended.", belongs.run.name)
+            return self._wait(context, belongs.run, "execute_after_cancel")
+        return self._begun(context, belongs.run)
+
+    def execute_after_cancel(self, context: Context, event: Mapping[str, Any] | None = None) -> int | None:
+        """Resumes when the run of an earlier try, which was being cancelled, is over."""
+        if checked(event).get("reason") in (WAIT_TIMEOUT, NO_ACCESS):
+            raise DbtRunLostContact(f"The run before could not be seen to end. {checked(event)['message']}")
+        return self.execute(context)
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> int | None:
+        """Resumes when the trigger fired: the object says what is true, the event only that it is worth a look."""
+        self._enter(context)
+        told = checked(event)
+        run = self._look(told)
+        if run is not None and run.final:
+            return self._finish(context, run)
+        self._push(context, told.get("run_id"), told.get("job_run_url"), told.get("name"))
+        error = failure(told)
+        if error is not None:
+            raise error
+        self.log.info(told["message"])
+        return told.get("run_id")
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Airflow ends a deferral by itself: its time-out passed, or the trigger broke."""
+        if next_method != FRAMEWORK_FAILURE:
+            return super().resume_execution(next_method, next_kwargs, context)
+        self._enter(context)
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except AirflowException as stopped:
+            return self._stopped(context, stopped)
+
+    def on_kill(self) -> None:
+        """The task is ended from outside. May run inside a signal, beside an interrupted `execute`."""
+        self._killed = True
+        if self.cancel_on_kill and self._try is not None:
+            try:
+                blocking(self._cancel_all(self._try), KILL_SECONDS)
+            except (ClusterError, TimeoutError) as error:
+                self.log.warning("The run could not be cancelled, it ends by its active deadline: %s", error)
+
+    # ── how it goes on ──
+
+    def _enter(self, context: Context) -> None:
+        self._try = try_of(context["ti"])
+        if self._access is None:
+            try:
+                self._access = resolve(
+                    self.kubernetes_conn_id,
+                    namespace=self.namespace,
+                    in_cluster=self.in_cluster,
+                    config_file=self.config_file,
+                    cluster_context=self.cluster_context,
+                )
+            except ValueError as error:
+                raise InvalidArgument(str(error)) from None
+
+    def _begun(self, context: Context, run: TaskRun) -> int | None:
+        self._push(context, run.run_id, run.status.url, run.name)
+        if run.final:
+            return self._finish(context, run)
+        if self._killed:
+            raise DbtRunCancelled(f"The task was ended while DbtRun {run.name} was being started.")
+        if self.wait_for_termination:
+            self.log.info("Waiting for DbtRun %s, %s.", run.name, run.status.url or "which is not started yet")
+            return self._wait(context, run, "execute_complete")
+        if run.run_id is None:
+            subject = Subject(self._home.namespace, run.name)
+            raise DbtRunTimedOut(events.waited_too_long(subject, run, self._timeout)["message"])
+        self._consume(run)
+        return run.run_id
+
+    def _wait(self, context: Context, run: TaskRun, method: str) -> int | None:
+        trigger = self._trigger(run, context)
+        if self.deferrable:
+            self.defer(trigger=trigger, method_name=method, timeout=self._longest_deferral(context))
+        outcome: int | None = getattr(self, method)(context, self._run(self.awaited(trigger)))
+        return outcome
+
+    def _finish(self, context: Context, run: TaskRun) -> int | None:
+        """The last act is to mark the outcome consumed: whatever breaks before, the next try finds it."""
+        told = events.ended(Subject(self._home.namespace, run.name), run)
+        error = failure(told)
+        self._push(context, run.run_id, run.status.url, run.name)
+        for line in report(run):
+            self.log.log(logging.INFO if error is None else logging.ERROR, "%s", line)
+        self._consume(run)
+        if error is not None:
+            raise error
+        return run.run_id
+
+    def _stopped(self, context: Context, stopped: AirflowException) -> int | None:
+        """A run that did end is not a time-out; one that is cut off by execution_timeout is cancelled."""
+        run = self._run(self._newest())
+        if run is not None and run.final and not run.consumed:
+            return self._finish(context, run)
+        if "timeout" not in str(stopped).lower():
+            raise stopped
+        subject = Subject(self._home.namespace, run.name if run else "?")
+        rest = self._rest(context)
+        if rest is None or rest > 1.0:
+            raise DbtRunTimedOut(events.waited_too_long(subject, run, self._timeout)["message"]) from stopped
+        self.on_kill()
+        end = "is cancelled" if self.cancel_on_kill else "goes on"
+        title = subject.of(run).title
+        raise DbtRunTimedOut(
+            f"Timeout: {title} did not end within execution_timeout ({self.execution_timeout}); it {end}."
+        ) from stopped
+
+    # ── parts ──
+
+    def connect(self, config: ClusterConfig, namespace: str) -> AbstractAsyncContextManager[TaskRuns]:
+        """The way to the API server: the seam where tests put their own."""
+        return connected(config, namespace)
+
+    @property
+    def _home(self) -> Access:
+        assert self._access is not None, "pre_execute settled it"  # noqa: S101
+        return self._access
+
+    @property
+    def _attempt(self) -> Try:
+        assert self._try is not None, "pre_execute settled it"  # noqa: S101
+        return self._try
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return blocking(work)
+        except Rejected as error:
+            raise DbtRunRefused(f"Kubernetes does not accept the DbtRun: {error}") from None
+        except ClusterError as error:
+            raise DbtRunLostContact(f"The DbtRun could not be created or read. {error}") from None
+
+    @asynccontextmanager
+    async def _runs(self, seconds: float = API_SECONDS) -> AsyncIterator[TaskRuns]:
+        async with self.connect(self._home.config, self._home.namespace) as runs:
+            yield Patiently(runs, seconds)
+
+    async def _begin(self) -> Attach | Use | Await:
+        async with self._runs() as runs:
+            found = await belonging(runs, self._attempt, self._manifest, from_failure=self._resumes)
+            if isinstance(found, Await):
+                return found
+            # Killed while the request was on its way: nobody else knows the object yet.
+            if self._killed and self.cancel_on_kill:
+                await cancel(runs, found.run, self._attempt.number)
+            patience = SUBMISSION_SECONDS if self.wait_for_termination else self._timeout
+            return replace(found, run=await submitted(runs, found.run, patience))
+
+    @property
+    def _resumes(self) -> bool:
+        return self.retry_from_failure and self._attempt.number != 1
+
+    def _manifest(self, create: Create) -> dict[str, Any]:
+        if self._killed:
+            raise DbtRunCancelled("The task was ended before anything was started.")
+        return manifest(self._wish(), self._attempt, create)
+
+    def _wish(self) -> Wish:
+        key = self._attempt.key
+        default = f"Triggered via Apache Airflow by task {key.task_id!r} in the {key.dag_id} DAG."
+        ttl = in_seconds("ttl", self.ttl)
+        return Wish(
+            conn_id=self.dbt_cloud_conn_id,
+            connection=self.connection,
+            job_id=self.job_id,
+            project_name=self.project_name,
+            environment_name=self.environment_name,
+            job_name=self.job_name,
+            account_id=self.account_id,
+            cause=self.trigger_reason or default,
+            steps=self.steps_override,
+            schema=self.schema_override,
+            run_config=self.additional_run_config,
+            reuse=self.reuse_existing_run,
+            retry=self.retry,
+            queue_deadline=in_seconds("queue_deadline", self.queue_deadline),
+            active_deadline=active_deadline(
+                in_seconds("active_deadline", self.active_deadline), self.execution_timeout, self._timeout
+            ),
+            check_interval=self.check_interval,
+            deletion_policy=self.deletion_policy,
+            ttl=None if ttl is None else max(ttl, KEPT_UNREAD),
+        )
+
+    @property
+    def _timeout(self) -> float:
+        return in_seconds("timeout", self.timeout) or 0.0
+
+    def _trigger(self, run: TaskRun, context: Context) -> DbtRunTrigger:
+        config = self._home.config
+        return DbtRunTrigger(
+            conn_id=self.dbt_cloud_conn_id,
+            run_id=run.run_id,
+            end_time=time.time() + self._timeout,
+            poll_interval=self.check_interval,
+            account_id=None,
+            name=run.name,
+            namespace=self._home.namespace,
+            in_cluster=config.in_cluster,
+            config_file=config.config_file,
+            cluster_context=config.context,
+            cancel_for=self._attempt.as_dict() if self.cancel_on_kill and not run.unwanted else None,
+        )
+
+    @staticmethod
+    async def awaited(trigger: DbtRunTrigger) -> dict[str, Any]:
+        """The one event of the trigger, waited for here."""
+        async for event in trigger.run():
+            payload: dict[str, Any] = event.payload
+            return payload
+        raise AssertionError("a trigger fires")
+
+    def _longest_deferral(self, context: Context) -> timedelta:
+        rest = self._rest(context)
+        longest = self._timeout + DEFER_MARGIN
+        return timedelta(seconds=longest if rest is None else max(1.0, min(longest, rest)))
+
+    def _rest(self, context: Context) -> float | None:
+        """Seconds that execution_timeout leaves; Airflow 3 does not count them while a task is deferred."""
+        if self.execution_timeout is None:
+            return None
+        now = datetime.now(tz=UTC)
+        return (context["ti"].start_date + self.execution_timeout - now).total_seconds()
+
+    def _look(self, told: Mapping[str, Any]) -> TaskRun | None:
+        """The object that the event is about; None if it is gone or cannot be read: then the event's word counts."""
+        try:
+            return blocking(self._read(str(told.get("name"))))
+        except NotFound:
+            return None
+        except ClusterError as error:
+            self.log.warning("The DbtRun cannot be read, the event is believed: %s", error)
+            return None
+
+    async def _read(self, name: str) -> TaskRun:
+        async with self._runs(READ_SECONDS) as runs:
+            return await runs.get(name)
+
+    async def _newest(self) -> TaskRun | None:
+        async with self._runs(READ_SECONDS) as runs:
+            found = await runs.list(self._attempt.key.selector)
+            return max(found, key=lambda run: run.number, default=None)
+
+    async def _cancel_all(self, attempt: Try) -> None:
+        async with self._runs(KILL_SECONDS) as runs:
+            for run in await runs.list(attempt.key.selector):
+                if await cancel(runs, run, attempt.number):
+                    self.log.info("DbtRun %s is being cancelled.", run.name)
+
+    def _consume(self, run: TaskRun) -> None:
+        try:
+            blocking(self._mark(run))
+        except NotFound:
+            pass
+        except ClusterError as error:
+            self.log.warning(
+                "The outcome could not be marked as used; if the task is cleared, it is used again: %s", error
+            )
+
+    async def _mark(self, run: TaskRun) -> None:
+        ttl = in_seconds("ttl", self.ttl)
+        async with self._runs(READ_SECONDS) as runs:
+            await consume(runs, run, self._attempt, None if ttl is None else round(ttl))
+
+    def _push(self, context: Context, run_id: int | None, url: str | None, name: str | None) -> None:
+        self.run_id = run_id
+        for key, value in {"job_run_url": url, "job_run_id": run_id, "dbtrun_name": name}.items():
+            if value is not None:
+                context["ti"].xcom_push(key=key, value=value)

@@ -1,0 +1,218 @@
+"""The sensor that waits for a run which something else started, in dbt Cloud or as a DbtRun."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowSkipException,
+    BaseSensorOperator,
+    PokeReturnValue,
+    conf,
+)
+
+from airflow_trigger import event as events
+from airflow_trigger.access import Access, resolve
+from airflow_trigger.blocking import blocking
+from airflow_trigger.cluster import AlreadyExists, ClusterError, NotFound, Rejected, Unreachable
+from airflow_trigger.event import WAIT_TIMEOUT, Subject
+from airflow_trigger.failures import (
+    DbtRunLostContact,
+    DbtRunRefused,
+    DbtRunSensorTimeout,
+    InvalidArgument,
+    checked,
+    failure,
+    report,
+    warn_of_arguments_without_effect,
+)
+from airflow_trigger.naming import DEFAULT_CONN_ID
+from airflow_trigger.taskruns import Patiently, TaskRun, TaskRuns, connected
+from airflow_trigger.trigger import DbtRunTrigger
+from watcher.api import Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_trigger.cluster import ClusterConfig
+
+LOOK_SECONDS: Final = 20.0
+DEFER_MARGIN: Final = 60.0
+
+
+class DbtRunSensor(BaseSensorOperator):
+    """Waits for the end of a run. It never cancels anything.
+
+    :param dbt_cloud_conn_id: as of DbtRunOperator.
+    :param run_id: a dbt Cloud run, which is followed by a DbtRun that the sensor makes; or
+    :param name: a DbtRun.
+    :param account_id: checked against the connection's account.
+    :param deferrable: wait in the triggerer; `mode` then has no effect.
+    :param hook_params: has no effect.
+    :param connection: name of the connection Secret, as it is, instead of dbt_cloud_conn_id.
+    :param namespace: where the DbtRun is. Default: the Kubernetes connection's, else the pod's own.
+    :param kubernetes_conn_id: as of DbtRunOperator, as the next three.
+    :param in_cluster: use the pod's ServiceAccount.
+    :param config_file: a kubeconfig.
+    :param cluster_context: its context.
+
+    `poke_interval`, `timeout`, `soft_fail` and `mode` are Airflow's. The watcher looks at the run every
+    `poke_interval`, brought into 5…3600 s; ends are seen sooner.
+    """
+
+    template_fields: Sequence[str] = ("dbt_cloud_conn_id", "run_id", "account_id", "name", "connection", "namespace")
+    ui_color = "#ff694a"
+
+    def __init__(
+        self,
+        *,
+        dbt_cloud_conn_id: str = DEFAULT_CONN_ID,
+        run_id: int | str | None = None,
+        account_id: int | None = None,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        hook_params: dict[str, Any] | None = None,
+        name: str | None = None,
+        connection: str | None = None,
+        namespace: str | None = None,
+        kubernetes_conn_id: str | None = None,
+        in_cluster: bool | None = None,
+        config_file: str | None = None,
+        cluster_context: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.dbt_cloud_conn_id = dbt_cloud_conn_id
+        self.run_id = run_id
+        self.account_id = account_id
+        self.deferrable = deferrable
+        self.hook_params = hook_params or {}
+        self.name = name
+        self.connection = connection
+        self.namespace = namespace
+        self.kubernetes_conn_id = kubernetes_conn_id
+        self.in_cluster = in_cluster
+        self.config_file = config_file
+        self.cluster_context = cluster_context
+        self._access: Access | None = None
+        warn_of_arguments_without_effect(hook_params)
+
+    def connect(self, config: ClusterConfig, namespace: str) -> AbstractAsyncContextManager[TaskRuns]:
+        """The way to the API server: the seam where tests put their own."""
+        return connected(config, namespace)
+
+    def execute(self, context: Context) -> Any:
+        """Waits here, or in the triggerer."""
+        if not self.deferrable:
+            return super().execute(context)
+        seen = self._first_look(context)
+        if not seen.is_done:
+            self.defer(trigger=self._trigger(), method_name="execute_complete", timeout=self._longest_deferral(context))
+        return seen.xcom_value
+
+    def _first_look(self, context: Context) -> PokeReturnValue:
+        try:
+            return self.poke(context)
+        except AirflowException as error:
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(f"Skipped, as soft_fail or never_fail is set: {error}") from error
+            raise
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """One look; the run's id when it succeeded.
+
+        Raises:
+            DbtRunException: it ended otherwise, or it cannot be looked at.
+        """
+        trigger = self._trigger()
+        run = self._look(trigger)
+        if run is None or not run.final:
+            phase = "not known, the API server does not answer" if run is None else run.status.phase or Phase.PENDING
+            self.log.info("The phase of DbtRun %s is %s.", trigger.object_name, phase)
+            return PokeReturnValue(is_done=False)
+        for line in report(run):
+            self.log.info("%s", line)
+        error = failure(events.ended(Subject(trigger.namespace, run.name), run))
+        if error is not None:
+            raise error
+        return PokeReturnValue(is_done=True, xcom_value=run.run_id)
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> int | None:
+        """Resumes when the trigger fired."""
+        told = checked(event)
+        if told.get("reason") == WAIT_TIMEOUT:
+            raise DbtRunSensorTimeout(told["message"])
+        error = failure(told)
+        if error is not None:
+            self.log.error("%s", told["message"])
+            raise error
+        self.log.info("%s", told["message"])
+        return told.get("run_id")
+
+    def _home(self) -> Access:
+        if self._access is None:
+            self._access = resolve(
+                self.kubernetes_conn_id,
+                namespace=self.namespace,
+                in_cluster=self.in_cluster,
+                config_file=self.config_file,
+                cluster_context=self.cluster_context,
+            )
+        return self._access
+
+    def _trigger(self) -> DbtRunTrigger:
+        try:
+            home = self._home()
+            return DbtRunTrigger(
+                conn_id=self.connection or self.dbt_cloud_conn_id,
+                run_id=None if self.run_id is None else int(self.run_id),
+                end_time=time.time() + self.timeout,
+                poll_interval=self.poke_interval,
+                account_id=None if self.account_id is None else int(self.account_id),
+                name=self.name,
+                namespace=home.namespace,
+                in_cluster=home.config.in_cluster,
+                config_file=home.config.config_file,
+                cluster_context=home.config.context,
+            )
+        except ValueError as error:
+            raise InvalidArgument(str(error)) from None
+
+    def _look(self, trigger: DbtRunTrigger) -> TaskRun | None:
+        """The object; None while the API server does not answer, which is no reason to give up waiting."""
+        try:
+            return blocking(self._seen(trigger))
+        except Unreachable:
+            return None
+        except NotFound:
+            raise DbtRunLostContact(f"DbtRun {trigger.namespace}/{trigger.object_name} does not exist.") from None
+        except Rejected as error:
+            raise DbtRunRefused(f"Kubernetes does not accept the DbtRun: {error}") from None
+        except ClusterError as error:
+            raise DbtRunLostContact(f"The DbtRun could not be created or read. {error}") from None
+
+    async def _seen(self, trigger: DbtRunTrigger) -> TaskRun:
+        home = self._home()
+        async with self.connect(home.config, home.namespace) as connection:
+            runs = Patiently(connection, LOOK_SECONDS)
+            try:
+                return await runs.get(trigger.object_name)
+            except NotFound:
+                if self.name is not None:
+                    raise
+            try:
+                return await runs.create(trigger.manifest())
+            except AlreadyExists:
+                return await runs.get(trigger.object_name)
+
+    def _longest_deferral(self, context: Context) -> timedelta:
+        longest = timedelta(seconds=self.timeout + DEFER_MARGIN)
+        if self.execution_timeout is None:
+            return longest
+        rest = context["ti"].start_date + self.execution_timeout - datetime.now(tz=UTC)
+        return max(timedelta(seconds=1), min(longest, rest))

@@ -1,0 +1,302 @@
+"""The DbtRuns of a task as a worker reads and changes them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+import msgspec
+
+from airflow_trigger.attempts import CONSUMED, TRY, WAITING_TRY, Attach, Await, Create, Try, Use, choose
+from airflow_trigger.cluster import AlreadyExists, Cluster, ClusterConfig, Unreachable
+from airflow_trigger.dbtruns import Unreadable
+from airflow_trigger.objects import Intent, Lite, Meta, Results, Run, Truth
+from watcher.api import GROUP, PLURAL, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+T = TypeVar("T")
+
+PAGE: Final = 500
+FIRST_PAUSE: Final = 0.2
+LONGEST_PAUSE: Final = 10.0
+LONGEST_LOOK: Final = 2.0
+LOOKS: Final = 20
+
+
+class TaskMeta(Meta, frozen=True, kw_only=True):
+    """With what the task wrote on the object."""
+
+    namespace: str = ""
+    creation_timestamp: str = ""
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    annotations: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class TaskIntent(Intent, frozen=True, kw_only=True):
+    """With the wish to end it."""
+
+    cancel: bool = False
+
+
+class Step(Lite, frozen=True, kw_only=True):
+    """One command of the run."""
+
+    index: int
+    name: str
+    status: str
+
+
+class Failure(Lite, frozen=True, kw_only=True):
+    """A node that did not pass."""
+
+    unique_id: str
+    status: str
+    message: str = ""
+
+
+class TaskResults(Results, frozen=True, kw_only=True):
+    """With the first failed nodes."""
+
+    failures: tuple[Failure, ...] = ()
+
+
+class TaskTruth(Truth, frozen=True, kw_only=True):
+    """With what a task's log tells of an end."""
+
+    account_id: int | None = None
+    job_id: int | None = None
+    queued_at: datetime | None = None
+    progress: str | None = None
+    steps: tuple[Step, ...] = ()
+    results: TaskResults = TaskResults()
+
+
+class TaskRun(Run, frozen=True, kw_only=True):
+    """One DbtRun as a task cares."""
+
+    metadata: TaskMeta
+    spec: TaskIntent
+    status: TaskTruth = TaskTruth()
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.metadata.name
+
+    @property
+    def number(self) -> int:
+        """Its place among the objects of its task."""
+        return _number(self.metadata.labels.get(TRY))
+
+    @property
+    def waiting_try(self) -> int:
+        """The last try that took it on."""
+        return _number(self.metadata.annotations.get(WAITING_TRY))
+
+    @property
+    def consumed(self) -> bool:
+        """Whether Airflow was told the outcome."""
+        return CONSUMED in self.metadata.annotations
+
+    @property
+    def consumed_under(self) -> int:
+        """The `max_tries` of the try that told it."""
+        return _number(self.metadata.annotations.get(CONSUMED, "").partition("/")[2])
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether somebody asked for its end."""
+        return self.spec.cancel or self.deleting
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() else 0
+
+
+class TaskRuns(Protocol):
+    """What a task needs of a namespace's DbtRuns: the seam where tests put their own.
+
+    Every method raises ClusterError of the kind that says what can be done.
+    """
+
+    async def list(self, labels: str = "", fields: str = "") -> list[TaskRun]: ...
+
+    async def get(self, name: str) -> TaskRun: ...
+
+    async def create(self, body: Mapping[str, Any]) -> TaskRun: ...
+
+    async def patch(self, name: str, body: Mapping[str, Any]) -> TaskRun: ...
+
+
+class HttpTaskRuns:
+    """TaskRuns of a real API server."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self._cluster = cluster
+        self._path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
+
+    async def list(self, labels: str = "", fields: str = "") -> list[TaskRun]:
+        """Those that the selectors match, all pages."""
+        wanted = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields}
+        query = {key: value for key, value in wanted.items() if value}
+        found: list[TaskRun] = []
+        while True:
+            page = _decoded(await self._cluster.request("GET", self._path, query=query), _PAGE)
+            found += page.items
+            if not page.metadata.continue_:
+                return found
+            query["continue"] = page.metadata.continue_
+
+    async def get(self, name: str) -> TaskRun:
+        """One of them."""
+        return _decoded(await self._cluster.request("GET", f"{self._path}/{name}"), _RUN)
+
+    async def create(self, body: Mapping[str, Any]) -> TaskRun:
+        """A new one; AlreadyExists if the name is taken."""
+        return _decoded(await self._cluster.request("POST", self._path, body=body), _RUN)
+
+    async def patch(self, name: str, body: Mapping[str, Any]) -> TaskRun:
+        """Merges `body` into it; AlreadyExists if it carries a resourceVersion that is stale."""
+        return _decoded(await self._cluster.request("PATCH", f"{self._path}/{name}", body=body), _RUN)
+
+
+class _ListMeta(msgspec.Struct):
+    continue_: str = msgspec.field(default="", name="continue")
+
+
+class _Page(msgspec.Struct):
+    items: list[TaskRun]
+    metadata: _ListMeta = msgspec.field(default_factory=_ListMeta)
+
+
+_PAGE = msgspec.json.Decoder(_Page)
+_RUN = msgspec.json.Decoder(TaskRun)
+
+
+def _decoded(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise Unreadable(f"The DbtRun cannot be read: {error}; is the chart's CRD of another version?") from None
+    except msgspec.DecodeError as error:
+        raise Unreachable(f"the answer is not one of a Kubernetes API: {error}") from None
+
+
+@asynccontextmanager
+async def connected(config: ClusterConfig, namespace: str) -> AsyncIterator[TaskRuns]:
+    """The DbtRuns of a namespace over a connection of their own."""
+    cluster = Cluster(config)
+    try:
+        yield HttpTaskRuns(cluster, namespace)
+    finally:
+        await cluster.close()
+
+
+class Patiently:
+    """TaskRuns that wait for an API server which does not answer, for up to `seconds` a request.
+
+    Asking again is safe: names are settled before, so a second create meets the first, and patches say what shall be.
+    """
+
+    def __init__(self, runs: TaskRuns, seconds: float) -> None:
+        self._runs = runs
+        self._seconds = seconds
+
+    async def list(self, labels: str = "", fields: str = "") -> list[TaskRun]:
+        """As TaskRuns."""
+        return await self._answer(lambda: self._runs.list(labels, fields))
+
+    async def get(self, name: str) -> TaskRun:
+        """As TaskRuns."""
+        return await self._answer(lambda: self._runs.get(name))
+
+    async def create(self, body: Mapping[str, Any]) -> TaskRun:
+        """As TaskRuns."""
+        return await self._answer(lambda: self._runs.create(body))
+
+    async def patch(self, name: str, body: Mapping[str, Any]) -> TaskRun:
+        """As TaskRuns."""
+        return await self._answer(lambda: self._runs.patch(name, body))
+
+    async def _answer(self, ask: Callable[[], Awaitable[T]]) -> T:
+        clock = asyncio.get_running_loop().time
+        ends, pause = clock() + self._seconds, FIRST_PAUSE
+        while True:
+            try:
+                return await ask()
+            except Unreachable as error:
+                pause = max(pause, error.retry_after)
+                if clock() + pause > ends:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+
+async def take_over(runs: TaskRuns, run: TaskRun, attempt: Try) -> TaskRun | None:
+    """Writes on the object that this try waits for it; None if it changed meanwhile.
+
+    The version makes it either before or after a cancel on behalf of an older try, never both.
+    """
+    if run.waiting_try == attempt.number:
+        return run
+    metadata = {"resourceVersion": run.metadata.resource_version, "annotations": {WAITING_TRY: str(attempt.number)}}
+    try:
+        return await runs.patch(run.name, {"metadata": metadata})
+    except AlreadyExists:
+        return None
+
+
+async def cancel(runs: TaskRuns, run: TaskRun, number: int) -> bool:
+    """Cancels it on behalf of try `number`; False if it is over, or no longer that try's."""
+    while not (run.final or run.unwanted or run.consumed or run.waiting_try > number):
+        body = {"metadata": {"resourceVersion": run.metadata.resource_version}, "spec": {"cancel": True}}
+        try:
+            await runs.patch(run.name, body)
+        except AlreadyExists:
+            run = await runs.get(run.name)
+        else:
+            return True
+    return False
+
+
+async def consume(runs: TaskRuns, run: TaskRun, attempt: Try, ttl_seconds: int | None) -> None:
+    """Writes on the object that Airflow is told its outcome now; from here on it is kept for `ttl_seconds` only."""
+    metadata = {"annotations": {CONSUMED: attempt.consumption}}
+    await runs.patch(run.name, {"metadata": metadata, "spec": {"ttlSecondsAfterFinished": ttl_seconds}})
+
+
+async def belonging(
+    runs: TaskRuns, attempt: Try, body: Callable[[Create], Mapping[str, Any]], *, from_failure: bool = False
+) -> Attach | Use | Await:
+    """The object of a try: found, taken over, or created.
+
+    Raises:
+        ClusterError: the kind says what can be done.
+    """
+    for _ in range(LOOKS):
+        choice = choose(await runs.list(attempt.key.selector), attempt, from_failure=from_failure)
+        if isinstance(choice, Create):
+            with suppress(AlreadyExists):
+                return Attach(await runs.create(body(choice)))
+        elif isinstance(choice, Attach):
+            taken = await take_over(runs, choice.run, attempt)
+            if taken is not None:
+                return Attach(taken)
+        else:
+            return choice
+    raise Unreachable(f"the DbtRuns of {attempt.key.task_id} changed {LOOKS} times while they were looked at")
+
+
+async def submitted(runs: TaskRuns, run: TaskRun, seconds: float) -> TaskRun:
+    """The object once its dbt Cloud run is known or it is over, or as it is after `seconds`."""
+    clock = asyncio.get_running_loop().time
+    ends, pause = clock() + seconds, FIRST_PAUSE
+    while run.run_id is None and not run.final and clock() + pause <= ends:
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, LONGEST_LOOK)
+        run = await runs.get(run.name)
+    return run
