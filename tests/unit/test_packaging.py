@@ -1,0 +1,46 @@
+"""One distribution, two images: what each needs, and that it needs no more."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[<>=\[]", requirement)[0] for requirement in requirements}
+
+
+def imports(modules: str, *without: str) -> None:
+    """Imports modules in a fresh interpreter in which others cannot be."""
+    hide = f"import sys; sys.modules.update(dict.fromkeys({without!r})); import {modules}"
+    ended = subprocess.run([sys.executable, "-c", hide], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_an_airflow_image_gets_two_small_libraries() -> None:
+    assert names(PROJECT["dependencies"]) == {"msgspec", "kubernetes-asyncio"}
+
+
+def test_what_airflow_loads_needs_nothing_of_the_watcher() -> None:
+    loaded = "airflow_trigger.hub, airflow_trigger.event, airflow_trigger.provider"
+    imports(loaded, "kopf", "httpx", "click", "starlette", "uvicorn", "prometheus_client", "watcher.lifecycle")
+
+
+def test_the_watcher_needs_neither_airflow_nor_the_simulators_libraries() -> None:
+    imports("watcher.app, watcher.cli", "airflow", "trustme", "watcher.simulator")
+
+
+def test_every_dependency_has_a_floor() -> None:
+    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    assert [one for group in groups for one in group if ">=" not in one] == []
+
+
+def test_the_lock_file_carries_no_addresses() -> None:
+    assert not re.search(r"https?://|--index|--find-links|@ ", (ROOT / "constraints.txt").read_text())
