@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -24,7 +25,8 @@ from watcher.dbtcloud.schedule import Followed, Schedule
 from watcher.lifecycle.facts import Observation, Trouble
 
 GATHER_SECONDS: Final = 1.0
-"""From following a run to its first poll, so that runs that come together are polled together."""
+"""From following a run to its first poll, so that runs that come together are polled together. Where they keep coming,
+one poll per look at what finished serves them."""
 BATCH_GAP: Final = 0.25
 """Seconds between two batches: 10,000 runs after a restart take 25 seconds instead of a burst."""
 BATCHES_AT_ONCE: Final = 4
@@ -102,6 +104,7 @@ class Poller:
         self._feed_seconds = feed_seconds
         self._feed_wait = feed_seconds
         self._refused: dict[str, float] = {}
+        self._polled_at = -math.inf
 
     # ---- what others call
 
@@ -113,7 +116,8 @@ class Poller:
             due: monotonic seconds of the first poll; None: soon.
         """
         now = self._now()
-        self._schedule.follow(uid, run_id, interval, now + GATHER_SECONDS if due is None else max(due, now))
+        soon = max(now + GATHER_SECONDS, self._polled_at + self._feed_seconds)
+        self._schedule.follow(uid, run_id, interval, soon if due is None else max(due, now))
         self._anybody.set()
         self._wake.set()
 
@@ -157,7 +161,8 @@ class Poller:
         while True:
             await self._until_due()
             await self._slots.acquire()
-            taken = self._schedule.take(self._now(), PAGE_SIZE)
+            self._polled_at = self._now()
+            taken = self._schedule.take(self._polled_at, PAGE_SIZE)
             poll = group.create_task(self._poll(taken))
             if self._contact.troubled or self._refuses("pk__in"):
                 await poll  # one try is enough to see whether it answers; one listing serves all

@@ -216,6 +216,17 @@ async def test_runs_that_come_together_are_polled_together() -> None:
         assert len(scene.told.observed) == 100
 
 
+async def test_runs_that_keep_coming_share_their_first_poll() -> None:
+    async with polling() as scene:
+        await asyncio.sleep(10)
+        for run_id in range(90):
+            scene.follow([run_id])
+            await asyncio.sleep(1 / 3)
+        await asyncio.sleep(5.5)
+        assert len({uid for _, uid, _ in scene.told.observed}) == 90
+        assert scene.cloud.requests("runs") <= 8
+
+
 async def test_a_thousand_runs_cost_ten_batches_a_minute_and_the_feed() -> None:
     async with polling() as scene:
         scene.follow(range(1000))
