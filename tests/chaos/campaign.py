@@ -1,0 +1,199 @@
+"""N kills under every fault: a seeded day of people, faults and deaths, and at its end the oracle's verdict.
+
+The seed decides who does what and when; what meets what in those milliseconds is the machine's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from tests.chaos.arena import SCENARIO, SETTINGS, Arena
+from tests.chaos.faults import FAULTS
+from tests.chaos.oracle import Seen, Verdict, judge
+from tests.chaos.people import People
+from tests.controlplane import ControlPlane
+from tests.stack import until
+from watcher.api import FINALIZER
+from watcher.cluster.access import ClusterAccess
+
+SETTLE_SECONDS: Final = 240.0
+"""From the last fault until every object has come to its end; backoff alone may take a minute."""
+DISTURBANCES: Final = {"kill": 14, "kill both": 4, "pause": 5, "restart dbt Cloud": 3, "freeze API server": 1,
+                       "restart API server": 1, "compact etcd": 2}  # fmt: skip
+"""What happens in a round, as often as it stands here in every thirty: each is dealt before any comes again."""
+KILLS: Final = {"kill": 1, "kill both": 2}
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a campaign did, met and found."""
+
+    seed: int
+    kills: int = 0
+    seconds: float = 0.0
+    rounds: int = 0
+    objects: int = 0
+    runs: int = 0
+    done: dict[str, int] = field(default_factory=dict)
+    """By people."""
+    disturbances: dict[str, int] = field(default_factory=dict)
+    faults_hit: dict[str, int] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=dict)
+    duplicates: int = 0
+    lost: int = 0
+    untruthful: int = 0
+    left_alive: int = 0
+    broken: list[str] = field(default_factory=list)
+
+    def told(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Campaign:
+    """One day."""
+
+    def __init__(self, arena: Arena, people: People, random: Random) -> None:
+        self.arena, self.people, self.random = arena, people, random
+        self.disturbed: Counter[str] = Counter()
+        self.killed = 0
+        self.rounds = 0
+        self._deck: list[str] = []
+        self._pauses: set[asyncio.Task[None]] = set()
+
+    async def run(self, kills: int, seconds: float) -> None:
+        """Until so many watchers were killed, or the time is over."""
+        end = time.monotonic() + seconds
+        while self.killed < kills and time.monotonic() < end:
+            await self._round()
+        await self._settle()
+
+    async def _round(self) -> None:
+        self.rounds += 1
+        await self.arena.watched()
+        for name in self.random.sample(sorted(FAULTS), self.random.randint(0, 3)):
+            await self.arena.plague(name, FAULTS[name](self.random))
+        await self.people.act()
+        await asyncio.sleep(self.random.uniform(0.0, 2.5))  # so that death comes at any instant
+        await self._disturb(self._deal())
+        self.arena.revive()
+        await asyncio.sleep(self.random.uniform(0.0, 1.0))
+        await self.arena.heal()
+        await self.people.look()
+
+    def _deal(self) -> str:
+        if not self._deck:
+            self._deck = [name for name, count in DISTURBANCES.items() for _ in range(count)]
+            self.random.shuffle(self._deck)
+        return self._deck.pop()
+
+    async def _disturb(self, name: str) -> None:
+        plane = self.arena.plane
+        acts: dict[str, Callable[[], Awaitable[None]]] = {
+            "kill": lambda: self._kill(1),
+            "kill both": lambda: self._kill(2),
+            "pause": self._pause,
+            "restart dbt Cloud": self.arena.restart_simulator,
+            "freeze API server": self._freeze,
+            "restart API server": self._restart_apiserver,
+            "compact etcd": plane.compact,
+        }
+        await acts[name]()
+        self.disturbed[name] += 1
+
+    async def _kill(self, count: int) -> None:
+        alive = [watcher for watcher in self.arena.watchers if watcher.running]
+        for watcher in self.random.sample(alive, min(count, len(alive))):
+            await watcher.kill()
+            self.killed += 1
+
+    async def _pause(self) -> None:
+        """Longer than the Lease, shorter than the quiet period; the others go on."""
+        watcher = self.random.choice(self.arena.watchers)
+        pause = asyncio.create_task(self.arena.pause(watcher, self.random.uniform(2.0, 6.0)))
+        self._pauses.add(pause)
+        pause.add_done_callback(self._pauses.discard)
+
+    async def _freeze(self) -> None:
+        await self.arena.plane.freeze_apiserver()
+        await asyncio.sleep(self.random.uniform(1.0, 4.0))
+        await self.arena.plane.thaw_apiserver()
+
+    async def _restart_apiserver(self) -> None:
+        await self.arena.plane.kill_apiserver()
+        await self.arena.plane.start_apiserver()
+
+    async def _settle(self) -> None:
+        if self._pauses:
+            await asyncio.wait(self._pauses)
+        await self.arena.heal()
+        await self.people.look()
+        await self.people.settle()
+
+        async def at_rest() -> bool:
+            self.arena.revive()
+            return all(map(settled, await self.people.look()))
+
+        try:
+            await until(at_rest, SETTLE_SECONDS, "everything at rest", pause=1.0)
+        except AssertionError:
+            return  # the verdict says what is not
+
+    async def figures(self, seed: int, seconds: float) -> Figures:
+        runs = await self.arena.ask("GET", "/runs")
+        seen = await self.people.look()
+        verdict = judge([one for one in seen if not one.gone], runs)
+        self._judge_gone([one for one in seen if one.gone], runs, verdict)
+        statuses = [one.run.status for one in seen if not one.gone]
+        ends = Counter(f"{status.phase}/{status.reason}" for status in statuses)
+        return Figures(
+            seed=seed, kills=self.killed, seconds=round(seconds, 1), rounds=self.rounds,
+            objects=len(seen), runs=len(runs), done=dict(sorted(self.people.done.items())),
+            disturbances=dict(self.disturbed), faults_hit=dict(sorted(self.arena.hits.items())),
+            ends=dict(ends) | {"gone": sum(one.gone for one in seen)},
+            duplicates=len(verdict.duplicates), lost=len(verdict.lost), untruthful=len(verdict.untruthful),
+            left_alive=len(verdict.left_alive), broken=verdict.broken,
+        )  # fmt: skip
+
+    def _judge_gone(self, gone: list[Seen], runs: list[dict[str, Any]], verdict: Verdict) -> None:
+        """Of an object that is gone, the last status may not have been seen: its runs tell whether all is well."""
+        verdict.left_alive += judge(gone, runs).left_alive
+        unasked = [one.run for one in gone if one.run.metadata.name not in self.people.leaving]
+        verdict.lost += [f"{run} is gone, and nobody asked for that" for run in unasked]
+
+
+def settled(one: Seen) -> bool:
+    """Whether nothing will follow any more."""
+    run = one.run
+    return one.gone or bool(
+        run.status.phase and run.status.phase.final and FINALIZER not in run.metadata.finalizers and not run.deleting
+    )
+
+
+async def campaign(plane: ControlPlane, folder: Path, *, kills: int, seed: int, seconds: float) -> Figures:
+    """Runs one and returns its figures.
+
+    Args:
+        kills: how many watchers are killed.
+        seconds: after which no further one is killed.
+    """
+    namespace, random = f"chaos-{seed}", Random(seed)  # noqa: S311 - a repeatable day
+    await asyncio.to_thread(plane.create_namespace_sync, namespace)
+    access = await ClusterAccess.load(plane.kubeconfig, None)
+    try:
+        async with Arena.up(plane, namespace, folder, scenario=SCENARIO, settings=SETTINGS) as arena:
+            assert isinstance(arena, Arena)
+            arena.revive()
+            await arena.ask("POST", "/clock", {"offset": random.uniform(-120, 120)})
+            day = Campaign(arena, People(arena, access, random), random)
+            began = time.monotonic()
+            await day.run(kills, seconds)
+            return await day.figures(seed, time.monotonic() - began)
+    finally:
+        await access.close()
