@@ -25,7 +25,7 @@ class Program:
 
     def __init__(self, name: str, argv: Sequence[str], env: Mapping[str, str], log: Path) -> None:
         self.name, self.argv, self.log = name, list(argv), log
-        self._env = {key: os.environ[key] for key in KEPT if key in os.environ} | dict(env)
+        self.env = {key: os.environ[key] for key in KEPT if key in os.environ} | dict(env)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -41,7 +41,7 @@ class Program:
         """Starts it; what it says is appended to the log."""
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                self.argv, env=self._env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                self.argv, env=self.env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
 
     async def says(self, pattern: str, seconds: float = 30.0, after: int = 0) -> re.Match[str]:

@@ -76,6 +76,7 @@ class Stack:
     def __init__(self, plane: ControlPlane, namespace: str, folder: Path) -> None:
         self.plane, self.namespace, self.folder = plane, namespace, folder
         self.token = f"dbtc_{secrets.token_hex(20)}"
+        self.others: list[Program] = []
         self.control = httpx.AsyncClient(timeout=10, trust_env=False)
 
     @classmethod
@@ -138,6 +139,11 @@ class Stack:
         assert command[0] == "dbtrun", command
         self.watcher = self._program("watcher", [sys.executable, "-m", "watcher", *command[1:]], env)
 
+    def another_watcher(self, name: str) -> Program:
+        """A second replica of the watcher's Deployment, not started."""
+        self.others.append(Program(name, self.watcher.argv, self.watcher.env, self.folder / f"{name}.log"))
+        return self.others[-1]
+
     async def connect(self, token: str | None = None) -> None:
         """Makes the default connection: the Secret, and the files as the kubelet would mount them."""
         keys = {"token": token or self.token, "account-id": str(ACCOUNT), "host": self.url}
@@ -157,8 +163,8 @@ class Stack:
         return Program(name, argv, {"HOME": str(home), "PYTHONPATH": str(ROOT), **env}, self.folder / f"{name}.log")
 
     async def _down(self) -> None:
-        for name in ("watcher", "simulator"):
-            program = getattr(self, name, None)
+        programs = [getattr(self, name, None) for name in ("watcher", "simulator")]
+        for program in (*programs, *self.others):
             if program is not None and program.running:
                 await program.kill()
         await self.control.aclose()

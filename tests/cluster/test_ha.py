@@ -1,0 +1,89 @@
+"""Two watchers: one acts, the other stands by, and nothing happens twice when they change places."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.controlplane import ControlPlane
+from tests.stack import Own, Program, Stack
+
+WATCHING = r'"Watching \d+ DbtRuns'
+FAIL_OVER_SECONDS = 20.0
+HAND_OVER_SECONDS = 2.0
+
+
+@pytest.fixture
+async def stack(plane: ControlPlane, namespace: str, tmp_path: Path) -> AsyncIterator[Stack]:
+    async with Stack.up(plane, namespace, tmp_path) as stack:
+        await stack.watcher.says(WATCHING)
+        yield stack
+
+
+@pytest.fixture
+async def standby(stack: Stack) -> Program:
+    """A second watcher that waits for the Lease."""
+    standby = stack.another_watcher("standby")
+    standby.start()
+    await standby.says("Waiting for the Lease")
+    return standby
+
+
+async def run_to_its_end(stack: Stack, name: str) -> None:
+    own = Own(stack, name)
+    await own.apply()
+    await own.reaches("Succeeded", seconds=90)
+    assert len(await own.runs()) == 1
+
+
+async def test_only_the_holder_acts(stack: Stack, standby: Program) -> None:
+    await run_to_its_end(stack, "a")
+    assert "ClaimStart" in stack.watcher.text()
+    assert "ClaimStart" not in standby.text()
+
+
+async def test_a_clean_stop_hands_over_at_once(stack: Stack, standby: Program) -> None:
+    stack.watcher.send(signal.SIGTERM)
+    assert await stack.watcher.wait(30) == 0
+    released = time.monotonic()
+    await standby.says(WATCHING)
+    took = time.monotonic() - released
+    print(f"handed over {took:.1f} s after the holder had ended")
+    assert took <= HAND_OVER_SECONDS
+    await run_to_its_end(stack, "a")
+
+
+async def test_a_killed_holder_is_replaced(stack: Stack, standby: Program) -> None:
+    own = Own(stack, "a")
+    await own.apply("endless")
+    await own.reaches("Running")
+    await stack.watcher.kill()
+    killed = time.monotonic()
+    await standby.says(WATCHING)
+    took = time.monotonic() - killed
+    print(f"replaced {took:.1f} s after kill -9")
+    assert took <= FAIL_OVER_SECONDS
+    await own.finish(10)
+    await own.reaches("Succeeded")
+    assert len(await own.runs()) == 1
+
+
+async def test_a_holder_that_was_frozen_does_nothing_more(stack: Stack, standby: Program) -> None:
+    stack.watcher.send(signal.SIGSTOP)
+    await standby.says(WATCHING, seconds=FAIL_OVER_SECONDS + 10)
+    said = len(stack.watcher.text())
+    own = Own(stack, "a")
+    await own.apply("endless")
+    await own.reaches("Running")
+    stack.watcher.send(signal.SIGCONT)
+    assert await stack.watcher.wait(30) == 1, "a watcher that lost its Lease ends"
+    await own.finish(10)
+    await own.reaches("Succeeded")
+    after = stack.watcher.text()[said:]
+    assert "The Lease was lost" in after
+    assert "ClaimStart" not in after
+    assert len(await own.runs()) == 1
