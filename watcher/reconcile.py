@@ -66,7 +66,6 @@ class Entry:
     woken: bool = False
     failures: int = 0
     connected_at: float = 0.0
-    followed: Interest | None = None
 
 
 class Reconciler:
@@ -100,15 +99,10 @@ class Reconciler:
         entry = self._entries.get(uid)
         if entry is None or entry.known.about != run_id:
             return
-        known, run = entry.known, observation.run
-        news = (
-            known.observation is None or known.observation.run != run or known.trouble is not None or not known.answered
-        )
-        missing = (
-            None if run is not None else observation.at.mono if known.missing_since is None else known.missing_since
-        )
-        entry.known = replace(known, observation=observation, missing_since=missing, trouble=None, answered=True)
-        if news:
+        before = entry.known
+        entry.known = _informed(before, observation)
+        same = before.observation is not None and before.observation.run == observation.run
+        if not (same and before.answered and before.trouble is None):
             self.wake(uid)
 
     def troubled(self, uids: Iterable[str], trouble: Trouble) -> None:
@@ -233,6 +227,16 @@ class RestlessObject(Exception):
 def _surprising(error: Exception) -> bool:
     """Whether the traceback says something: what we raise ourselves explains itself."""
     return not type(error).__module__.startswith("watcher.")
+
+
+def _informed(known: Known, observation: Observation) -> Known:
+    """What is known after dbt Cloud said this; a denial is dated when it is first heard."""
+    missing = known.missing_since
+    if observation.run is not None:
+        missing = None
+    elif missing is None:
+        missing = observation.at.mono
+    return replace(known, observation=observation, missing_since=missing, trouble=None, answered=True)
 
 
 def _merged(before: Known, performed: Known, meanwhile: Known) -> Known:
