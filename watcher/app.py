@@ -199,5 +199,6 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         host, port = settings.address
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise Unstartable(f"Cannot listen on {settings.listen}: {error.strerror}; choose another --listen.") from None
+    except (OSError, UnicodeError) as error:
+        why = (getattr(error, "strerror", None) or "not a host name").partition(" (while")[0]
+        raise Unstartable(f"Cannot listen on {settings.listen}: {why}; choose another --listen.") from None

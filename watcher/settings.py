@@ -5,7 +5,9 @@ Flags, DBTRUN_* variables and Helm values carry the same names.
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +16,8 @@ from watcher.lifecycle.policy import Policy
 
 ENV_PREFIX: Final = "DBTRUN_"
 ALL_NAMESPACES: Final = "*"
+NAMESPACE: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+LEASE: Final = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 OWN_NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -61,14 +65,14 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        for check in (self._check_numbers, self._check_logs, self._check_periods):
+        for check in (self._check_numbers, self._check_logs, self._check_periods, self._check_names):
             check()
         self.address  # noqa: B018 - raises when it is none
 
     def _check_numbers(self) -> None:
         for name in ("requests_per_minute", "feed_interval_seconds", "request_seconds", "submit_window_seconds"):
-            if getattr(self, name) <= 0:
-                raise InvalidSetting(f"{flag(name)} is {getattr(self, name)}: it must be greater than 0.")
+            if not 0 < getattr(self, name) < math.inf:  # a NaN is neither, and would let a start be sent twice
+                raise InvalidSetting(f"{flag(name)} is {getattr(self, name)}: it must be a number greater than 0.")
         if self.lease_seconds < 1:
             raise InvalidSetting(f"{flag('lease_seconds')} is {self.lease_seconds}: it must be at least 1.")
 
@@ -78,18 +82,31 @@ class Settings:
 
     def _check_periods(self) -> None:
         least = self.submit_window_seconds + self.request_seconds
-        if self.quiet_period_seconds < least:
+        if not least <= self.quiet_period_seconds < math.inf:
             raise InvalidSetting(
                 f"{flag('quiet_period_seconds')} is {self.quiet_period_seconds:g}: it must be at least "
                 f"{flag('submit_window_seconds')} and {flag('request_seconds')} together ({least:g}), "
                 "or a start could be sent twice."
             )
 
+    def _check_names(self) -> None:
+        for name in ("namespaces", "connection_namespaces"):
+            wrong = [item for item in _names(getattr(self, name)) if not NAMESPACE.fullmatch(item)]
+            if wrong and getattr(self, name).strip() != ALL_NAMESPACES:
+                raise InvalidSetting(
+                    f"{flag(name)} has {wrong[0]!r}, which no namespace is called: write names separated by commas, or "
+                    f"`{ALL_NAMESPACES}` alone."
+                )
+        if not LEASE.fullmatch(self.lease_name):
+            raise InvalidSetting(
+                f"{flag('lease_name')} is {self.lease_name!r}: write lower-case letters, digits, `-` and `.`."
+            )
+
     @property
     def address(self) -> tuple[str, int]:
         """Host and port to listen on."""
         host, colon, port = self.listen.rpartition(":")
-        if not colon or not port.isdigit() or int(port) > 65535:
+        if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
             raise InvalidSetting(f"{flag('listen')} is {self.listen!r}: write HOST:PORT, as 127.0.0.1:8080.")
         return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - what an empty host means everywhere
 

@@ -38,6 +38,12 @@ REREAD_KUBECONFIG: Final = 300.0
 """Seconds after which a kubeconfig is read again: shorter than any common token's life (EKS: 15 minutes)."""
 
 
+UNUSABLE: Final = (
+    config.ConfigException, OSError, yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, IndexError
+)  # fmt: skip
+"""What reading a kubeconfig raises when it is none."""
+
+
 class ClusterAccessError(Exception):
     """There is no usable way to the API server; the message is one sentence for the user."""
 
@@ -206,7 +212,8 @@ def _service_account_reader(directory: Path, environ: Mapping[str, str]) -> Call
             )
         except (config.ConfigException, OSError) as error:
             raise ClusterAccessError(
-                f"There is no way to a cluster: not running in a pod ({error}); outside of one, name a kubeconfig."
+                f"There is no way to a cluster: not running in a pod ({str(error).rstrip('.')}); outside of one, "
+                "name a kubeconfig."
             ) from error
         return now
 
@@ -220,7 +227,7 @@ def _kubeconfig_reader(path: Path, context: str | None) -> Callable[[], Awaitabl
         now = Configuration()
         try:
             await config.load_kube_config(str(path), context, now, persist_config=False)
-        except (config.ConfigException, OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        except UNUSABLE as error:
             raise ClusterAccessError(_kubeconfig_trouble(path, error)) from error
         if now.tls_server_name:
             raise ClusterAccessError(f"The kubeconfig {path} sets tls-server-name, which kopf cannot use.")
@@ -232,8 +239,16 @@ def _kubeconfig_reader(path: Path, context: str | None) -> Callable[[], Awaitabl
 
 def _kubeconfig_trouble(path: Path, error: Exception) -> str:
     # A parser quotes the text around its error, which may be a token.
-    why = f": {error}" if isinstance(error, config.ConfigException) else f" ({type(error).__name__})"
-    return f"The kubeconfig {path} cannot be used{why}."
+    match error:
+        case yaml.MarkedYAMLError(problem_mark=yaml.Mark() as mark):
+            why = f"it is not YAML (line {mark.line + 1})"
+        case config.ConfigException():
+            why = str(error).rstrip(".")
+        case OSError():
+            why = error.strerror or type(error).__name__
+        case _:
+            why = "it is no kubeconfig, which has clusters, users and contexts"
+    return f"The kubeconfig {path} cannot be used: {why}."
 
 
 class _Reread:
