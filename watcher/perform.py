@@ -7,11 +7,12 @@ decides about the facts, and an exception pauses the one object.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
+from watcher import artifacts
 from watcher.api import DbtRun, Results, Status
 from watcher.cluster.errors import Conflict, Gone
 from watcher.connections import Connections, Unusable
@@ -29,6 +30,7 @@ from watcher.lifecycle.decisions import (
     Event,
     FetchDetails,
     FindLive,
+    KeepArtifacts,
     LookForRuns,
     RemoveFinalizer,
     ResolveJob,
@@ -54,6 +56,7 @@ class Objects(Protocol):
     async def add_finalizer(self, run: DbtRun) -> DbtRun: ...
     async def remove_finalizer(self, run: DbtRun) -> DbtRun: ...
     async def delete(self, run: DbtRun) -> None: ...
+    async def keep_artifacts(self, run: DbtRun, name: str, files: Mapping[str, bytes]) -> None: ...
 
 
 class NotLeading(Exception):
@@ -172,6 +175,8 @@ class Performer:
                     return await self._claim(decision, run, known, account)
                 case Start() | Resume():
                     return await self._start(decision, run, known, account)
+                case KeepArtifacts():
+                    return await self._keep(decision, run, known, account)
             learnt = await self._question(decision, run, known, account)
         except DbtCloudError as error:
             return self._failed(decision, run, known, error)
@@ -260,6 +265,15 @@ class Performer:
             results = await account.client.results(decision.run_id)
         details = Details(run=observation.run, results=results) if observation.run else None
         return replace(known, details=replace(tried, details=details))
+
+    async def _keep(self, decision: KeepArtifacts, run: DbtRun, known: Known, account: Account) -> Known:
+        async def store(name: str, files: Mapping[str, bytes]) -> None:
+            self._check_lead()
+            await self.objects.keep_artifacts(run, name, files)
+
+        before = known.kept if known.kept and known.kept.run_id == decision.run_id else None
+        kept = await artifacts.keep(decision, run, before, account.client, store, lambda: self.clock().mono)
+        return replace(known, kept=kept)
 
     # ── faults ──
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from msgspec.structs import replace
@@ -26,6 +26,8 @@ class Objects:
         self.stored: dict[str, DbtRun] = {}
         self.last: dict[str, DbtRun] = {}
         """Every object by its name as it was last, gone or not."""
+        self.files: dict[str, dict[str, bytes]] = {}
+        """What ConfigMaps hold, by their names."""
         self.listeners: list[Heard] = []
         self.careful = True
         """Whether a write must name the present version, as on a real API server."""
@@ -83,6 +85,9 @@ class Objects:
     async def delete(self, run: DbtRun) -> None:
         self._current(run)
         self.request_deletion(run.metadata.name)
+
+    async def keep_artifacts(self, run: DbtRun, name: str, files: Mapping[str, bytes]) -> None:
+        self.files.setdefault(name, {}).update(files)
 
     def _finalizers(self, run: DbtRun, finalizers: tuple[str, ...]) -> DbtRun:
         current = self._current(run)

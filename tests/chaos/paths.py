@@ -33,6 +33,12 @@ async def _start(world: World) -> None:
     world.create("success")
 
 
+async def _keep_artifacts(world: World) -> None:
+    world.create("success", artifacts=("run_results.json", "manifest.json"))
+    (told, _) = (await world.phase(Phase.SUCCEEDED)).status.artifacts
+    assert told.key in world.objects.files[str(told.config_map)]
+
+
 async def _fail(world: World) -> None:
     world.create("failure")
 
@@ -189,6 +195,7 @@ CANCELLED: Final = Phase.CANCELLED
 
 PATHS: Final[dict[str, Path]] = {
     "start": Path(play=_start, ends=SUCCEEDED, journal=START),
+    "start, artifacts kept": Path(play=_keep_artifacts, ends=SUCCEEDED, journal=START),
     "start that fails": Path(play=_fail, ends=Phase.FAILED, journal=START),
     "start, answer lost": Path(play=_lost_answer, ends=SUCCEEDED, journal=START),
     "start, answer lost, list lags": Path(play=_lost_answer_and_lagging_list, ends=SUCCEEDED, journal=START),

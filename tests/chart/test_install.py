@@ -31,6 +31,7 @@ SERVE: Final = (
     rights("dbtrun.dev", "dbtruns", "get", "list", "watch", "patch", "delete")
     | rights("dbtrun.dev", "dbtruns/status", "patch")
     | rights("events.k8s.io", "events", "create")
+    | rights("", "configmaps", "create", "get", "patch")
 )
 READ_CONNECTIONS: Final = rights("", "secrets", "get")
 
@@ -128,6 +129,7 @@ def test_airflow_may_use_dbtruns_and_neither_their_status_nor_secrets(installed:
     installed.kubectl_sync("create", "serviceaccount", "airflow-worker", "--namespace=team-b")
     airflow = identity_of(installed, "team-b", "airflow-worker")
     expected = rights("dbtrun.dev", "dbtruns", "get", "list", "watch", "create", "patch", "delete")
+    expected |= rights("", "configmaps", "get")
     assert rights_of(installed, airflow, "team-a") == expected
     assert rights_of(installed, airflow, "dbtrun-system") == set()
 

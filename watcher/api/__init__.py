@@ -29,6 +29,7 @@ from watcher.api.spec import (
     Spec,
 )
 from watcher.api.status import (
+    Artifact,
     Attempt,
     Condition,
     ConditionStatus,
@@ -52,6 +53,7 @@ __all__ = [
     "PLURAL",
     "REASON_DOCS",
     "VERSION",
+    "Artifact",
     "Attempt",
     "Condition",
     "ConditionStatus",

@@ -100,6 +100,7 @@ class Spec(Fields, frozen=True, kw_only=True):
     reuse: Reuse = Reuse.NEVER
     retry_of: int | None = None
     retry: Retry = Retry()
+    artifacts: tuple[str, ...] = ()
     queue_deadline_seconds: int | None = None
     active_deadline_seconds: int | None = None
     lost_contact_deadline_seconds: int = 21_600

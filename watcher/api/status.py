@@ -27,6 +27,8 @@ MAX_FAILURES: Final = 20
 """Failed nodes listed."""
 MAX_FAILURE_MESSAGE: Final = 500
 """Characters of a failed node's message."""
+MAX_PROBLEM: Final = 300
+"""Characters of why an artifact was not kept."""
 
 
 class ConditionType(StrEnum):
@@ -83,6 +85,21 @@ class Results(Fields, frozen=True, kw_only=True):
     failures: tuple[FailedNode, ...] = ()
 
 
+class Artifact(Fields, frozen=True, kw_only=True):
+    """A file of the run that was asked for: where it is kept, or the `problem` for which it is not."""
+
+    path: str
+    config_map: str | None = None
+    key: str | None = None
+    bytes: int | None = None
+    problem: str | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether it can be read from the ConfigMap."""
+        return self.config_map is not None
+
+
 class Attempt(Fields, frozen=True, kw_only=True):
     """One dbt Cloud run, from the claim to its end. An attempt starts at most one run."""
 
@@ -133,6 +150,7 @@ class Status(Fields, frozen=True, kw_only=True):
     progress: str | None = None
     steps: tuple[Step, ...] = ()
     results: Results | None = None
+    artifacts: tuple[Artifact, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     conditions: tuple[Condition, ...] = ()
 

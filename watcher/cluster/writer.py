@@ -1,17 +1,24 @@
-"""The one writer of DbtRuns. Every write names the version it was decided upon: nobody's change is overwritten."""
+"""The one writer of DbtRuns, and of the ConfigMaps that belong to them.
+
+Every change names the version that it was decided upon: nobody's change is overwritten.
+"""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any, Final
 
-from watcher.api import API_VERSION, FINALIZER, PLURAL, DbtRun, Status, to_wire
+import msgspec
+
+from watcher.api import API_VERSION, FINALIZER, KIND, PLURAL, DbtRun, Status, to_wire
 from watcher.cluster.access import MERGE_PATCH, ClusterAccess, api_path
-from watcher.cluster.errors import decode
+from watcher.cluster.errors import Conflict, Refused, decode
 from watcher.cluster.mirror import read
 from watcher.cluster.turns import Urgency
 
 PREFIX: Final = f"apis/{API_VERSION}"
+METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
 
 
 def merge_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,6 +73,26 @@ class Writer:
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": preconditions}
         await self._access.request("DELETE", _path(run), body=body)
 
+    async def keep_artifacts(self, run: DbtRun, name: str, files: Mapping[str, bytes]) -> None:
+        """Puts files, by key, into the ConfigMap `name`, which Kubernetes deletes after the object.
+
+        What an earlier call put there stays. Refused also when the ConfigMap is not this object's.
+        """
+        content, namespace = _content(files), run.metadata.namespace
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _belonging(run, name), **content}
+        try:
+            await self._access.request("POST", api_path("api/v1", namespace, "configmaps"), body=body)
+        except Conflict:
+            await self._add_to(run, name, content)
+
+    async def _add_to(self, run: DbtRun, name: str, content: Mapping[str, Any]) -> None:
+        path = api_path("api/v1", run.metadata.namespace, "configmaps", name)
+        found = decode(await self._access.request("GET", path, accept=METADATA_ONLY), _Owned).metadata
+        if run.uid not in [owner.uid for owner in found.owner_references]:
+            raise Refused(f"There is a ConfigMap {name} which is not this DbtRun's: delete it, or rename one.")
+        basis = {"uid": found.uid, "resourceVersion": found.resource_version}
+        await self._access.request("PATCH", path, body={"metadata": basis, **content}, content_type=MERGE_PATCH)
+
     async def _patch_finalizers(self, run: DbtRun, finalizers: list[str]) -> DbtRun:
         return await self._patch(run, {"metadata": {"finalizers": finalizers}})
 
@@ -80,6 +107,44 @@ class Writer:
 
 def _path(run: DbtRun, sub: str | None = None) -> str:
     return api_path(PREFIX, run.metadata.namespace, PLURAL, run.metadata.name, sub)
+
+
+class _Owner(msgspec.Struct):
+    uid: str
+
+
+class _OwnedMetadata(msgspec.Struct, rename="camel"):
+    uid: str
+    resource_version: str
+    owner_references: list[_Owner] = msgspec.field(default_factory=list)
+
+
+class _Owned(msgspec.Struct):
+    metadata: _OwnedMetadata
+
+
+def _belonging(run: DbtRun, name: str) -> dict[str, Any]:
+    """Metadata of an object that Kubernetes' garbage collector deletes after the run's."""
+    owner = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": run.metadata.name,
+        "uid": run.uid,
+        "controller": True,
+    }
+    labels = {"app.kubernetes.io/managed-by": "dbtrun"}
+    return {"name": name, "labels": labels, "ownerReferences": [owner]}
+
+
+def _content(files: Mapping[str, bytes]) -> dict[str, dict[str, str]]:
+    """A ConfigMap's data: text as people read it, anything else in base64."""
+    content: dict[str, dict[str, str]] = {"data": {}, "binaryData": {}}
+    for key, file in files.items():
+        try:
+            content["data"][key] = file.decode()
+        except UnicodeDecodeError:
+            content["binaryData"][key] = b64encode(file).decode()
+    return content
 
 
 def _parse(answer: bytes) -> DbtRun:

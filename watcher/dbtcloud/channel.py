@@ -134,10 +134,12 @@ class Channel:
         *,
         body: Mapping[str, Any] | None = None,
         version: str = "v2",
+        limit: int = MAX_BODY,
     ) -> Received:
         """One request and its whole reply, whatever its status.
 
         Raises:
+            TooLarge: the reply has more than `limit` bytes.
             DbtCloudError: there is no reply, or none that can be read to its end.
         """
         if self._budget is not None and priority is not None:
@@ -153,7 +155,7 @@ class Channel:
                 self._http.stream(method, url, params=params, json=body) as response,
             ):
                 answered = self._clock()
-                content = await _read(response, request)
+                content = await _read(response, request, limit)
         except TimeoutError:
             raise Unreachable(f"{request} was not answered within {self._total_seconds:g} seconds") from None
         except httpx.HTTPError as error:
@@ -184,13 +186,13 @@ class Channel:
         return Unreachable(f"{request} failed: {plain}", not_sent=isinstance(error, NOT_SENT))
 
 
-async def _read(response: httpx.Response, request: str) -> bytes:
-    """The body, decompressed, up to MAX_BODY."""
+async def _read(response: httpx.Response, request: str, limit: int) -> bytes:
+    """The body, decompressed, up to `limit` bytes."""
     content = bytearray()
     async for piece in response.aiter_bytes():
         content += piece
-        if len(content) > MAX_BODY:
-            raise TooLarge(f"{request} was answered with more than {MAX_BODY // 2**20} MB")
+        if len(content) > limit:
+            raise TooLarge(f"{request} was answered with more than {limit:,} bytes")
     return bytes(content)
 
 

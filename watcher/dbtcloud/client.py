@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -19,7 +20,7 @@ from watcher.api import Job, Overrides, PullRequestId, Reason, Results
 from watcher.dbtcloud import search, wire
 from watcher.dbtcloud.batch import Batch, Findings
 from watcher.dbtcloud.budget import Budget, Priority
-from watcher.dbtcloud.channel import PAGE_SIZE, TOTAL_SECONDS, Channel
+from watcher.dbtcloud.channel import MAX_BODY, PAGE_SIZE, TOTAL_SECONDS, Channel
 from watcher.dbtcloud.clock import Clock, system_clock
 from watcher.dbtcloud.connection import Connection
 from watcher.dbtcloud.errors import DbtCloudError, NotFound, Rejected, ServerFault, TooLarge, submission_of
@@ -132,20 +133,27 @@ class Client:
 
     async def results(self, run_id: int, step: int | None = None) -> Results | None:
         """Reads the outcome by node of a step (1-based; None: the last). None: there is none that can be read."""
-        params = {} if step is None else {"step": str(step)}
-        path = f"runs/{run_id}/artifacts/run_results.json"
         try:
-            received = await self._channel.exchange("GET", path, Priority.DETAILS, params)
-        except TooLarge:
+            body = await self.artifact(run_id, "run_results.json", step=step)
+            return None if body is None else wire.RUN_RESULTS.decode(body).summary()
+        except (TooLarge, msgspec.DecodeError, UnicodeDecodeError):
             return None
+
+    async def artifact(self, run_id: int, path: str, limit: int = MAX_BODY, *, step: int | None = None) -> bytes | None:
+        """Reads a file below the target directory, as a step left it (1-based; None: the last). None: there is none.
+
+        Raises:
+            TooLarge: it has more than `limit` bytes.
+            DbtCloudError: it may be there.
+        """
+        params = {} if step is None else {"step": str(step)}
+        address = f"runs/{run_id}/artifacts/{quote(path)}"
+        received = await self._channel.exchange("GET", address, Priority.DETAILS, params, limit=limit)
         if received.status == 404:
             return None
         if received.status != 200:
             raise received.error()
-        try:
-            return wire.RUN_RESULTS.decode(received.body).summary()
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None
+        return received.body
 
     # ---- lists for the poller
 

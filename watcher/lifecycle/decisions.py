@@ -126,6 +126,14 @@ class FetchDetails:
     over: bool
 
 
+@dataclass(frozen=True, slots=True)
+class KeepArtifacts:
+    """Copy these files of the ended run to where they stay."""
+
+    run_id: int
+    paths: tuple[str, ...]
+
+
 Decision = (
     Wait
     | Write
@@ -142,4 +150,5 @@ Decision = (
     | Sweep
     | Cancel
     | FetchDetails
+    | KeepArtifacts
 )

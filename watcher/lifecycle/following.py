@@ -11,6 +11,7 @@ from watcher.api import Attempt, Phase, Reason, RetryStrategy, Step
 from watcher.lifecycle.case import Case
 from watcher.lifecycle.decisions import Cancel, Connect, Decision, Event, FetchDetails, RemoveFinalizer, Sweep
 from watcher.lifecycle.facts import RunFacts, RunState
+from watcher.lifecycle.keeping import keep_step, told_artifacts
 from watcher.lifecycle.known import DetailsTry
 from watcher.lifecycle.marker import marker
 from watcher.lifecycle.outcome import Outcome, outcome_of
@@ -71,7 +72,8 @@ def _end(case: Case, facts: RunFacts) -> Decision:
         changes["results"] = results
     if asked_for is None and _may_retry(case, attempt, outcome):
         return _twin_first(case, attempt) or _next_attempt(case, ended, facts, outcome)
-    return case.finish(outcome, attempt=ended, **changes)
+    changes["artifacts"] = told_artifacts(case, facts)
+    return keep_step(case, facts) or case.finish(outcome, attempt=ended, **changes)
 
 
 def _steps_at_end(case: Case, facts: RunFacts, tried: DetailsTry | None) -> dict[str, Any]:

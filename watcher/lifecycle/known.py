@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from watcher.api import DbtRun, Phase, Reason
+from watcher.api import Artifact, DbtRun, Phase, Reason
 from watcher.lifecycle.facts import Details, Instant, Observation, RunFacts, Submission, Trouble
 
 DENIED_INTERVAL: Final = 5
@@ -61,6 +61,24 @@ class DetailsTry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeepTry:
+    """The last try to keep the files of an ended run."""
+
+    run_id: int
+    at: float
+    tries: int
+    artifacts: tuple[Artifact, ...]
+    """Each file that was asked for, of earlier tries too."""
+    again: bool
+    """Whether another try may bring more: a file was not there yet, or somebody did not answer."""
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """The paths of the files that are not kept."""
+        return tuple(artifact.path for artifact in self.artifacts if not artifact.kept)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
     """Everything about one object that is not in the object."""
 
@@ -81,6 +99,7 @@ class Known:
     claim: Claim | None = None
     cancel: CancelTry | None = None
     details: DetailsTry | None = None
+    kept: KeepTry | None = None
     swept: frozenset[int] = field(default_factory=frozenset)
     """Numbers of the attempts whose twins were looked for."""
     typical: timedelta | None = None

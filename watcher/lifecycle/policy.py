@@ -45,7 +45,11 @@ class Policy:
     """Pause between two looks at the steps of a running run."""
 
     details_tries: int = 2
-    """How often the failed nodes of an ended run are asked for before its end is written without them."""
+    """How often the failed nodes, or the artifacts, of an ended run are asked for before its end is written without
+    them."""
+
+    artifacts_pause: float = 5.0
+    """Pause between two tries: dbt Cloud may still be uploading the artifacts when it tells the end."""
 
     resync: float = 600.0
     """Every object that is not final is looked at again after this long at the latest, whatever was missed."""

@@ -70,6 +70,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
+# spec.artifacts: a ConfigMap that is not the run's own is never changed, and none can be listed
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [create, get, patch]
 {{- end -}}
 
 {{- define "dbtrun.subjects" -}}

@@ -92,14 +92,14 @@ def nodes(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, An
 
 
 def defaults(kind: inspect.Type, path: str) -> Iterator[tuple[str, Any]]:
-    """The default of every field below a type; objects and None have none that the API server could fill in."""
+    """The default of every field below a type but None and empty ones, which are absent in the API server too."""
     if isinstance(kind, inspect.UnionType):
         (kind,) = (each for each in kind.types if not isinstance(each, inspect.NoneType))
     if not isinstance(kind, inspect.StructType):
         return
     for field in kind.fields:
         value = field.default
-        if value not in (None, msgspec.NODEFAULT) and not isinstance(value, msgspec.Struct):
+        if value not in (None, msgspec.NODEFAULT, ()) and not isinstance(value, msgspec.Struct):
             yield f"{path}.{field.encode_name}", list(value) if isinstance(value, tuple) else value
         yield from defaults(field.type, f"{path}.{field.encode_name}")
 
@@ -142,6 +142,7 @@ def test_the_crd_carries_the_names_of_the_code() -> None:
         ("status.steps[].name", "maxLength", status.MAX_STEP_NAME),
         ("status.results.failures", "maxItems", status.MAX_FAILURES),
         ("status.results.failures[].message", "maxLength", status.MAX_FAILURE_MESSAGE),
+        ("status.artifacts[].problem", "maxLength", status.MAX_PROBLEM),
     ],
 )
 def test_the_bounds_that_the_code_keeps_are_those_of_the_crd(path: str, bound: str, value: int) -> None:

@@ -113,7 +113,12 @@ def objects(**spec: st.SearchStrategy[Any]) -> st.SearchStrategy[DbtRun]:
         backoff_seconds=st.sampled_from([0, 30]),
         when=st.just(tuple(RetryWhen)),
     )
-    common = {"held": st.just(False), "retry": retry, "active_deadline_seconds": st.sampled_from([None, 600])}
+    common = {
+        "held": st.just(False),
+        "retry": retry,
+        "active_deadline_seconds": st.sampled_from([None, 600]),
+        "artifacts": st.sampled_from([(), ("run_results.json", "compiled/shop/a.sql"), ("missing.json",)]),
+    }
     return st.builds(run, **{**common, **spec})
 
 

@@ -18,7 +18,7 @@ import msgspec
 from msgspec.structs import replace as with_fields
 
 from tests.unit.lifecycle.builders import ACCOUNT, JOB, START
-from watcher.api import FINALIZER, DbtRun, Reason, Status
+from watcher.api import FINALIZER, Artifact, DbtRun, Phase, Reason, Status
 from watcher.api.status import MAX_STATUS
 from watcher.lifecycle.decide import decide, interest
 from watcher.lifecycle.decisions import (
@@ -30,6 +30,7 @@ from watcher.lifecycle.decisions import (
     DeleteObject,
     FetchDetails,
     FindLive,
+    KeepArtifacts,
     LookForRuns,
     RemoveFinalizer,
     ResolveJob,
@@ -52,7 +53,8 @@ from watcher.lifecycle.facts import (
     Trouble,
     Undecided,
 )
-from watcher.lifecycle.known import CancelTry, Claim, DetailsTry, Known, LookUp, remember
+from watcher.lifecycle.keeping import config_map_name, key_of
+from watcher.lifecycle.known import CancelTry, Claim, DetailsTry, KeepTry, Known, LookUp, remember
 from watcher.lifecycle.policy import Policy
 
 MAX_DECISIONS: Final = 12
@@ -114,6 +116,8 @@ class ApiServer:
     time: Time
     stored: DbtRun | None
     told: list[Status] = field(default_factory=list)
+    kept: dict[str, int] = field(default_factory=dict)
+    """What the ConfigMap has: the run of each key."""
 
     def get(self) -> DbtRun:
         if self.stored is None:
@@ -127,8 +131,18 @@ class ApiServer:
             assert same == (status.phase, status.reason, status.message), "a final phase changed"
         wire = msgspec.json.encode(status)
         assert len(wire) <= MAX_STATUS
+        self._check_artifacts(current, status)
         self.told.append(status)
         return self._store(with_fields(current, status=msgspec.json.decode(wire, type=Status)))
+
+    def _check_artifacts(self, run: DbtRun, status: Status) -> None:
+        """What an end says is kept is there; an end that dbt Cloud told speaks of every file."""
+        for artifact in status.artifacts:
+            assert not artifact.kept or self.kept[str(artifact.key)] == status.run_id, "a file is told and not kept"
+        if status.phase in (Phase.SUCCEEDED, Phase.FAILED):
+            assert tuple(artifact.path for artifact in status.artifacts) == run.spec.artifacts
+        elif not (status.phase and status.phase.final):
+            assert not status.artifacts, "files are told with the end"
 
     def finalizer(self, seen: DbtRun, *, held: bool) -> DbtRun:
         current = self._checked(seen)
@@ -388,6 +402,8 @@ class Watcher:
                 self.known = replace(self.known, account_id=ACCOUNT)
             case Start() | Resume():
                 self._start(decision, fate)
+            case KeepArtifacts():
+                self._keep(decision, fate)
             case _:
                 self._ask(decision)
 
@@ -469,6 +485,24 @@ class Watcher:
         details = Details(run=facts, results=None) if facts else None
         tried = DetailsTry(run_id=run_id, at=self.now.mono, tries=tries, over=over, details=details)
         self.known = replace(self.known, details=tried)
+
+    def _keep(self, decision: KeepArtifacts, fate: Fate) -> None:
+        """dbt Cloud has each file whose name does not say otherwise."""
+        assert self.mirror is not None
+        assert self.known.account_id is not None, "a question needs a connection"
+        before = self.known.kept
+        there = {path for path in decision.paths if not self.cloud.down and not path.startswith("missing")}
+        self.api.kept |= {key_of(path): decision.run_id for path in there}
+        told = {path: Artifact(path=path, problem="None.") for path in decision.paths}
+        if fate is not Fate.LOST:
+            name = config_map_name(self.mirror)
+            told |= {path: Artifact(path=path, config_map=name, key=key_of(path), bytes=1) for path in there}
+        earlier = {artifact.path: artifact for artifact in before.artifacts} if before else {}
+        artifacts = tuple((earlier | told)[path] for path in self.mirror.spec.artifacts)
+        again = not all(artifact.kept for artifact in artifacts)
+        tries = before.tries + 1 if before else 1
+        kept = KeepTry(run_id=decision.run_id, at=self.now.mono, tries=tries, artifacts=artifacts, again=again)
+        self.known = replace(self.known, kept=kept)
 
     def _runs_of(self, decision: LookForRuns | Sweep) -> tuple[RunFacts, ...]:
         attempt = decision.attempt

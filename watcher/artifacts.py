@@ -1,0 +1,88 @@
+"""Copies the files that were asked for from dbt Cloud to the cluster. What stands in the way becomes a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+from watcher.api import Artifact, DbtRun
+from watcher.api.status import MAX_PROBLEM
+from watcher.cluster.errors import ApiTrouble, Conflict, Gone, Refused
+from watcher.dbtcloud.client import Client
+from watcher.dbtcloud.errors import DbtCloudError, TooLarge
+from watcher.lifecycle.decisions import KeepArtifacts
+from watcher.lifecycle.keeping import MAX_BYTES, config_map_name, key_of
+from watcher.lifecycle.known import KeepTry
+from watcher.lifecycle.text import clean
+
+Store = Callable[[str, Mapping[str, bytes]], Awaitable[None]]
+"""Puts files, by key, into a ConfigMap. Raises ApiTrouble, Conflict or Gone when it did not."""
+
+MISSING: Final = "dbt Cloud has no such file of this run."
+
+
+class Lack(NamedTuple):
+    """Why a file is not kept, and whether that may pass."""
+
+    problem: str
+    again: bool
+
+
+async def keep(
+    decision: KeepArtifacts,
+    run: DbtRun,
+    before: KeepTry | None,
+    client: Client,
+    store: Store,
+    mono: Callable[[], float],
+) -> KeepTry:
+    """Fetches, stores, and tells of each file how it went. Raises neither dbt Cloud's errors nor the API server's."""
+    earlier = {artifact.path: artifact for artifact in (before.artifacts if before else ())}
+    files: dict[str, bytes] = {}
+    lacks: dict[str, Lack] = {}
+    room = MAX_BYTES - sum(artifact.bytes or 0 for artifact in earlier.values())
+    for path in decision.paths:
+        answer = await _fetched(client, decision.run_id, path, room)
+        if isinstance(answer, Lack):
+            lacks[path] = answer
+        else:
+            files[path], room = answer, room - len(answer)
+    name = config_map_name(run)
+    unstored = await _stored(store, name, files)
+    if unstored is not None:
+        lacks |= dict.fromkeys(files, unstored)
+    told = earlier | {artifact.path: artifact for artifact in _told(name, files, lacks)}
+    return KeepTry(
+        run_id=decision.run_id,
+        at=mono(),
+        tries=before.tries + 1 if before else 1,
+        artifacts=tuple(told[path] for path in run.spec.artifacts),
+        again=any(lack.again for lack in lacks.values()),
+    )
+
+
+async def _fetched(client: Client, run_id: int, path: str, room: int) -> bytes | Lack:
+    try:
+        content = await client.artifact(run_id, path, room)
+    except TooLarge:
+        return Lack(f"It is too large: {room:,} of the {MAX_BYTES:,} bytes for a run's files were left.", again=False)
+    except DbtCloudError as error:
+        return Lack(error.message, again=True)
+    return Lack(MISSING, again=True) if content is None else content
+
+
+async def _stored(store: Store, name: str, files: Mapping[str, bytes]) -> Lack | None:
+    if not files:
+        return None
+    try:
+        await store(name, {key_of(path): content for path, content in files.items()})
+    except (ApiTrouble, Conflict, Gone) as error:
+        return Lack(f"It could not be stored: {error}", again=not isinstance(error, Refused))
+    return None
+
+
+def _told(name: str, files: Mapping[str, bytes], lacks: Mapping[str, Lack]) -> Iterator[Artifact]:
+    for path, lack in lacks.items():
+        yield Artifact(path=path, problem=clean(lack.problem, MAX_PROBLEM))
+    for path in files.keys() - lacks.keys():
+        yield Artifact(path=path, config_map=name, key=key_of(path), bytes=len(files[path]))
