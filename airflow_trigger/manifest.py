@@ -114,7 +114,7 @@ def _start(wish: Wish, resumes: int | None) -> dict[str, Any]:
         retry=retry_of(wish.retry),
         deletion_policy=_policy(wish.deletion_policy),
     )
-    wire = to_wire(spec)
+    wire = {key: value for key, value in to_wire(spec).items() if value != {}}
     return wire if resumes is None else wire | {"retryOf": resumes}
 
 

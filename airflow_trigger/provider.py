@@ -20,7 +20,9 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["service"],
             }
         ],
-        "operators": [{"integration-name": name, "python-modules": ["airflow_trigger.operator"]}],
+        "operators": [
+            {"integration-name": name, "python-modules": ["airflow_trigger.operator", "airflow_trigger.listing"]}
+        ],
         "sensors": [{"integration-name": name, "python-modules": ["airflow_trigger.sensor"]}],
         "triggers": [{"integration-name": name, "python-modules": ["airflow_trigger.trigger"]}],
         # Airflow 2 shows only links that are listed here.

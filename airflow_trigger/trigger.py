@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -29,7 +30,7 @@ from airflow_trigger.hub import DEFAULT_PACE, Pace, subscribe
 from airflow_trigger.killed import still_deferred
 from airflow_trigger.naming import DEFAULT_CONN_ID, adopted_name, connection_name
 from airflow_trigger.objects import Gone, Seen
-from airflow_trigger.taskruns import HttpTaskRuns, Patiently, cancel
+from airflow_trigger.taskruns import HttpTaskRuns, Patiently, TaskRuns, cancel
 from watcher.api import API_VERSION, KIND, ConnectionRef, Spec, to_wire
 
 if TYPE_CHECKING:
@@ -154,18 +155,27 @@ class DbtRunTrigger(BaseTrigger):
             return True
         if self.end_time is not None and self.end_time <= time.time():
             return True
-        return await still_deferred(self.cancel_for)
+        return await self.still_deferred(self.cancel_for)
 
     async def _cancel(self) -> None:
         task = self.cancel_for or {}
-        async with clusters.lease(self._cluster) as cluster:
-            runs = Patiently(HttpTaskRuns(cluster, self.namespace), CANCEL_SECONDS)
+        async with self.task_runs() as connection:
+            runs = Patiently(connection, CANCEL_SECONDS)
             try:
                 cancelled = await cancel(runs, await runs.get(self.object_name), task["try_number"])
             except NotFound:
                 return
         if cancelled:
             self.log.info("The task was ended by hand: DbtRun %s is being cancelled.", self.object_name)
+
+    still_deferred = staticmethod(still_deferred)
+    """Asks Airflow. This and the next are seams where tests put their own."""
+
+    @asynccontextmanager
+    async def task_runs(self) -> AsyncIterator[TaskRuns]:
+        """The namespace's DbtRuns, over the connection that all triggers share."""
+        async with clusters.lease(self._cluster) as cluster:
+            yield HttpTaskRuns(cluster, self.namespace)
 
     async def is_still_running(self) -> bool:
         """Whether the DbtRun is there and not over, by one look at it.

@@ -1,0 +1,177 @@
+"""A namespace of DbtRuns with a watcher in it that does as the test says, and a task of a DAG."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from airflow_trigger.cluster import AlreadyExists, ClusterConfig, ClusterError, NotFound
+from airflow_trigger.taskruns import TaskRun
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+NAMESPACE = "team"
+URL = "https://cloud.getdbt.com/deploy/1/projects/2/runs/{}/"
+
+
+class FakeTaskRuns:
+    """An API server; what is created is started by the watcher at once, unless `asleep`."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, dict[str, Any]] = {}
+        self.failing: list[ClusterError] = []
+        self.failing_after: list[ClusterError] = []
+        """Told after the request was done: its answer is lost."""
+        self.asleep = False
+        self.before: Callable[[str], None] = lambda verb: None
+        self.calls: list[str] = []
+        self._version = 0
+
+    @asynccontextmanager
+    async def connect(self, config: ClusterConfig, namespace: str) -> AsyncIterator[FakeTaskRuns]:
+        assert namespace == NAMESPACE
+        yield self
+
+    async def list(self, labels: str = "", fields: str = "") -> list[TaskRun]:
+        self._ask("list")
+        wanted = dict(pair.split("=", 1) for pair in labels.split(",") if pair)
+        found = [body for body in self.objects.values() if wanted.items() <= body["metadata"]["labels"].items()]
+        return [self._told(body) for body in found]
+
+    async def get(self, name: str) -> TaskRun:
+        self._ask("get")
+        if name not in self.objects:
+            raise NotFound(f'dbtruns.dbtrun.dev "{name}" not found')
+        return self._told(self.objects[name])
+
+    async def create(self, body: Mapping[str, Any]) -> TaskRun:
+        self._ask("create")
+        name = body["metadata"]["name"]
+        if name in self.objects:
+            raise AlreadyExists(f'dbtruns.dbtrun.dev "{name}" already exists')
+        self.put(body)
+        return self._answered(name)
+
+    async def patch(self, name: str, body: Mapping[str, Any]) -> TaskRun:
+        self._ask("patch")
+        if name not in self.objects:
+            raise NotFound(f'dbtruns.dbtrun.dev "{name}" not found')
+        metadata = dict(body.get("metadata", {}))
+        version = metadata.pop("resourceVersion", None)
+        if version not in (None, self.objects[name]["metadata"]["resourceVersion"]):
+            raise AlreadyExists("the object has been modified")
+        self._merge(name, {**body, "metadata": metadata})
+        return self._answered(name)
+
+    # ── the watcher's doing ──
+
+    def put(self, body: Mapping[str, Any]) -> None:
+        """An object as it was created."""
+        name = body["metadata"]["name"]
+        self.objects[name] = copy.deepcopy({"metadata": {"labels": {}, "annotations": {}}, **body, "status": {}})
+        self._merge(name, {"metadata": {"uid": f"u-{name}", "namespace": NAMESPACE, "creationTimestamp": "2026-01-01"}})
+        if not self.asleep:
+            self.starts(name)
+
+    def starts(self, name: str) -> None:
+        run_id = self.objects[name]["spec"].get("runId") or 70_000 + len(self.objects)
+        self.says(name, phase="Running", reason="RunStarted", runId=run_id, url=URL.format(run_id))
+
+    def says(self, name: str, **status: object) -> None:
+        """A write of the status."""
+        self._merge(name, {"status": status})
+
+    def ends(self, name: str, phase: str = "Succeeded", reason: str = "RunSucceeded", **status: object) -> None:
+        self.says(name, phase=phase, reason=reason, **status)
+
+    def delete(self, name: str) -> None:
+        del self.objects[name]
+
+    @property
+    def names(self) -> Sequence[str]:
+        return sorted(self.objects)
+
+    @property
+    def only(self) -> str:
+        (name,) = self.objects
+        return name
+
+    def spec(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.objects[name]["spec"]
+        return found
+
+    @property
+    def cancelled(self) -> Sequence[str]:
+        """The objects with a wish to end them."""
+        return [name for name, body in self.objects.items() if body["spec"].get("cancel")]
+
+    # ── inside ──
+
+    def _ask(self, verb: str) -> None:
+        self.calls.append(verb)
+        self.before(verb)
+        if self.failing:
+            raise self.failing.pop(0)
+
+    def _answered(self, name: str) -> TaskRun:
+        if self.failing_after:
+            raise self.failing_after.pop(0)
+        return self._told(self.objects[name])
+
+    def _told(self, body: Mapping[str, Any]) -> TaskRun:
+        return msgspec.json.decode(msgspec.json.encode(body), type=TaskRun)
+
+    def _merge(self, name: str, change: Mapping[str, Any]) -> None:
+        self._version += 1
+        version = {"metadata": {"resourceVersion": str(self._version)}}
+        self.objects[name] = merged(merged(self.objects[name], change), version)
+
+
+def merged(target: Any, change: Any) -> Any:
+    """A merge patch, RFC 7386."""
+    if not isinstance(change, dict):
+        return change
+    result = dict(target) if isinstance(target, dict) else {}
+    for key, value in change.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key), value)
+    return result
+
+
+@dataclass
+class Task:
+    """A task instance as Airflow gives it to an operator."""
+
+    dag_id: str = "nightly"
+    run_id: str = "scheduled__2026-01-01T00:00:00+00:00"
+    task_id: str = "build"
+    map_index: int = -1
+    try_number: int = 1
+    max_tries: int = 3
+    start_date: datetime = field(default_factory=lambda: datetime.now(tz=UTC))
+    xcoms: dict[str, Any] = field(default_factory=dict)
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcoms[key] = value
+
+    @property
+    def context(self) -> Any:
+        return {"ti": self, "task_instance": self}
+
+    def next_try(self) -> Task:
+        """What Airflow makes of a failed try."""
+        return Task(self.dag_id, self.run_id, self.task_id, self.map_index, self.try_number + 1, self.max_tries)
+
+    def cleared(self, retries: int = 3) -> Task:
+        """What Airflow makes of a task that a person clears."""
+        following = self.next_try()
+        following.max_tries = self.try_number + retries
+        return following
