@@ -25,7 +25,7 @@ from watcher.cluster.access import ClusterAccess
 
 SETTLE_SECONDS: Final = 240.0
 """From the last fault until every object has come to its end; backoff alone may take a minute."""
-DISTURBANCES: Final = {"kill": 14, "kill both": 4, "pause": 5, "restart dbt Cloud": 3, "freeze API server": 1,
+DISTURBANCES: Final = {"kill": 12, "kill both": 8, "pause": 4, "restart dbt Cloud": 3, "freeze API server": 1,
                        "restart API server": 1, "compact etcd": 2}  # fmt: skip
 """What happens in a round, as often as it stands here in every thirty: each is dealt before any comes again."""
 KILLS: Final = {"kill": 1, "kill both": 2}

@@ -43,6 +43,16 @@ async def _fail(world: World) -> None:
     world.create("failure")
 
 
+async def _keep(world: World) -> None:
+    world.create("success", artifacts=("run_results.json",))
+
+
+async def _resume_theirs(world: World) -> None:
+    run_id = await world.elsewhere("failure")
+    await world.finish(run_id, status=20)
+    world.create("failure", retry_of=run_id)
+
+
 async def _lost_answer(world: World) -> None:
     world.fault(Drop(when="after"), "start")
     world.create("success")
@@ -197,6 +207,7 @@ PATHS: Final[dict[str, Path]] = {
     "start": Path(play=_start, ends=SUCCEEDED, journal=START),
     "start, artifacts kept": Path(play=_keep_artifacts, ends=SUCCEEDED, journal=START),
     "start that fails": Path(play=_fail, ends=Phase.FAILED, journal=START),
+    "start, keep artifacts": Path(play=_keep, ends=SUCCEEDED, journal=START),
     "start, answer lost": Path(play=_lost_answer, ends=SUCCEEDED, journal=START),
     "start, answer lost, list lags": Path(play=_lost_answer_and_lagging_list, ends=SUCCEEDED, journal=START),
     "start, request lost": Path(play=_lost_request, ends=SUCCEEDED, journal=START),
@@ -214,6 +225,7 @@ PATHS: Final[dict[str, Path]] = {
     "retry from failure, refused": Path(
         play=_resume_refused, ends=SUCCEEDED, journal=("start", "ui", "start"), attempts=2
     ),
+    "retry of somebody else's run": Path(play=_resume_theirs, ends=Phase.FAILED, journal=("ui", "retry")),
     "retry afresh": Path(play=_fresh, ends=SUCCEEDED, journal=("start", "start"), attempts=2),
     "adopt": Path(play=_adopt, ends=SUCCEEDED, journal=("ui",)),
     "adopt, cancel": Path(play=_adopt_and_cancel, ends=CANCELLED, journal=("ui", "cancel")),

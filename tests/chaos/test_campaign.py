@@ -1,0 +1,23 @@
+"""A short campaign; `make soak` is the long one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.campaign import campaign
+from tests.controlplane import ControlPlane
+
+KILLS = 40
+
+
+@pytest.mark.timeout(900)
+async def test_no_kill_and_no_fault_loses_a_run_or_starts_it_twice(own_plane: ControlPlane, tmp_path: Path) -> None:
+    figures = await campaign(own_plane, tmp_path, kills=KILLS, seed=11, seconds=600)
+    print(json.dumps(figures.told()))
+    assert figures.broken == []
+    assert figures.kills >= KILLS
+    assert figures.runs > KILLS, "the watchers were alive long enough to do something"
+    assert sum(figures.faults_hit.values()) > KILLS
