@@ -175,10 +175,6 @@ async def watch(settings: Settings) -> None:
     Raises:
         Unstartable: the way to the API server or the address cannot be used, or the watcher cannot go on.
     """
-    logs.configure(settings.log_level, cast(logs.LogFormat, settings.log_format))
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     listener = _listen(settings)
     try:
         kubeconfig = Path(settings.kubeconfig) if settings.kubeconfig else None
@@ -186,6 +182,10 @@ async def watch(settings: Settings) -> None:
     except ClusterAccessError as error:
         listener.close()
         raise Unstartable(str(error)) from None
+    logs.configure(settings.log_level, cast(logs.LogFormat, settings.log_format))
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         logger.info("Listening on %s:%d.", *listener.getsockname()[:2])
         await Watcher(settings, access).run(listener, stop)

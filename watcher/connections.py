@@ -194,6 +194,8 @@ class _AccountSink:
 
 def _read_files(directory: Path) -> dict[str, bytes]:
     """Read anew each time: the kubelet swaps the files when the Secret changes."""
+    if not directory.is_dir():
+        raise Unusable(f"The default connection's directory {directory} does not exist: mount its Secret there.")
     found = {}
     for key in KEYS:
         path = directory / key

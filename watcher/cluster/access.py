@@ -99,7 +99,11 @@ class ClusterAccess:
             raise ClusterAccessError(f"The context {context!r} needs a kubeconfig: name its file too.")
         else:
             read = _service_account_reader(service_account, environ)
-        return cls(await read(), read, timeouts)
+        try:
+            return cls(await read(), read, timeouts)
+        except OSError as error:  # an SSLError is one
+            where = "pod's ServiceAccount" if kubeconfig is None else f"kubeconfig {kubeconfig}"
+            raise ClusterAccessError(f"The {where} cannot be used: a certificate or key in it is none.") from error
 
     def __repr__(self) -> str:
         return f"ClusterAccess({self.host!r})"
