@@ -305,9 +305,8 @@ class DbtRunOperator(BaseOperator):
             raise DbtRunTimedOut(events.waited_too_long(subject, run, self._timeout)["message"]) from stopped
         self.on_kill()
         end = "is cancelled" if self.cancel_on_kill else "goes on"
-        title = subject.of(run).title
         raise DbtRunTimedOut(
-            f"Timeout: {title} did not end within execution_timeout ({self.execution_timeout}); it {end}."
+            f"Timeout: {_lower(subject.of(run).title)} passed execution_timeout ({self.execution_timeout}); it {end}."
         ) from stopped
 
     # ── parts ──
@@ -471,3 +470,8 @@ class DbtRunOperator(BaseOperator):
         for key, value in {"job_run_url": url, "job_run_id": run_id, "dbtrun_name": name}.items():
             if value is not None:
                 context["ti"].xcom_push(key=key, value=value)
+
+
+def _lower(title: str) -> str:
+    """Within a sentence: `job run 5`, but `DbtRun team/build-1`."""
+    return title if title.startswith("DbtRun") else f"{title[0].lower()}{title[1:]}"

@@ -1,0 +1,546 @@
+"""The operator over all lives of a task: every crash, every kill, every end."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import warnings
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+from airflow.providers.dbt.cloud.operators.dbt import DbtCloudRunJobOperator
+
+from airflow_trigger.cluster import NotPermitted, Rejected, Unreachable
+from airflow_trigger.event import Payload
+from airflow_trigger.failures import (
+    DbtRunCancelled,
+    DbtRunEventException,
+    DbtRunFailed,
+    DbtRunLostContact,
+    DbtRunRefused,
+    DbtRunTimedOut,
+)
+from airflow_trigger.operator import DbtRunOperator
+from airflow_trigger.trigger import DbtRunTrigger
+from tests.unit.airflow_trigger.tasks import NAMESPACE, URL, FakeTaskRuns, Task
+
+SUPERVISED = {"traceback": None, "error": "Trigger timeout"}
+
+
+@pytest.fixture
+def runs() -> FakeTaskRuns:
+    return FakeTaskRuns()
+
+
+def new(runs: FakeTaskRuns, **arguments: Any) -> DbtRunOperator:
+    """An operator as a new process makes it."""
+
+    class Operator(DbtRunOperator):
+        connect = staticmethod(runs.connect)
+
+    given: dict[str, Any] = {"task_id": "build", "job_id": 7, "namespace": NAMESPACE, "deferrable": True}
+    return Operator(**given | arguments)
+
+
+def deferred(operator: DbtRunOperator, task: Task) -> TaskDeferred:
+    operator.pre_execute(task.context)
+    with pytest.raises(TaskDeferred) as info:
+        operator.execute(task.context)
+    return info.value
+
+
+def payload(name: str, status: str = "success", **changes: Any) -> dict[str, Any]:
+    event = Payload(
+        status=cast("Any", status),
+        run_id=70_001,
+        message="It is over.",
+        job_run_url=URL.format(70_001),
+        reason="",
+        namespace=NAMESPACE,
+        name=name,
+    )
+    return {**event, **changes}
+
+
+def resumed(runs: FakeTaskRuns, task: Task, event: dict[str, Any] | None = None, **arguments: Any) -> Any:
+    """What a new process makes of an event."""
+    operator = new(runs, **arguments)
+    operator.pre_execute(task.context)
+    told = payload(runs.names[-1]) if event is None else event
+    return operator.resume_execution("execute_complete", {"event": told}, task.context)
+
+
+def through(runs: FakeTaskRuns, task: Task, **arguments: Any) -> Any:
+    """A whole try whose run succeeds."""
+    name = deferred(new(runs, **arguments), task).trigger.name
+    runs.ends(name)
+    return resumed(runs, task, payload(name), **arguments)
+
+
+# ── the ordinary way ──
+
+
+def test_a_run_is_created_and_waited_for_in_the_triggerer(runs: FakeTaskRuns) -> None:
+    task = Task()
+    told = deferred(new(runs, timeout=7200, check_interval=300), task)
+    assert runs.spec(runs.only)["job"] == {"id": 7}
+    assert runs.spec(runs.only)["pollIntervalSeconds"] == 300
+    assert task.xcoms == {"job_run_url": URL.format(70_001), "job_run_id": 70_001, "dbtrun_name": runs.only}
+    assert told.method_name == "execute_complete"
+    assert isinstance(told.trigger, DbtRunTrigger)
+    assert (told.trigger.name, told.trigger.namespace) == (runs.only, NAMESPACE)
+
+
+def test_the_trigger_can_be_stored_and_holds_no_more_than_names(runs: FakeTaskRuns) -> None:
+    trigger = deferred(new(runs, config_file="/kube/config", cluster_context="prod"), Task()).trigger
+    _, stored = trigger.serialize()
+    assert json.loads(json.dumps(stored)) == stored
+    assert (stored["config_file"], stored["cluster_context"]) == ("/kube/config", "prod")
+    assert stored["cancel_for"] == {
+        "dag_id": "nightly",
+        "run_id": "scheduled__2026-01-01T00:00:00+00:00",
+        "task_id": "build",
+        "map_index": -1,
+        "try_number": 1,
+    }
+
+
+def test_the_task_returns_the_run_id(runs: FakeTaskRuns) -> None:
+    assert through(runs, Task()) == 70_001
+
+
+def test_a_run_that_is_over_at_once_is_not_deferred(runs: FakeTaskRuns) -> None:
+    task = Task()
+    runs.asleep = True
+    runs.before = lambda verb: runs.ends(runs.only, runId=9) if verb == "get" else None
+    operator = new(runs)
+    operator.pre_execute(task.context)
+    assert operator.execute(task.context) == 9
+
+
+def test_without_waiting_the_run_id_is_returned_as_soon_as_there_is_one(runs: FakeTaskRuns) -> None:
+    runs.asleep = True
+    runs.before = lambda verb: runs.starts(runs.only) if verb == "get" else None
+    assert new(runs, wait_for_termination=False).execute(Task().context) == 70_001
+
+
+def test_without_waiting_a_start_that_takes_too_long_is_a_timeout(runs: FakeTaskRuns) -> None:
+    runs.asleep = True
+    with pytest.raises(DbtRunTimedOut, match="Timeout"):
+        new(runs, wait_for_termination=False, timeout=0).execute(Task().context)
+
+
+def test_a_task_that_is_not_deferrable_waits_by_the_same_trigger(runs: FakeTaskRuns) -> None:
+    class Here(DbtRunOperator):
+        connect = staticmethod(runs.connect)
+
+        @staticmethod
+        async def awaited(trigger: DbtRunTrigger) -> dict[str, Any]:
+            runs.ends(trigger.object_name)
+            return payload(trigger.object_name)
+
+    assert Here(task_id="build", job_id=7, namespace=NAMESPACE, deferrable=False).execute(Task().context) == 70_001
+
+
+def test_the_run_id_comes_late_and_the_xcoms_with_the_end(runs: FakeTaskRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow_trigger.operator.SUBMISSION_SECONDS", 0.0)
+    runs.asleep = True
+    task = Task()
+    deferred(new(runs), task)
+    assert "job_run_id" not in task.xcoms
+    runs.starts(runs.only)
+    runs.ends(runs.only)
+    assert resumed(runs, task) == 70_001
+    assert task.xcoms["job_run_url"] == URL.format(70_001)
+
+
+# ── crashes ──
+
+
+def test_a_worker_killed_after_the_create_leaves_a_run_that_the_retry_takes_over(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    again = deferred(new(runs), task.next_try())
+    assert len(runs.objects) == 1
+    assert again.trigger.name == runs.only
+
+
+def test_the_answer_to_a_create_may_be_lost(runs: FakeTaskRuns) -> None:
+    runs.failing_after = [Unreachable("reset")]
+    deferred(new(runs), Task())
+    assert len(runs.objects) == 1
+
+
+def test_an_api_server_that_is_away_for_a_while_is_waited_for(runs: FakeTaskRuns) -> None:
+    runs.failing = [Unreachable("no route"), Unreachable("no route")]
+    deferred(new(runs), Task())
+
+
+def test_an_end_that_airflow_missed_is_used(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    runs.ends(runs.only)
+    assert new(runs).execute(task.next_try().context) == 70_001
+    assert len(runs.objects) == 1
+
+
+def test_a_crash_before_the_outcome_is_told_loses_nothing(runs: FakeTaskRuns) -> None:
+    class Broken(Task):
+        def xcom_push(self, key: str, value: Any) -> None:
+            raise RuntimeError("the worker dies here")
+
+    task = Task()
+    deferred(new(runs), task)
+    runs.ends(runs.only, "Failed", "RunFailed")
+    with pytest.raises(RuntimeError):
+        resumed(runs, Broken(start_date=task.start_date))
+    with pytest.raises(DbtRunFailed):
+        new(runs).execute(task.next_try().context)
+
+
+def test_a_crash_after_a_success_was_told_does_not_run_it_again(runs: FakeTaskRuns) -> None:
+    task = Task()
+    through(runs, task)
+    assert new(runs).execute(task.next_try().context) == 70_001
+    assert len(runs.objects) == 1
+
+
+# ── new runs ──
+
+
+def test_a_retry_after_a_failure_is_a_new_run(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    runs.ends(runs.only, "Failed", "RunFailed")
+    with pytest.raises(DbtRunFailed, match="Job run 70001 has failed"):
+        resumed(runs, task)
+    deferred(new(runs), task.next_try())
+    assert len(runs.objects) == 2
+
+
+def test_a_cleared_task_is_a_new_run(runs: FakeTaskRuns) -> None:
+    task = Task()
+    through(runs, task)
+    deferred(new(runs), task.cleared())
+    assert len(runs.objects) == 2
+
+
+def test_a_task_cleared_while_it_waits_keeps_its_run(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    deferred(new(runs), task.cleared())
+    assert len(runs.objects) == 1
+
+
+def test_nothing_starts_while_the_run_before_is_being_cancelled(runs: FakeTaskRuns) -> None:
+    task = Task()
+    first = deferred(new(runs), task).trigger.name
+    killed(new(runs), task)
+    waits = deferred(new(runs), task.cleared())
+    assert waits.trigger.name == first
+    assert waits.trigger.cancel_for is None
+    assert len(runs.objects) == 1
+    runs.ends(first, "Cancelled", "CancelRequested")
+    operator = new(runs)
+    with pytest.raises(TaskDeferred):
+        operator.resume_execution(waits.method_name, {"event": payload(first, "cancelled")}, task.cleared().context)
+    assert len(runs.objects) == 2
+
+
+def test_a_run_before_that_never_ends_lets_the_try_fail(runs: FakeTaskRuns) -> None:
+    event = payload("first", "timeout", reason="WaitTimeout")
+    with pytest.raises(DbtRunLostContact, match="could not be seen to end"):
+        new(runs).resume_execution("execute_after_cancel", {"event": event}, Task().context)
+    assert not runs.objects
+
+
+def test_retry_from_failure_resumes_the_failed_run_of_the_try_before(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs, retry_from_failure=True), task)
+    assert "retryOf" not in runs.spec(runs.only)
+    runs.ends(runs.only, "Failed", "RunFailed")
+    with pytest.raises(DbtRunFailed):
+        resumed(runs, task)
+    deferred(new(runs, retry_from_failure=True), task.next_try())
+    assert runs.spec(runs.names[-1])["retryOf"] == 70_001
+
+
+def test_mapped_tasks_have_objects_of_their_own(runs: FakeTaskRuns) -> None:
+    for index in range(3):
+        deferred(new(runs), Task(map_index=index))
+    assert len(runs.objects) == 3
+
+
+# ── bad ends ──
+
+
+def test_a_failed_run_explains_itself_in_the_log(runs: FakeTaskRuns, capsys: pytest.CaptureFixture[str]) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    failures = {"failures": [{"uniqueId": "model.shop.orders", "status": "error", "message": "no such column"}]}
+    runs.ends(runs.only, "Failed", "RunFailed", message="dbt says no", results={"counts": {"error": 1}, **failures})
+    with pytest.raises(DbtRunFailed):
+        resumed(runs, task)
+    log = capsys.readouterr().out
+    assert "Failed (RunFailed). dbt says no" in log
+    assert "model.shop.orders: no such column" in log
+
+
+def test_the_object_is_believed_more_than_the_event(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    runs.ends(runs.only)
+    assert resumed(runs, task, payload(runs.only, "error", reason="NoAccess")) == 70_001
+
+
+def test_without_the_object_the_event_is_believed(runs: FakeTaskRuns) -> None:
+    task = Task()
+    assert resumed(runs, task, payload("gone")) == 70_001
+    assert task.xcoms["job_run_id"] == 70_001
+    with pytest.raises(DbtRunFailed):
+        resumed(runs, task, payload("gone", "error", reason="RunFailed"))
+
+
+def test_a_wait_that_ends_leaves_the_run_to_the_next_try(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    with pytest.raises(DbtRunTimedOut):
+        resumed(runs, task, payload(runs.only, "timeout", reason="WaitTimeout", message="Timeout: …"))
+    assert not runs.cancelled
+    deferred(new(runs), task.next_try())
+    assert len(runs.objects) == 1
+
+
+def test_a_deleted_object_is_a_cancelled_run(runs: FakeTaskRuns) -> None:
+    with pytest.raises(DbtRunCancelled):
+        resumed(runs, Task(), payload("gone", "error", reason="Deleted"))
+
+
+def test_a_lost_event_is_not_a_success(runs: FakeTaskRuns) -> None:
+    with pytest.raises(DbtRunEventException):
+        new(runs).resume_execution("execute_complete", {"event": None}, Task().context)
+
+
+def test_an_object_that_kubernetes_does_not_take_fails_at_once(runs: FakeTaskRuns) -> None:
+    runs.before = lambda verb: runs.failing.append(Rejected("spec.job needs …")) if verb == "create" else None
+    with pytest.raises(DbtRunRefused, match=r"spec\.job needs") as info:
+        new(runs).execute(Task().context)
+    assert isinstance(info.value, AirflowFailException)
+
+
+def test_a_missing_permission_is_said_and_may_be_tried_again(runs: FakeTaskRuns) -> None:
+    runs.failing = [NotPermitted("Kubernetes refuses it: dbtruns is forbidden")]
+    with pytest.raises(DbtRunLostContact, match="dbtruns is forbidden"):
+        new(runs).execute(Task().context)
+
+
+def test_an_outcome_that_cannot_be_marked_is_told_all_the_same(
+    runs: FakeTaskRuns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    runs.ends(runs.only)
+    runs.before = lambda verb: runs.failing.append(NotPermitted("no patch")) if verb == "patch" else None
+    assert resumed(runs, task) == 70_001
+    assert "could not be marked as used" in capsys.readouterr().out
+
+
+# ── the object's time ──
+
+
+def test_an_end_is_kept_until_it_was_told_and_a_day_longer(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    assert runs.spec(runs.only)["ttlSecondsAfterFinished"] == 604_800
+    runs.ends(runs.only)
+    resumed(runs, task)
+    assert runs.spec(runs.only)["ttlSecondsAfterFinished"] == 86_400
+
+
+def test_an_object_may_be_kept_for_ever(runs: FakeTaskRuns) -> None:
+    through(runs, Task(), ttl=None)
+    assert "ttlSecondsAfterFinished" not in runs.spec(runs.only)
+
+
+def test_every_run_has_an_end_even_if_nobody_can_cancel_it(runs: FakeTaskRuns) -> None:
+    deferred(new(runs, execution_timeout=timedelta(hours=2)), Task())
+    assert runs.spec(runs.only)["activeDeadlineSeconds"] == 7_200
+
+
+# ── killing ──
+
+
+def killed(operator: DbtRunOperator, task: Task) -> None:
+    """As Airflow 2 ends a task by execution_timeout: a new process that executed nothing."""
+    operator.pre_execute(task.context)
+    operator.on_kill()
+
+
+def test_a_killed_task_cancels_its_run_even_from_a_new_process(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    killed(new(runs), task)
+    assert runs.cancelled == [runs.only]
+
+
+def test_a_killed_task_leaves_its_run_when_told_so(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs, cancel_on_kill=False), task)
+    killed(new(runs, cancel_on_kill=False), task)
+    assert not runs.cancelled
+
+
+def test_the_end_of_an_old_try_does_not_cancel_the_run_of_a_newer_one(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    deferred(new(runs), task.next_try())
+    killed(new(runs), task)
+    assert not runs.cancelled
+
+
+def test_another_task_is_not_cancelled(runs: FakeTaskRuns) -> None:
+    deferred(new(runs), Task(map_index=0))
+    killed(new(runs), Task(map_index=1))
+    assert not runs.cancelled
+
+
+def test_a_run_that_is_over_is_not_cancelled(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    runs.ends(runs.only)
+    killed(new(runs), task)
+    assert not runs.cancelled
+
+
+def test_a_kill_while_the_object_is_being_created_cancels_it(runs: FakeTaskRuns) -> None:
+    operator = new(runs)
+    operator.pre_execute(Task().context)
+    runs.before = lambda verb: setattr(operator, "_killed", True) if verb == "create" else None
+    with pytest.raises(DbtRunCancelled):
+        operator.execute(Task().context)
+    assert runs.cancelled == [runs.only]
+
+
+def test_a_kill_before_the_create_starts_nothing(runs: FakeTaskRuns) -> None:
+    operator = new(runs)
+    killed(operator, Task())
+    with pytest.raises(DbtRunCancelled):
+        operator.execute(Task().context)
+    assert not runs.objects
+
+
+def test_a_kill_never_raises(runs: FakeTaskRuns, capsys: pytest.CaptureFixture[str]) -> None:
+    runs.failing = [NotPermitted("forbidden")]
+    killed(new(runs), Task())
+    assert "ends by its active deadline" in capsys.readouterr().out
+
+
+def test_a_write_in_between_does_not_stop_a_cancel(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    runs.before = _writing_before_patches(runs, 2)
+    killed(new(runs), task)
+    assert runs.cancelled == [runs.only]
+
+
+def _writing_before_patches(runs: FakeTaskRuns, times: int) -> Any:
+    left = iter(range(times))
+
+    def write(verb: str) -> None:
+        if verb == "patch" and next(left, None) is not None:
+            runs.says(runs.only, progress="1/3")
+
+    return write
+
+
+# ── time-outs ──
+
+
+def stopped(runs: FakeTaskRuns, task: Task, **arguments: Any) -> Any:
+    operator = new(runs, **arguments)
+    operator.pre_execute(task.context)
+    return operator.resume_execution("__fail__", dict(SUPERVISED), task.context)
+
+
+def test_execution_timeout_cancels_the_run(runs: FakeTaskRuns) -> None:
+    task = Task(start_date=datetime.now(tz=UTC) - timedelta(hours=2))
+    deferred(new(runs), task)
+    with pytest.raises(DbtRunTimedOut, match=r"Timeout: job run 70001 passed execution_timeout .*cancelled"):
+        stopped(runs, task, execution_timeout=timedelta(hours=1))
+    assert runs.cancelled == [runs.only]
+
+
+def test_the_end_of_the_wait_alone_cancels_nothing(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs, timeout=60), task)
+    with pytest.raises(DbtRunTimedOut, match=r"Timeout.*after 60 seconds"):
+        stopped(runs, task, timeout=60, execution_timeout=timedelta(hours=1))
+    assert not runs.cancelled
+
+
+def test_a_run_that_ended_just_before_the_timeout_did_end(runs: FakeTaskRuns) -> None:
+    task = Task(start_date=datetime.now(tz=UTC) - timedelta(hours=2))
+    deferred(new(runs), task)
+    runs.ends(runs.only)
+    assert stopped(runs, task, execution_timeout=timedelta(hours=1)) == 70_001
+
+
+def test_a_trigger_that_broke_cancels_nothing(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    with pytest.raises(Exception, match="Trigger failure"):
+        new(runs).resume_execution("__fail__", {"traceback": None, "error": "Trigger failure"}, task.context)
+    assert not runs.cancelled
+
+
+@pytest.mark.parametrize(
+    ("timeout", "limit", "expected"),
+    [(600, None, 660), (600, timedelta(seconds=100), 100), (600, timedelta(hours=9), 660)],
+)
+def test_a_deferral_lasts_no_longer_than_the_task_may(
+    runs: FakeTaskRuns, timeout: int, limit: timedelta | None, expected: int
+) -> None:
+    told = deferred(new(runs, timeout=timeout, execution_timeout=limit), Task())
+    assert told.timeout is not None
+    assert told.timeout.total_seconds() == pytest.approx(expected, abs=5)
+
+
+# ── the provider's arguments ──
+
+
+def test_every_argument_of_the_providers_operator_is_taken_with_its_default() -> None:
+    peer, ours = (inspect.signature(kind.__init__).parameters for kind in (DbtCloudRunJobOperator, DbtRunOperator))
+    assert peer.keys() <= ours.keys()
+    different = {name for name in peer if peer[name].default != ours[name].default}
+    assert not different
+
+
+def test_what_the_provider_templates_is_templated() -> None:
+    assert set(DbtCloudRunJobOperator.template_fields) <= set(DbtRunOperator.template_fields)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "replaced_by"),
+    [
+        ("hook_params", {"retry_limit": 3}, "The watcher retries"),
+        ("openlineage_inject_parent_job_info", True, "airflow.dbtrun.dev/dag-id"),
+    ],
+)
+def test_an_argument_without_a_place_says_what_replaces_it(
+    runs: FakeTaskRuns, argument: str, value: object, replaced_by: str
+) -> None:
+    with pytest.warns(FutureWarning, match=f"{argument} has no effect.*{replaced_by}"):
+        new(runs, **{argument: value})
+
+
+def test_an_operator_without_such_arguments_warns_of_nothing(runs: FakeTaskRuns) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        new(runs)
+
+
+def test_the_reason_is_the_providers_by_default(runs: FakeTaskRuns) -> None:
+    deferred(new(runs), Task())
+    assert runs.spec(runs.only)["cause"] == "Triggered via Apache Airflow by task 'build' in the nightly DAG."
