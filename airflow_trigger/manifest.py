@@ -82,6 +82,7 @@ class Wish:
     active_deadline: float | None = None
     check_interval: float = 60.0
     deletion_policy: str | None = None
+    artifacts: object = None
     ttl: float | None = None
 
 
@@ -112,10 +113,10 @@ def _start(wish: Wish, resumes: int | None) -> dict[str, Any]:
         overrides=overrides,
         reuse=Reuse.RUNNING if wish.reuse else Reuse.NEVER,
         retry=retry_of(wish.retry),
+        retry_of=resumes,
         deletion_policy=_policy(wish.deletion_policy),
     )
-    wire = {key: value for key, value in to_wire(spec).items() if value != {}}
-    return wire if resumes is None else wire | {"retryOf": resumes}
+    return {key: value for key, value in to_wire(spec).items() if value != {}}
 
 
 def _follow(wish: Wish, run_id: int) -> dict[str, Any]:
@@ -132,6 +133,7 @@ def _common(wish: Wish) -> Spec:
         queue_deadline_seconds=whole_seconds(wish.queue_deadline),
         active_deadline_seconds=whole_seconds(wish.active_deadline),
         poll_interval_seconds=min(max(round(wish.check_interval), MIN_POLL), MAX_POLL),
+        artifacts=_texts("artifacts", wish.artifacts, "paths below target/"),
         ttl_seconds_after_finished=None if wish.ttl is None else max(0, round(wish.ttl)),
     )
 
@@ -171,7 +173,10 @@ def _run_config(wish: Wish) -> tuple[str | None, Overrides]:
     if unknown:
         known = ", ".join(("cause", *RUN_CONFIG, *PULL_REQUEST))
         raise InvalidArgument(f"additional_run_config has no {', '.join(unknown)}; it takes {known}")
-    given: dict[str, Any] = {"steps": _steps(wish.steps), "schema": wish.schema or None}
+    given: dict[str, Any] = {
+        "steps": _texts("steps_override", wish.steps, "dbt commands") or None,
+        "schema": wish.schema or None,
+    }
     given |= {RUN_CONFIG[key]: value for key, value in config.items()}
     if any(value is not None for value in pull_request.values()):
         given["pullRequestId"] = pull_request
@@ -179,12 +184,12 @@ def _run_config(wish: Wish) -> tuple[str | None, Overrides]:
     return cause, _converted("additional_run_config", present, Overrides)
 
 
-def _steps(steps: object) -> list[str] | None:
-    if not steps:
-        return None
-    if isinstance(steps, str) or not isinstance(steps, Sequence):
-        raise InvalidArgument(f"steps_override must be a list of dbt commands, not {steps!r}")
-    return [str(step) for step in steps]
+def _texts(argument: str, value: object, of: str) -> tuple[str, ...]:
+    if not value:
+        return ()
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise InvalidArgument(f"{argument} must be a list of {of}, not {value!r}")
+    return tuple(str(each) for each in value)
 
 
 def _converted(argument: str, wire: Mapping[str, Any], kind: type[T]) -> T:

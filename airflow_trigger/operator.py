@@ -89,6 +89,7 @@ class DbtRunOperator(BaseOperator):
     :param active_deadline: seconds or timedelta from start to end; passing it cancels the run. Default:
         execution_timeout, else the longer of timeout and a day.
     :param deletion_policy: what deleting the DbtRun does to a live run: `Cancel` (default) or `Orphan`.
+    :param artifacts: files of the run to keep for DbtRunArtifactOperator, as `run_results.json`.
     :param ttl: seconds or timedelta for which the DbtRun is kept after its end was told to Airflow; None: for ever.
     :param cancel_on_kill: whether ending the task by hand, or by execution_timeout, cancels the run.
     :param namespace: where the DbtRun is created. Default: the Kubernetes connection's, else the pod's own.
@@ -109,6 +110,7 @@ class DbtRunOperator(BaseOperator):
         "steps_override",
         "schema_override",
         "additional_run_config",
+        "artifacts",
         "connection",
         "namespace",
     )
@@ -141,6 +143,7 @@ class DbtRunOperator(BaseOperator):
         queue_deadline: float | timedelta | None = None,
         active_deadline: float | timedelta | None = None,
         deletion_policy: str | None = None,
+        artifacts: Sequence[str] = (),
         ttl: float | timedelta | None = DAY,
         cancel_on_kill: bool = True,
         namespace: str | None = None,
@@ -174,6 +177,7 @@ class DbtRunOperator(BaseOperator):
         self.queue_deadline = queue_deadline
         self.active_deadline = active_deadline
         self.deletion_policy = deletion_policy
+        self.artifacts = artifacts
         self.ttl = ttl
         self.cancel_on_kill = cancel_on_kill
         self.namespace = namespace
@@ -382,6 +386,7 @@ class DbtRunOperator(BaseOperator):
             ),
             check_interval=self.check_interval,
             deletion_policy=self.deletion_policy,
+            artifacts=self.artifacts,
             ttl=None if ttl is None else max(ttl, KEPT_UNREAD),
         )
 

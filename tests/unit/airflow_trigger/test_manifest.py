@@ -96,6 +96,10 @@ def test_reuse_existing_run() -> None:
     assert spec(reuse=True)["reuse"] == "Running"
 
 
+def test_files_to_keep() -> None:
+    assert spec(artifacts=["run_results.json"])["artifacts"] == ("run_results.json",)
+
+
 def test_a_resumed_run_is_named() -> None:
     assert spec(Create(2, resumes=99))["retryOf"] == 99
 
@@ -117,6 +121,7 @@ def test_a_long_reason_is_cut_with_a_warning() -> None:
         ({"job_id": None, "job_name": "n", "project_name": "p"}, "Either job_id or"),
         ({"job_id": "seven"}, "job_id must be a number, not 'seven'"),
         ({"account_id": "mine"}, "account_id must be a number"),
+        ({"artifacts": "run_results.json"}, "artifacts must be a list of paths below target/"),
         ({"steps": "dbt run"}, "steps_override must be a list of dbt commands, not 'dbt run'"),
         (
             {"run_config": {"treads_override": 4}},
