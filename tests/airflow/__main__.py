@@ -16,7 +16,7 @@ def build() -> None:
     """Make the environment of every Airflow release that is missing, and print where they are."""
     try:
         for version, release in environments.RELEASES.items():
-            click.echo(f"{version}\t{environments.ensure(release)}")
+            click.echo(f"{version}\t{environments.ensure(release).python}")
     except environments.NotReady as error:
         raise click.ClickException(str(error)) from None
 

@@ -77,6 +77,8 @@ class Rest:
         await self._ask("POST", f"/dags/{dag_id}/clearTaskInstances", body)
 
     async def delete_run(self, dag_id: str, run_id: str) -> None:
+        """A running one is refused: whoever deletes must end it first."""
+        await self.mark_run(dag_id, run_id, "failed")
         await self._ask("DELETE", _path(dag_id, run_id))
 
     async def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:

@@ -24,6 +24,8 @@ import uv
 
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parents[1]
+RECIPE: Final = "2"
+"""Changes when environments are made in another way."""
 Python = tuple[int, int]
 
 
@@ -57,25 +59,35 @@ def report(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def ensure(release: Release, progress: Callable[[str], None] = report) -> Path:
-    """The Python of the release's environment, which is made if it is missing.
+@dataclass(frozen=True)
+class Environment:
+    """An environment that is ready."""
+
+    python: Path
+    database: Path
+    """A migrated metadata database with nothing in it, to be copied."""
+
+
+def ensure(release: Release, progress: Callable[[str], None] = report) -> Environment:
+    """The release's environment, which is made if it is missing.
 
     Raises:
         NotReady: no Python is old enough, or the packages could not be installed.
     """
     folder = cache_folder() / f"{release.version}-{_key(release)}"
-    ready, python = folder / ".ready", folder / "bin" / "python"
+    ready, made = folder / ".ready", Environment(folder / "bin" / "python", folder / "airflow.db")
     if ready.exists():
-        return python
+        return made
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _only_builder(folder.with_suffix(".lock")):
         if not ready.exists():
             started = time.monotonic()
             progress(f"airflow {release.version}: making its environment in {folder}; later starts take no time")
-            _make(release, folder, python)
+            _make(release, folder, made.python)
+            _migrate(made)
             ready.touch()
             progress(f"airflow {release.version}: ready after {time.monotonic() - started:.0f} s")
-    return python
+    return made
 
 
 def cache_folder() -> Path:
@@ -106,7 +118,13 @@ def lock(progress: Callable[[str], None] = report) -> None:
 
 
 def _key(release: Release) -> str:
-    inputs = [release.constraints.read_text(), platform.system(), platform.machine(), str(_wanted_python(release))]
+    inputs = [
+        release.constraints.read_text(),
+        platform.system(),
+        platform.machine(),
+        str(_wanted_python(release)),
+        RECIPE,
+    ]
     return hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:12]
 
 
@@ -128,8 +146,15 @@ def _make(release: Release, folder: Path, python: Path) -> None:
     _run([uv.find_uv_bin(), "pip", "install", "--quiet", "--python", str(python), "-r", str(release.constraints)])
 
 
-def _run(argv: list[str], cwd: Path | None = None, text: str | None = None) -> None:
-    answer = subprocess.run(argv, cwd=cwd, input=text, capture_output=True, check=False, text=True)
+def _migrate(made: Environment) -> None:
+    home = made.database.parent / "home"
+    ours = {"AIRFLOW_HOME": str(home), "HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+    where = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{made.database}"}
+    _run([str(made.python), "-m", "airflow", "db", "migrate"], env={"PATH": os.environ["PATH"], **ours, **where})
+
+
+def _run(argv: list[str], cwd: Path | None = None, text: str | None = None, env: dict[str, str] | None = None) -> None:
+    answer = subprocess.run(argv, cwd=cwd, input=text, env=env, capture_output=True, check=False, text=True)
     if answer.returncode:
         reason = " ".join(answer.stderr.split())[-500:] or "it said nothing"
         raise NotReady(f"{Path(argv[0]).name} ended with {answer.returncode}: {reason}")

@@ -12,8 +12,9 @@ from typing import Any, Final
 from tests.airflow import environments
 from tests.airflow.environments import Release
 from tests.airflow.stack import Airflow
+from tests.cluster.trigger_support import watches
 from tests.controlplane import ControlPlane
-from tests.stack import Stack
+from tests.stack import Stack, until
 from tests.stack.stack import SCENARIO
 
 NAMESPACE: Final = "data-team"
@@ -21,12 +22,20 @@ AIRFLOW: Final = {"name": "airflow", "namespace": NAMESPACE}
 """The ServiceAccount to which the chart's values give Airflow's Role, and no more."""
 QUICK: Final = (12345, 111, 222, 333)
 """The job ids of the documented snippets."""
+BROKEN: Final = 110
+"""Fails, but not at once."""
 
 
 def scenario() -> dict[str, Any]:
-    """The scenario of all tests, and the jobs of the documented snippets."""
-    quick = {"queue": 0.1, "start": 0.1, "run": 1.0, "parallel": True}
-    return SCENARIO | {"jobs": [*SCENARIO["jobs"], *({"id": job, "name": f"job {job}"} | quick for job in QUICK)]}
+    """The scenario of all tests, and the jobs of the documented snippets.
+
+    Those run for some seconds: Airflow fails a task whose trigger fires before the scheduler saw that it was deferred.
+    """
+    quick = {"queue": 0.1, "start": 0.1, "run": 8.0, "parallel": True}
+    broken = {"id": BROKEN, "name": "slow and broken", "outcomes": ["error"]} | quick
+    return SCENARIO | {
+        "jobs": [*SCENARIO["jobs"], broken, *({"id": job, "name": f"job {job}"} | quick for job in QUICK)]
+    }
 
 
 class Rig:
@@ -47,6 +56,59 @@ class Rig:
             yield cls(release, plane, stack, airflow)
             assert not airflow.holds(stack.token)
 
+    # ── what a test looks at ──
+
+    async def objects(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """The DbtRuns of a DAG run's tasks, by their labels, oldest first."""
+        selector = f"airflow.dbtrun.dev/dag-id={dag_id},airflow.dbtrun.dev/run-id={run_id}"
+        items: list[dict[str, Any]] = (await self.stack.json("get", "dr", "-l", selector))["items"]
+        return sorted(items, key=lambda item: int(item["metadata"]["labels"]["airflow.dbtrun.dev/try"]))
+
+    async def dbt_runs(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """The dbt Cloud runs that a DAG run's tasks started, as dbt Cloud knows them."""
+        markers = [f"dbtrun:{item['metadata']['uid']}/" for item in await self.objects(dag_id, run_id)]
+        return [run for run in await self.stack.runs() if any(marker in run["cause"] for marker in markers)]
+
+    async def dbt_statuses(self, dag_id: str, run_id: str) -> list[int]:
+        """Their status codes: 3 runs, 10 succeeded, 20 failed, 30 was cancelled."""
+        return sorted(int(run["status"]) for run in await self.dbt_runs(dag_id, run_id))
+
+    async def waiting(self, dag_id: str, state: str = "deferred") -> str:
+        """A new DAG run whose task `job` waits for a dbt Cloud run that is running; its id."""
+        run_id = await self.airflow.trigger(dag_id)
+        await self.airflow.until_state(dag_id, run_id, "job", state)
+        await self.until_dbt(dag_id, run_id, [3])
+        if state == "deferred":
+            await self.airflow.until_logged(dag_id, run_id, "job", "starting")
+        return run_id
+
+    async def until_dbt(self, dag_id: str, run_id: str, statuses: list[int], seconds: float = 60.0) -> None:
+        """Waits until the DAG run's dbt Cloud runs have these statuses."""
+
+        async def there() -> bool:
+            seen.append(await self.dbt_statuses(dag_id, run_id))
+            return seen[-1] == statuses
+
+        seen: list[list[int]] = []
+        try:
+            await until(there, seconds, f"the dbt runs of {dag_id} {run_id} in {statuses}", pause=0.3)
+        except AssertionError as error:
+            told = [item.get("status") for item in await self.objects(dag_id, run_id)]
+            log = self.airflow.log(dag_id, run_id, "job")[-3000:]
+            raise AssertionError(f"{error}; they were {seen[-1:]}; the objects: {told}\n{log}") from None
+
+    async def watches(self) -> int:
+        """Watches of DbtRuns that Airflow has; the watcher's own is one more."""
+        return await watches(self.plane) - 1
+
+    async def finish(self, dag_id: str, run_id: str, *statuses: int) -> None:
+        """Ends the DAG run's live dbt Cloud runs as dbt Cloud would, by map index; default: a success."""
+        objects = await self.objects(dag_id, run_id)
+        order = {item["status"]["runId"]: _map_index(item) for item in objects}
+        live = [run["id"] for run in await self.dbt_runs(dag_id, run_id) if run["status"] < 10]
+        for run, status in zip(sorted(live, key=order.__getitem__), statuses or (10,), strict=True):
+            await self.stack.ask("POST", f"/runs/{run}/finish", {"status": status})
+
     @staticmethod
     @contextlib.asynccontextmanager
     async def _stack(plane: ControlPlane, folder: Path) -> AsyncIterator[Stack]:
@@ -56,6 +118,10 @@ class Rig:
         async with Stack.up(plane, NAMESPACE, folder, scenario=scenario(), values=values) as stack:
             await stack.kubectl("create", "serviceaccount", AIRFLOW["name"])
             yield stack
+
+
+def _map_index(item: dict[str, Any]) -> int:
+    return int(item["metadata"]["labels"].get("airflow.dbtrun.dev/map-index", -1))
 
 
 async def _access(stack: Stack, folder: Path) -> dict[str, str]:

@@ -10,10 +10,14 @@ import asyncio
 import contextlib
 import itertools
 import os
+import shutil
 import signal
 import socket
 import sqlite3
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +25,7 @@ import psutil
 
 from tests.airflow import environments
 from tests.airflow.desk import Desk, Inside, Rest
-from tests.airflow.environments import Release
+from tests.airflow.environments import Environment, Release
 from tests.stack import Program, until
 from tests.stack.program import KEPT
 
@@ -59,12 +63,13 @@ FAST: Final = {
 class Airflow:
     """One release at work. `async with Airflow.up(release, folder, env) as airflow`."""
 
-    def __init__(self, release: Release, python: Path, folder: Path, env: Mapping[str, str]) -> None:
-        self.release, self.python, self.home = release, python, folder
+    def __init__(self, release: Release, made: Environment, folder: Path, env: Mapping[str, str]) -> None:
+        self.release, self.python, self.home = release, made.python, folder
         self.port, *self._spare = free_ports(6)
         self.database = folder / "airflow.db"
         self.env = self._environment(env)
         self.programs: dict[str, Program] = {}
+        self._sessions: set[int] = set()
         self._numbers = itertools.count(1)
         self.desk: Desk = (Rest if release.generation == 3 else Inside)(self)
 
@@ -78,10 +83,10 @@ class Airflow:
             folder: AIRFLOW_HOME.
             env: further variables of all its processes.
         """
-        python = await asyncio.to_thread(environments.ensure, release)
-        airflow = cls(release, python, folder, env)
+        made = await asyncio.to_thread(environments.ensure, release)
+        airflow = cls(release, made, folder, env)
         try:
-            await airflow._migrate()
+            await asyncio.to_thread(airflow._found, made.database)
             for name in airflow.parts:
                 airflow.start(name)
             await airflow.desk.open()
@@ -111,6 +116,7 @@ class Airflow:
             port = {"AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(self._spare.pop())} if "trigger" in name else {}
             self.programs[name] = self.program(name, ["-m", "airflow", command], port)
         self.programs[name].start()
+        self._sessions.add(self.programs[name].pid)
         return self.programs[name]
 
     def family(self, name: str) -> list[psutil.Process]:
@@ -133,18 +139,12 @@ class Airflow:
                 process.send_signal(number)
 
     def end(self) -> None:
-        """Ends every process with this AIRFLOW_HOME, whoever its parent is by now."""
-        mine = [process for process in psutil.process_iter() if self._is_mine(process)]
+        """Ends every process of every session that was started here, whoever its parent is by now."""
+        mine = [process for process in psutil.process_iter() if session_of(process.pid) in self._sessions]
         for process in mine:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(mine, timeout=10)
-
-    def _is_mine(self, process: psutil.Process) -> bool:
-        try:
-            return process.environ().get("AIRFLOW_HOME") == str(self.home)
-        except (psutil.Error, OSError):
-            return False
 
     # ── what a person does ──
 
@@ -190,6 +190,21 @@ class Airflow:
             path = [state for state, _ in itertools.groupby(seen)]
             raise AssertionError(f"{error}; its way: {path}\n{self.log(dag_id, run_id, task_id)[-3000:]}") from None
 
+    async def until_all(
+        self, dag_id: str, run_id: str, state: str, count: int, *, tries: int = 0, seconds: float = 280.0
+    ) -> None:
+        """Waits until so many of the DAG run's tasks are in this state, in their `tries`-th try or a later one."""
+
+        async def there() -> bool:
+            seen.append(Counter((row["state"], row["try_number"]) for row in self.tasks(dag_id, run_id)))
+            return sum(n for (now, number), n in seen[-1].items() if now == state and number >= tries) == count
+
+        seen: list[Counter[tuple[str, int]]] = []
+        try:
+            await until(there, seconds, f"{count} tasks of {dag_id} {state}", pause=0.5)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; they are {seen[-1:]}") from None
+
     async def until_run(self, dag_id: str, run_id: str, seconds: float = 90.0) -> str:
         """The DAG run's state once it is over."""
 
@@ -204,14 +219,53 @@ class Airflow:
         folder = self.home / f"logs/dag_id={dag_id}/run_id={run_id}/task_id={task_id}"
         return "\n".join(path.read_text(errors="replace") for path in sorted(folder.rglob("*.log")))
 
-    async def triggers_at_work(self, count: int, seconds: float = 60.0) -> None:
-        """Waits until so many triggers are assigned to a triggerer."""
+    async def until_logged(self, dag_id: str, run_id: str, task_id: str, words: str, seconds: float = 30.0) -> None:
+        """Waits until the task or its trigger logged these words."""
 
-        async def assigned() -> bool:
-            (row,) = self.rows("select count(*) as n from trigger where triggerer_id is not null")
-            return bool(row["n"] >= count)
+        async def said() -> bool:
+            return words in self.log(dag_id, run_id, task_id)
 
-        await until(assigned, seconds, f"{count} triggers assigned", pause=0.2)
+        await until(said, seconds, f"{words!r} in the log of {dag_id}.{task_id}", pause=0.2)
+
+    async def stays(self, dag_id: str, run_id: str, task_id: str, state: str, seconds: float) -> None:
+        """Asserts that the task is in this state all the time."""
+        ends = time.monotonic() + seconds
+
+        async def over() -> bool:
+            now = self.task(dag_id, run_id, task_id)["state"]
+            assert now == state, f"{dag_id}.{task_id} became {now}\n{self.log(dag_id, run_id, task_id)[-3000:]}"
+            return time.monotonic() > ends
+
+        await until(over, seconds + 10, pause=0.5)
+
+    def triggerer_of(self, dag_id: str, run_id: str) -> int | None:
+        """The triggerer's job that has the trigger of the DAG run's one deferred task; None: nobody has it."""
+        query = (
+            "select trigger.triggerer_id as triggerer from task_instance join trigger on trigger.id = trigger_id"
+            " where dag_id = ? and run_id = ?"
+        )
+        rows = self.rows(query, dag_id, run_id)
+        return rows[0]["triggerer"] if rows else None
+
+    async def until_triggerer(self, dag_id: str, run_id: str, other_than: int | None = None) -> int:
+        """The triggerer that has the DAG run's trigger, once it is another than this."""
+
+        async def has() -> int | None:
+            now = self.triggerer_of(dag_id, run_id)
+            return now if now != other_than else None
+
+        return await until(has, HEALTH_SECONDS + 60, f"another triggerer than {other_than}", pause=0.2)
+
+    async def until_beats(self, job: int, beats: float = 4.0) -> None:
+        """Waits until a job has worked for so many seconds more: its heart beats once a second."""
+        begin = datetime.now(UTC).replace(tzinfo=None)
+
+        async def worked() -> bool:
+            (row,) = self.rows("select latest_heartbeat from job where id = ?", job)
+            beat = datetime.fromisoformat(row["latest_heartbeat"]).replace(tzinfo=None)
+            return (beat - begin).total_seconds() > beats
+
+        await until(worked, 60, f"job {job} at work", pause=0.3)
 
     def holds(self, secret: str) -> list[str]:
         """The files of AIRFLOW_HOME, database and logs, where the secret stands."""
@@ -242,11 +296,11 @@ class Airflow:
             **env,
         }
 
-    async def _migrate(self) -> None:
-        self.home.mkdir(parents=True, exist_ok=True)
-        program = self.program("migrate", ["-m", "airflow", "db", "migrate"])
-        program.start()
-        assert await program.wait(120) == 0, program.tail()
+    def _found(self, database: Path) -> None:
+        (self.home / "config").mkdir(parents=True)
+        # Tasks are forked from a process that has it: each import costs half a second of processor time.
+        (self.home / "config/airflow_local_settings.py").write_text("import kubernetes_asyncio.client\n")
+        shutil.copy(database, self.database)
 
     async def _parsed(self) -> None:
         """Waits until every DAG file was read."""
@@ -261,6 +315,14 @@ class Airflow:
             return files <= {Path(row["fileloc"]).name for row in rows}
 
         await until(known, 90, f"the DAGs of {files}", pause=0.3)
+
+
+def session_of(pid: int) -> int | None:
+    """The session of a process; None if it is gone."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def free_ports(count: int) -> list[int]:

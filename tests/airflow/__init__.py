@@ -1,1 +1,0 @@
-"""Airflow for real: both generations, each with its own processes and metadata database, and the whole system."""

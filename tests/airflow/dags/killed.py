@@ -1,0 +1,55 @@
+"""Tasks whose worker is killed at the worst instants: between creating the object and deferring, and on resuming."""
+
+from __future__ import annotations
+
+import os
+import signal
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.providers.common.compat.sdk import DAG, Context, TaskDeferred
+
+from airflow_trigger.operator import DbtRunOperator
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FOLDER = Path(os.environ["DBTRUN_TEST_FOLDER"])
+ENDLESS = 103
+DEFAULTS = {
+    "config_file": os.environ["DBTRUN_TEST_KUBECONFIG"],
+    "namespace": os.environ["DBTRUN_TEST_NAMESPACE"],
+    # The third try is the last: with one more, a failed run would be run again, as a retry should.
+    "retries": 2,
+    "retry_delay": timedelta(seconds=0.1),
+}
+
+
+class KilledOperator(DbtRunOperator):
+    """Its process gets kill -9 in the first try before it is deferred, in the second when it is resumed."""
+
+    def execute(self, context: Context) -> int | None:
+        try:
+            return super().execute(context)
+        except TaskDeferred:
+            if context["ti"].try_number == 1:
+                die(context)
+            raise
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> int | None:
+        if context["ti"].try_number == 2:
+            die(context)
+        return super().execute_complete(context, event)
+
+
+def die(context: Context) -> NoReturn:
+    """Writes down whose process ended, and ends it as the kernel would."""
+    task = context["ti"]
+    (FOLDER / f"kill-{task.dag_id}-{task.task_id}-{task.map_index}-{task.try_number}").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("kill -9 is final")
+
+
+with DAG("killed_often", schedule=None, default_args=DEFAULTS):
+    KilledOperator.partial(task_id="job", deferrable=True).expand(job_id=[ENDLESS] * 25)

@@ -1,0 +1,31 @@
+"""Tasks that wait for an endless run until somebody ends them."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_trigger.operator import DbtRunOperator
+
+ENDLESS = 103
+DEFAULTS = {
+    "config_file": os.environ["DBTRUN_TEST_KUBECONFIG"],
+    "namespace": os.environ["DBTRUN_TEST_NAMESPACE"],
+}
+
+with DAG("endless", schedule=None, default_args=DEFAULTS):
+    DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=True)
+
+with DAG("endless_in_worker", schedule=None, default_args=DEFAULTS):
+    DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=False)
+
+with DAG("endless_left_alone", schedule=None, default_args=DEFAULTS):
+    DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=True, cancel_on_kill=False)
+
+with DAG("limited", schedule=None, default_args=DEFAULTS):
+    DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=True, execution_timeout=timedelta(seconds=15))
+
+with DAG("limited_in_worker", schedule=None, default_args=DEFAULTS):
+    DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=False, execution_timeout=timedelta(seconds=10))

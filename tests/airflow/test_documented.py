@@ -1,0 +1,89 @@
+"""The documented DAGs, all at once, as one team's Airflow would run them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.airflow.rig import Rig
+from tests.stack import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+JOBS_OF_THE_LOOP = (111, 222, 333)
+Started = dict[str, str]
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def started(rig: Rig) -> Started:
+    """DAG run ids by DAG: they run side by side, each test waits for its own."""
+    dags = ("single", "sensed", "loop", "intervals", "called_back", "ten")
+    return {dag_id: await rig.airflow.trigger(dag_id) for dag_id in dags}
+
+
+async def test_a_single_job_gives_what_the_provider_gives(rig: Rig, started: Started) -> None:
+    run = started["single"]
+    await rig.airflow.until_state("single", run, "run_dbt_job", "success")
+    (dbt,) = await rig.dbt_runs("single", run)
+    (item,) = await rig.objects("single", run)
+    desk, url = rig.airflow.desk, item["status"]["url"]
+    assert await desk.xcom("single", run, "run_dbt_job") == dbt["id"]
+    assert await desk.xcom("single", run, "run_dbt_job", "job_run_id") == dbt["id"]
+    assert await desk.xcom("single", run, "run_dbt_job", "job_run_url") == url
+    assert await desk.links("single", run, "run_dbt_job") == {"Monitor Job Run": url}
+
+
+async def test_a_sensor_follows_the_run_that_another_task_started(rig: Rig, started: Started) -> None:
+    run = started["sensed"]
+    assert await rig.airflow.until_run("sensed", run) == "success"
+    assert await rig.dbt_statuses("sensed", run) == [10]
+
+
+async def test_a_trigger_in_an_own_operator_gives_the_documented_event(rig: Rig) -> None:
+    theirs = int((await rig.stack.ask("POST", "/runs", {"job_id": 111, "cause": "from the UI"}))["id"])
+    run = await rig.airflow.trigger("triggered", {"run_id": theirs})
+    await rig.airflow.until_state("triggered", run, "wait", "success")
+    event = await rig.airflow.desk.xcom("triggered", run, "wait")
+    assert (event["status"], event["run_id"]) == ("success", theirs)
+    assert event["message"] == f"Job run {theirs} has completed successfully."
+    assert event["job_run_url"].endswith(f"/runs/{theirs}/")
+
+
+async def test_a_loop_over_job_ids_runs_each_once(rig: Rig, started: Started) -> None:
+    run = started["loop"]
+    assert await rig.airflow.until_run("loop", run) == "success"
+    assert sorted(each["job_id"] for each in await rig.dbt_runs("loop", run)) == [*JOBS_OF_THE_LOOP]
+
+
+async def test_a_long_check_interval_does_not_delay_the_end(rig: Rig, started: Started) -> None:
+    assert await rig.airflow.until_run("intervals", started["intervals"]) == "success"
+
+
+async def test_a_failure_callback_tells_a_timeout_from_a_failure(rig: Rig, started: Started) -> None:
+    run, folder = started["called_back"], Path(rig.airflow.env["DBTRUN_TEST_FOLDER"])
+    assert await rig.airflow.until_run("called_back", run) == "failed"
+
+    async def told() -> dict[str, str] | None:
+        files = {task: folder / f"callback-{run}-{task}" for task in ("failing_job", "late_job")}
+        words = {task: file.read_text() for task, file in files.items() if file.exists()}
+        return words if len(words) == 2 else None
+
+    assert await until(told, what="both callbacks") == {"failing_job": "failure", "late_job": "timeout"}
+
+
+async def test_ten_jobs_run_between_a_start_and_a_finish(rig: Rig, started: Started) -> None:
+    run = started["ten"]
+    assert await rig.airflow.until_run("ten", run, seconds=120) == "success"
+    assert await rig.dbt_statuses("ten", run) == [10] * 10
+
+
+async def test_a_hundred_mapped_tasks_wait_on_one_watch_and_start_a_run_each(rig: Rig) -> None:
+    run = await rig.airflow.trigger("hundred")
+    await rig.airflow.until_all("hundred", run, "deferred", 100)
+    await rig.until_dbt("hundred", run, [3] * 100)
+    assert await rig.watches() == 1
+    await rig.finish("hundred", run, *[10] * 100)
+    assert await rig.airflow.until_run("hundred", run, seconds=280) == "success"
+    assert await rig.dbt_statuses("hundred", run) == [10] * 100

@@ -1,0 +1,88 @@
+"""Parts of Airflow and of Kubernetes that go away and come back: no task notices, no run is cancelled or repeated."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.airflow.rig import Rig
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+AWAY_SECONDS = 60.0
+
+
+async def ends_well(rig: Rig, run: str) -> None:
+    """The run that is still live ends, and the task with it, in its first try and with no other run."""
+    assert await rig.dbt_statuses("endless", run) == [3]
+    await rig.finish("endless", run)
+    await rig.airflow.until_state("endless", run, "job", "success", seconds=90)
+    assert await rig.dbt_statuses("endless", run) == [10]
+    assert rig.airflow.task("endless", run, "job")["try_number"] == 1
+
+
+async def test_a_triggerer_that_crashed_goes_on_waiting(rig: Rig) -> None:
+    run = await rig.waiting("endless")
+    await rig.airflow.kill("triggerer")
+    rig.airflow.start("triggerer")
+    await ends_well(rig, run)
+
+
+async def test_a_triggerer_that_is_stopped_in_peace_cancels_nothing(rig: Rig) -> None:
+    run = await rig.waiting("endless")
+    await rig.airflow.programs["triggerer"].stop()
+    rig.airflow.start("triggerer")
+    await ends_well(rig, run)
+
+
+async def test_a_run_that_ends_while_the_triggerer_is_away_is_not_repeated(rig: Rig) -> None:
+    run = await rig.waiting("endless")
+    await rig.airflow.kill("triggerer")
+    await rig.finish("endless", run)
+    rig.airflow.start("triggerer")
+    await rig.airflow.until_state("endless", run, "job", "success", seconds=90)
+    assert await rig.dbt_statuses("endless", run) == [10]
+
+
+async def test_a_scheduler_that_crashed_goes_on(rig: Rig) -> None:
+    run = await rig.waiting("endless")
+    await rig.airflow.kill("scheduler")
+    rig.airflow.start("scheduler")
+    await ends_well(rig, run)
+
+
+async def test_triggers_that_move_to_another_triggerer_cancel_nothing(rig: Rig) -> None:
+    run = await rig.waiting("endless")
+    first = await rig.airflow.until_triggerer("endless", run)
+    rig.airflow.start("triggerer", "triggerer-2")
+    rig.airflow.send("triggerer", signal.SIGSTOP)
+    try:
+        await rig.airflow.until_triggerer("endless", run, other_than=first)
+    finally:
+        rig.airflow.send("triggerer", signal.SIGCONT)
+    await rig.airflow.until_beats(first)
+    await ends_well(rig, run)
+    await rig.airflow.kill("triggerer-2")
+
+
+async def test_an_object_deleted_under_the_task_fails_it_and_says_so(rig: Rig) -> None:
+    run = await rig.waiting("endless")
+    (item,) = await rig.objects("endless", run)
+    (dbt,) = await rig.dbt_runs("endless", run)
+    await rig.stack.kubectl("delete", "dr", item["metadata"]["name"], "--wait=false")
+    await rig.airflow.until_state("endless", run, "job", "failed")
+    assert "deleted" in rig.airflow.log("endless", run, "job")
+    statuses = {each["id"]: each["status"] for each in await rig.stack.runs("endless")}
+    assert statuses[dbt["id"]] == 30
+
+
+async def test_an_api_server_that_is_away_for_a_minute_is_waited_for(rig: Rig) -> None:
+    run = await rig.waiting("endless")
+    (dbt,) = await rig.dbt_runs("endless", run)
+    await rig.plane.kill_apiserver()
+    await rig.stack.ask("POST", f"/runs/{dbt['id']}/finish", {"status": 10})
+    await rig.airflow.stays("endless", run, "job", "deferred", seconds=AWAY_SECONDS)
+    await rig.plane.start_apiserver()
+    await rig.airflow.until_state("endless", run, "job", "success")
+    assert await rig.dbt_statuses("endless", run) == [10]
