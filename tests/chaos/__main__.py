@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from tests.chaos.arena import MUTANTS
 from tests.chaos.campaign import Figures, campaign
 from tests.controlplane import ControlPlane
 
@@ -19,19 +20,20 @@ from tests.controlplane import ControlPlane
 @click.option("--seed", type=int, default=1, show_default=True, help="Decides what happens, and in which order.")
 @click.option("--seconds", type=float, default=4 * 3600, show_default=True, help="Ends the killing at the latest.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep the logs and the simulator's state there.")
-def main(kills: int, seed: int, seconds: float, keep: Path | None) -> None:
+@click.option("--without", type=click.Choice(sorted(MUTANTS)), help="Take this part of the protocol away.")
+def main(kills: int, seed: int, seconds: float, keep: Path | None, without: str | None) -> None:
     """Kill watchers under every fault, and tell whether anything was lost or done twice."""
-    figures = asyncio.run(_run(kills, seed, seconds, keep))
+    figures = asyncio.run(_run(kills, seed, seconds, keep, without))
     click.echo(json.dumps(figures.told()))
     sys.exit(1 if figures.broken else 0)
 
 
-async def _run(kills: int, seed: int, seconds: float, keep: Path | None) -> Figures:
+async def _run(kills: int, seed: int, seconds: float, keep: Path | None, without: str | None) -> Figures:
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         folder = keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         async with ControlPlane.start() as plane:
-            return await campaign(plane, folder, kills=kills, seed=seed, seconds=seconds)
+            return await campaign(plane, folder, kills=kills, seed=seed, seconds=seconds, without=without)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections import Counter
@@ -16,6 +17,7 @@ import yaml
 from tests.chaos.faults import Rule
 from tests.controlplane import ControlPlane
 from tests.stack import Program, Stack, until
+from tests.stack.stack import ROOT
 
 WATCHERS: Final = 2
 SETTINGS: Final = {
@@ -27,6 +29,12 @@ SETTINGS: Final = {
     "DBTRUN_LOG_LEVEL": "info",
 }
 """The defaults, about ten times faster."""
+MUTANTS: Final[dict[str, dict[str, str]]] = {
+    "look-up": {},
+    "quiet-period": {"DBTRUN_QUIET_PERIOD_SECONDS": "0"},
+    "precondition": {"DBTRUN_LEADER_ELECTION": "false"},
+}
+"""Parts of the protocol that can be taken away (mutants/sitecustomize.py), and the settings that go with each."""
 SCENARIO: Final[dict[str, Any]] = {
     "account": {"id": 70403103922125},
     "projects": [{"name": "Analytics", "environments": [{"name": "Production"}]}],
@@ -70,6 +78,8 @@ class Arena(Stack):
     def _program(self, name: str, argv: list[str], env: Mapping[str, str]) -> Program:
         if name != "watcher":
             return super()._program(name, argv, env)
+        if "CHAOS_MUTANT" in env:
+            env = {**env, "PYTHONPATH": f"{Path(__file__).parent / 'mutants'}{os.pathsep}{ROOT}"}
         self.watchers = [super(Arena, self)._program(f"watcher-{n}", argv, env) for n in range(WATCHERS)]
         return self.watchers[0]
 

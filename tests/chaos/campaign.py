@@ -6,6 +6,7 @@ The seed decides who does what and when; what meets what in those milliseconds i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -14,20 +15,22 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from tests.chaos.arena import SCENARIO, SETTINGS, Arena
+from tests.chaos.arena import MUTANTS, SCENARIO, SETTINGS, Arena
 from tests.chaos.faults import FAULTS
 from tests.chaos.oracle import Seen, Verdict, judge
 from tests.chaos.people import People
 from tests.controlplane import ControlPlane
 from tests.stack import until
-from watcher.api import FINALIZER
+from watcher.api import FINALIZER, Phase
 from watcher.cluster.access import ClusterAccess
 
+CALM_SECONDS: Final = 30.0
+"""Longer than the quiet period and a fail-over."""
 SETTLE_SECONDS: Final = 240.0
 """From the last fault until every object has come to its end; backoff alone may take a minute."""
 DISTURBANCES: Final = {"kill": 12, "kill both": 8, "pause": 4, "restart dbt Cloud": 3, "freeze API server": 1,
-                       "restart API server": 1, "compact etcd": 2}  # fmt: skip
-"""What happens in a round, as often as it stands here in every thirty: each is dealt before any comes again."""
+                       "restart API server": 1, "compact etcd": 2, "calm": 2}  # fmt: skip
+"""What happens in a round, as often as it stands here in a deck: each is dealt before any comes again."""
 KILLS: Final = {"kill": 1, "kill both": 2}
 
 
@@ -70,9 +73,13 @@ class Campaign:
     async def run(self, kills: int, seconds: float) -> None:
         """Until so many watchers were killed, or the time is over."""
         end = time.monotonic() + seconds
-        while self.killed < kills and time.monotonic() < end:
+        while self.killed < kills and time.monotonic() < end and not await self._doubled():
             await self._round()
         await self._settle()
+
+    async def _doubled(self) -> bool:
+        """Nothing that follows can mend a second run."""
+        return bool(judge([], await self.arena.ask("GET", "/runs")).duplicates)
 
     async def _round(self) -> None:
         self.rounds += 1
@@ -103,6 +110,7 @@ class Campaign:
             "freeze API server": self._freeze,
             "restart API server": self._restart_apiserver,
             "compact etcd": plane.compact,
+            "calm": self._calm,
         }
         await acts[name]()
         self.disturbed[name] += 1
@@ -112,6 +120,17 @@ class Campaign:
         for watcher in self.random.sample(alive, min(count, len(alive))):
             await watcher.kill()
             self.killed += 1
+
+    async def _calm(self) -> None:
+        """As long as it takes to find out about every start whose answer was lost."""
+
+        async def decided() -> bool:
+            self.arena.revive()
+            seen = await self.people.look()
+            return not any(one.run.status.phase is Phase.SUBMITTING for one in seen if not one.gone)
+
+        with contextlib.suppress(AssertionError):
+            await until(decided, CALM_SECONDS, "no start undecided", pause=0.5)
 
     async def _pause(self) -> None:
         """Longer than the Lease, shorter than the quiet period; the others go on."""
@@ -176,18 +195,22 @@ def settled(one: Seen) -> bool:
     )
 
 
-async def campaign(plane: ControlPlane, folder: Path, *, kills: int, seed: int, seconds: float) -> Figures:
+async def campaign(
+    plane: ControlPlane, folder: Path, *, kills: int, seed: int, seconds: float, without: str | None = None
+) -> Figures:
     """Runs one and returns its figures.
 
     Args:
         kills: how many watchers are killed.
         seconds: after which no further one is killed.
+        without: a part of the protocol that is taken away, of `MUTANTS`.
     """
+    settings = SETTINGS if without is None else {**SETTINGS, **MUTANTS[without], "CHAOS_MUTANT": without}
     namespace, random = f"chaos-{seed}", Random(seed)  # noqa: S311 - a repeatable day
     await asyncio.to_thread(plane.create_namespace_sync, namespace)
     access = await ClusterAccess.load(plane.kubeconfig, None)
     try:
-        async with Arena.up(plane, namespace, folder, scenario=SCENARIO, settings=SETTINGS) as arena:
+        async with Arena.up(plane, namespace, folder, scenario=SCENARIO, settings=settings) as arena:
             assert isinstance(arena, Arena)
             arena.revive()
             await arena.ask("POST", "/clock", {"offset": random.uniform(-120, 120)})
