@@ -26,6 +26,11 @@ NOT_CHECKED: Final = (
 )
 """What the API server adds where a wrong type keeps it from looking further."""
 
+NO_PATH: Final = (
+    "spec.artifacts[] must be a path below dbt's target directory, as run_results.json: letters, digits, '_', '-' and "
+    "'.', with '/' between names and without '..'."
+)
+
 BROKEN_RULES: Final[list[tuple[Fields, str]]] = [
     ({}, "spec: Invalid value: spec needs exactly one of job (a run to start) and runId (a run to adopt)."),
     (
@@ -83,6 +88,10 @@ BROKEN_RULES: Final[list[tuple[Fields, str]]] = [
         "spec.cause: Invalid value: \"as dbtrun:0/1\": spec.cause must not contain 'dbtrun:', which marks the runs "
         "that the watcher starts: write it otherwise.",
     ),
+    *(
+        (JOB | {"artifacts": ["run_results.json", path]}, f'spec.artifacts[1]: Invalid value: "{path}": {NO_PATH}')
+        for path in ("", "/etc/passwd", "../jobs", "compiled/../../jobs", "a..b", "a//b", "compiled/", "a b", "a?b=1")
+    ),
 ]
 
 BROKEN_BOUNDS: Final[list[tuple[Fields, str]]] = [
@@ -129,6 +138,7 @@ BROKEN_BOUNDS: Final[list[tuple[Fields, str]]] = [
         "spec.retry.when: Invalid value: 0: spec.retry.when in body should have at least 1 items",
     ),
     (JOB | {"retry": {"when": ["Failed", "Failed"]}}, 'spec.retry.when[1]: Duplicate value: "Failed"'),
+    (JOB | {"artifacts": ["a.json", "a.json"]}, 'spec.artifacts[1]: Duplicate value: "a.json"'),
     (
         JOB | {"queueDeadlineSeconds": 0},
         "spec.queueDeadlineSeconds: Invalid value: 0: "
@@ -175,6 +185,7 @@ WRONG_TYPES: Final[list[tuple[Fields, str]]] = [
         JOB | {"deletionPolicy": "Keep"},
         'spec.deletionPolicy: Unsupported value: "Keep": supported values: "Cancel", "Orphan"',
     ),
+    (JOB | {"artifacts": [f"{n}.json" for n in range(11)]}, "spec.artifacts: Too many: 11: must have at most 10 items"),
     (JOB | {"cause": "c" * 201}, "spec.cause: Too long: may not be more than 200 bytes"),
     (
         JOB | {"overrides": {"steps": ["dbt run"] * 51}},
@@ -211,6 +222,7 @@ FULL: Final[Fields] = {
     "reuse": "Running",
     "retryOf": 70403104000001,
     "retry": {"limit": 20, "strategy": "Fresh", "backoffSeconds": 0, "when": ["Failed", "Cancelled", "TimedOut"]},
+    "artifacts": ["run_results.json", "compiled/shop/models/a.sql"],
     "queueDeadlineSeconds": 1,
     "activeDeadlineSeconds": 1,
     "lostContactDeadlineSeconds": 1,
@@ -224,6 +236,7 @@ FULL: Final[Fields] = {
 VALID: Final[list[tuple[Fields, Fields]]] = [
     (JOB, JOB | DEFAULTS),
     ({"runId": 70403103900077}, {"runId": 70403103900077} | DEFAULTS),
+    ({"runId": 1, "artifacts": ["manifest.json"]}, {"runId": 1, "artifacts": ["manifest.json"]} | DEFAULTS),
     (
         {"runId": 1, "deletionPolicy": "Cancel", "reuse": "Never"},
         {"runId": 1, "deletionPolicy": "Cancel"} | DEFAULTS,
@@ -250,6 +263,8 @@ IMMUTABLE: Final[list[tuple[Fields, str]]] = [
     ({"retry": {"limit": 3}}, "retry"),
     ({"retry": {"when": ["Failed"]}}, "retry"),
     ({"retry": None}, "retry"),
+    ({"artifacts": ["manifest.json"]}, "artifacts"),
+    ({"artifacts": None}, "artifacts"),
 ]
 
 ADDED: Final[list[tuple[Fields, str]]] = [
@@ -259,6 +274,7 @@ ADDED: Final[list[tuple[Fields, str]]] = [
     ({"cause": "other"}, "cause"),
     ({"overrides": {}}, "overrides"),
     ({"retry": {}}, "retry"),
+    ({"artifacts": ["manifest.json"]}, "artifacts"),
 ]
 
 MUTABLE: Final[list[Fields]] = [

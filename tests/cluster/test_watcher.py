@@ -8,15 +8,20 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import pytest_asyncio
 
+from airflow_trigger.artifacts import DbtRunArtifactOperator
 from tests.controlplane import ControlPlane
 from tests.stack import JOBS, Own, Stack, until
 from tests.stack.stack import ACCOUNT
 from watcher.api import FINALIZER
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
 
 MISSING_RUN = 70403999999999
 
@@ -230,6 +235,57 @@ async def test_a_live_run_is_reused_when_asked_for(stack: Stack, own: Own) -> No
     await own.reaches("Running", runId=run_id)
     assert await own.runs() == []
     await ends(stack, run_id)
+
+
+async def test_files_are_kept_with_the_end_and_go_with_the_object(stack: Stack, own: Own) -> None:
+    await stack.ask("POST", "/faults", {"effect": {"type": "huge", "size": 2_000_000}, "path": "huge[.]json$"})
+    await own.apply(artifacts=["run_results.json", "huge.json", "compiled/shop/a.sql", "manifest.json"])
+    status = await own.reaches("Succeeded")
+    results, huge, missing, manifest = status["artifacts"]
+    assert "too large" in huge["problem"]
+    assert missing == {"path": "compiled/shop/a.sql", "problem": "dbt Cloud has no such file of this run."}
+    kept = await stack.json("get", "configmap", results["configMap"])
+    for artifact in (results, manifest):
+        original = await stack.file(status["runId"], artifact["path"])
+        assert kept["data"][artifact["key"]].encode() == original
+        assert artifact["bytes"] == len(original)
+    await own.delete()
+
+    async def collected() -> bool:
+        return not await stack.kubectl("get", "configmap", results["configMap"], "--ignore-not-found", "-oname")
+
+    await until(collected, 60, "the ConfigMap is gone")
+
+
+async def test_airflow_reads_a_file_without_dbt_cloud(stack: Stack, own: Own, tmp_path: Path) -> None:
+    await own.apply(artifacts=["manifest.json"])
+    status = await own.reaches("Succeeded")
+    operator = DbtRunArtifactOperator(
+        task_id="read",
+        run_id=status["runId"],
+        path="manifest.json",
+        output_file_name=str(tmp_path / "manifest.json"),
+        namespace=stack.namespace,
+        config_file=str(stack.plane.kubeconfig),
+    )
+    written = await asyncio.to_thread(operator.execute, cast("Context", {}))
+    assert Path(written).read_bytes() == await stack.file(status["runId"], "manifest.json")  # noqa: ASYNC240
+
+
+async def test_the_files_of_an_adopted_run_that_failed_are_kept(stack: Stack, own: Own) -> None:
+    failed = await stack.ask("POST", "/runs", {"job_id": JOBS["failure"], "cause": "from the UI"})
+    await own.apply(runId=int(failed["id"]), artifacts=["run_results.json"])
+    (results,) = (await own.reaches("Failed"))["artifacts"]
+    assert results["bytes"] == len(await stack.file(int(failed["id"]), "run_results.json"))
+
+
+async def test_a_config_map_that_is_not_the_runs_own_is_left_as_it_is(stack: Stack, own: Own) -> None:
+    name = f"{own.name}-artifacts"
+    await stack.kubectl("create", "configmap", name, "--from-literal=run_results.json=theirs")
+    await own.apply(artifacts=["run_results.json"])
+    (results,) = (await own.reaches("Succeeded"))["artifacts"]
+    assert f"ConfigMap {name} which is not this DbtRun's" in results["problem"]
+    assert (await stack.json("get", "configmap", name))["data"] == {"run_results.json": "theirs"}
 
 
 async def test_a_missing_secret_is_told_and_heals_when_it_comes(stack: Stack, own: Own) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64decode
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
@@ -16,6 +19,7 @@ from watcher.cluster.access import ClusterAccess, api_path
 from watcher.cluster.errors import ApiTrouble, Conflict, Forbidden, Gone, NotServed, Refused
 from watcher.cluster.mirror import read
 from watcher.cluster.writer import Writer
+from watcher.lifecycle.keeping import MAX_BYTES
 
 STATUS = Status(phase=Phase.RUNNING, reason=Reason.RUN_STARTED, run_id=70_000_000_000_001, progress="1/2")
 
@@ -120,6 +124,55 @@ async def test_finalizers_that_changed_meanwhile_are_a_conflict(writer: Writer, 
 async def test_a_status_that_the_crd_refuses_says_which_field(writer: Writer, run: DbtRun) -> None:
     with pytest.raises(Refused, match="runId"):
         await writer.patch_status(run, Status(run_id="seven"))  # type: ignore[arg-type]
+
+
+# ── ConfigMaps ──
+
+TEXT = 'Ünïcode, "quotes",\r\nand a tab\t\x00'.encode()
+BINARY = bytes(range(256))
+
+
+async def config_map(admin: ClusterAccess, run: DbtRun, name: str) -> dict[str, Any]:
+    path = api_path("api/v1", run.metadata.namespace, "configmaps", name)
+    found: dict[str, Any] = msgspec.json.decode(await admin.request("GET", path))
+    return found
+
+
+def content(stored: dict[str, Any]) -> dict[str, bytes]:
+    texts = {key: text.encode() for key, text in stored.get("data", {}).items()}
+    return texts | {key: b64decode(text) for key, text in stored.get("binaryData", {}).items()}
+
+
+async def test_files_are_kept_byte_for_byte_and_belong_to_the_run(
+    admin: ClusterAccess, writer: Writer, run: DbtRun
+) -> None:
+    await writer.keep_artifacts(run, "files", {"text": TEXT, "binary": BINARY, "empty": b""})
+    stored = await config_map(admin, run, "files")
+    assert content(stored) == {"text": TEXT, "binary": BINARY, "empty": b""}
+    assert set(stored["data"]) == {"text", "empty"}
+    (owner,) = stored["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"], owner["controller"]) == ("DbtRun", run.uid, True)
+
+
+async def test_keeping_again_adds_and_replaces(admin: ClusterAccess, writer: Writer, run: DbtRun) -> None:
+    for files in ({"a": b"1", "b": b"2"}, {"b": b"3", "c": BINARY}):
+        await writer.keep_artifacts(run, "files", files)
+    assert content(await config_map(admin, run, "files")) == {"a": b"1", "b": b"3", "c": BINARY}
+
+
+async def test_as_much_as_is_promised_fits(admin: ClusterAccess, writer: Writer, run: DbtRun) -> None:
+    files = {"quotes": b'"' * (MAX_BYTES // 2), "bytes": b"\xff" * (MAX_BYTES // 2)}
+    await writer.keep_artifacts(run, "files", files)
+    assert content(await config_map(admin, run, "files")) == files
+
+
+async def test_a_config_map_of_somebody_else_is_not_touched(admin: ClusterAccess, writer: Writer, run: DbtRun) -> None:
+    path = api_path("api/v1", run.metadata.namespace, "configmaps")
+    theirs = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "files"}, "data": {"a": "theirs"}}
+    await admin.request("POST", path, body=theirs)
+    with pytest.raises(Refused, match="ConfigMap files which is not this DbtRun's"):
+        await writer.keep_artifacts(run, "files", {"a": b"ours"})
+    assert content(await config_map(admin, run, "files")) == {"a": b"theirs"}
 
 
 async def test_who_may_not_write_is_told_the_verb(served: ControlPlane, namespace: str, run: DbtRun) -> None:

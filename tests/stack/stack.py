@@ -234,6 +234,13 @@ class Stack:
         assert answer.is_success, answer.text
         return answer.json()["data"]
 
+    async def file(self, run_id: int, path: str) -> bytes:
+        """An artifact of a run, as dbt Cloud has it."""
+        url = f"{self.url}/api/v2/accounts/{ACCOUNT}/runs/{run_id}/artifacts/{path}"
+        answer = await self.control.get(url, headers={"Authorization": f"Token {self.token}"})
+        assert answer.is_success, answer.text
+        return answer.content
+
     async def runs(self, job: str | None = None) -> list[dict[str, Any]]:
         listed = await self.ask("GET", "/runs" if job is None else f"/runs?job_id={JOBS[job]}")
         assert isinstance(listed, list)

@@ -14,6 +14,7 @@ from msgspec import inspect
 
 from watcher import api
 from watcher.api import Condition, Phase, Reason, Spec, Status, status
+from watcher.lifecycle.keeping import key_of
 
 ROOT = Path(__file__).parents[3]
 CRD: dict[str, Any] = yaml.safe_load((ROOT / "deploy/crd/dbtrun.dev_dbtruns.yaml").read_text())
@@ -160,6 +161,14 @@ def test_every_text_that_a_user_writes_is_bounded() -> None:
 
 def test_there_is_room_for_every_attempt() -> None:
     assert FIELDS["status.attempts"]["maxItems"] == FIELDS["spec.retry.limit"]["maximum"] + 1
+
+
+def test_there_is_room_for_every_artifact_and_its_key() -> None:
+    wanted, told = FIELDS["spec.artifacts"], FIELDS["status.artifacts"]
+    assert told["maxItems"] == wanted["maxItems"]
+    assert FIELDS["status.artifacts[].path"]["maxLength"] == FIELDS["spec.artifacts[]"]["maxLength"]
+    longest = key_of("a/" * 40 + "b" * (FIELDS["spec.artifacts[]"]["maxLength"] - 80))
+    assert len(longest) <= FIELDS["status.artifacts[].key"]["maxLength"]
 
 
 def test_there_is_room_for_the_marker_after_the_longest_cause() -> None:

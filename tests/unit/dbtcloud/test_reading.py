@@ -276,6 +276,28 @@ async def test_a_run_without_nodes_has_empty_results() -> None:
     assert await account.client(account.answering(reply)).results(1) == Results(counts={})
 
 
+async def test_a_file_is_read_as_it_is() -> None:
+    recorder = account.Recorder(account.answering(httpx.Response(200, content=b"select\xff 1\r\n")))
+    assert await account.client(recorder).artifact(1, "compiled/my shop/a?.sql") == b"select\xff 1\r\n"
+    assert recorder.requests[0].url.raw_path == (b"/api/v2/accounts/4242/runs/1/artifacts/compiled/my%20shop/a%3F.sql")
+
+
+async def test_a_file_that_is_not_there_is_none() -> None:
+    assert await account.client(account.answering(account.refusal(404, "Not found."))).artifact(1, "a.json") is None
+
+
+async def test_a_file_that_is_larger_than_allowed_is_given_up() -> None:
+    cloud = account.client(account.answering(httpx.Response(200, content=b"123456")))
+    assert await cloud.artifact(1, "a.json", 6) == b"123456"
+    with pytest.raises(errors.TooLarge):
+        await cloud.artifact(1, "a.json", 5)
+
+
+async def test_a_file_that_cannot_be_had_now_is_an_error() -> None:
+    with pytest.raises(errors.ServerFault):
+        await account.client(account.answering(account.page_of_a_proxy(502))).artifact(1, "a.json")
+
+
 class Dripping(httpx.AsyncByteStream):
     """A body that never ends, a byte every ten seconds."""
 

@@ -1,0 +1,307 @@
+"""The operator that reads a file of a run, such as run_results.json, from where the watcher keeps it."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64decode
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+import msgspec
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_trigger.access import Access, resolve
+from airflow_trigger.blocking import blocking
+from airflow_trigger.cluster import Cluster, ClusterError, NotFound, Unreachable
+from airflow_trigger.dbtruns import Unreadable
+from airflow_trigger.failures import DbtRunException, DbtRunLostContact, DbtRunRefused, InvalidArgument
+from airflow_trigger.objects import Intent, Lite, Run, Truth
+from watcher.api import GROUP, PLURAL, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_trigger.cluster import ClusterConfig
+
+T = TypeVar("T")
+
+PAGE: Final = 500
+READ_SECONDS: Final = 60.0
+"""How long an API server that does not answer is asked again."""
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 10.0
+
+
+class DbtRunArtifactOperator(BaseOperator):
+    """Writes a file of a finished run to the worker's disk, byte for byte, and returns the file's name.
+
+    The DbtRun must have asked for it in `spec.artifacts`.
+
+    :param name: the DbtRun; or
+    :param run_id: the dbt Cloud run, of which there is a DbtRun in the namespace.
+    :param path: the file, as in `spec.artifacts`.
+    :param output_file_name: where to write it. Default: `<run_id>_<path>` with `-` for `/`.
+    :param namespace: as of DbtRunOperator, as the next four.
+    :param kubernetes_conn_id: an Airflow connection of type `kubernetes`.
+    :param in_cluster: use the pod's ServiceAccount.
+    :param config_file: a kubeconfig.
+    :param cluster_context: its context.
+    """
+
+    template_fields: Sequence[str] = ("name", "run_id", "path", "output_file_name", "namespace")
+    ui_color = "#ff694a"
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        name: str | None = None,
+        run_id: int | str | None = None,
+        output_file_name: str | None = None,
+        namespace: str | None = None,
+        kubernetes_conn_id: str | None = None,
+        in_cluster: bool | None = None,
+        config_file: str | None = None,
+        cluster_context: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.path = path
+        self.name = name
+        self.run_id = run_id
+        self.output_file_name = output_file_name
+        self.namespace = namespace
+        self.kubernetes_conn_id = kubernetes_conn_id
+        self.in_cluster = in_cluster
+        self.config_file = config_file
+        self.cluster_context = cluster_context
+
+    def connect(self, config: ClusterConfig) -> AbstractAsyncContextManager[Requests]:
+        """The way to the API server: the seam where tests put their own."""
+        return connected(config)
+
+    def execute(self, context: Context) -> str:
+        """Reads and writes the file.
+
+        Raises:
+            DbtRunRefused: the file is not kept; the message says why.
+            DbtRunException: the run is not over.
+            DbtRunLostContact: the DbtRun or its ConfigMap cannot be read.
+        """
+        home, run_id = self._home(), self._run_id()
+        try:
+            run, content = blocking(self._read(home, run_id))
+        except NotFound as error:
+            raise DbtRunLostContact(f"The file cannot be read; it goes when its DbtRun goes: {error}") from None
+        except ClusterError as error:
+            raise DbtRunLostContact(f"The file cannot be read. {error}") from None
+        target = Path(self.output_file_name or f"{run.run_id}_{self.path}".replace("/", "-"))
+        self.log.info("Writing %s of DbtRun %s to %s.", self.path, run.metadata.name, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+        return str(target)
+
+    def _home(self) -> Access:
+        try:
+            return resolve(
+                self.kubernetes_conn_id,
+                namespace=self.namespace,
+                in_cluster=self.in_cluster,
+                config_file=self.config_file,
+                cluster_context=self.cluster_context,
+            )
+        except ValueError as error:
+            raise InvalidArgument(str(error)) from None
+
+    def _run_id(self) -> int | None:
+        if bool(self.name) == bool(self.run_id):
+            raise InvalidArgument("Give name (of a DbtRun) or run_id (of a dbt Cloud run), and not both.")
+        try:
+            return int(self.run_id) if self.run_id else None
+        except ValueError:
+            raise InvalidArgument(f"run_id must be a number, not {self.run_id!r}") from None
+
+    async def _read(self, home: Access, run_id: int | None) -> tuple[KeepingRun, bytes]:
+        async with self.connect(home.config) as requests:
+            files = Files(Patiently(requests), home.namespace)
+            run = await files.run(self.name) if run_id is None else keeper(await files.runs(), run_id, self.path)
+            kept = kept_file(run, self.path)
+            return run, await files.content(str(kept.config_map), str(kept.key))
+
+
+class KeepingIntent(Intent, frozen=True, kw_only=True):
+    """With which files were asked for."""
+
+    artifacts: tuple[str, ...] = ()
+
+
+class KeptFile(Lite, frozen=True, kw_only=True):
+    """One of `status.artifacts`."""
+
+    path: str
+    config_map: str | None = None
+    key: str | None = None
+    problem: str = ""
+
+
+class KeepingTruth(Truth, frozen=True, kw_only=True):
+    """With where the run's files are."""
+
+    artifacts: tuple[KeptFile, ...] = ()
+
+
+class KeepingRun(Run, frozen=True, kw_only=True):
+    """One DbtRun as far as its files go."""
+
+    spec: KeepingIntent
+    status: KeepingTruth = KeepingTruth()
+
+    def file(self, path: str) -> KeptFile | None:
+        """What the object says of a file; None: it was not asked for."""
+        return next((file for file in self.status.artifacts if file.path == path), None)
+
+
+def keeper(runs: Iterable[KeepingRun], run_id: int, path: str) -> KeepingRun:
+    """The DbtRun of a dbt Cloud run; of several, one that keeps the file.
+
+    Raises:
+        DbtRunRefused: there is none.
+    """
+
+    def rank(run: KeepingRun) -> tuple[bool, bool]:
+        file = run.file(path)
+        return file is not None and file.config_map is not None, run.final
+
+    found = max((run for run in runs if run.run_id == run_id), key=rank, default=None)
+    if found is None:
+        raise DbtRunRefused(f"There is no DbtRun of dbt Cloud run {run_id} in the namespace.")
+    return found
+
+
+def kept_file(run: KeepingRun, path: str) -> KeptFile:
+    """Where the file is.
+
+    Raises:
+        DbtRunRefused: it is not kept.
+        DbtRunException: it is not kept yet.
+    """
+    file, name = run.file(path), run.metadata.name
+    if not run.final:
+        raise DbtRunException(f"DbtRun {name} is {run.status.phase or 'Pending'}; its files are kept when it ends.")
+    if file is None and path in run.spec.artifacts:
+        raise DbtRunRefused(f"{path} of DbtRun {name} was not kept: it ended as {run.status.phase}.")
+    if file is None:
+        raise DbtRunRefused(f"DbtRun {name} does not keep {path}: name it in spec.artifacts before the run ends.")
+    if file.config_map is None or file.key is None:
+        raise DbtRunRefused(f"{path} of DbtRun {name} was not kept. {file.problem}")
+    return file
+
+
+# ── requests ──
+
+
+class Requests(Protocol):
+    """What is needed of a cluster. Raises ClusterError of the kind that says what can be done."""
+
+    async def request(
+        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: object = None
+    ) -> bytes: ...
+
+
+class Patiently:
+    """Requests that wait for an API server which does not answer, for up to READ_SECONDS. Only for reading."""
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> bytes:
+        """The answer to a GET."""
+        clock = asyncio.get_running_loop().time
+        ends, pause = clock() + READ_SECONDS, FIRST_PAUSE
+        while True:
+            try:
+                return await self._requests.request("GET", path, query=query)
+            except Unreachable as error:
+                pause = max(pause, error.retry_after)
+                if clock() + pause > ends:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+
+class Files:
+    """The DbtRuns of a namespace, and the ConfigMaps of their files."""
+
+    def __init__(self, cluster: Patiently, namespace: str) -> None:
+        self._cluster = cluster
+        self._runs = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
+        self._config_maps = f"/api/v1/namespaces/{namespace}/configmaps"
+
+    async def run(self, name: str | None) -> KeepingRun:
+        """One of the DbtRuns."""
+        return _decoded(await self._cluster.get(f"{self._runs}/{name}"), _RUN)
+
+    async def runs(self) -> list[KeepingRun]:
+        """All of them: selecting custom resources by a field needs Kubernetes 1.31."""
+        query, found = {"limit": str(PAGE)}, list[KeepingRun]()
+        while True:
+            page = _decoded(await self._cluster.get(self._runs, query), _PAGE)
+            found += page.items
+            if not page.metadata.continue_:
+                return found
+            query["continue"] = page.metadata.continue_
+
+    async def content(self, config_map: str, key: str) -> bytes:
+        """A file as dbt Cloud had it.
+
+        Raises:
+            NotFound: somebody took it out of its ConfigMap.
+        """
+        stored = _decoded(await self._cluster.get(f"{self._config_maps}/{config_map}"), _CONFIG_MAP)
+        if key in stored.data:
+            return stored.data[key].encode()
+        if key in stored.binary_data:
+            return b64decode(stored.binary_data[key])
+        raise NotFound(f"ConfigMap {config_map} has no key {key}")
+
+
+class _ListMeta(msgspec.Struct):
+    continue_: str = msgspec.field(default="", name="continue")
+
+
+class _Page(msgspec.Struct):
+    items: list[KeepingRun]
+    metadata: _ListMeta = msgspec.field(default_factory=_ListMeta)
+
+
+class _ConfigMap(msgspec.Struct, rename="camel"):
+    data: dict[str, str] = {}
+    binary_data: dict[str, str] = {}
+
+
+_RUN = msgspec.json.Decoder(KeepingRun)
+_PAGE = msgspec.json.Decoder(_Page)
+_CONFIG_MAP = msgspec.json.Decoder(_ConfigMap)
+
+
+def _decoded(answer: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    try:
+        return decoder.decode(answer)
+    except msgspec.ValidationError as error:
+        raise Unreadable(f"The answer cannot be read: {error}; is the chart's CRD of another version?") from None
+    except msgspec.DecodeError as error:
+        raise Unreachable(f"the answer is not one of a Kubernetes API: {error}") from None
+
+
+@asynccontextmanager
+async def connected(config: ClusterConfig) -> AsyncIterator[Requests]:
+    """A cluster over a connection of its own."""
+    cluster = Cluster(config)
+    try:
+        yield cluster
+    finally:
+        await cluster.close()

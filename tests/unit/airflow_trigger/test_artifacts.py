@@ -1,0 +1,180 @@
+"""Reading a file of a run where the watcher keeps it."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_trigger import artifacts
+from airflow_trigger.artifacts import DbtRunArtifactOperator
+from airflow_trigger.cluster import NotFound, NotPermitted, Unreachable
+from airflow_trigger.failures import DbtRunException, DbtRunLostContact, DbtRunRefused, InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_trigger.cluster import ClusterConfig, ClusterError
+
+RUNS = "/apis/dbtrun.dev/v1alpha1/namespaces/data/dbtruns"
+CONFIG_MAPS = "/api/v1/namespaces/data/configmaps"
+RUN = 70_403_000_000_001
+RESULTS = {"path": "run_results.json", "configMap": "nightly-artifacts", "key": "run_results.json", "bytes": 9}
+COMPILED = {"path": "compiled/shop/a.sql", "configMap": "nightly-artifacts", "key": "compiled..shop..a.sql", "bytes": 3}
+HUGE = {"path": "manifest.json", "problem": "It is too large."}
+
+
+def dbtrun(name: str = "nightly", phase: str = "Succeeded", run_id: int = RUN, *files: Mapping[str, Any]) -> Any:
+    spec = {"job": {"id": 1}, "artifacts": [file["path"] for file in files] or ["lost.json"]}
+    metadata = {"name": name, "uid": f"uid-{name}", "resourceVersion": "1"}
+    return {"metadata": metadata, "spec": spec, "status": {"phase": phase, "runId": run_id, "artifacts": list(files)}}
+
+
+class Server:
+    """An API server: what it answers, by path."""
+
+    def __init__(self) -> None:
+        self.errors: list[ClusterError] = []
+        self.answers: dict[str, Any] = {
+            f"{RUNS}/nightly": dbtrun("nightly", "Succeeded", RUN, RESULTS, COMPILED, HUGE),
+            f"{CONFIG_MAPS}/nightly-artifacts": {
+                "data": {"run_results.json": '{"a":  1}'},
+                "binaryData": {"compiled..shop..a.sql": b64encode(b"\xff\x00\xfe").decode()},
+            },
+        }
+
+    @asynccontextmanager
+    async def connect(self, config: ClusterConfig) -> AsyncIterator[Server]:
+        yield self
+
+    async def request(
+        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: object = None
+    ) -> bytes:
+        assert (method, body) == ("GET", None)
+        if self.errors:
+            raise self.errors.pop(0)
+        place = path if "continue" not in (query or {}) else f"{path}?{(query or {})['continue']}"
+        if place not in self.answers:
+            raise NotFound(f"{path} not found")
+        return json.dumps(self.answers[place]).encode()
+
+    def lists(self, *pages: list[Any]) -> None:
+        for number, page in enumerate(pages):
+            more = {"continue": str(number + 1)} if number + 1 < len(pages) else {}
+            self.answers[f"{RUNS}?{number}" if number else RUNS] = {"items": page, "metadata": more}
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker's own folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(artifacts, "FIRST_PAUSE", 0.001)
+
+
+def read(server: Server, **arguments: Any) -> str:
+    class Operator(DbtRunArtifactOperator):
+        connect = staticmethod(server.connect)
+
+    given: dict[str, Any] = {"task_id": "read", "path": "run_results.json", "namespace": "data"}
+    if "run_id" not in arguments:
+        given["name"] = "nightly"
+    return Operator(**given | arguments).execute(cast("Context", {}))
+
+
+def test_the_file_is_written_byte_for_byte_under_the_name_that_the_provider_gives_it(server: Server) -> None:
+    assert read(server) == f"{RUN}_run_results.json"
+    assert Path(f"{RUN}_run_results.json").read_bytes() == b'{"a":  1}'
+
+
+def test_a_file_that_is_no_text_is_written_too(server: Server) -> None:
+    assert Path(read(server, path="compiled/shop/a.sql")).read_bytes() == b"\xff\x00\xfe"
+    assert Path(f"{RUN}_compiled-shop-a.sql").exists()
+
+
+def test_a_name_of_ones_own_may_have_folders(server: Server) -> None:
+    assert read(server, output_file_name="out/today/results.json") == "out/today/results.json"
+    assert Path("out/today/results.json").read_bytes() == b'{"a":  1}'
+
+
+def test_the_run_is_found_by_its_id_among_many(server: Server) -> None:
+    keeping = server.answers[f"{RUNS}/nightly"]
+    server.lists([dbtrun("other", run_id=5), dbtrun("adopted", "Running")], [keeping, dbtrun("late", "Error")])
+    assert read(server, run_id=str(RUN)) == f"{RUN}_run_results.json"
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("manifest.json", "manifest.json of DbtRun nightly was not kept. It is too large."),
+        ("catalog.json", "DbtRun nightly does not keep catalog.json: name it in spec.artifacts before the run ends."),
+    ],
+)
+def test_a_file_that_is_not_kept_fails_for_good_and_says_why(server: Server, path: str, why: str) -> None:
+    with pytest.raises(DbtRunRefused) as caught:
+        read(server, path=path)
+    assert str(caught.value) == why
+    assert isinstance(caught.value, AirflowFailException)
+
+
+def test_an_end_without_files_says_which_end(server: Server) -> None:
+    server.answers[f"{RUNS}/nightly"] = dbtrun("nightly", "Error")
+    with pytest.raises(DbtRunRefused, match=r"lost\.json of DbtRun nightly was not kept: it ended as Error\."):
+        read(server, path="lost.json")
+
+
+def test_a_run_that_is_not_over_may_be_tried_again(server: Server) -> None:
+    server.answers[f"{RUNS}/nightly"] = dbtrun("nightly", "Running")
+    with pytest.raises(DbtRunException, match="is Running") as caught:
+        read(server)
+    assert not isinstance(caught.value, AirflowFailException)
+
+
+def test_a_run_that_no_object_is_about_is_an_error(server: Server) -> None:
+    server.lists([dbtrun("other", run_id=5)])
+    with pytest.raises(DbtRunRefused, match=f"no DbtRun of dbt Cloud run {RUN}"):
+        read(server, run_id=RUN)
+
+
+def test_a_server_that_does_not_answer_is_asked_again(server: Server) -> None:
+    server.errors = [Unreachable("no answer"), Unreachable("HTTP 503")]
+    assert Path(read(server)).exists()
+
+
+@pytest.mark.parametrize("error", [NotPermitted("Kubernetes refuses it."), Unreachable("away", retry_after=100.0)])
+def test_what_cannot_be_read_is_a_lost_contact(server: Server, error: ClusterError) -> None:
+    server.errors = [error]
+    with pytest.raises(DbtRunLostContact, match=str(error)):
+        read(server)
+
+
+@pytest.mark.parametrize("left", [{}, {"data": {"other": ""}}])
+def test_a_config_map_that_somebody_emptied_is_a_lost_contact(server: Server, left: dict[str, Any]) -> None:
+    server.answers[f"{CONFIG_MAPS}/nightly-artifacts"] = left
+    with pytest.raises(DbtRunLostContact, match="has no key run_results"):
+        read(server)
+
+
+def test_a_dbtrun_that_is_gone_is_a_lost_contact(server: Server) -> None:
+    server.answers.clear()
+    with pytest.raises(DbtRunLostContact, match="it goes when its DbtRun goes"):
+        read(server)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"name": None}, {"run_id": RUN, "name": "nightly"}, {"run_id": "latest"}, {"config_file": "k"}]
+)
+def test_arguments_that_cannot_be_used_are_refused(server: Server, arguments: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument):
+        read(server, **arguments | ({"in_cluster": True} if "config_file" in arguments else {}))
