@@ -21,7 +21,10 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "operators": [
-            {"integration-name": name, "python-modules": ["airflow_trigger.operator", "airflow_trigger.listing"]}
+            {
+                "integration-name": name,
+                "python-modules": [f"airflow_trigger.{module}" for module in ("operator", "listing", "artifacts")],
+            }
         ],
         "sensors": [{"integration-name": name, "python-modules": ["airflow_trigger.sensor"]}],
         "triggers": [{"integration-name": name, "python-modules": ["airflow_trigger.trigger"]}],
