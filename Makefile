@@ -5,8 +5,12 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+WORKERS ?= 2
+KILLS ?= 1000
+SEED ?= 1
 
-.PHONY: help setup check lint types unit controlplane test demo docs format lock clean
+.PHONY: help setup check lint types unit coverage controlplane airflows test test-airflow soak bench bench-airflow demo docs \
+  format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,11 +38,31 @@ types: $(READY) ## mypy --strict
 unit: $(READY) ## the unit tests
 	@$(BIN)/pytest tests/unit -q
 
+coverage: $(READY) ## every branch of the core is run by its unit tests
+	@$(BIN)/coverage run --branch --source=watcher/lifecycle --data-file=.venv/.coverage -m pytest tests/unit/lifecycle -q
+	@$(BIN)/coverage report --data-file=.venv/.coverage --skip-covered --fail-under=100
+
 controlplane: $(READY) ## build etcd, kube-apiserver and helm for tests and demo (once, about eight minutes)
 	@$(BIN)/python -m tests.controlplane build > /dev/null
 
-test: check controlplane ## everything: for every hour
-	@$(BIN)/pytest tests --ignore=tests/unit
+airflows: $(READY) ## make the environments of Airflow 3.3 and 2.11 for the tests (once, about a minute)
+	@$(BIN)/python -m tests.airflow build > /dev/null
+
+test: check coverage controlplane airflows ## everything: for every hour
+	@$(BIN)/pytest tests --ignore=tests/unit --ignore=tests/airflow -n $(WORKERS) --dist loadfile -q
+	@$(BIN)/pytest tests/airflow -q
+
+test-airflow: controlplane airflows ## the operator and the sensor on real Airflow 3.3 and 2.11
+	@$(BIN)/pytest tests/airflow
+
+soak: controlplane ## kill watchers under every fault: make soak KILLS=1000 SEED=1
+	@$(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(SEED)
+
+bench: controlplane ## figures of the watcher, one JSON line each
+	@$(BIN)/python -m tests.bench.bench_watcher
+
+bench-airflow: controlplane ## the trigger against the one of Airflow's dbt Cloud provider, one JSON line each
+	@$(BIN)/python -m tests.bench.bench_trigger
 
 demo: controlplane ## three runs on a real API server; the last line is the event that Airflow gets
 	@$(BIN)/python -m tests.demo
