@@ -183,11 +183,12 @@ class Performer:
         return replace(learnt, trouble=None, answered=True)
 
     async def _claim(self, decision: ClaimStart, run: DbtRun, known: Known, account: Account) -> Known:
-        """The right to send is spent first: a claim is only good for seconds."""
-        await account.budget.spend(Priority.SUBMIT)
-        self._check_lead()
-        before = self.clock().mono
-        claimed = await self.objects.patch_status(run, decision.status)
+        """The right to send is spent first: a claim is only good for seconds, so few wait for the API server."""
+        async with account.claiming:
+            await account.budget.spend(Priority.SUBMIT)
+            self._check_lead()
+            before = self.clock().mono
+            claimed = await self.objects.patch_status(run, decision.status)
         self.record(claimed)
         attempt = claimed.status.attempt
         if attempt is None or attempt.claim_time is None:

@@ -17,8 +17,9 @@ from enum import Enum
 class Urgency(Enum):
     """What a request is for; the value is the seconds for which others may go first."""
 
-    STATUS = 0.0
+    START = 0.0
     """A claim is good for seconds, and its run must be written down."""
+    STATUS = 2.0
     OTHER = 10.0
     EVENT = 30.0
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from watcher.api import API_VERSION, FINALIZER, KIND, PLURAL, DbtRun, Status, to_wire
+from watcher.api import API_VERSION, FINALIZER, KIND, PLURAL, DbtRun, Phase, Status, to_wire
 from watcher.cluster.access import MERGE_PATCH, ClusterAccess, api_path
 from watcher.cluster.errors import Conflict, Refused, decode
 from watcher.cluster.mirror import read
@@ -53,7 +53,9 @@ class Writer:
     async def patch_status(self, run: DbtRun, status: Status) -> DbtRun:
         """Makes `status` the run's status. Writes nothing, and returns `run`, when it is that already."""
         diff = merge_diff(to_wire(run.status), to_wire(status))
-        return await self._patch(run, {"status": diff}, "status") if diff else run
+        starts = Phase.SUBMITTING in (run.status.phase, status.phase)
+        urgency = Urgency.START if starts else Urgency.STATUS
+        return await self._patch(run, {"status": diff}, "status", urgency) if diff else run
 
     async def add_finalizer(self, run: DbtRun) -> DbtRun:
         """Puts our finalizer behind those of others."""
@@ -96,10 +98,11 @@ class Writer:
     async def _patch_finalizers(self, run: DbtRun, finalizers: list[str]) -> DbtRun:
         return await self._patch(run, {"metadata": {"finalizers": finalizers}})
 
-    async def _patch(self, run: DbtRun, change: Mapping[str, Any], sub: str | None = None) -> DbtRun:
+    async def _patch(
+        self, run: DbtRun, change: Mapping[str, Any], sub: str | None = None, urgency: Urgency = Urgency.OTHER
+    ) -> DbtRun:
         basis = {"uid": run.uid, "resourceVersion": run.metadata.resource_version}
         body = {**change, "metadata": {**change.get("metadata", {}), **basis}}
-        urgency = Urgency.STATUS if sub else Urgency.OTHER
         path = _path(run, sub)
         answer = await self._access.request("PATCH", path, body=body, content_type=MERGE_PATCH, urgency=urgency)
         return _parse(answer)

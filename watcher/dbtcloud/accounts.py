@@ -27,6 +27,8 @@ SWEEP_SECONDS: Final = 60.0
 """Between two looks for unused connections."""
 LOOK_SECONDS: Final = 1.0
 """Between two looks at the steps of running runs, of all runs of a connection together."""
+CLAIMS_AT_ONCE: Final = 8
+"""Claims under way. More would wait for a busy API server beyond the time in which they are good, and all in vain."""
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ class Account:
     """Monotonic seconds; counts while there are no users."""
     task: asyncio.Task[None] | None = None
     next_look: float = 0.0
+    claiming: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CLAIMS_AT_ONCE))
+    """Held from the right to send to the claim."""
 
     def may_look_closer(self, now: float) -> bool:
         """Whether a running run's steps may be read now: 10,000 of them must not cost an account its budget."""

@@ -51,7 +51,7 @@ async def test_a_status_goes_before_what_came_earlier() -> None:
     await line.ask("first")
     await line.ask("event", Urgency.EVENT)
     await line.ask("finalizer")
-    await line.ask("status", Urgency.STATUS)
+    await line.ask("status", Urgency.START)
     for name in ("first", "status", "finalizer"):
         await line.let_go(name)
     assert line.served == ["first", "status", "finalizer", "event"]
