@@ -1,0 +1,88 @@
+"""The performer against an API server that is slow."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import httpx
+import pytest
+from msgspec.structs import replace
+
+from watcher.api import DbtRun, Job, Metadata, Phase, Spec, Status
+from watcher.dbtcloud.accounts import Account, Accounts
+from watcher.dbtcloud.connection import Connection, Token
+from watcher.lifecycle.decide import decide
+from watcher.lifecycle.decisions import ClaimStart
+from watcher.lifecycle.facts import Instant
+from watcher.lifecycle.known import Known
+from watcher.lifecycle.policy import Policy
+from watcher.perform import Performer
+from watcher.telemetry.metrics import Metrics
+
+pytestmark = pytest.mark.looptime
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+POLICY = Policy()
+
+
+def clock() -> Instant:
+    mono = asyncio.get_running_loop().time()
+    return Instant(EPOCH + timedelta(seconds=mono), mono)
+
+
+class SlowObjects:
+    """An API server that takes a write a second."""
+
+    def __init__(self) -> None:
+        self._one = asyncio.Lock()
+
+    async def patch_status(self, run: DbtRun, status: Status) -> DbtRun:
+        async with self._one:
+            await asyncio.sleep(1)
+        return replace(run, status=status)
+
+
+class OneAccount:
+    """Connections that all lead to one account."""
+
+    def __init__(self) -> None:
+        connection = Connection(host="dbt.example.com", account_id=1, token=Token("t"))
+        refuse = httpx.MockTransport(lambda _request: httpx.Response(500))
+        accounts = Accounts(lambda _connection: cast(Any, None), transport=refuse, clock=clock)
+        self._account = accounts.use("uid", connection)
+
+    def account(self, _uid: str) -> Account:
+        return self._account
+
+
+def wanted(number: int) -> DbtRun:
+    finalizers = ("dbtrun.dev/run",)
+    metadata = Metadata(name=f"r{number}", namespace="n", uid=f"u{number}", resource_version="1", finalizers=finalizers)
+    return DbtRun(metadata=metadata, spec=Spec(job=Job(id=1)))
+
+
+async def test_a_claim_is_still_good_when_a_slow_api_server_has_taken_it() -> None:
+    performer = Performer(
+        objects=cast(Any, SlowObjects()),
+        record=lambda _run: None,
+        forget_object=lambda _uid: None,
+        connections=cast(Any, OneAccount()),
+        emit=lambda _run, _event: None,
+        clock=clock,
+        metrics=Metrics(),
+    )
+    known = Known(account_id=1)
+    ages = []
+
+    async def claim(run: DbtRun) -> None:
+        decision = decide(run, known, clock(), POLICY)
+        assert isinstance(decision, ClaimStart)
+        assert decision.status.phase is Phase.SUBMITTING
+        after = await performer.perform(decision, run, known)
+        assert after.claim is not None
+        ages.append(clock().mono - after.claim.since)
+
+    await asyncio.gather(*(claim(wanted(number)) for number in range(100)))
+    assert max(ages) < POLICY.submit_window / 2
