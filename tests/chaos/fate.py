@@ -27,6 +27,8 @@ READS: Final = frozenset({"get"})
 """Methods of `Objects` that change nothing. Any other, a new one too, is a side effect."""
 TRAVEL: Final = 0.02
 """Seconds that a request, or its answer, is on its way."""
+STALL: Final = 180.0
+"""Seconds: longer than the quiet period."""
 
 
 class Mishap(StrEnum):
@@ -37,6 +39,10 @@ class Mishap(StrEnum):
     NEVER_ARRIVES = "the request is lost"
     ANSWER_LOST = "the answer is lost"
     OVERTAKEN = "somebody else writes before"
+    STALLS = "the watcher stands still for minutes before"
+
+
+DEATHS: Final = (Mishap.DIES_BEFORE, Mishap.DIES_AFTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,8 @@ class Fate:
                 raise lost()
             case Mishap.OVERTAKEN:
                 self.overtake()
+            case Mishap.STALLS:
+                await asyncio.sleep(STALL)
         answer = await act()
         match mishap:
             case Mishap.DIES_AFTER:

@@ -11,8 +11,8 @@ import functools
 
 import pytest
 
-from tests.chaos.fate import Blow, Mishap, all_effects
-from tests.chaos.paths import PATHS
+from tests.chaos.fate import DEATHS, Blow, Mishap, all_effects
+from tests.chaos.paths import PATHS, PLAIN
 from tests.chaos.stories import Story, tell
 from tests.chaos.world import in_virtual_time
 
@@ -44,11 +44,21 @@ def test_every_side_effect_of_the_code_is_on_a_path() -> None:
     assert met == asyncio.run(all_effects())
 
 
-@pytest.mark.parametrize("name", PATHS)
-@pytest.mark.parametrize("mishap", Mishap)
-def test_a_path_ends_as_it_must_whatever_happens_at_a_side_effect(name: str, mishap: Mishap) -> None:
+def everywhere(name: str, mishap: Mishap) -> list[str]:
     steps = range(len(undisturbed(name).effects))
-    assert [wrong for step in steps for wrong in after(name, Blow(step, mishap))] == []
+    return [wrong for step in steps for wrong in after(name, Blow(step, mishap))]
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("death", DEATHS)
+def test_a_path_ends_as_it_must_wherever_the_watcher_dies(name: str, death: Mishap) -> None:
+    assert everywhere(name, death) == []
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("mishap", [mishap for mishap in Mishap if mishap not in DEATHS])
+def test_a_path_ends_as_it_must_whatever_else_happens_at_a_side_effect(name: str, mishap: Mishap) -> None:
+    assert everywhere(name, mishap) == []
 
 
 @pytest.mark.parametrize("name", ["start, answer lost", "retry from failure"])

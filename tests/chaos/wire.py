@@ -14,10 +14,14 @@ class Wire(httpx.AsyncBaseTransport):
     """Calls the application as a server would: a request that arrived is served even if its sender gives up or dies."""
 
     def __init__(self, app: ASGIApp) -> None:
+        self.error: httpx.TransportError | None = None
+        """What becomes of every request now, instead of an answer."""
         self._app = app
         self._serving: set[asyncio.Task[httpx.Response]] = set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self.error is not None:
+            raise self.error
         cut = asyncio.Event()
         serving = asyncio.create_task(self._serve(request, cut))
         self._serving.add(serving)
