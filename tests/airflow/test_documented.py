@@ -73,17 +73,30 @@ async def test_a_failure_callback_tells_a_timeout_from_a_failure(rig: Rig, start
     assert await until(told, what="both callbacks") == {"failing_job": "failure", "late_job": "timeout"}
 
 
+async def test_a_wait_that_timed_out_leaves_its_run_alone(rig: Rig, started: Started) -> None:
+    run = started["called_back"]
+    assert await rig.airflow.until_run("called_back", run) == "failed"
+    await rig.until_dbt("called_back", run, [3, 20])
+
+
 async def test_ten_jobs_run_between_a_start_and_a_finish(rig: Rig, started: Started) -> None:
     run = started["ten"]
     assert await rig.airflow.until_run("ten", run, seconds=120) == "success"
     assert await rig.dbt_statuses("ten", run) == [10] * 10
 
 
-async def test_a_hundred_mapped_tasks_wait_on_one_watch_and_start_a_run_each(rig: Rig) -> None:
-    run = await rig.airflow.trigger("hundred")
-    await rig.airflow.until_all("hundred", run, "deferred", 100)
-    await rig.until_dbt("hundred", run, [3] * 100)
+async def test_airflow_never_has_a_dbt_token(rig: Rig, started: Started) -> None:
+    await rig.airflow.until_run("single", started["single"])
+    found = rig.airflow.holds("job_run_url")
+    assert any(name.startswith("airflow.db") for name in found), "the search must find what is there"
+    assert not rig.airflow.holds(rig.stack.token)
+
+
+async def test_mapped_tasks_wait_on_one_watch_and_start_a_run_each(rig: Rig) -> None:
+    run = await rig.airflow.trigger("mapped")
+    await rig.airflow.until_all("mapped", run, "deferred", rig.size)
+    await rig.until_dbt("mapped", run, [3] * rig.size)
     assert await rig.watches() == 1
-    await rig.finish("hundred", run, *[10] * 100)
-    assert await rig.airflow.until_run("hundred", run, seconds=280) == "success"
-    assert await rig.dbt_statuses("hundred", run) == [10] * 100
+    await rig.finish("mapped", run, *[10] * rig.size)
+    assert await rig.airflow.until_run("mapped", run, seconds=280) == "success"
+    assert await rig.dbt_statuses("mapped", run) == [10] * rig.size

@@ -45,6 +45,16 @@ async def test_a_cleared_task_ends_its_run_and_starts_another(rig: Rig) -> None:
     await rig.airflow.until_state("endless", run, "job", "success")
 
 
+async def test_a_task_cleared_after_its_end_starts_a_new_run(rig: Rig) -> None:
+    run = await rig.waiting("endless")
+    await rig.finish("endless", run)
+    await rig.airflow.until_state("endless", run, "job", "success")
+    await rig.airflow.desk.clear("endless", run, "job")
+    await rig.until_dbt("endless", run, [3, 10])
+    await rig.finish("endless", run)
+    await rig.airflow.until_state("endless", run, "job", "success", tries=2)
+
+
 async def test_a_task_told_to_leave_its_run_alone_does(rig: Rig) -> None:
     run = await rig.waiting("endless_left_alone")
     triggerer = await rig.airflow.until_triggerer("endless_left_alone", run)
@@ -58,6 +68,11 @@ async def test_execution_timeout_cancels_the_run_of_a_deferred_task(rig: Rig) ->
     run = await rig.waiting("limited")
     await rig.airflow.until_state("limited", run, "job", "failed")
     await rig.until_dbt("limited", run, [CANCELLED])
+
+
+async def test_dagrun_timeout_cancels_the_runs_of_deferred_tasks(rig: Rig) -> None:
+    run = await rig.airflow.trigger("limited_dag_run")
+    await rig.until_dbt("limited_dag_run", run, [CANCELLED])
 
 
 async def test_execution_timeout_cancels_the_run_that_a_worker_waits_for(rig: Rig) -> None:

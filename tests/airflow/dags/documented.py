@@ -16,6 +16,7 @@ from airflow_trigger.trigger import DbtRunTrigger
 FOLDER = Path(os.environ["DBTRUN_TEST_FOLDER"])
 CLUSTER = {"kubernetes_conn_id": "kubernetes_default"}
 """Where the cluster is. With Airflow in it, nobody needs this."""
+SIZE = int(os.environ["DBTRUN_TEST_SIZE"])
 BROKEN, ENDLESS = 110, 103
 
 with DAG("single", schedule=None, default_args=CLUSTER):
@@ -87,5 +88,5 @@ with DAG("ten", schedule=None, default_args=CLUSTER):
     for number in range(10):
         begin >> DbtRunOperator(task_id=f"job_{number}", job_id=333, deferrable=True) >> finish
 
-with DAG("hundred", schedule=None, default_args=CLUSTER):
-    DbtRunOperator.partial(task_id="job", deferrable=True).expand(job_id=[ENDLESS] * 100)
+with DAG("mapped", schedule=None, default_args=CLUSTER):
+    DbtRunOperator.partial(task_id="job", deferrable=True).expand(job_id=[ENDLESS] * SIZE)

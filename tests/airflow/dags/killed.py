@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(os.environ["DBTRUN_TEST_FOLDER"])
 ENDLESS = 103
+SIZE = int(os.environ["DBTRUN_TEST_SIZE"]) // 4
 DEFAULTS = {
     "config_file": os.environ["DBTRUN_TEST_KUBECONFIG"],
     "namespace": os.environ["DBTRUN_TEST_NAMESPACE"],
@@ -51,5 +52,5 @@ def die(context: Context) -> NoReturn:
     raise AssertionError("kill -9 is final")
 
 
-with DAG("killed_often", schedule=None, default_args=DEFAULTS):
-    KilledOperator.partial(task_id="job", deferrable=True).expand(job_id=[ENDLESS] * 25)
+with DAG("killed", schedule=None, default_args=DEFAULTS):
+    KilledOperator.partial(task_id="job", deferrable=True).expand(job_id=[ENDLESS] * SIZE)

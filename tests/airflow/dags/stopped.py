@@ -29,3 +29,6 @@ with DAG("limited", schedule=None, default_args=DEFAULTS):
 
 with DAG("limited_in_worker", schedule=None, default_args=DEFAULTS):
     DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=False, execution_timeout=timedelta(seconds=10))
+
+with DAG("limited_dag_run", schedule=None, default_args=DEFAULTS, dagrun_timeout=timedelta(seconds=25)):
+    DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=True)
