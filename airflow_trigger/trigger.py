@@ -7,6 +7,8 @@ person ended its task, but also to move it to another triggerer: only the first 
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import logging
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -43,8 +45,12 @@ MAX_POLL_SECONDS: Final = 3_600
 ADOPTED_TTL_SECONDS: Final = 86_400
 """An adopted run's object outlives the longest time that Airflow may take to resume a task, then cleans itself up."""
 DENIED_GRACE_SECONDS: Final = 60.0
-CANCEL_SECONDS: Final = 15.0
-"""Airflow gives `on_kill` 30 s."""
+CANCEL_SECONDS: Final = 60.0
+"""How long an API server that does not answer is asked to cancel."""
+
+log = logging.getLogger(__name__)
+_endings: Final[set[asyncio.Task[bool]]] = set()
+"""A loop alone would let them be collected."""
 
 
 class DbtRunTrigger(BaseTrigger):
@@ -140,33 +146,43 @@ class DbtRunTrigger(BaseTrigger):
         yield TriggerEvent(dict(outcome))  # type: ignore[no-untyped-call]
 
     async def on_kill(self) -> None:
-        """Airflow 3.3 and later stopped the trigger without an event: if the task was ended by hand, so is the run."""
-        if not await self._is_waited_for():
-            await self._cancel()
+        """Airflow 3.3 and later stopped the trigger without an event: if the task was ended by hand, so is the run.
+
+        Airflow waits 30 s, and a triggerer's first question about a task may take longer: it goes on beyond.
+        """
+        # An empty context: what is said after Airflow gave up would go to a log that is closed.
+        ending = asyncio.get_running_loop().create_task(self._end(), context=contextvars.Context())
+        _endings.add(ending)
+        ending.add_done_callback(_endings.discard)
+        if await asyncio.shield(ending):
+            self.log.info("The task was ended by hand: DbtRun %s is being cancelled.", self.object_name)
 
     async def cleanup(self) -> None:
         """Before Airflow 3.3 this is all that is called, also when the triggerer stops."""
         if not hasattr(BaseTrigger, "on_kill"):
             await self.on_kill()
 
-    async def _is_waited_for(self) -> bool:
+    async def _is_waited_for(self, task: dict[str, Any]) -> bool:
         """Whether the run may still be wanted: the task is deferred, or only the wait is over, or nobody knows."""
-        if self._fired or self.cancel_for is None:
+        if self._fired:
             return True
         if self.end_time is not None and self.end_time <= time.time():
             return True
-        return await self.still_deferred(self.cancel_for)
+        return await self.still_deferred(task)
 
-    async def _cancel(self) -> None:
-        task = self.cancel_for or {}
-        async with self.task_runs() as connection:
-            runs = Patiently(connection, CANCEL_SECONDS)
-            try:
-                cancelled = await cancel(runs, await runs.get(self.object_name), task["try_number"])
-            except NotFound:
-                return
-        if cancelled:
-            self.log.info("The task was ended by hand: DbtRun %s is being cancelled.", self.object_name)
+    async def _end(self) -> bool:
+        """Cancels the run if nobody wants it any more; whether it did."""
+        if self.cancel_for is None or await self._is_waited_for(self.cancel_for):
+            return False
+        try:
+            async with self.task_runs() as connection:
+                runs = Patiently(connection, CANCEL_SECONDS)
+                return await cancel(runs, await runs.get(self.object_name), self.cancel_for["try_number"])
+        except NotFound:
+            return False
+        except ClusterError as error:
+            log.warning("DbtRun %s could not be cancelled, it ends by its active deadline: %s", self.object_name, error)
+            return False
 
     still_deferred = staticmethod(still_deferred)
     """Asks Airflow. This and the next are seams where tests put their own."""

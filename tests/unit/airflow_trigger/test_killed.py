@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 
 from airflow_trigger.attempts import TaskKey, Try
-from airflow_trigger.cluster import ClusterConfig
+from airflow_trigger.cluster import ClusterConfig, NotPermitted
 from airflow_trigger.killed import still_deferred
 from airflow_trigger.trigger import DbtRunTrigger
+from tests.stack import until
 from tests.unit.airflow_trigger.tasks import NAMESPACE, FakeTaskRuns
 
 TASK = Try(TaskKey("nightly", "r", "build"), 1, 0).as_dict()
@@ -74,6 +76,34 @@ async def test_a_newer_try_that_takes_the_run_over_meanwhile_keeps_it(runs: Fake
             runs.before = lambda verb: None
 
     runs.before = take_over
+    await trigger(runs).on_kill()
+    assert not runs.cancelled
+
+
+async def test_an_answer_that_comes_after_airflow_gave_up_still_cancels(runs: FakeTaskRuns) -> None:
+    answered = asyncio.Event()
+
+    class Slow(DbtRunTrigger):
+        @staticmethod
+        async def still_deferred(task: Mapping[str, Any]) -> bool:
+            await answered.wait()
+            return False
+
+        def task_runs(self) -> Any:
+            return runs.connect(ClusterConfig(), self.namespace)
+
+    async def cancelled() -> bool:
+        return runs.cancelled == ["build-1"]
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(Slow(name="build-1", namespace=NAMESPACE, cancel_for=TASK).on_kill(), 0.01)
+    assert not runs.cancelled
+    answered.set()
+    await until(cancelled, 5)
+
+
+async def test_an_api_server_that_refuses_is_no_trouble_for_the_triggerer(runs: FakeTaskRuns) -> None:
+    runs.failing = [NotPermitted("forbidden")]
     await trigger(runs).on_kill()
     assert not runs.cancelled
 
