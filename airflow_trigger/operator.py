@@ -299,7 +299,7 @@ class DbtRunOperator(BaseOperator):
     def _stopped(self, context: Context, stopped: AirflowException) -> int | None:
         """A run that did end is not a time-out; one that is cut off by execution_timeout is cancelled."""
         run = self._run(self._newest())
-        if run is not None and run.final and not run.consumed:
+        if run is not None and run.final and not (run.consumed or run.unwanted):
             return self._finish(context, run)
         if "timeout" not in str(stopped).lower():
             raise stopped
@@ -350,6 +350,7 @@ class DbtRunOperator(BaseOperator):
             # Killed while the request was on its way: nobody else knows the object yet.
             if self._killed and self.cancel_on_kill:
                 await cancel(runs, found.run, self._attempt.number)
+                return found
             patience = SUBMISSION_SECONDS if self.wait_for_termination else self._timeout
             return replace(found, run=await submitted(runs, found.run, patience))
 

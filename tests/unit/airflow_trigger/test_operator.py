@@ -487,6 +487,16 @@ def test_a_run_that_ended_just_before_the_timeout_did_end(runs: FakeTaskRuns) ->
     assert stopped(runs, task, execution_timeout=timedelta(hours=1)) == 70_001
 
 
+def test_the_run_of_an_earlier_try_is_nobodys_outcome(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    killed(new(runs), task)
+    deferred(new(runs), task.next_try())
+    runs.ends(runs.only, "Cancelled", "CancelRequested")
+    with pytest.raises(DbtRunTimedOut):
+        stopped(runs, task.next_try())
+
+
 def test_a_trigger_that_broke_cancels_nothing(runs: FakeTaskRuns) -> None:
     task = Task()
     deferred(new(runs), task)
