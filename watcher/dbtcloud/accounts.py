@@ -25,7 +25,7 @@ LINGER_SECONDS: Final = 300.0
 """How long an unused connection stays open: longer than any request that somebody may still be making with it."""
 SWEEP_SECONDS: Final = 60.0
 """Between two looks for unused connections."""
-LOOK_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 2.0
 """Between two looks at the steps of running runs, of all runs of a connection together."""
 CLAIMS_AT_ONCE: Final = 8
 """Claims under way. More would wait for a busy API server beyond the time in which they are good, and all in vain."""
