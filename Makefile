@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-WORKERS ?= 2
+WORKERS ?= 3
 KILLS ?= 1000
 SEED ?= 1
 
@@ -49,7 +49,8 @@ airflows: $(READY) ## make the environments of Airflow 3.3 and 2.11 for the test
 	@$(BIN)/python -m tests.airflow build > /dev/null
 
 test: check coverage controlplane airflows ## everything: for every hour
-	@$(BIN)/pytest tests --ignore=tests/unit --ignore=tests/airflow -n $(WORKERS) --dist loadfile -q
+	@$(BIN)/pytest tests --ignore=tests/unit --ignore=tests/airflow -q \
+	  -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	@$(BIN)/pytest tests/airflow -q
 
 test-airflow: controlplane airflows ## the operator and the sensor on real Airflow 3.3 and 2.11

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 _NEED_BINARIES = {"plane", "own_plane", "binaries"}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The campaign takes minutes and waits most of the time: begun last, it would run alone at the end."""
+    items.sort(key=lambda item: "test_campaign" not in item.nodeid)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
