@@ -48,10 +48,9 @@ controlplane: $(READY) ## build etcd, kube-apiserver and helm for tests and demo
 airflows: $(READY) ## make the environments of Airflow 3.3 and 2.11 for the tests (once, about a minute)
 	@$(BIN)/python -m tests.airflow build > /dev/null
 
-test: check coverage controlplane airflows ## everything: for every hour
+test: check coverage controlplane ## everything but real Airflow: for every hour
 	@$(BIN)/pytest tests --ignore=tests/unit --ignore=tests/airflow -q \
 	  -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-	@$(BIN)/pytest tests/airflow -q
 
 test-airflow: controlplane airflows ## the operator and the sensor on real Airflow 3.3 and 2.11
 	@$(BIN)/pytest tests/airflow
