@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
@@ -31,16 +32,23 @@ def blocking(work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(_serve, work, started, outcome), name="dbtrun", daemon=True)
-    thread.start()
     try:
+        thread.start()  # a signal may come while it waits for the thread, too
         return outcome.result(seconds)
     except BaseException:
-        if not outcome.done():
-            loop, task = started.result()
-            loop.call_soon_threadsafe(task.cancel)
+        _cancel(started, outcome)
         raise
     finally:
-        thread.join(JOIN_SECONDS)
+        if thread.ident is not None:
+            thread.join(JOIN_SECONDS)
+
+
+def _cancel(started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]], outcome: Future[T]) -> None:
+    """Cancels the coroutine if it runs, or is about to."""
+    with suppress(TimeoutError, RuntimeError):  # the thread never came, or its loop has just ended
+        loop, task = started.result(JOIN_SECONDS)
+        if not outcome.done():
+            loop.call_soon_threadsafe(task.cancel)
 
 
 def _serve(
