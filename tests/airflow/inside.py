@@ -10,12 +10,14 @@ from airflow.api.common.mark_tasks import set_dag_run_state_to_failed, set_dag_r
 from airflow.api.common.trigger_dag import trigger_dag
 from airflow.models import DagBag, DagRun, TaskInstance, XCom
 from airflow.utils.session import create_session
+from sqlalchemy import delete
 
 DAGS = DagBag(read_dags_from_db=True)
 
 
 def trigger(dag_id, run_id, conf):
-    trigger_dag(dag_id, run_id=run_id, conf=conf)
+    # Else two runs of one second were one.
+    trigger_dag(dag_id, run_id=run_id, conf=conf, replace_microseconds=False)
 
 
 def mark(dag_id, run_id, task_id, state):
@@ -38,7 +40,7 @@ def clear(dag_id, run_id, task_id):
 
 def delete_run(dag_id, run_id):
     with create_session() as session:
-        session.delete(_run(session, dag_id, run_id))
+        session.execute(delete(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
 
 
 def xcom(dag_id, run_id, task_id, key):

@@ -100,12 +100,12 @@ class Rig:
             ahead.append(await self.airflow.trigger(dag_id))
         return ahead
 
-    async def until_dbt(self, dag_id: str, run_id: str, statuses: list[int], seconds: float = 120.0) -> None:
-        """Waits until the DAG run's dbt Cloud runs have these statuses."""
+    async def until_dbt(self, dag_id: str, run_id: str, *statuses: list[int], seconds: float = 120.0) -> None:
+        """Waits until the DAG run's dbt Cloud runs have these statuses, or these."""
 
         async def there() -> bool:
             seen.append(await self.dbt_statuses(dag_id, run_id))
-            return seen[-1] == statuses
+            return seen[-1] in statuses
 
         seen: list[list[int]] = []
         try:
@@ -118,6 +118,11 @@ class Rig:
     async def watches(self) -> int:
         """Watches of DbtRuns that Airflow has; the watcher's own is one more."""
         return await watches(self.plane) - 1
+
+    def keep_watcher(self) -> None:
+        """What the Deployment does for a watcher that ended, as one does that lost its Lease."""
+        if not self.stack.watcher.running:
+            self.stack.watcher.start()
 
     async def finish(self, dag_id: str, run_id: str, *statuses: int) -> None:
         """Ends the DAG run's live dbt Cloud runs as dbt Cloud would, by map index; default: a success."""

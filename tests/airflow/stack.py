@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import itertools
 import os
+import secrets
 import shutil
 import signal
 import socket
 import sqlite3
 import time
+from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import UTC, datetime
@@ -55,8 +57,6 @@ FAST: Final = {
     "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
     "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": str(HEALTH_SECONDS),
     "TRIGGERER__JOB_HEARTBEAT_SEC": "1",
-    # The first question of a triggerer to Airflow 3 costs it seven seconds of processor time.
-    "TRIGGERER__ON_KILL_TIMEOUT": "120",
     "USAGE_DATA_COLLECTION__ENABLED": "False",
 }
 """What differs from a production's configuration: shorter intervals, loopback, no examples."""
@@ -261,6 +261,14 @@ class Airflow:
 
         return await until(has, HEALTH_SECONDS + 60, f"another triggerer than {other_than}", pause=0.2)
 
+    async def until_bereft(self, job: int) -> None:
+        """Waits until a triggerer that is gone has lost all its triggers to others."""
+
+        async def bereft() -> bool:
+            return not self.rows("select id from trigger where triggerer_id = ?", job)
+
+        await until(bereft, HEALTH_SECONDS + 60, f"the triggers of job {job} elsewhere", pause=0.2)
+
     async def until_beats(self, job: int, beats: float = 4.0) -> None:
         """Waits until a job has worked for so many seconds more: its heart beats once a second."""
         begin = datetime.now(UTC).replace(tzinfo=None)
@@ -284,6 +292,8 @@ class Airflow:
         url = f"http://127.0.0.1:{self.port}"
         ours = {
             "CORE__DAGS_FOLDER": str(DAGS),
+            # Else whoever starts first makes one up, and the next perhaps another.
+            "CORE__FERNET_KEY": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
             "CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
             "API__PORT": str(self.port),
             "API__BASE_URL": url,

@@ -70,12 +70,13 @@ async def test_triggers_that_move_to_another_triggerer_cancel_nothing(rig: Rig) 
     rig.airflow.start("triggerer", "triggerer-2")
     rig.airflow.send("triggerer", signal.SIGSTOP)
     try:
-        await rig.airflow.until_triggerer("endless", run, other_than=first)
+        second = await rig.airflow.until_triggerer("endless", run, other_than=first)
     finally:
         rig.airflow.send("triggerer", signal.SIGCONT)
     await rig.airflow.until_beats(first)
     await ends_well(rig, run)
     await rig.airflow.kill("triggerer-2")
+    await rig.airflow.until_bereft(second)
 
 
 async def test_an_object_deleted_under_the_task_fails_it_and_says_so(rig: Rig) -> None:
@@ -96,5 +97,6 @@ async def test_an_api_server_that_is_away_is_waited_for(rig: Rig) -> None:
     await rig.stack.ask("POST", f"/runs/{dbt['id']}/finish", {"status": 10})
     await rig.airflow.stays("endless", run, "job", "deferred", seconds=AWAY_SECONDS[rig.release.generation])
     await rig.plane.start_apiserver()
+    rig.keep_watcher()
     await rig.airflow.until_state("endless", run, "job", "success")
     assert await rig.dbt_statuses("endless", run) == [10]
