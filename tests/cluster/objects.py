@@ -1,4 +1,4 @@
-"""DbtRuns as a user makes them, on the control plane of the tests."""
+"""DbtRuns as a user makes them, on the control plane of the tests, and the way to it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import yaml
 
 from tests.controlplane import ControlPlane
 from watcher.api import API_VERSION
@@ -51,3 +52,11 @@ async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         await asyncio.sleep(0.02)
+
+
+def kubeconfig_to(server: str, original: Path, directory: Path) -> Path:
+    config = yaml.safe_load(original.read_text())
+    config["clusters"][0]["cluster"]["server"] = server
+    path = directory / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return path

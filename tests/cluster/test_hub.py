@@ -18,7 +18,6 @@ from tests.cluster.trigger_support import (
     QUICK,
     SECONDS,
     Namespace,
-    Proxy,
     administering,
     eventually,
     install_crd,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.controlplane import ControlPlane
+from tests.stack.proxy import Proxy
 
 
 @pytest.fixture(scope="module")
@@ -106,13 +106,10 @@ async def test_a_list_of_several_pages_is_whole(objects: Namespace, monkeypatch:
     assert sorted((await objects.runs.list()).runs) == ["a", "b", "c", "d", "e"]
 
 
-async def test_a_cut_connection_is_made_anew(served: ControlPlane, objects: Namespace, tmp_path: Path) -> None:
+async def test_a_cut_connection_is_made_anew(proxy: Proxy, through: Path, objects: Namespace) -> None:
     await objects.create("a")
     await objects.set_status("a", "Queued")
-    async with (
-        Proxy.before(served, tmp_path) as (proxy, through),
-        subscribe(through, objects.name, "a", QUICK) as states,
-    ):
+    async with subscribe(ClusterConfig(config_file=str(through)), objects.name, "a", QUICK) as states:
         await phase(states, "Queued")
         proxy.cut()
         await objects.set_status("a", "Running")
@@ -121,15 +118,13 @@ async def test_a_cut_connection_is_made_anew(served: ControlPlane, objects: Name
         await phase(states, "Succeeded")
 
 
-async def test_a_silent_watch_is_noticed(served: ControlPlane, objects: Namespace, tmp_path: Path) -> None:
+async def test_a_silent_watch_is_noticed(proxy: Proxy, through: Path, objects: Namespace) -> None:
     await objects.create("a")
     await objects.set_status("a", "Queued")
-    async with (
-        Proxy.before(served, tmp_path) as (proxy, through),
-        subscribe(through, objects.name, "a", replace(QUICK, silence=1.0)) as states,
-    ):
+    config = ClusterConfig(config_file=str(through))
+    async with subscribe(config, objects.name, "a", replace(QUICK, silence=1.0)) as states:
         await phase(states, "Queued")
-        proxy.swallow()
+        proxy.freeze()
         await objects.set_status("a", "Running")
         await phase(states, "Running")
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.cluster.objects import until
-from tests.cluster.wire import Wire, kubeconfig_to
 from tests.controlplane import ControlPlane
+from tests.stack.proxy import Proxy
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.leader import Leader, LeaseSettings
 
@@ -117,30 +117,30 @@ async def competing(leader: Leader) -> AsyncIterator[Leader]:
 
 
 async def test_a_leader_that_cannot_renew_stops_leading_and_leads_again(
-    plane: ControlPlane, namespace: str, wire: Wire, tmp_path: Path
+    plane: ControlPlane, namespace: str, proxy: Proxy, through: Path
 ) -> None:
-    access = await ClusterAccess.load(kubeconfig_to(wire.url, plane.kubeconfig, tmp_path))
+    access = await ClusterAccess.load(through)
     changes: list[bool] = []
     async with competing(Leader(access, namespace, "watcher", settings=QUICK, on_change=changes.append)) as leader:
         await until(leader.is_leader)
-        wire.stop()
+        proxy.refuse()
         await until(lambda: not leader.is_leader(), QUICK.renew_deadline + 1)
         await until(lambda: changes == [True, False])
-        await wire.restart()
+        await proxy.accept()
         await until(leader.is_leader)
     assert changes == [True, False, True, False]
     await access.close()
 
 
 async def test_a_renewal_on_a_dead_connection_is_tried_again_on_another(
-    plane: ControlPlane, namespace: str, wire: Wire, tmp_path: Path
+    plane: ControlPlane, namespace: str, proxy: Proxy, through: Path
 ) -> None:
-    access = await ClusterAccess.load(kubeconfig_to(wire.url, plane.kubeconfig, tmp_path))
+    access = await ClusterAccess.load(through)
     changes: list[bool] = []
     async with competing(Leader(access, namespace, "watcher", settings=QUICK, on_change=changes.append)) as leader:
         await until(leader.is_leader)
         renewed = (await lease(plane, namespace))["renewTime"]
-        wire.freeze_present()
+        proxy.freeze()
         deadline = time.monotonic() + 10
         while (await lease(plane, namespace))["renewTime"] == renewed:
             assert time.monotonic() < deadline

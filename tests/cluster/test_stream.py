@@ -14,9 +14,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.cluster.objects import create, delete, install_crd, raw, until
-from tests.cluster.wire import Wire, kubeconfig_to
+from tests.cluster.objects import create, delete, install_crd, kubeconfig_to, raw, until
 from tests.controlplane import ControlPlane
+from tests.stack.proxy import Proxy
 from watcher.api import Phase, Status
 from watcher.cluster.access import ClusterAccess, Timeouts
 from watcher.cluster.mirror import Mirror
@@ -236,13 +236,12 @@ async def test_a_missed_deletion_is_noticed_by_a_list(
 
 
 async def test_a_dead_watch_is_replaced_when_a_list_shows_more(
-    admin: ClusterAccess, served: ControlPlane, namespace: str, wire: Wire, tmp_path: Path
+    admin: ClusterAccess, served: ControlPlane, namespace: str, proxy: Proxy, through: Path
 ) -> None:
-    kubeconfig = kubeconfig_to(wire.url, served.kubeconfig, tmp_path)
-    async with following(kubeconfig, namespace, settings=DOUBTFUL) as followed:
+    async with following(through, namespace, settings=DOUBTFUL) as followed:
         await create(admin, namespace, "before")
         await until(lambda: "before" in followed.names())
-        wire.freeze_present()
+        proxy.freeze()
         await create(admin, namespace, "after")
         await until(lambda: "after" in followed.names())
         assert len(followed.restarts) == 1
@@ -250,13 +249,12 @@ async def test_a_dead_watch_is_replaced_when_a_list_shows_more(
 
 
 async def test_a_dead_watch_is_noticed_by_our_own_writes(
-    admin: ClusterAccess, served: ControlPlane, namespace: str, wire: Wire, tmp_path: Path
+    admin: ClusterAccess, served: ControlPlane, namespace: str, proxy: Proxy, through: Path
 ) -> None:
-    kubeconfig = kubeconfig_to(wire.url, served.kubeconfig, tmp_path)
-    async with following(kubeconfig, namespace, settings=replace(QUICK, stall_after=1.0)) as followed:
+    async with following(through, namespace, settings=replace(QUICK, stall_after=1.0)) as followed:
         await create(admin, namespace, "run")
         await until(lambda: "run" in followed.names())
-        wire.freeze_present()
+        proxy.freeze()
         writer = Writer(admin)
         followed.mirror.record(await writer.patch_status(await writer.get(namespace, "run"), Status(message="m")))
         await until(lambda: followed.restarts)

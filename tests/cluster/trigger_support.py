@@ -1,4 +1,4 @@
-"""What the tests of hub and trigger share: a DbtRun's life by hand, and a connection that can be broken."""
+"""What the tests of hub and trigger share: a DbtRun's life by hand."""
 
 from __future__ import annotations
 
@@ -93,58 +93,3 @@ async def administering(plane: ControlPlane, namespace: str) -> AsyncIterator[Na
         yield Namespace(cluster, namespace)
     finally:
         await cluster.close()
-
-
-class Proxy:
-    """A TCP connection to the API server that can be cut, or swallow everything without a word."""
-
-    def __init__(self, server: str) -> None:
-        self._host, _, port = server.removeprefix("https://").partition(":")
-        self._port = int(port)
-        self._links: set[asyncio.Task[None]] = set()
-        self._silent: set[asyncio.Task[None]] = set()
-
-    @classmethod
-    @asynccontextmanager
-    async def before(cls, plane: ControlPlane, folder: Path) -> AsyncIterator[tuple[Proxy, ClusterConfig]]:
-        proxy = cls(plane.server)
-        listener = await asyncio.start_server(proxy._serve, "127.0.0.1", 0)
-        port = listener.sockets[0].getsockname()[1]
-        path = folder / "through-the-proxy"
-        path.write_text(plane.kubeconfig.read_text().replace(plane.server, f"https://127.0.0.1:{port}"))
-        try:
-            yield proxy, ClusterConfig(config_file=str(path))
-        finally:
-            proxy.cut()
-            listener.close()
-
-    def cut(self) -> None:
-        for link in self._links:
-            link.cancel()
-
-    def swallow(self) -> None:
-        """The connections of now go silent for ever; new ones work."""
-        self._silent |= self._links
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = asyncio.current_task()
-        assert link is not None
-        self._links.add(link)
-        upstream, downstream = await asyncio.open_connection(self._host, self._port)
-        try:
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._pump(reader, downstream, link))
-                both.create_task(self._pump(upstream, writer, link))
-        except* OSError:
-            pass
-        finally:
-            self._links.discard(link)
-            writer.close()
-            downstream.close()
-
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, link: asyncio.Task[None]) -> None:
-        while data := await source.read(65_536):
-            if link not in self._silent:
-                sink.write(data)
-                await sink.drain()
-        sink.close()
