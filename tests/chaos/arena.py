@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import secrets
 import signal
 import sys
 from collections import Counter
@@ -17,6 +19,7 @@ import yaml
 from tests.chaos.faults import Rule
 from tests.controlplane import ControlPlane
 from tests.stack import Program, Stack, until
+from tests.stack.proxy import Proxy
 from tests.stack.stack import ROOT
 
 WATCHERS: Final = 2
@@ -57,12 +60,23 @@ class Arena(Stack):
     def __init__(self, plane: ControlPlane, namespace: str, folder: Path) -> None:
         super().__init__(plane, namespace, folder)
         self.watchers: list[Program] = []
+        self.proxies: list[Proxy] = []
+        """What each watcher reaches the API server through."""
         self.hits: Counter[str] = Counter()
         """How often each kind of fault hit a request."""
         self._rules: dict[int, str] = {}
         self._said: Counter[str] = Counter()
+        self._tokens = [self.token]
+        self._opened = contextlib.AsyncExitStack()
 
     # ── parts ──
+
+    async def _install(self, settings: Mapping[str, str], values: Mapping[str, Any]) -> None:
+        address = httpx.URL(self.plane.server)
+        assert address.port is not None
+        for _ in range(WATCHERS):
+            self.proxies.append(await self._opened.enter_async_context(Proxy.up(address.host, address.port)))
+        await super()._install(settings, values)
 
     async def _simulate(self, scenario: Mapping[str, Any]) -> None:
         config = self.folder / "scenario.yaml"
@@ -80,14 +94,20 @@ class Arena(Stack):
             return super()._program(name, argv, env)
         if "CHAOS_MUTANT" in env:
             env = {**env, "PYTHONPATH": f"{Path(__file__).parent / 'mutants'}{os.pathsep}{ROOT}"}
-        self.watchers = [super(Arena, self)._program(f"watcher-{n}", argv, env) for n in range(WATCHERS)]
+        self.watchers = [self._watcher(f"watcher-{n}", argv, env, proxy) for n, proxy in enumerate(self.proxies)]
         return self.watchers[0]
+
+    def _watcher(self, name: str, argv: list[str], env: Mapping[str, str], proxy: Proxy) -> Program:
+        direct, through = Path(env["DBTRUN_KUBECONFIG"]), self.folder / f"{name}.kubeconfig"
+        through.write_text(direct.read_text().replace(self.plane.server, f"https://127.0.0.1:{proxy.port}"))
+        return super()._program(name, argv, {**env, "DBTRUN_KUBECONFIG": str(through)})
 
     async def _down(self) -> None:
         for watcher in self.watchers:
             if watcher.running:
                 await watcher.kill()
         await super()._down()
+        await self._opened.aclose()
 
     def revive(self) -> None:
         """Starts every watcher that is not running, as a Deployment does."""
@@ -111,6 +131,26 @@ class Arena(Stack):
             program.send(signal.SIGSTOP)
             await asyncio.sleep(seconds)
             program.send(signal.SIGCONT)
+
+    async def partition(self, proxy: Proxy, seconds: float) -> None:
+        """One watcher and the API server hear nothing from each other for so many seconds."""
+        proxy.hold()
+        await asyncio.sleep(seconds)
+        proxy.release()
+
+    async def rotate_token(self, seconds: float) -> None:
+        """dbt Cloud refuses the token from now on; the Secret has the new one so many seconds later."""
+        self.token = f"dbtc_{secrets.token_hex(20)}"
+        self._tokens.append(self.token)
+        await self.ask("PUT", "/tokens", {"tokens": [{"token": self.token}]})
+        self.simulator.argv[self.simulator.argv.index("--token") + 1] = self.token
+        await asyncio.sleep(seconds)
+        await self.connect()
+
+    async def assert_no_secret_told(self) -> None:
+        told = await self.everything_told()
+        names = [name for name, text in told.items() if any(token in text for token in self._tokens)]
+        assert not names, f"a token stands in {names}"
 
     async def restart_simulator(self) -> None:
         """Kills it; what it had answered it still knows, what it was asked in that moment is anybody's guess."""

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -28,10 +28,12 @@ CALM_SECONDS: Final = 30.0
 """Longer than the quiet period and a fail-over."""
 SETTLE_SECONDS: Final = 240.0
 """From the last fault until every object has come to its end; backoff alone may take a minute."""
-DISTURBANCES: Final = {"kill": 12, "kill both": 8, "pause": 4, "restart dbt Cloud": 3, "freeze API server": 1,
-                       "restart API server": 1, "compact etcd": 2, "calm": 2}  # fmt: skip
+DISTURBANCES: Final = {"kill": 10, "kill both": 8, "kill both twice": 6, "pause": 3, "pause for long": 1,
+                       "partition": 2, "cut connections": 2, "silence connections": 1, "rotate token": 2,
+                       "restart dbt Cloud": 3, "freeze API server": 1, "restart API server": 1, "compact etcd": 2,
+                       "calm": 2}  # fmt: skip
 """What happens in a round, as often as it stands here in a deck: each is dealt before any comes again."""
-KILLS: Final = {"kill": 1, "kill both": 2}
+LEASE, QUIET_PERIOD = (float(SETTINGS[f"DBTRUN_{name}_SECONDS"]) for name in ("LEASE", "QUIET_PERIOD"))
 
 
 @dataclass(slots=True)
@@ -68,7 +70,8 @@ class Campaign:
         self.killed = 0
         self.rounds = 0
         self._deck: list[str] = []
-        self._pauses: set[asyncio.Task[None]] = set()
+        self._going_on: set[asyncio.Task[None]] = set()
+        """What lasts for longer than its round."""
 
     async def run(self, kills: int, seconds: float) -> None:
         """Until so many watchers were killed, or the time is over."""
@@ -101,11 +104,17 @@ class Campaign:
         return self._deck.pop()
 
     async def _disturb(self, name: str) -> None:
-        plane = self.arena.plane
+        plane, drawn = self.arena.plane, self.random.uniform
         acts: dict[str, Callable[[], Awaitable[None]]] = {
             "kill": lambda: self._kill(1),
             "kill both": lambda: self._kill(2),
-            "pause": self._pause,
+            "kill both twice": self._kill_anew,
+            "pause": lambda: self._pause(drawn(LEASE, 3 * LEASE)),
+            "pause for long": lambda: self._pause(drawn(QUIET_PERIOD, QUIET_PERIOD + LEASE)),
+            "partition": self._partition,
+            "cut connections": self._cut,
+            "silence connections": self._silence,
+            "rotate token": lambda: self.arena.rotate_token(drawn(0.0, 3.0)),
             "restart dbt Cloud": self.arena.restart_simulator,
             "freeze API server": self._freeze,
             "restart API server": self._restart_apiserver,
@@ -121,6 +130,13 @@ class Campaign:
             await watcher.kill()
             self.killed += 1
 
+    async def _kill_anew(self) -> None:
+        """Dying again on the way up: what was found may have been found by nobody."""
+        await self._kill(2)
+        self.arena.revive()
+        await asyncio.sleep(self.random.uniform(0.0, 4.0))
+        await self._kill(2)
+
     async def _calm(self) -> None:
         """As long as it takes to find out about every start whose answer was lost."""
 
@@ -132,12 +148,28 @@ class Campaign:
         with contextlib.suppress(AssertionError):
             await until(decided, CALM_SECONDS, "no start undecided", pause=0.5)
 
-    async def _pause(self) -> None:
-        """Longer than the Lease, shorter than the quiet period; the others go on."""
-        watcher = self.random.choice(self.arena.watchers)
-        pause = asyncio.create_task(self.arena.pause(watcher, self.random.uniform(2.0, 6.0)))
-        self._pauses.add(pause)
-        pause.add_done_callback(self._pauses.discard)
+    async def _pause(self, seconds: float) -> None:
+        """The others go on."""
+        self._meanwhile(self.arena.pause(self.random.choice(self.arena.watchers), seconds))
+
+    async def _partition(self) -> None:
+        """Its Lease passes, and it cannot be told."""
+        proxy = self.random.choice(self.arena.proxies)
+        self._meanwhile(self.arena.partition(proxy, self.random.uniform(LEASE, 4 * LEASE)))
+
+    async def _cut(self) -> None:
+        for proxy in self.arena.proxies:
+            proxy.cut()
+
+    async def _silence(self) -> None:
+        """As a firewall that forgot them: no connection of now ever says anything again, or that it is over."""
+        for proxy in self.arena.proxies:
+            proxy.freeze()
+
+    def _meanwhile(self, what: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(what)
+        self._going_on.add(task)
+        task.add_done_callback(self._going_on.discard)
 
     async def _freeze(self) -> None:
         await self.arena.plane.freeze_apiserver()
@@ -149,8 +181,8 @@ class Campaign:
         await self.arena.plane.start_apiserver()
 
     async def _settle(self) -> None:
-        if self._pauses:
-            await asyncio.wait(self._pauses)
+        if self._going_on:
+            await asyncio.wait(self._going_on)
         await self.arena.heal()
         await self.people.look()
         await self.people.settle()

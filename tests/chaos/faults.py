@@ -41,10 +41,17 @@ FAULTS: Final[dict[str, Callable[[Random], Rule]]] = {
     "200 HTML after commit": _reply(200, "html", commit=True),
     "200 empty after commit": _reply(200, "empty", commit=True),
     "429": lambda r: _rule({"type": "rate-limit", "cooldown": r.uniform(0.5, 2.0), "retry_after": True}),
+    "401": _reply(401, "enveloped"),
+    "403": _reply(403, "enveloped"),
+    "404 on the job": lambda _: _rule({"type": "reply", "status": 404, "body": "enveloped"}, ("start",)),
+    "body of 64 MB": lambda _: _rule({"type": "huge"}),
     "truncated JSON": lambda r: _rule({"type": "truncate"}, (), r.randint(1, 3)),
     "slow body": lambda _: _rule({"type": "slow", "chunk": 64, "seconds": 0.2}),
     "redirect": lambda _: _rule({"type": "redirect", "location": "https://elsewhere.invalid/"}),
     "list lag": lambda r: _rule({"type": "list-lag", "seconds": r.uniform(0.3, 1.5)}, ("list-runs",), 10),
     "ignored pk__in": lambda _: _rule({"type": "ignore-filters", "filters": ["pk__in"]}, ("list-runs",), 2),
+    "ignored filters": lambda _: _rule(
+        {"type": "ignore-filters", "filters": ["pk__in", "status__in", "finished_at__range"]}, ("list-runs",), 4
+    ),
     "unknown status": lambda _: _rule({"type": "unknown-status", "status": 42}, ("list-runs", "get-run"), 2),
 }

@@ -68,7 +68,8 @@ def _duplicates(runs: Iterable[Mapping[str, Any]]) -> list[str]:
 def _ours(run: DbtRun, runs: Mapping[int, Mapping[str, Any]]) -> set[int]:
     """The runs that were started for the object."""
     started = {run_id for run_id, told in runs.items() if (identity(told) or "").startswith(f"dbtrun:{run.uid}/")}
-    retries = {run_id for run_id, told in runs.items() if told["retrying_run_id"] in started}
+    resumed = started | ({run.spec.retry_of} - {None})
+    retries = {run_id for run_id, told in runs.items() if told["retrying_run_id"] in resumed}
     while not retries <= started:
         started |= retries
         retries = {run_id for run_id, told in runs.items() if told["retrying_run_id"] in started}
@@ -96,7 +97,9 @@ def _untruthful(one: Seen, runs: Mapping[int, Mapping[str, Any]]) -> list[str]:
     right: tuple[int | None, ...] = (None, RunState.CANCELLED)
     if status.phase in END_OF:
         right = (END_OF[status.phase],)
-    return [] if told in right else [f"{run} says {status.phase} ({status.reason}), dbt Cloud says {told}"]
+    wrong = [] if told in right else [f"{run} says {status.phase} ({status.reason}), dbt Cloud says {told}"]
+    untold = status.phase in END_OF and run.spec.artifacts and not status.artifacts
+    return wrong + ([f"{run} does not say where its artifacts are"] if untold else [])
 
 
 def _left_alive(one: Seen, runs: Mapping[int, Mapping[str, Any]]) -> list[str]:

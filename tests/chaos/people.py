@@ -13,9 +13,10 @@ from tests.stack import dbt_run, until
 from watcher.api import API_VERSION, PLURAL, DbtRun, parse
 from watcher.cluster.access import MERGE_PATCH, ClusterAccess, api_path
 from watcher.cluster.errors import ApiTrouble, Conflict, Gone, Refused
+from watcher.lifecycle.facts import RunState
 
 PREFIX: Final = f"apis/{API_VERSION}"
-KINDS: Final = ("start", "retry", "adopt", "deadline", "suspended", "doomed")
+KINDS: Final = ("start", "retry", "adopt", "reuse", "resumed", "artifacts", "deadline", "suspended", "doomed")
 CHANGES: Final = ("cancel", "delete", "edit", "resume")
 
 
@@ -31,6 +32,7 @@ class People:
         """Names of objects that somebody deleted, or that go by their TTL."""
         self.there: set[str] = set()
         self._access = access
+        self._failing: list[int] = []
 
     # ── doing ──
 
@@ -60,8 +62,13 @@ class People:
                 retry = {"limit": pick.randint(1, 2), "backoffSeconds": pick.randint(1, 2), "strategy": strategy}
                 return pick.choice(["failure", "flaky"]), {"retry": retry}
             case "adopt":
-                theirs = await self.arena.ask("POST", "/runs", {"job_id": JOBS[pick.choice(["success", "endless"])]})
-                return None, {"runId": theirs["id"]}
+                return None, {"runId": await self._theirs(pick.choice(["success", "endless"]))}
+            case "reuse":
+                return pick.choice(["success", "serial", "endless"]), {"reuse": "Running"}
+            case "resumed":
+                return "failure", await self._resumption()
+            case "artifacts":
+                return pick.choice(["success", "failure"]), {"artifacts": ["run_results.json", "no/such.file"]}
             case "deadline":
                 return "endless", {"activeDeadlineSeconds": pick.randint(1, 4)}
             case "suspended":
@@ -71,6 +78,20 @@ class People:
         ttl = {"ttlSecondsAfterFinished": pick.randint(1, 3)} if pick.random() < 0.3 else {}
         queue = {"queueDeadlineSeconds": 2} if pick.random() < 0.3 else {}
         return pick.choice(["success", "failure", "endless", "serial"]), ttl | queue
+
+    async def _theirs(self, job: str) -> int:
+        """A run that somebody else starts."""
+        return int((await self.arena.ask("POST", "/runs", {"job_id": JOBS[job]}))["id"])
+
+    async def _resumption(self) -> dict[str, Any]:
+        """Resumes a run of somebody else that has failed by now; each is resumed once."""
+        self._failing.append(await self._theirs("failure"))
+        states = {run["id"]: run["status"] for run in await self.arena.ask("GET", f"/runs?job_id={JOBS['failure']}")}
+        failed = [run_id for run_id in self._failing if states[run_id] == RunState.ERROR]
+        if not failed:
+            return {}
+        self._failing.remove(failed[0])
+        return {"retryOf": failed[0]}
 
     async def _change(self, kind: str) -> None:
         names = sorted(self.there)
