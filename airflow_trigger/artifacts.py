@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from base64 import b64decode
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from airflow_trigger.cluster import Cluster, ClusterError, NotFound, Unreachable
 from airflow_trigger.dbtruns import Unreadable
 from airflow_trigger.failures import DbtRunException, DbtRunLostContact, DbtRunRefused, InvalidArgument
 from airflow_trigger.objects import Intent, Lite, Run, Truth
+from airflow_trigger.patience import patiently
 from watcher.api import GROUP, PLURAL, VERSION
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ T = TypeVar("T")
 PAGE: Final = 500
 READ_SECONDS: Final = 60.0
 """How long an API server that does not answer is asked again."""
-FIRST_PAUSE: Final = 0.5
-LONGEST_PAUSE: Final = 10.0
 
 
 class DbtRunArtifactOperator(BaseOperator):
@@ -127,7 +125,7 @@ class DbtRunArtifactOperator(BaseOperator):
 
     async def _read(self, home: Access, run_id: int | None) -> tuple[KeepingRun, bytes]:
         async with self.connect(home.config) as requests:
-            files = Files(Patiently(requests), home.namespace)
+            files = Files(requests, home.namespace)
             run = await files.run(self.name) if run_id is None else keeper(await files.runs(), run_id, self.path)
             kept = kept_file(run, self.path)
             return run, await files.content(str(kept.config_map), str(kept.key))
@@ -212,44 +210,23 @@ class Requests(Protocol):
     ) -> bytes: ...
 
 
-class Patiently:
-    """Requests that wait for an API server which does not answer, for up to READ_SECONDS. Only for reading."""
-
-    def __init__(self, requests: Requests) -> None:
-        self._requests = requests
-
-    async def get(self, path: str, query: Mapping[str, str] | None = None) -> bytes:
-        """The answer to a GET."""
-        clock = asyncio.get_running_loop().time
-        ends, pause = clock() + READ_SECONDS, FIRST_PAUSE
-        while True:
-            try:
-                return await self._requests.request("GET", path, query=query)
-            except Unreachable as error:
-                pause = max(pause, error.retry_after)
-                if clock() + pause > ends:
-                    raise
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
-
-
 class Files:
     """The DbtRuns of a namespace, and the ConfigMaps of their files."""
 
-    def __init__(self, cluster: Patiently, namespace: str) -> None:
-        self._cluster = cluster
+    def __init__(self, requests: Requests, namespace: str) -> None:
+        self._requests = requests
         self._runs = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
         self._config_maps = f"/api/v1/namespaces/{namespace}/configmaps"
 
     async def run(self, name: str | None) -> KeepingRun:
         """One of the DbtRuns."""
-        return _decoded(await self._cluster.get(f"{self._runs}/{name}"), _RUN)
+        return _decoded(await self._get(f"{self._runs}/{name}"), _RUN)
 
     async def runs(self) -> list[KeepingRun]:
         """All of them: selecting custom resources by a field needs Kubernetes 1.31."""
         query, found = {"limit": str(PAGE)}, list[KeepingRun]()
         while True:
-            page = _decoded(await self._cluster.get(self._runs, query), _PAGE)
+            page = _decoded(await self._get(self._runs, query), _PAGE)
             found += page.items
             if not page.metadata.continue_:
                 return found
@@ -261,12 +238,15 @@ class Files:
         Raises:
             NotFound: somebody took it out of its ConfigMap.
         """
-        stored = _decoded(await self._cluster.get(f"{self._config_maps}/{config_map}"), _CONFIG_MAP)
+        stored = _decoded(await self._get(f"{self._config_maps}/{config_map}"), _CONFIG_MAP)
         if key in stored.data:
             return stored.data[key].encode()
         if key in stored.binary_data:
             return b64decode(stored.binary_data[key])
         raise NotFound(f"ConfigMap {config_map} has no key {key}")
+
+    async def _get(self, path: str, query: Mapping[str, str] | None = None) -> bytes:
+        return await patiently(lambda: self._requests.request("GET", path, query=query), READ_SECONDS)
 
 
 class _ListMeta(msgspec.Struct):

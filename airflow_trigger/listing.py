@@ -118,14 +118,14 @@ def selector(by_dag: str | None, by_task: str | None, labels: Mapping[str, str] 
     return ",".join(f"{key}={value}" for key, value in (ids | dict(labels or {})).items())
 
 
-def phases(status_filter: int | str | Iterable[int | str] | None) -> set[str]:
-    """The phases that are asked for; none: all.
+def phases(status_filter: int | str | Iterable[int | str] | None) -> set[str] | None:
+    """The phases that are asked for; None: all, also those of a newer watcher.
 
     Raises:
         ValueError: there is no such phase or code.
     """
     if status_filter is None:
-        return set()
+        return None
     asked = [status_filter] if isinstance(status_filter, int | str) else status_filter
     return {phase for one in asked for phase in _phases_of(one)}
 
@@ -140,12 +140,12 @@ def _phases_of(one: int | str) -> set[str]:
     return {one}
 
 
-def newest_first(runs: Iterable[TaskRun], job_id: object, wanted: set[str]) -> Iterator[TaskRun]:
+def newest_first(runs: Iterable[TaskRun], job_id: object, wanted: set[str] | None) -> Iterator[TaskRun]:
     """Those of the job in the phases."""
     # Here, not as a field selector: those on custom resources need Kubernetes 1.31.
     for run in sorted(runs, key=lambda run: (run.metadata.creation_timestamp, run.number), reverse=True):
         of_job = job_id is None or str(run.status.job_id) == str(job_id)
-        if of_job and (not wanted or (run.status.phase or Phase.PENDING) in wanted):
+        if of_job and (wanted is None or (run.status.phase or Phase.PENDING) in wanted):
             yield run
 
 

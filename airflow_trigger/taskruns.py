@@ -13,16 +13,16 @@ from airflow_trigger.attempts import CONSUMED, TRY, WAITING_TRY, Attach, Await, 
 from airflow_trigger.cluster import AlreadyExists, Cluster, ClusterConfig, Unreachable
 from airflow_trigger.dbtruns import Unreadable
 from airflow_trigger.objects import Intent, Lite, Meta, Results, Run, Truth
+from airflow_trigger.patience import patiently
 from watcher.api import GROUP, PLURAL, VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
 T = TypeVar("T")
 
 PAGE: Final = 500
-FIRST_PAUSE: Final = 0.2
-LONGEST_PAUSE: Final = 10.0
+FIRST_LOOK: Final = 0.2
 LONGEST_LOOK: Final = 2.0
 LOOKS: Final = 20
 
@@ -208,32 +208,19 @@ class Patiently:
 
     async def list(self, labels: str = "", fields: str = "") -> list[TaskRun]:
         """As TaskRuns."""
-        return await self._answer(lambda: self._runs.list(labels, fields))
+        return await patiently(lambda: self._runs.list(labels, fields), self._seconds)
 
     async def get(self, name: str) -> TaskRun:
         """As TaskRuns."""
-        return await self._answer(lambda: self._runs.get(name))
+        return await patiently(lambda: self._runs.get(name), self._seconds)
 
     async def create(self, body: Mapping[str, Any]) -> TaskRun:
         """As TaskRuns."""
-        return await self._answer(lambda: self._runs.create(body))
+        return await patiently(lambda: self._runs.create(body), self._seconds)
 
     async def patch(self, name: str, body: Mapping[str, Any]) -> TaskRun:
         """As TaskRuns."""
-        return await self._answer(lambda: self._runs.patch(name, body))
-
-    async def _answer(self, ask: Callable[[], Awaitable[T]]) -> T:
-        clock = asyncio.get_running_loop().time
-        ends, pause = clock() + self._seconds, FIRST_PAUSE
-        while True:
-            try:
-                return await ask()
-            except Unreachable as error:
-                pause = max(pause, error.retry_after)
-                if clock() + pause > ends:
-                    raise
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+        return await patiently(lambda: self._runs.patch(name, body), self._seconds)
 
 
 async def take_over(runs: TaskRuns, run: TaskRun, attempt: Try) -> TaskRun | None:
@@ -294,7 +281,7 @@ async def belonging(
 async def submitted(runs: TaskRuns, run: TaskRun, seconds: float) -> TaskRun:
     """The object once its dbt Cloud run is known or it is over, or as it is after `seconds`."""
     clock = asyncio.get_running_loop().time
-    ends, pause = clock() + seconds, FIRST_PAUSE
+    ends, pause = clock() + seconds, FIRST_LOOK
     while run.run_id is None and not run.final and clock() + pause <= ends:
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, LONGEST_LOOK)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_trigger import artifacts
+from airflow_trigger import patience
 from airflow_trigger.artifacts import DbtRunArtifactOperator
 from airflow_trigger.cluster import NotFound, NotPermitted, Unreachable
 from airflow_trigger.failures import DbtRunException, DbtRunLostContact, DbtRunRefused, InvalidArgument
@@ -80,7 +80,7 @@ def server() -> Server:
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker's own folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(artifacts, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.001)
 
 
 def read(server: Server, **arguments: Any) -> str:
