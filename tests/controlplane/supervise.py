@@ -1,4 +1,4 @@
-"""Owns the processes of one control plane, so that they never outlive whoever started it.
+"""Owns the processes of one control plane, or adopts others, so that they never outlive whoever started it.
 
 A finalizer does not run after `kill -9`. This process does: it sees the end of the pipe from its owner (or that the
 owner is gone, when a fork of the owner still holds the pipe), kills what it started and removes the working folder. It
@@ -9,6 +9,7 @@ Requests are JSON lines on stdin, answers JSON lines on stdout.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -17,17 +18,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 OWNER_CHECK_SECONDS = 0.5
+KILL_ROUNDS, KILL_ROUND_SECONDS = 50, 0.1
 _PR_SET_PDEATHSIG = 1
 
 
 class Children:
     def __init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._adopted: set[int] = set()
         self._before_exec = _die_with_parent()
 
     def start(self, name: str, argv: list[str], env: dict[str, str], log: str) -> int:
@@ -52,6 +56,10 @@ class Children:
     def signal(self, name: str, number: int) -> None:
         self._processes[name].send_signal(number)
 
+    def adopt(self, session: int) -> None:
+        """At the end, kill whoever is in a session that the owner began."""
+        self._adopted.add(session)
+
     def exited(self) -> dict[str, int]:
         codes = {name: process.poll() for name, process in self._processes.items()}
         return {name: code for name, code in codes.items() if code is not None}
@@ -61,6 +69,32 @@ class Children:
             process.kill()
         for process in self._processes.values():
             process.wait()
+        for _ in range(KILL_ROUNDS):  # They may fork meanwhile.
+            found = [pid for pid in _pids() if _session_of(pid) in self._adopted]
+            if not found:
+                return
+            for pid in found:
+                _kill(pid)
+            time.sleep(KILL_ROUND_SECONDS)
+
+
+def _pids() -> list[int]:
+    if Path("/proc/self").exists():
+        return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    listed = subprocess.run(["ps", "-A", "-o", "pid="], capture_output=True, text=True, check=True)
+    return [int(pid) for pid in listed.stdout.split()]
+
+
+def _session_of(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:  # It is gone, or belongs to somebody else.
+        return None
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _die_with_parent() -> Callable[[], None] | None:

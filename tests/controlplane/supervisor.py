@@ -53,6 +53,10 @@ class Supervisor:
     def signal(self, name: str, signal: Signals) -> None:
         self._ask("signal", name=name, number=int(signal))
 
+    def adopt(self, session: int) -> None:
+        """Kill whoever is in this session when the owner is gone."""
+        self._ask("adopt", session=session)
+
     def exited(self) -> dict[str, int]:
         """Exit codes of the processes that ended by themselves."""
         codes: dict[str, int] = self._ask("exited")

@@ -1,15 +1,18 @@
-"""A process under test: its output in a file, its end asserted, nothing left of it."""
+"""A process under test: its output in a file, its end asserted, nothing left of it, even after kill -9 of the tests."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import re
 import signal
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.controlplane.supervisor import Supervisor
 from tests.stack.waiting import until
 
 KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -18,6 +21,12 @@ KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 class ProgramError(AssertionError):
     """A program ended, or did not say what was waited for; the message shows its last lines."""
+
+
+@functools.cache
+def _heir(owner: int) -> Supervisor:
+    """Ends what process `owner`, this one, leaves behind, with all that it started."""
+    return Supervisor(Path(tempfile.mkdtemp(prefix=f"dbtrun-tests-{owner}-")))
 
 
 class Program:
@@ -39,10 +48,12 @@ class Program:
 
     def start(self) -> None:
         """Starts it; what it says is appended to the log."""
+        heir = _heir(os.getpid())
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 self.argv, env=self.env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
+        heir.adopt(self.pid)
 
     async def says(self, pattern: str, seconds: float = 30.0, after: int = 0) -> re.Match[str]:
         """Waits for a match in the log, beyond its first `after` characters."""

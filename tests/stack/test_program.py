@@ -1,0 +1,55 @@
+"""Nothing that the tests start outlives them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.stack import Program, until
+from tests.stack.program import ProgramError
+
+ROOT = Path(__file__).parents[2]
+PARENT_AND_CHILD = "import os, signal; os.fork(); print(f'pid {os.getpid()}', flush=True); signal.pause()"
+TESTS = f"""
+import asyncio, signal, sys
+from pathlib import Path
+from tests.stack import Program
+
+program = Program("family", [sys.executable, "-c", {PARENT_AND_CHILD!r}], {{}}, Path(sys.argv[1]))
+program.start()
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_program_and_its_children_die_with_the_tests(tmp_path: Path, end: signal.Signals) -> None:
+    log = tmp_path / "family.log"
+    tests = await asyncio.create_subprocess_exec(sys.executable, "-c", TESTS, str(log), cwd=ROOT)
+    try:
+        family = await until(lambda: both(log), what="parent and child")
+    finally:
+        tests.send_signal(end)
+        await tests.wait()
+    await until(lambda: gone(family), what=f"{family} gone")
+
+
+async def test_a_program_that_ends_early_shows_its_last_words(tmp_path: Path) -> None:
+    program = Program("short", [sys.executable, "-c", "print('last words')"], {}, tmp_path / "short.log")
+    program.start()
+    with pytest.raises(ProgramError, match=r"short ended before it said 'ready'(.|\n)*last words"):
+        await program.says("ready")
+
+
+async def both(log: Path) -> list[psutil.Process] | None:
+    text = await asyncio.to_thread(log.read_text) if await asyncio.to_thread(log.exists) else ""
+    pids = [int(line.removeprefix("pid ")) for line in text.splitlines()]
+    return [psutil.Process(pid) for pid in pids] if len(pids) == 2 else None
+
+
+async def gone(processes: list[psutil.Process]) -> bool:
+    return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
