@@ -39,7 +39,7 @@ DONE: Final = ("success", "failed", "skipped", "upstream_failed")
 FAST: Final = {
     "CORE__LOAD_EXAMPLES": "False",
     "CORE__EXECUTOR": "LocalExecutor",
-    "CORE__PARALLELISM": "4",
+    "CORE__PARALLELISM": "8",
     "CORE__MAX_ACTIVE_TASKS_PER_DAG": "200",
     "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
     "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
@@ -116,10 +116,16 @@ class Airflow:
         name = name or command
         if name not in self.programs:
             port = {"AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(self._spare.pop())} if "trigger" in name else {}
-            self.programs[name] = self.program(name, ["-m", "airflow", command], port)
+            # Not `python -m`, which would import what lies in the current folder before what is installed.
+            self.programs[name] = self.program(name, [str(self.python.with_name("airflow")), command], port)
         self.programs[name].start()
         self._sessions.add(self.programs[name].pid)
         return self.programs[name]
+
+    def keep(self, name: str) -> None:
+        """What a Deployment does for a part that ended: Airflow 2's scheduler does when its DAG run is deleted."""
+        if not self.programs[name].running:
+            self.start(name)
 
     def family(self, name: str) -> list[psutil.Process]:
         """A part's process and everything that it started."""
@@ -297,7 +303,7 @@ class Airflow:
             "CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
             "API__PORT": str(self.port),
             "API__BASE_URL": url,
-            "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.database}",
+            "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.database}?timeout=60",
             "LOGGING__WORKER_LOG_SERVER_PORT": str(self._spare.pop()),
         }
         return {
@@ -316,6 +322,9 @@ class Airflow:
         # Tasks are forked from a process that has it: each import costs half a second of processor time.
         (self.home / "config/airflow_local_settings.py").write_text("import kubernetes_asyncio.client\n")
         shutil.copy(database, self.database)
+        with contextlib.closing(sqlite3.connect(self.database)) as copy:
+            # It stays with the file: readers and a writer do not wait for each other. Airflow 3 sets it, 2 does not.
+            copy.execute("pragma journal_mode = wal")
 
     async def _parsed(self) -> None:
         """Waits until every DAG file was read."""

@@ -34,6 +34,7 @@ async def test_a_dag_run_that_is_deleted_cancels_the_runs_of_its_tasks(rig: Rig)
     await rig.airflow.desk.delete_run("endless", run)
     await rig.until_dbt("endless", run, [CANCELLED])
     assert not rig.airflow.tasks("endless", run)
+    rig.airflow.keep("scheduler")
 
 
 async def test_a_cleared_task_has_one_live_run_its_own_or_a_new_one(rig: Rig) -> None:
