@@ -16,7 +16,7 @@ from random import Random
 from typing import Any, Final
 
 from tests.chaos.arena import MUTANTS, SCENARIO, SETTINGS, Arena
-from tests.chaos.faults import FAULTS
+from tests.chaos.faults import DOUBTFUL, FAULTS
 from tests.chaos.oracle import Seen, Verdict, judge
 from tests.chaos.people import People
 from tests.controlplane import ControlPlane
@@ -78,7 +78,8 @@ class Campaign:
         end = time.monotonic() + seconds
         while self.killed < kills and time.monotonic() < end and not await self._doubled():
             await self._round()
-        await self._settle()
+        if not await self._doubled():
+            await self._settle()
 
     async def _doubled(self) -> bool:
         """Nothing that follows can mend a second run."""
@@ -87,7 +88,7 @@ class Campaign:
     async def _round(self) -> None:
         self.rounds += 1
         await self.arena.watched()
-        for name in self.random.sample(sorted(FAULTS), self.random.randint(0, 3)):
+        for name in self._faults():
             await self.arena.plague(name, FAULTS[name](self.random))
         await self.people.act()
         await asyncio.sleep(self.random.uniform(0.0, 2.5))  # so that death comes at any instant
@@ -96,6 +97,10 @@ class Campaign:
         await asyncio.sleep(self.random.uniform(0.0, 1.0))
         await self.arena.heal()
         await self.people.look()
+
+    def _faults(self) -> set[str]:
+        names = set(self.random.sample(sorted(FAULTS), self.random.randint(0, 3)))
+        return names | ({self.random.choice(DOUBTFUL)} if self.random.random() < 0.5 else set())
 
     def _deal(self) -> str:
         if not self._deck:

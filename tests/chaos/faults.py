@@ -55,3 +55,5 @@ FAULTS: Final[dict[str, Callable[[Random], Rule]]] = {
     ),
     "unknown status": lambda _: _rule({"type": "unknown-status", "status": 42}, ("list-runs", "get-run"), 2),
 }
+DOUBTFUL: Final = ("drop after commit", "hang after commit", "late commit", "list lag")
+"""Those that make a start hard to find out about."""
