@@ -60,8 +60,13 @@ class Subject:
 
     @property
     def title(self) -> str:
-        """How a sentence names it."""
-        return f"DbtRun {self.namespace}/{self.name}" if self.run_id is None else f"Job run {self.run_id}"
+        """How a sentence that begins with it names it."""
+        return f"{self.within[0].upper()}{self.within[1:]}"
+
+    @property
+    def within(self) -> str:
+        """The same later in a sentence."""
+        return f"DbtRun {self.namespace}/{self.name}" if self.run_id is None else f"job run {self.run_id}"
 
     def of(self, run: Run | None) -> Subject:
         """The same with what `run` adds."""
@@ -98,7 +103,7 @@ def _sentences(about: Subject, truth: Truth) -> tuple[str, ...]:
         case Phase.CANCELLED:
             return (f"{about.title} has been cancelled.", truth.message)
         case Phase.TIMED_OUT:
-            return (f"Timeout: {about.title[0].lower()}{about.title[1:]} was ended{_after(truth)}.", truth.message)
+            return (f"Timeout: {about.within} was ended{_after(truth)}.", truth.message)
         case _:
             return (
                 f"DbtRun {about.namespace}/{about.name} ended with {truth.reason or Phase.ERROR}:",
@@ -135,12 +140,14 @@ def _stop(text: str) -> str:
 def waited_too_long(subject: Subject, last: Run | None, seconds: float) -> Payload:
     """The event of a wait that passed its end time, after `seconds`."""
     about = subject.of(last)
+    return about.event("timeout", WAIT_TIMEOUT, too_long(about.within, last, seconds))
+
+
+def too_long(who: str, last: Run | None, seconds: float) -> str:
+    """The sentence of such a wait."""
     phase = f" (last seen: {last.status.phase or Phase.PENDING})" if last else ""
-    return about.event(
-        "timeout",
-        WAIT_TIMEOUT,
-        f"Timeout: {about.title[0].lower()}{about.title[1:]} has not reached a terminal status after {round(seconds)} "
-        f"seconds{phase}; it was not cancelled.",
+    return (
+        f"Timeout: {who} has not reached a terminal status after {round(seconds)} seconds{phase}; it was not cancelled."
     )
 
 

@@ -106,6 +106,13 @@ def manifest(wish: Wish, attempt: Try, create: Create) -> dict[str, Any]:
 
 def _start(wish: Wish, resumes: int | None) -> dict[str, Any]:
     cause, overrides = _run_config(wish)
+    if resumes is not None and overrides != Overrides():
+        warnings.warn(
+            "steps_override, schema_override and additional_run_config are not sent when dbt Cloud resumes run "
+            f"{resumes} from its failure, only if it refuses and the job runs anew.",
+            UserWarning,
+            stacklevel=2,
+        )
     spec = replace(
         _common(wish),
         job=job_of(wish),

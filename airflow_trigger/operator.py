@@ -240,13 +240,21 @@ class DbtRunOperator(BaseOperator):
     def on_kill(self) -> None:
         """The task is ended from outside. May run inside a signal, beside an interrupted `execute`."""
         self._killed = True
-        if self.cancel_on_kill and self._try is not None:
-            try:
-                blocking(self._cancel_all(self._try), KILL_SECONDS)
-            except (ClusterError, TimeoutError) as error:
-                self.log.warning("The run could not be cancelled, it ends by its active deadline: %s", error)
+        if self.cancel_on_kill:
+            self._end_all()
 
     # ── how it goes on ──
+
+    def _end_all(self) -> bool:
+        """Whether every run of this task is over or being cancelled."""
+        if self._try is None:
+            return True
+        try:
+            blocking(self._cancel_all(self._try), KILL_SECONDS)
+        except (ClusterError, TimeoutError) as error:
+            self.log.warning("The run could not be cancelled, it ends by its active deadline: %s", error)
+            return False
+        return True
 
     def _enter(self, context: Context) -> None:
         self._try = try_of(context["ti"])
@@ -272,8 +280,8 @@ class DbtRunOperator(BaseOperator):
             self.log.info("Waiting for DbtRun %s, %s.", run.name, run.status.url or "which is not started yet")
             return self._wait(context, run, "execute_complete")
         if run.run_id is None:
-            subject = Subject(self._home.namespace, run.name)
-            raise DbtRunTimedOut(events.waited_too_long(subject, run, self._timeout)["message"])
+            who = Subject(self._home.namespace, run.name).within
+            raise DbtRunTimedOut(events.too_long(who, run, self._timeout))
         self._consume(run)
         return run.run_id
 
@@ -298,20 +306,31 @@ class DbtRunOperator(BaseOperator):
 
     def _stopped(self, context: Context, stopped: AirflowException) -> int | None:
         """A run that did end is not a time-out; one that is cut off by execution_timeout is cancelled."""
-        run = self._run(self._newest())
+        run = self._last_seen()
         if run is not None and run.final and not (run.consumed or run.unwanted):
             return self._finish(context, run)
         if "timeout" not in str(stopped).lower():
             raise stopped
-        subject = Subject(self._home.namespace, run.name if run else "?")
+        who = Subject(self._home.namespace, run.name).of(run).within if run else "the run of this task"
         rest = self._rest(context)
         if rest is None or rest > 1.0:
-            raise DbtRunTimedOut(events.waited_too_long(subject, run, self._timeout)["message"]) from stopped
-        self.on_kill()
-        end = "is cancelled" if self.cancel_on_kill else "goes on"
-        raise DbtRunTimedOut(
-            f"Timeout: {_lower(subject.of(run).title)} passed execution_timeout ({self.execution_timeout}); it {end}."
-        ) from stopped
+            raise DbtRunTimedOut(events.too_long(who, run, self._timeout)) from stopped
+        limit = f"execution_timeout ({self.execution_timeout})"
+        raise DbtRunTimedOut(f"Timeout: {who} passed {limit}; it {self._cut_off()}.") from stopped
+
+    def _cut_off(self) -> str:
+        """Cancels, and says what becomes of the run."""
+        if not self.cancel_on_kill:
+            return "goes on"
+        return "is cancelled" if self._end_all() else "could not be cancelled and ends by its active deadline"
+
+    def _last_seen(self) -> TaskRun | None:
+        """The newest object; None if there is none, or nobody can tell: a time-out stays a time-out."""
+        try:
+            return blocking(self._newest())
+        except ClusterError as error:
+            self.log.warning("The DbtRun cannot be read: %s", error)
+            return None
 
     # ── parts ──
 
@@ -476,8 +495,3 @@ class DbtRunOperator(BaseOperator):
         for key, value in {"job_run_url": url, "job_run_id": run_id, "dbtrun_name": name}.items():
             if value is not None:
                 context["ti"].xcom_push(key=key, value=value)
-
-
-def _lower(title: str) -> str:
-    """Within a sentence: `job run 5`, but `DbtRun team/build-1`."""
-    return title if title.startswith("DbtRun") else f"{title[0].lower()}{title[1:]}"

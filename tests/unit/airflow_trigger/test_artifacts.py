@@ -103,6 +103,15 @@ def test_a_file_that_is_no_text_is_written_too(server: Server) -> None:
     assert Path(f"{RUN}_compiled-shop-a.sql").exists()
 
 
+def test_the_name_comes_from_the_rendered_path(server: Server) -> None:
+    class Operator(DbtRunArtifactOperator):
+        connect = staticmethod(server.connect)
+
+    operator = Operator(task_id="read", name="nightly", path="{{ params.p }}", namespace="data")
+    operator.render_template_fields(cast("Context", {"params": {"p": "compiled/shop/a.sql"}}))
+    assert operator.execute(cast("Context", {})) == f"{RUN}_compiled-shop-a.sql"
+
+
 def test_a_name_of_ones_own_may_have_folders(server: Server) -> None:
     assert read(server, output_file_name="out/today/results.json") == "out/today/results.json"
     assert Path("out/today/results.json").read_bytes() == b'{"a":  1}'

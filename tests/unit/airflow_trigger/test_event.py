@@ -105,6 +105,11 @@ def test_a_wait_that_ends_first_says_after_how_many_seconds_and_that_nothing_was
     )
 
 
+def test_a_wait_that_ends_before_there_is_a_run_names_the_object() -> None:
+    message = event.waited_too_long(NIGHTLY, None, 60)["message"]
+    assert message.startswith("Timeout: DbtRun team/nightly has not reached a terminal status after 60 seconds")
+
+
 def test_a_deleted_object_says_what_its_policy_did_to_the_run() -> None:
     started = event.deleted(NIGHTLY, dbtrun(phase="Running", runId=5))
     adopted = event.deleted(NIGHTLY, dbtrun(spec={"runId": 5}))

@@ -61,6 +61,23 @@ def test_the_newest_alone(runs: FakeTaskRuns) -> None:
     assert listed(runs, latest_only=True, by_dag="none") is None
 
 
+def test_the_newest_of_a_status_alone(runs: FakeTaskRuns) -> None:
+    assert listed(runs, latest_only=True, status_filter=10)["name"] == "nightly-1"
+    assert listed(runs, latest_only=True, status_filter=30) is None
+
+
+def test_a_filter_that_nothing_passes_gives_an_empty_list(runs: FakeTaskRuns) -> None:
+    assert names(runs, status_filter=30) == []
+    assert names(runs, status_filter=[]) == []
+
+
+def test_a_run_that_no_watcher_has_seen_is_pending(runs: FakeTaskRuns) -> None:
+    runs.asleep = True
+    runs.put({"metadata": {"name": "new", "labels": {}}, "spec": {"job": {"id": 9}}})
+    assert names(runs, status_filter="Pending") == ["new"]
+    assert "new" not in names(runs, status_filter=[1, 2, 3, 10, 20, 30])
+
+
 def test_what_is_returned_can_be_an_xcom(runs: FakeTaskRuns) -> None:
     row = listed(runs, latest_only=True)
     assert json.loads(json.dumps(row)) == row

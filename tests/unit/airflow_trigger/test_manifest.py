@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from datetime import timedelta
 from typing import Any
 
@@ -102,6 +103,18 @@ def test_files_to_keep() -> None:
 
 def test_a_resumed_run_is_named() -> None:
     assert spec(Create(2, resumes=99))["retryOf"] == 99
+
+
+def test_overrides_that_a_resumed_run_does_not_get_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match="not sent when dbt Cloud resumes run 99"):
+        body = spec(Create(2, resumes=99), schema="other")
+    assert body["overrides"] == {"schema": "other"}
+
+
+def test_a_resumed_run_without_overrides_is_resumed_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        spec(Create(2, resumes=99), cause="month's end")
 
 
 def test_a_run_that_was_lost_is_followed_and_still_ends_with_its_object() -> None:

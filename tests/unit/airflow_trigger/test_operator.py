@@ -120,6 +120,20 @@ def test_a_run_that_is_over_at_once_is_not_deferred(runs: FakeTaskRuns) -> None:
     assert operator.execute(task.context) == 9
 
 
+def test_a_run_that_failed_at_once_fails_the_task_without_a_deferral(runs: FakeTaskRuns) -> None:
+    runs.asleep = True
+    runs.before = lambda verb: runs.ends(runs.only, "Failed", "RunFailed", runId=9) if verb == "get" else None
+    with pytest.raises(DbtRunFailed, match="Job run 9 has failed"):
+        new(runs).execute(Task().context)
+
+
+@pytest.mark.parametrize("phase", ["Queued", "Running", "Cancelling"])
+def test_a_run_that_is_not_over_is_waited_for_whatever_its_phase(runs: FakeTaskRuns, phase: str) -> None:
+    runs.asleep = True
+    runs.before = lambda verb: runs.says(runs.only, phase=phase, runId=9) if verb == "get" else None
+    assert deferred(new(runs), Task()).trigger.run_id == 9
+
+
 def test_without_waiting_the_run_id_is_returned_as_soon_as_there_is_one(runs: FakeTaskRuns) -> None:
     runs.asleep = True
     runs.before = lambda verb: runs.starts(runs.only) if verb == "get" else None
@@ -132,16 +146,56 @@ def test_without_waiting_a_start_that_takes_too_long_is_a_timeout(runs: FakeTask
         new(runs, wait_for_termination=False, timeout=0).execute(Task().context)
 
 
-def test_a_task_that_is_not_deferrable_waits_by_the_same_trigger(runs: FakeTaskRuns) -> None:
+def test_without_waiting_deferrable_has_no_effect_and_no_warning(runs: FakeTaskRuns) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert new(runs, wait_for_termination=False, deferrable=True).execute(Task().context) == 70_001
+
+
+def test_without_waiting_a_live_run_of_the_job_may_be_used(runs: FakeTaskRuns) -> None:
+    assert new(runs, wait_for_termination=False, reuse_existing_run=True).execute(Task().context) == 70_001
+    assert runs.spec(runs.only)["reuse"] == "Running"
+
+
+def waited_for_here(runs: FakeTaskRuns, *end: str, **event: Any) -> Any:
+    """A task that is not deferrable, whose run ends so, or whose trigger says so."""
+
     class Here(DbtRunOperator):
         connect = staticmethod(runs.connect)
 
         @staticmethod
         async def awaited(trigger: DbtRunTrigger) -> dict[str, Any]:
-            runs.ends(trigger.object_name)
-            return payload(trigger.object_name)
+            if end:
+                runs.ends(trigger.object_name, *end)
+            return payload(trigger.object_name, **event)
 
-    assert Here(task_id="build", job_id=7, namespace=NAMESPACE, deferrable=False).execute(Task().context) == 70_001
+    return Here(task_id="build", job_id=7, namespace=NAMESPACE, deferrable=False).execute(Task().context)
+
+
+def test_a_task_that_is_not_deferrable_waits_by_the_same_trigger(runs: FakeTaskRuns) -> None:
+    assert waited_for_here(runs, "Succeeded", "RunSucceeded") == 70_001
+
+
+@pytest.mark.parametrize(
+    ("end", "kind", "sentence"),
+    [
+        (("Failed", "RunFailed"), DbtRunFailed, "Job run 70001 has failed"),
+        (("Cancelled", "CancelledInDbtCloud"), DbtRunCancelled, "Job run 70001 has been cancelled"),
+        (("TimedOut", "ActiveDeadlineExceeded"), DbtRunTimedOut, "Timeout: job run 70001 was ended"),
+    ],
+)
+def test_a_task_that_is_not_deferrable_fails_as_its_run_does(
+    runs: FakeTaskRuns, end: tuple[str, str], kind: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(kind, match=sentence):
+        waited_for_here(runs, *end)
+
+
+def test_a_task_that_is_not_deferrable_waits_no_longer_than_its_timeout(runs: FakeTaskRuns) -> None:
+    told = {"status": "timeout", "reason": "WaitTimeout", "message": "Timeout: …"}
+    with pytest.raises(DbtRunTimedOut, match="Timeout"):
+        waited_for_here(runs, **told)
+    assert not runs.cancelled
 
 
 def test_the_run_id_comes_late_and_the_xcoms_with_the_end(runs: FakeTaskRuns, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,9 +372,21 @@ def test_a_deleted_object_is_a_cancelled_run(runs: FakeTaskRuns) -> None:
         resumed(runs, Task(), payload("gone", "error", reason="Deleted"))
 
 
-def test_a_lost_event_is_not_a_success(runs: FakeTaskRuns) -> None:
-    with pytest.raises(DbtRunEventException):
-        new(runs).resume_execution("execute_complete", {"event": None}, Task().context)
+@pytest.mark.parametrize(
+    ("event", "sentence"),
+    [(None, "event is None"), ({"status": "ended", "run_id": 5, "message": "m"}, "Unexpected trigger event status")],
+)
+def test_a_lost_or_unknown_event_is_not_a_success(
+    runs: FakeTaskRuns, event: dict[str, Any] | None, sentence: str
+) -> None:
+    with pytest.raises(DbtRunEventException, match=sentence):
+        new(runs).resume_execution("execute_complete", {"event": event}, Task().context)
+
+
+def test_a_timeout_before_there_was_a_run_is_a_timeout_all_the_same(runs: FakeTaskRuns) -> None:
+    with pytest.raises(DbtRunTimedOut, match="Timeout"):
+        resumed(runs, Task(), payload("gone", "timeout", run_id=None, reason="WaitTimeout", message="Timeout: …"))
+    assert not runs.cancelled
 
 
 def test_an_object_that_kubernetes_does_not_take_fails_at_once(runs: FakeTaskRuns) -> None:
@@ -437,6 +503,20 @@ def test_a_kill_never_raises(runs: FakeTaskRuns, capsys: pytest.CaptureFixture[s
     assert "ends by its active deadline" in capsys.readouterr().out
 
 
+def test_a_kill_before_anything_began_is_no_trouble(runs: FakeTaskRuns) -> None:
+    new(runs).on_kill()
+    assert not runs.calls
+
+
+def test_a_kill_asks_for_the_end_and_does_not_wait_for_it(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    runs.calls.clear()
+    killed(new(runs), task)
+    assert runs.calls == ["list", "patch"]
+    assert runs.objects[runs.only]["status"]["phase"] == "Running"
+
+
 def test_a_write_in_between_does_not_stop_a_cancel(runs: FakeTaskRuns) -> None:
     task = Task()
     deferred(new(runs), task)
@@ -470,6 +550,23 @@ def test_execution_timeout_cancels_the_run(runs: FakeTaskRuns) -> None:
     with pytest.raises(DbtRunTimedOut, match=r"Timeout: job run 70001 passed execution_timeout .*cancelled"):
         stopped(runs, task, execution_timeout=timedelta(hours=1))
     assert runs.cancelled == [runs.only]
+
+
+def test_a_time_out_stays_one_when_the_run_cannot_be_cancelled(runs: FakeTaskRuns) -> None:
+    task = Task(start_date=datetime.now(tz=UTC) - timedelta(hours=2))
+    deferred(new(runs), task)
+    runs.before = lambda verb: runs.failing.append(NotPermitted("no patch")) if verb == "patch" else None
+    with pytest.raises(DbtRunTimedOut, match=r"job run 70001 passed .* it could not be cancelled"):
+        stopped(runs, task, execution_timeout=timedelta(hours=1))
+
+
+@pytest.mark.parametrize("hours", [1, 3])
+def test_a_time_out_stays_one_when_the_object_cannot_be_read(runs: FakeTaskRuns, hours: int) -> None:
+    task = Task(start_date=datetime.now(tz=UTC) - timedelta(hours=2))
+    deferred(new(runs), task)
+    runs.before = lambda verb: runs.failing.append(NotPermitted("forbidden"))
+    with pytest.raises(DbtRunTimedOut, match="Timeout: the run of this task"):
+        stopped(runs, task, execution_timeout=timedelta(hours=hours))
 
 
 def test_the_end_of_the_wait_alone_cancels_nothing(runs: FakeTaskRuns) -> None:
@@ -525,6 +622,58 @@ def test_every_argument_of_the_providers_operator_is_taken_with_its_default() ->
     assert peer.keys() <= ours.keys()
     different = {name for name in peer if peer[name].default != ours[name].default}
     assert not different
+
+
+def test_every_argument_of_the_provider_is_an_attribute_of_that_name(runs: FakeTaskRuns) -> None:
+    given: dict[str, Any] = {
+        "dbt_cloud_conn_id": "dbt_cloud_finance",
+        "account_id": 2,
+        "timeout": 3,
+        "check_interval": 1,
+        "wait_for_termination": False,
+        "steps_override": ["dbt run"],
+        "schema_override": "other",
+        "additional_run_config": {"threads_override": 8},
+        "retry_from_failure": True,
+    }
+    operator = new(runs, **given)
+    assert {name: getattr(operator, name) for name in given} == given
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_the_providers_arguments_reach_the_object(runs: FakeTaskRuns, wait: bool) -> None:
+    operator = new(
+        runs,
+        wait_for_termination=wait,
+        account_id=2,
+        trigger_reason="month's end",
+        steps_override=["dbt run"],
+        schema_override="other",
+        additional_run_config={"threads_override": 8},
+    )
+    if wait:
+        deferred(operator, Task())
+    else:
+        operator.execute(Task().context)
+    spec = runs.spec(runs.only)
+    assert (spec["accountId"], spec["cause"]) == (2, "month's end")
+    assert spec["overrides"] == {"steps": ("dbt run",), "schema": "other", "threads": 8}
+
+
+def test_a_job_may_be_named(runs: FakeTaskRuns) -> None:
+    names = {"project_name": "Shop", "environment_name": "Production", "job_name": "nightly"}
+    deferred(new(runs, job_id=None, **names), Task())
+    assert runs.spec(runs.only)["job"] == {"project": "Shop", "environment": "Production", "name": "nightly"}
+
+
+@pytest.mark.parametrize(
+    "names", [(None, "Production", "nightly"), ("Shop", "", "nightly"), ("Shop", "Production", None), ("", "", "")]
+)
+def test_a_job_that_is_half_named_starts_nothing(runs: FakeTaskRuns, names: tuple[str | None, ...]) -> None:
+    arguments = dict(zip(("project_name", "environment_name", "job_name"), names, strict=True))
+    with pytest.raises(ValueError, match="Either job_id or project_name, environment_name, and job_name must be"):
+        new(runs, job_id=None, **arguments).execute(Task().context)
+    assert not runs.objects
 
 
 def test_what_the_provider_templates_is_templated() -> None:

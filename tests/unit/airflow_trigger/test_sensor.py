@@ -19,6 +19,7 @@ from airflow.sdk.exceptions import AirflowRescheduleException
 from airflow_trigger.cluster import NotPermitted, Unreachable
 from airflow_trigger.failures import (
     DbtRunCancelled,
+    DbtRunEventException,
     DbtRunException,
     DbtRunFailed,
     DbtRunLostContact,
@@ -96,6 +97,30 @@ def test_a_poke_says_whether_it_is_over(runs: FakeTaskRuns) -> None:
     assert poked(sensor).xcom_value == 98_765
 
 
+@pytest.mark.parametrize("phase", ["Pending", "Submitting", "Queued", "Running", "Cancelling"])
+def test_a_run_that_is_not_over_is_poked_again_whatever_its_phase(runs: FakeTaskRuns, phase: str) -> None:
+    sensor = new(runs, name=put(runs))
+    runs.says("nightly", phase=phase)
+    assert not poked(sensor)
+
+
+@pytest.mark.parametrize(
+    ("phase", "reason", "sentence"),
+    [
+        ("Failed", "RunFailed", "Job run 5 has failed"),
+        ("Cancelled", "CancelledInDbtCloud", "Job run 5 has been cancelled"),
+    ],
+)
+def test_a_poke_of_a_bad_end_says_which_run_and_explains_it_in_the_log(
+    runs: FakeTaskRuns, capsys: pytest.CaptureFixture[str], phase: str, reason: str, sentence: str
+) -> None:
+    sensor = new(runs, name=put(runs))
+    runs.ends("nightly", phase, reason, runId=5, message="dbt says no")
+    with pytest.raises(DbtRunException, match=sentence):
+        poked(sensor)
+    assert f"{phase} ({reason}). dbt says no" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("phase", "reason", "kind"),
     [("Failed", "RunFailed", DbtRunFailed), ("Cancelled", "CancelledInDbtCloud", DbtRunCancelled)],
@@ -136,14 +161,36 @@ def test_a_missing_permission_is_said(runs: FakeTaskRuns) -> None:
         poked(new(runs, run_id=98_765))
 
 
-def test_a_success_returns_the_run_id(runs: FakeTaskRuns) -> None:
-    assert new(runs, run_id=1).resume_execution("execute_complete", event("success"), Task().context) == 98_765
+def test_a_success_returns_the_run_id_and_says_so_in_the_log(
+    runs: FakeTaskRuns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = event("success", message="Job run 98765 has completed successfully.")
+    assert new(runs, run_id=1).resume_execution("execute_complete", told, Task().context) == 98_765
+    assert "Job run 98765 has completed successfully." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("status", ["error", "cancelled", "timeout"])
-def test_any_other_event_fails_the_sensor(runs: FakeTaskRuns, status: str) -> None:
-    with pytest.raises(DbtRunException):
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        ("error", "Job run 98765 has failed"),
+        ("cancelled", "Job run 98765 has been cancelled"),
+        ("timeout", "It is so"),
+    ],
+)
+def test_any_other_event_fails_the_sensor(runs: FakeTaskRuns, status: str, sentence: str) -> None:
+    with pytest.raises(DbtRunException, match=sentence):
         new(runs, run_id=1).resume_execution("execute_complete", event(status), Task().context)
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [(None, "event is None"), ({"status": "rescheduling", "message": "m"}, "Unexpected trigger event status")],
+)
+def test_a_lost_or_unknown_event_is_not_a_success(
+    runs: FakeTaskRuns, told: dict[str, Any] | None, sentence: str
+) -> None:
+    with pytest.raises(DbtRunEventException, match=sentence):
+        new(runs, run_id=1).resume_execution("execute_complete", {"event": told}, Task().context)
 
 
 def test_the_end_of_the_wait_is_airflows_sensor_timeout(runs: FakeTaskRuns) -> None:
@@ -192,6 +239,17 @@ def test_a_sensor_cancels_nothing_when_it_is_ended(runs: FakeTaskRuns) -> None:
 def test_arguments_that_cannot_work_fail_at_once(runs: FakeTaskRuns, arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InvalidArgument, match=sentence):
         poked(new(runs, **arguments))
+
+
+def test_what_is_given_is_an_attribute_of_that_name(runs: FakeTaskRuns) -> None:
+    given: dict[str, Any] = {"dbt_cloud_conn_id": "dbt", "run_id": 5, "timeout": 30, "poke_interval": 15}
+    with pytest.warns(FutureWarning, match="hook_params has no effect"):
+        sensor = new(runs, hook_params={"retry_limit": 3}, **given)
+    assert {name: getattr(sensor, name) for name in given} == given
+
+
+def test_a_deferrable_sensor_keeps_airflows_poke_interval(runs: FakeTaskRuns) -> None:
+    assert new(runs, run_id=1, deferrable=True).poke_interval == 60
 
 
 def test_every_argument_of_the_providers_sensor_is_taken() -> None:

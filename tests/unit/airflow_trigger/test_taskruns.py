@@ -1,0 +1,58 @@
+"""The DbtRuns of a task, as an API server answers."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from airflow_trigger.cluster import Cluster, Unreachable
+from airflow_trigger.dbtruns import Unreadable
+from airflow_trigger.taskruns import HttpTaskRuns
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def dbtrun(name: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, "uid": name, "resourceVersion": "1"}, "spec": {}}
+
+
+class Pages:
+    """An API server that gives a list page by page."""
+
+    def __init__(self, *pages: bytes) -> None:
+        self._pages = pages
+        self.queries: list[dict[str, str]] = []
+
+    async def request(
+        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: object = None
+    ) -> bytes:
+        self.queries.append(dict(query or {}))
+        return self._pages[len(self.queries) - 1]
+
+
+def page(*names: str, more: str = "") -> bytes:
+    return json.dumps({"items": [dbtrun(name) for name in names], "metadata": {"continue": more}}).encode()
+
+
+def runs(server: Pages) -> HttpTaskRuns:
+    return HttpTaskRuns(cast("Cluster", server), "team")
+
+
+async def test_a_list_of_several_pages_is_whole() -> None:
+    server = Pages(page("a", "b", more="after-b"), page("c"))
+    assert [run.name for run in await runs(server).list("app=x")] == ["a", "b", "c"]
+    assert [query.get("continue") for query in server.queries] == [None, "after-b"]
+    assert {query["labelSelector"] for query in server.queries} == {"app=x"}
+
+
+async def test_an_answer_that_is_no_json_may_come_from_something_in_between() -> None:
+    with pytest.raises(Unreachable, match="not one of a Kubernetes API"):
+        await runs(Pages(b"<html>")).list()
+
+
+async def test_an_object_of_another_shape_is_said_to_be_unreadable() -> None:
+    with pytest.raises(Unreadable, match="is the chart's CRD of another version"):
+        await runs(Pages(b'{"metadata": {"name": 5}, "spec": {}}')).get("a")
