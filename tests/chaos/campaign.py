@@ -64,8 +64,8 @@ class Figures:
 class Campaign:
     """One day."""
 
-    def __init__(self, arena: Arena, people: People, random: Random) -> None:
-        self.arena, self.people, self.random = arena, people, random
+    def __init__(self, arena: Arena, people: People, random: Random, doubt: float) -> None:
+        self.arena, self.people, self.random, self.doubt = arena, people, random, doubt
         self.disturbed: Counter[str] = Counter()
         self.killed = 0
         self.rounds = 0
@@ -100,7 +100,7 @@ class Campaign:
 
     def _faults(self) -> set[str]:
         names = set(self.random.sample(sorted(FAULTS), self.random.randint(0, 3)))
-        return names | ({self.random.choice(DOUBTFUL)} if self.random.random() < 0.5 else set())
+        return names | ({self.random.choice(DOUBTFUL)} if self.random.random() < self.doubt else set())
 
     def _deal(self) -> str:
         if not self._deck:
@@ -240,7 +240,8 @@ async def campaign(
     Args:
         kills: how many watchers are killed.
         seconds: after which no further one is killed.
-        without: a part of the protocol that is taken away, of `MUTANTS`.
+        without: a part of the protocol that is taken away, of `MUTANTS`. The first double start ends it, and in every
+            round something makes starts doubtful, not in every other one.
     """
     settings = SETTINGS if without is None else {**SETTINGS, **MUTANTS[without], "CHAOS_MUTANT": without}
     namespace, random = f"chaos-{seed}", Random(seed)  # noqa: S311 - a repeatable day
@@ -251,7 +252,7 @@ async def campaign(
             assert isinstance(arena, Arena)
             arena.revive()
             await arena.ask("POST", "/clock", {"offset": random.uniform(-120, 120)})
-            day = Campaign(arena, People(arena, access, random), random)
+            day = Campaign(arena, People(arena, access, random), random, doubt=0.5 if without is None else 1.0)
             began = time.monotonic()
             await day.run(kills, seconds)
             return await day.figures(seed, time.monotonic() - began)

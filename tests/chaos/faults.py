@@ -30,7 +30,9 @@ FAULTS: Final[dict[str, Callable[[Random], Rule]]] = {
     "hang after commit": lambda _: _rule({"type": "hang", "commit": True}, CHANGES),
     "drop before commit": lambda _: _rule({"type": "drop", "when": "before"}, CHANGES),
     "drop after commit": lambda r: _rule({"type": "drop", "when": "after"}, CHANGES, r.randint(1, 3)),
-    "late commit": lambda r: _rule({"type": "late-commit", "seconds": r.uniform(0.3, 2.5)}, SUBMISSIONS),
+    "late commit": lambda r: _rule(
+        {"type": "late-commit", "seconds": r.uniform(0.3, 2.5)}, SUBMISSIONS, r.randint(1, 3)
+    ),
     "500 enveloped": _reply(500, "enveloped"),
     "500 bare": _reply(500, "bare"),
     "502 HTML": _reply(502, "html"),

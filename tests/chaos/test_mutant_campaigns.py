@@ -1,0 +1,23 @@
+"""A campaign finds what is wrong: without a part of the protocol, watchers that die start a run twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.arena import MUTANTS
+from tests.chaos.campaign import campaign
+from tests.controlplane import ControlPlane
+
+KILLS = 100
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("part", MUTANTS)
+async def test_without_a_part_of_the_protocol_a_run_is_started_twice(
+    own_plane: ControlPlane, tmp_path: Path, part: str
+) -> None:
+    figures = await campaign(own_plane, tmp_path, kills=KILLS, seed=3, seconds=600, without=part)
+    print(f"without the {part}: {figures.kills} kills, {figures.seconds} s")
+    assert figures.duplicates
