@@ -123,6 +123,20 @@ def test_a_404_on_the_job_is_an_error_and_starts_nothing() -> None:
     in_virtual_time(play)
 
 
+def test_a_start_refused_in_dbt_clouds_own_words_is_an_error_that_repeats_them() -> None:
+    locked = Reply(status=400, body="enveloped", message="This account is locked. Contact support.")
+
+    async def play() -> None:
+        async with watched() as world:
+            world.simulator.faults.add(Rule(effect=locked, kinds=["start"]))
+            world.create("success")
+            run = await world.phase(Phase.ERROR, reason=Reason.SUBMISSION_REJECTED)
+            assert locked.message in run.status.message
+            assert await world.journal() == []
+
+    in_virtual_time(play)
+
+
 def test_contact_that_stays_lost_is_an_error_that_warns_of_the_live_run() -> None:
     async def play() -> None:
         async with watched() as world:

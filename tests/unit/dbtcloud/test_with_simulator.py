@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from watcher.api import Job, Overrides, Reason
+from watcher.dbtcloud.channel import MAX_BODY
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.connection import Connection, Token, parse_connection
 from watcher.dbtcloud.errors import (
@@ -304,3 +306,14 @@ async def test_the_poller_follows_a_run_to_its_end(cloud: Client, time: ManualTi
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+async def test_of_a_body_of_200_megabytes_no_more_than_the_limit_is_held(simulator: Running, cloud: Client) -> None:
+    spoil(simulator, "huge", size=200 * 2**20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge):
+            await cloud.run(1)
+        assert tracemalloc.get_traced_memory()[1] < 2 * MAX_BODY
+    finally:
+        tracemalloc.stop()
