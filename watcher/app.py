@@ -1,4 +1,7 @@
-"""Puts the watcher together, runs its parts in one TaskGroup, and stops them in order."""
+"""Puts the watcher together, runs its parts in one TaskGroup, and stops them in order.
+
+A part that dies ends the process, and one that stands still fails the liveness probe: nothing stops silently.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ import asyncio
 import logging
 import signal
 import socket
+import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, NoReturn, cast
 
 from watcher.api import DbtRun
 from watcher.cluster.access import ClusterAccess, ClusterAccessError
@@ -19,7 +24,6 @@ from watcher.cluster.stream import Stream, StreamBroken
 from watcher.cluster.writer import Writer
 from watcher.connections import Connections
 from watcher.dbtcloud.accounts import Accounts
-from watcher.dbtcloud.clock import system_clock
 from watcher.lifecycle.decisions import Event
 from watcher.perform import Performer
 from watcher.reconcile import Reconciler
@@ -27,6 +31,7 @@ from watcher.settings import Settings, own_namespace
 from watcher.telemetry import logs
 from watcher.telemetry.health import Checks, health_app, serve
 from watcher.telemetry.metrics import Metrics
+from watcher.telemetry.vitals import Heart, Vitals
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +40,10 @@ STOP_SECONDS: Final = 20.0
 
 
 STUCK_SECONDS: Final = 300.0
-"""A poll that is this late, backoff aside, will not come: Kubernetes restarts the watcher."""
+"""A part that gives no sign of life for this long, and the time-out of a request, will not go on: Kubernetes restarts
+the watcher. Too short a time would have slow outsiders restart it in vain."""
+LEADERLESS_SECONDS: Final = 60.0
+"""The same for a watcher that acts and holds no Lease any more: it should have ended within seconds."""
 
 
 class Unstartable(Exception):
@@ -44,6 +52,10 @@ class Unstartable(Exception):
 
 class LostLead(Exception):
     """The watcher must not act any more."""
+
+
+class PartEnded(Exception):
+    """A part that must go on as long as the watcher ended; the message names it."""
 
 
 class Watcher:
@@ -63,25 +75,62 @@ class Watcher:
             requests_per_minute=settings.requests_per_minute,
             feed_seconds=settings.feed_interval_seconds,
             request_seconds=settings.request_seconds,
+            clock=access.clock,
         )
-        self.stream = Stream(access, self.mirror, self.wake, namespaces=settings.served_namespaces)
+        self.stream = Stream(
+            access,
+            self.mirror,
+            self.wake,
+            namespaces=settings.served_namespaces,
+            on_restart=lambda _why: self.metrics.watch_restarts.inc(),
+        )
         performer = Performer(
             objects=Writer(access),
             record=self.mirror.record,
             forget_object=self.mirror.forget,
             connections=self.connections,
             emit=self.emit,
-            clock=system_clock,
+            clock=access.clock,
             metrics=self.metrics,
             may_act=self._may_act,
         )
-        self.reconciler = Reconciler(self.mirror, performer, system_clock, settings.policy, self.metrics)
+        self.reconciler = Reconciler(
+            self.mirror, performer, access.clock, settings.policy, self.metrics, emit=self.emit
+        )
         self.connections.attach(self.accounts, self.reconciler)
-        self.metrics.watch(self.accounts)
         self._acting = False
         self._leading = asyncio.Event()
         self._lost = asyncio.Event()
         self._leader = self._elector(settings, access) if settings.leader_election else None
+        self._led_at = 0.0
+        self.vitals = self._vitals(settings.request_seconds)
+        self._show(access)
+
+    def _vitals(self, request_seconds: float) -> Vitals:
+        vitals = Vitals()
+        vitals.watch("watch", STUCK_SECONDS, self.stream.silent)
+        vitals.watch("poller", STUCK_SECONDS + request_seconds, self._polling_silent)
+        vitals.watch("reconciler", STUCK_SECONDS + request_seconds, self.reconciler.silent)
+        vitals.watch("leader", LEADERLESS_SECONDS, self._leaderless)
+        return vitals
+
+    def _polling_silent(self) -> float:
+        return max((account.poller.silent() for account in self.accounts), default=0.0)
+
+    def _leaderless(self) -> float:
+        now = time.monotonic()
+        if self._may_act() or not self._acting:
+            self._led_at = now
+        return now - self._led_at
+
+    def _show(self, access: ClusterAccess) -> None:
+        """Makes the metrics ask the parts, at each scrape."""
+        self.metrics.watch(self.accounts)
+        self.metrics.watch_parts(self.vitals)
+        self.metrics.oldest_step.set_function(self.reconciler.oldest)
+        self.metrics.unreadable.set_function(lambda: len(self.mirror.all_unreadable))
+        self.metrics.watch_broken.set_function(lambda: self.stream.problem is not None)
+        self.metrics.clock_offset.set_function(lambda: access.clock.offset.total_seconds())
 
     def _elector(self, settings: Settings, access: ClusterAccess) -> Leader:
         seconds = settings.lease_seconds
@@ -110,11 +159,12 @@ class Watcher:
     @property
     def checks(self) -> Checks:
         """What the probes ask."""
-        return Checks(alive=self._not_alive, ready=self._not_ready)
+        return Checks(vitals=self.vitals, ready=self._not_ready)
 
-    def _not_alive(self) -> str | None:
-        late = max((account.poller.overdue() for account in self.accounts), default=0.0)
-        return f"Polling dbt Cloud is {late:.0f} s late." if late > STUCK_SECONDS else None
+    def _beat(self, lag: float) -> None:
+        self.metrics.loop_lag.observe(lag)
+        self.vitals.tell()
+        self.reconciler.tell_stuck()
 
     def _not_ready(self) -> str | None:
         if not self.stream.synced.is_set():
@@ -126,16 +176,20 @@ class Watcher:
 
         Raises:
             LostLead: another watcher may act now.
+            StreamBroken: DbtRuns cannot be watched.
+            PartEnded: a part died, by a fault of ours. Nothing goes on without it.
         """
+        parts: dict[str, Coroutine[Any, Any, object]] = {
+            "heart": Heart(self._beat).run(),
+            "health": serve(health_app(self.checks, self.metrics), listener),
+            "watch": self.stream.run(),
+            "poller": self.accounts.run(),
+            "events": self.events.run(),
+            "reconciler": self._begin(),
+        }
         async with asyncio.TaskGroup() as group:
-            workers = [
-                group.create_task(serve(health_app(self.checks, self.metrics), listener), name="health"),
-                group.create_task(self.stream.run(), name="stream"),
-                group.create_task(self.accounts.run(), name="accounts"),
-                group.create_task(self.events.run(), name="events"),
-                group.create_task(self._begin(), name="begin"),
-            ]
-            leader = group.create_task(self._leader.run(), name="leader") if self._leader else None
+            workers = [group.create_task(_lasting(name, work), name=name) for name, work in parts.items()]
+            leader = group.create_task(_lasting("leader", self._leader.run())) if self._leader else None
             await self._until_stopped(stop)
             await self.reconciler.stop(STOP_SECONDS)
             await self.events.flush()
@@ -167,6 +221,35 @@ class Watcher:
         self._acting = True
         for uid in self.mirror.uids():
             self.reconciler.wake(uid)
+        await asyncio.Event().wait()  # from here on it goes by what wakes it
+
+
+async def _lasting(name: str, work: Coroutine[Any, Any, object]) -> NoReturn:
+    """Runs a part that has no end of its own: whatever else ends it ends the watcher, with its name.
+
+    Raises:
+        PartEnded: it ended; LostLead and StreamBroken, which explain themselves, stay what they are.
+    """
+    why: BaseException | None = None
+    try:
+        await work
+    except StreamBroken:
+        raise
+    except (Exception, asyncio.CancelledError) as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise
+        why = error
+    words = _words(why)
+    logger.critical("The part %s ended: %s", name, words, extra={"part": name}, exc_info=why)
+    raise PartEnded(f"The part {name} of the watcher ended: {words}") from why
+
+
+def _words(error: BaseException | None) -> str:
+    """The innermost fault: a group says nothing but its size."""
+    if isinstance(error, BaseExceptionGroup):
+        return _words(error.exceptions[0])
+    return "it had nothing more to do." if error is None else f"{type(error).__name__}: {error}"
 
 
 async def watch(settings: Settings) -> None:
@@ -189,7 +272,7 @@ async def watch(settings: Settings) -> None:
     try:
         logger.info("Listening on %s:%d.", *listener.getsockname()[:2])
         await Watcher(settings, access).run(listener, stop)
-    except* (LostLead, StreamBroken) as errors:
+    except* (LostLead, StreamBroken, PartEnded) as errors:
         raise Unstartable(str(errors.exceptions[0])) from None
     finally:
         await access.close()

@@ -6,6 +6,7 @@ decides about the facts, and an exception pauses the one object.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -202,7 +203,10 @@ class Performer:
             return known
         try:
             submission = await self._send(decision, account)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the request may have gone out
+        except (Exception, asyncio.CancelledError) as error:
+            if _being_ended():
+                raise
+            # Whatever it was, the request may have gone out.
             submission = Undecided(f"{type(error).__name__}: {error}")
         known = replace(known, claim=replace(claim, sent=True, submission=submission))
         match submission:
@@ -302,6 +306,12 @@ class Performer:
         account_id = None if trouble.reason in DOUBTFUL else known.account_id
         told = replace(trouble, since=since, retry_at=retry_at)
         return replace(known, trouble=told, answered=False, account_id=account_id)
+
+
+def _being_ended() -> bool:
+    """Whether this task was told to end, as opposed to something in it that was cancelled by itself."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _runs_of(decision: LookForRuns | Sweep, account: Account) -> tuple[RunFacts, ...]:

@@ -1,6 +1,7 @@
 """The loop: whatever happens wakes a uid; a woken uid is looked at, decided upon and acted upon until it can wait.
 
 One task per uid at a time, so nothing about an object ever races with itself, and what fails for one slows no other.
+An object that fails is paused; until the pause is over only a change of what its owner wants makes it be looked at.
 """
 
 from __future__ import annotations
@@ -8,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from watcher.api import DbtRun, Phase
 from watcher.lifecycle.decide import Interest, decide, interest
-from watcher.lifecycle.decisions import Decision, Wait
+from watcher.lifecycle.decisions import Decision, Event, Wait
 from watcher.lifecycle.facts import Instant, Observation, Trouble
 from watcher.lifecycle.known import DOUBTFUL, Known, remember
 from watcher.lifecycle.policy import Policy
@@ -26,6 +27,10 @@ MAX_STEPS: Final = 40
 """Decisions in a row for one object before it must pause: more than any honest path has."""
 BACKOFF: Final = (1.0, 60.0)
 """Seconds: the first and the longest pause of an object whose reconcile fails."""
+TOLD_EACH: Final = 10
+"""Failures of an object from one Event to the next; the first comes with the third failure."""
+STUCK_SECONDS: Final = 300.0
+"""A step that takes longer is told: whatever it waits for has a shorter time-out, or many before it in a queue."""
 RECONNECT: Final = 300.0
 """Seconds after which a connection is read anew: a changed Secret is used even while the old token still works."""
 
@@ -65,6 +70,8 @@ class Entry:
     timer: asyncio.TimerHandle | None = None
     woken: bool = False
     failures: int = 0
+    failed_at: int = 0
+    """The generation that the last failure met."""
     connected_at: float = 0.0
 
 
@@ -72,14 +79,26 @@ class Reconciler:
     """Looks at every woken uid until it can wait. `run` until cancelled; `stop` lets what is under way finish."""
 
     def __init__(
-        self, mirror: Mirror, performer: Performer, clock: Clock, policy: Policy, metrics: Metrics | None = None
+        self,
+        mirror: Mirror,
+        performer: Performer,
+        clock: Clock,
+        policy: Policy,
+        metrics: Metrics | None = None,
+        emit: Callable[[DbtRun, Event], None] = lambda _run, _event: None,
     ) -> None:
         self._mirror = mirror
         self._performer = performer
         self._clock = clock
         self._policy = policy
         self._metrics = metrics or Metrics()
+        self._emit = emit
         self._entries: dict[str, Entry] = {}
+        self._failing: set[str] = set()
+        self._steps: dict[str, float] = {}
+        """When the step that each uid is at began, monotonic seconds."""
+        self._stuck: set[str] = set()
+        self._moved_at = 0.0
         self._stopping = False
 
     # ── reasons to look ──
@@ -88,11 +107,14 @@ class Reconciler:
         """Something about this uid is new."""
         entry = self._entries.setdefault(uid, Entry())
         entry.woken = True
+        if self._pausing(uid, entry):
+            return
         if entry.timer is not None:
             entry.timer.cancel()
             entry.timer = None
         if entry.task is None and not self._stopping:
             entry.task = asyncio.create_task(self._work(uid, entry), name=f"reconcile {uid}")
+            entry.task.add_done_callback(lambda task: self._ended(uid, entry, task))
 
     def observed(self, uid: str, run_id: int, observation: Observation) -> None:
         """dbt Cloud told something of the run that the uid follows."""
@@ -123,6 +145,24 @@ class Reconciler:
                 entry.known = replace(entry.known, trouble=None, answered=True)
                 self.wake(uid)
 
+    # ── health ──
+
+    def silent(self) -> float:
+        """Seconds for which steps were under way and none ended; one that hangs does not show here."""
+        return self._clock().mono - self._moved_at if self._steps else 0.0
+
+    def oldest(self) -> float:
+        """Seconds that the step which has been under way for longest has taken."""
+        return self._clock().mono - min(self._steps.values()) if self._steps else 0.0
+
+    def tell_stuck(self) -> None:
+        """Logs each object once whose step does not come back."""
+        now = self._clock().mono
+        stuck = {uid for uid, began in self._steps.items() if now - began > STUCK_SECONDS}
+        for uid in stuck - self._stuck:
+            logger.warning("A step has not come back for %.0f s.", STUCK_SECONDS, extra={"run": self._name(uid)})
+        self._stuck = stuck
+
     # ── looking ──
 
     async def stop(self, seconds: float) -> None:
@@ -140,7 +180,7 @@ class Reconciler:
     async def _work(self, uid: str, entry: Entry) -> None:
         self._metrics.active.inc()
         try:
-            while entry.woken and not self._stopping:
+            while entry.woken and not (self._stopping or self._pausing(uid, entry)):
                 entry.woken = False
                 await self._guarded(uid, entry)
         finally:
@@ -150,16 +190,51 @@ class Reconciler:
         if entry.woken and not self._stopping:
             self.wake(uid)
 
+    def _ended(self, uid: str, entry: Entry, task: asyncio.Task[None]) -> None:
+        """A task that died would leave its object alone for ever."""
+        error = asyncio.CancelledError("cancelled from within") if task.cancelled() else task.exception()
+        if error is not None and not self._stopping:
+            self._failed(uid, entry, error)
+
     async def _guarded(self, uid: str, entry: Entry) -> None:
+        self._metrics.reconciles.inc()
         try:
             until = await self._settle(uid, entry)
-            entry.failures = 0
         except Exception as error:  # noqa: BLE001 - whatever one object does, the others go on
-            entry.failures += 1
-            until = self._clock().mono + self._pause(entry.failures)
-            self._report(uid, error, entry.failures)
-        if until is not None and not self._stopping:
-            entry.timer = asyncio.get_running_loop().call_later(max(0.0, until - self._clock().mono), self.wake, uid)
+            self._failed(uid, entry, error)
+            return
+        entry.failures = 0
+        self._failing.discard(uid)
+        self._metrics.failing.set(len(self._failing))
+        if until is not None:
+            self._look_at(uid, entry, until)
+
+    def _failed(self, uid: str, entry: Entry, error: BaseException) -> None:
+        run = self._mirror.get(uid)
+        entry.failures += 1
+        entry.failed_at = run.metadata.generation if run else 0
+        pause = self._pause(entry.failures)
+        self._look_at(uid, entry, self._clock().mono + pause)
+        self._failing.add(uid)
+        self._report(uid, error, entry.failures, pause)
+        if run is not None and entry.failures % TOLD_EACH == 3:
+            self._emit(run, _failure_event(error, entry.failures))
+
+    def _look_at(self, uid: str, entry: Entry, until: float) -> None:
+        if not self._stopping:
+            wait = max(0.0, until - self._clock().mono)
+            entry.timer = asyncio.get_running_loop().call_later(wait, self._due, uid, entry)
+
+    def _due(self, uid: str, entry: Entry) -> None:
+        entry.timer = None
+        self.wake(uid)
+
+    def _pausing(self, uid: str, entry: Entry) -> bool:
+        """Whether a failure forbids to look now. What the owner changed is looked at all the same."""
+        if not entry.failures or entry.timer is None:
+            return False
+        run = self._mirror.get(uid)
+        return run is not None and run.metadata.generation == entry.failed_at
 
     async def _settle(self, uid: str, entry: Entry) -> float | None:
         """Decides and acts until the object can wait: until when (monotonic seconds)."""
@@ -188,13 +263,24 @@ class Reconciler:
         name = type(decision).__name__
         self._metrics.decisions.labels(name).inc()
         before = entry.known
-        known = await self._performer.perform(decision, run, before)
+        known = await self._step(decision, run, before)
         if known.account_id is not None and before.account_id is None:
             entry.connected_at = self._clock().mono
         entry.known = _merged(before, known, entry.known)
         attempt = run.status.attempt
         told = {"run": str(run), "attempt": attempt and attempt.number, "run_id": run.status.run_id}
         logger.info(name, extra=told)
+
+    async def _step(self, decision: Decision, run: DbtRun, known: Known) -> Known:
+        began = self._clock().mono
+        if not self._steps:
+            self._moved_at = began
+        self._steps[run.uid] = began
+        try:
+            return await self._performer.perform(decision, run, known)
+        finally:
+            del self._steps[run.uid]
+            self._moved_at = self._clock().mono
 
     def _fresh(self, entry: Entry, now: Instant) -> Known:
         stale = entry.known.account_id is not None and now.mono - entry.connected_at > RECONNECT
@@ -207,26 +293,37 @@ class Reconciler:
 
     def _forget(self, uid: str) -> None:
         self._entries.pop(uid, None)
+        self._failing.discard(uid)
         self._performer.forget(uid)
 
     def _pause(self, failures: int) -> float:
         first, most = BACKOFF
         return min(first * 2.0 ** min(failures - 1, 10), most) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
 
-    def _report(self, uid: str, error: Exception, failures: int) -> None:
+    def _report(self, uid: str, error: BaseException, failures: int, pause: float) -> None:
         self._metrics.failures.inc()
-        told = {"run": str(self._mirror.get(uid) or uid), "failures": failures}
+        self._metrics.failing.set(len(self._failing))
+        told = {"run": self._name(uid), "failures": failures, "again_in": round(pause, 1)}
         traceback = error if _surprising(error) else None
         logger.warning("%s: %s", type(error).__name__, error, extra=told, exc_info=traceback)
+
+    def _name(self, uid: str) -> str:
+        return str(self._mirror.get(uid) or uid)
 
 
 class RestlessObject(Exception):
     """An object made the core decide without end: a defect, contained by a pause."""
 
 
-def _surprising(error: Exception) -> bool:
+def _surprising(error: BaseException) -> bool:
     """Whether the traceback says something: what we raise ourselves explains itself."""
     return not type(error).__module__.startswith("watcher.")
+
+
+def _failure_event(error: BaseException, failures: int) -> Event:
+    """What the owner is told. The words of a foreign error may hold anything, so they stay in the log."""
+    why = type(error).__name__ if _surprising(error) else str(error)
+    return Event("Warning", "ReconcileFailed", f"It failed {failures} times in a row and is tried again: {why}")
 
 
 def _informed(known: Known, observation: Observation) -> Known:

@@ -12,11 +12,12 @@ from msgspec.structs import replace as changed
 
 from watcher.api import DbtRun, Job, Metadata, Phase, Reason, Spec
 from watcher.lifecycle.decide import Interest
-from watcher.lifecycle.decisions import Connect, Decision, Write
+from watcher.lifecycle.decisions import Connect, Decision, Event, Write
 from watcher.lifecycle.facts import Instant, Observation, RunFacts, RunState, Trouble
 from watcher.lifecycle.known import Known
 from watcher.lifecycle.policy import Policy
-from watcher.reconcile import Reconciler
+from watcher.reconcile import STUCK_SECONDS, Reconciler
+from watcher.telemetry.metrics import Metrics
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -50,6 +51,9 @@ class World:
     restless: set[str] = field(default_factory=set)
     forgotten: list[str] = field(default_factory=list)
     busy: set[str] = field(default_factory=set)
+    events: list[tuple[str, str, str]] = field(default_factory=list)
+    metrics: Metrics = field(default_factory=Metrics)
+    stray: set[str] = field(default_factory=set)
     pause: float = 0.0
 
     def get(self, uid: str) -> DbtRun | None:
@@ -66,6 +70,8 @@ class World:
             self.done.append((run.uid, type(decision).__name__))
             if run.uid in self.poison:
                 raise RuntimeError("poison")
+            if run.uid in self.stray:
+                raise asyncio.CancelledError
             return self._carry_out(decision, run, known)
         finally:
             self.busy.discard(run.uid)
@@ -79,6 +85,9 @@ class World:
                 trouble = Trouble(reason=Reason.UNREACHABLE, message="away", since=now, retry_at=now.mono + 60)
                 return replace(known, trouble=known.trouble or trouble)
         return known
+
+    def emit(self, run: DbtRun, event: Event) -> None:
+        self.events.append((run.uid, event.reason, event.message))
 
     def follow(self, run: DbtRun, wanted: Interest | None) -> None:
         pass
@@ -96,7 +105,7 @@ async def loop_of() -> AsyncIterator[Loops]:
     made: list[Reconciler] = []
 
     def make(world: World) -> Reconciler:
-        made.append(Reconciler(world, world, clock, Policy()))
+        made.append(Reconciler(world, world, clock, Policy(), world.metrics, emit=world.emit))
         return made[-1]
 
     yield make
@@ -131,8 +140,117 @@ async def test_one_poison_object_does_not_slow_a_thousand_others(loop_of: Loops)
         loop.wake(name)
     await asyncio.sleep(300)
     assert all(world.runs[name].status.phase is Phase.PENDING for name in names if name != "run-7")
-    tries = [uid for uid, _ in world.done].count("run-7")
-    assert 4 <= tries <= 20, "it is tried again, ever more rarely"
+    assert 4 <= tries(world, "run-7") <= 20, "it is tried again, ever more rarely"
+
+
+def touched(world: World, uid: str, generation: int = 1) -> None:
+    """Somebody wrote the object; a higher generation: its owner changed what is wanted."""
+    world.runs[uid] = changed(world.runs[uid], metadata=changed(world.runs[uid].metadata, generation=generation))
+
+
+def tries(world: World, uid: str = "a") -> int:
+    return [done for done, _ in world.done].count(uid)
+
+
+async def test_others_who_write_a_failing_object_all_the_time_do_not_make_it_hot(loop_of: Loops) -> None:
+    world = World({"a": suspended("a")}, poison={"a"})
+    loop = loop_of(world)
+    for _ in range(600):
+        touched(world, "a")
+        loop.wake("a")
+        await asyncio.sleep(0.5)
+    assert 4 <= tries(world) <= 20
+
+
+async def test_a_failing_object_is_looked_at_at_once_when_its_owner_changes_it(loop_of: Loops) -> None:
+    world = World({"a": suspended("a")}, poison={"a"})
+    loop = loop_of(world)
+    loop.wake("a")
+    await asyncio.sleep(200)
+    before = tries(world)
+    touched(world, "a", generation=2)
+    loop.wake("a")
+    await asyncio.sleep(0.01)
+    assert tries(world) == before + 1
+
+
+async def test_each_failure_is_one_line_that_names_the_object_and_when_it_is_tried_again(
+    loop_of: Loops, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World({"a": suspended("a")}, poison={"a"})
+    loop_of(world).wake("a")
+    await asyncio.sleep(100)
+    told = [vars(record) for record in caplog.records if record.levelname == "WARNING"]
+    assert [line["failures"] for line in told] == list(range(1, tries(world) + 1))
+    assert {line["run"] for line in told} == {"n/a"}
+    assert told[0]["again_in"] <= 1 < told[3]["again_in"]
+
+
+async def test_failing_objects_are_counted_until_they_are_well(loop_of: Loops) -> None:
+    world = World({"a": suspended("a"), "b": suspended("b")}, poison={"a"})
+    loop = loop_of(world)
+    loop.wake("a")
+    loop.wake("b")
+    await asyncio.sleep(20)
+    assert world.metrics.registry.get_sample_value("dbtrun_reconciles_failing") == 1
+    world.poison.clear()
+    await asyncio.sleep(120)
+    assert world.metrics.registry.get_sample_value("dbtrun_reconciles_failing") == 0
+    assert world.metrics.registry.get_sample_value("dbtrun_reconcile_failures_total") == tries(world) - 1
+
+
+async def test_the_owner_of_a_failing_object_gets_an_event_now_and_then(loop_of: Loops) -> None:
+    world = World({"a": suspended("a")}, poison={"a"})
+    loop_of(world).wake("a")
+    await asyncio.sleep(1_800)
+    assert world.events[0] == (
+        "a", "ReconcileFailed", "It failed 3 times in a row and is tried again: RuntimeError"
+    )  # fmt: skip
+    assert 2 <= len(world.events) <= 6
+
+
+async def test_a_task_that_is_cancelled_from_within_does_not_leave_its_object_alone(loop_of: Loops) -> None:
+    world = World({"a": suspended("a")}, stray={"a"})
+    loop_of(world).wake("a")
+    await asyncio.sleep(30)
+    assert tries(world) > 2
+    world.stray.clear()
+    await asyncio.sleep(60)
+    assert world.runs["a"].status.phase is Phase.PENDING
+
+
+async def test_steps_that_do_not_come_back_are_noticed_and_named(
+    loop_of: Loops, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World({"a": suspended("a")}, pause=10_000)
+    loop = loop_of(world)
+    loop.wake("a")
+    await asyncio.sleep(STUCK_SECONDS + 1)
+    for _ in range(2):
+        loop.tell_stuck()
+    assert loop.silent() == loop.oldest() == pytest.approx(STUCK_SECONDS + 1)
+    assert [vars(record)["run"] for record in caplog.records] == ["n/a"]
+
+
+async def test_one_step_that_does_not_come_back_is_no_reason_to_restart_all(loop_of: Loops) -> None:
+    world = World({"a": suspended("a"), "b": ready("b")}, pause=10_000)
+    loop = loop_of(world)
+    loop.wake("a")
+    await asyncio.sleep(1)
+    world.pause = 0.0
+    for _ in range(600):
+        loop.wake("b")
+        await asyncio.sleep(1)
+    assert loop.oldest() > STUCK_SECONDS
+    assert loop.silent() < 100
+
+
+async def test_nothing_to_do_is_not_silence(loop_of: Loops) -> None:
+    world = World({"a": suspended("a")})
+    loop = loop_of(world)
+    loop.wake("a")
+    await asyncio.sleep(3_600)
+    assert loop.silent() == 0
 
 
 async def test_an_object_that_never_settles_is_paused(loop_of: Loops) -> None:

@@ -11,6 +11,7 @@ import httpx
 from watcher.telemetry.health import Checks, health_app
 from watcher.telemetry.logs import JsonFormatter, TextFormatter
 from watcher.telemetry.metrics import Metrics
+from watcher.telemetry.vitals import Vitals
 
 
 def record(message: str, **extra: object) -> logging.LogRecord:
@@ -41,20 +42,35 @@ def test_text_for_people_ends_with_the_extras() -> None:
     assert TextFormatter().format(record("Start", run="n/a")).endswith("INFO    Start  run=n/a")
 
 
-async def get(path: str, alive: str | None = None, ready: str | None = None) -> httpx.Response:
-    metrics = Metrics()
+async def get(path: str, silent: float = 0.0, ready: str | None = None) -> httpx.Response:
+    metrics, vitals = Metrics(), Vitals()
+    vitals.watch("poller", 300, lambda: silent)
+    metrics.watch_parts(vitals)
     metrics.decisions.labels("Start").inc()
-    app = health_app(Checks(alive=lambda: alive, ready=lambda: ready), metrics)
+    app = health_app(Checks(vitals, ready=lambda: ready), metrics)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://watcher") as client:
         return await client.get(path)
 
 
-async def test_a_probe_says_what_is_wrong() -> None:
-    assert (await get("/healthz")).status_code == 200
-    late = await get("/healthz", alive="Polling is late.")
-    assert (late.status_code, late.text) == (503, "Polling is late.")
+async def test_liveness_names_the_part_that_stands_still() -> None:
+    well = await get("/healthz", silent=1.23)
+    assert (well.status_code, well.json()) == (200, {"late": {}, "silentSeconds": {"poller": 1.2}})
+    late = await get("/healthz", silent=412)
+    assert late.status_code == 503
+    assert late.json()["late"] == {"poller": "The poller has stood still for 412 s (limit 300 s)."}
+
+
+async def test_readiness_says_what_is_missing_and_is_no_matter_of_life() -> None:
+    missing = await get("/readyz", ready="Not listed yet.")
+    assert (missing.status_code, missing.text) == (503, "Not listed yet.")
     assert (await get("/healthz", ready="Not listed yet.")).status_code == 200
-    assert (await get("/readyz", ready="Not listed yet.")).status_code == 503
+    assert (await get("/readyz", silent=412)).status_code == 200
+
+
+async def test_the_silence_of_each_part_is_a_metric_beside_its_limit() -> None:
+    told = (await get("/metrics", silent=412)).text
+    assert 'dbtrun_part_silent_seconds{part="poller"} 412.0' in told
+    assert 'dbtrun_part_limit_seconds{part="poller"} 300.0' in told
 
 
 async def test_metrics_are_served() -> None:

@@ -22,6 +22,7 @@ import yaml
 from kubernetes_asyncio import config
 from kubernetes_asyncio.client import ApiClient, Configuration
 
+from watcher.cluster.clock import ClusterClock
 from watcher.cluster.errors import ApiTrouble, refusal
 from watcher.cluster.turns import Turns, Urgency
 
@@ -74,6 +75,8 @@ class ClusterAccess:
         # kubernetes_asyncio trusts the environment, which costs a look-up of ~/.netrc in a thread on every request.
         self._client.rest_client.pool_manager._trust_env = False
         self._turns = Turns(AT_ONCE)
+        self.clock = ClusterClock()
+        """The API server's."""
         self._timeout = aiohttp.ClientTimeout(
             total=timeouts.total, connect=timeouts.connect, sock_connect=timeouts.connect
         )
@@ -146,6 +149,7 @@ class ClusterAccess:
         content_type: str,
         accept: str,
     ) -> bytes:
+        sent = time.monotonic()
         try:
             # Not preloaded: the library would write whole bodies, Secrets among them, into a debug log.
             response = await self._client.call_api(
@@ -158,6 +162,7 @@ class ClusterAccess:
                 _preload_content=False,
                 _request_timeout=self._timeout,
             )
+            self.clock.heard(response.headers.get("Date"), sent, time.monotonic())
             async with response:
                 answer: bytes = await response.read()
         except (aiohttp.ClientError, config.ConfigException, OSError) as error:  # a TimeoutError is an OSError

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 Deliver = Callable[[str | None, Mapping[str, Any]], None]
 Login = Callable[[], Awaitable[kopf.ConnectionInfo]]
 
+SILENCE_SECONDS: Final = 90.0
+"""A watch without a byte for this long is opened anew. The API server sends a bookmark about once a minute."""
 STOP_SECONDS: Final = 0.8
 """How long a stop is awaited. A kopf that is still starting takes five: then its thread, a daemon, is left behind."""
 
@@ -33,9 +35,12 @@ class KopfThread:
     ended: asyncio.Future[None]
     """Done when kopf has ended, with its exception if it had one."""
 
-    def __init__(self, login: Login, namespaces: Collection[str], deliver: Deliver) -> None:
+    def __init__(
+        self, login: Login, namespaces: Collection[str], deliver: Deliver, *, silence: float = SILENCE_SECONDS
+    ) -> None:
         self._namespaces = tuple(namespaces)
         self._deliver = deliver
+        self._silence = silence
         self._stop = threading.Event()
         self._registry = _registry(login, self._forward)
 
@@ -67,7 +72,11 @@ class KopfThread:
         scope: dict[str, Any] = {"namespaces": self._namespaces} if self._namespaces else {"clusterwide": True}
         try:
             await kopf.operator(
-                registry=self._registry, settings=_settings(), standalone=True, stop_flag=self._stop, **scope
+                registry=self._registry,
+                settings=_settings(self._silence),
+                standalone=True,
+                stop_flag=self._stop,
+                **scope,
             )
         finally:
             self._stop.set()  # kopf awaits the flag in a thread, and asyncio.run awaits that thread
@@ -115,7 +124,7 @@ def _quieten() -> None:
         log.setLevel(logging.CRITICAL)
 
 
-def _settings() -> kopf.OperatorSettings:
+def _settings(silence: float) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.scanning.disabled = True  # or it lists and watches all CRDs and namespaces
     settings.posting.enabled = False
@@ -124,7 +133,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.persistence.progress_storage = _NoProgress()
     settings.watching.server_timeout = 300
-    settings.watching.inactivity_timeout = 90  # bookmarks come once a minute or two
+    settings.watching.inactivity_timeout = silence
     settings.watching.connect_timeout = 10
     settings.watching.chunk_size = 500
     settings.networking.request_timeout = 30

@@ -17,7 +17,7 @@ from watcher.api import GROUP, PLURAL, DbtRun
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.echoes import Echoes
 from watcher.cluster.errors import ApiTrouble, Forbidden, NotServed
-from watcher.cluster.kopf_thread import KopfThread
+from watcher.cluster.kopf_thread import SILENCE_SECONDS, KopfThread
 from watcher.cluster.listing import check_discovery, list_objects, list_versions
 from watcher.cluster.mirror import Mirror
 
@@ -37,6 +37,8 @@ class StreamSettings:
     """A deletion that the watch missed is seen after this time; 10,000 objects cost 20 small requests."""
     stall_after: float = 30.0
     """A version that exists and did not come by on the watch for this long shows that the watch is dead."""
+    silent_after: float = SILENCE_SECONDS
+    """A watch that brings nothing at all for this long, not even a bookmark, is opened anew by kopf."""
     retry_first: float = 1.0
     """Wait after the first failure; doubled up to `retry_most`, with jitter."""
     retry_most: float = 30.0
@@ -73,10 +75,15 @@ class Stream:
         self._on_restart = on_restart
         self._echoes = Echoes()
         self._prune_at = float("inf")
+        self._turned_at: float | None = None
         self.synced = asyncio.Event()
         """Set once the first listing is complete; never cleared."""
         self.problem: str | None = None
         """Why the mirror may be out of date at the moment, as a sentence; None when it is not."""
+
+    def silent(self) -> float:
+        """Seconds since this gave a sign of life; an API server that is away is no reason for silence."""
+        return 0.0 if self._turned_at is None else self._now() - self._turned_at
 
     async def run(self) -> None:
         """Follows until it is cancelled. Whatever the API server explains is told and waited out.
@@ -99,6 +106,7 @@ class Stream:
     async def _list_until_it_works(self) -> None:
         failures = 0
         while True:
+            self._turn()
             try:
                 await check_discovery(self._access)
                 for scope in self._scopes:
@@ -116,6 +124,7 @@ class Stream:
         known = self._mirror.uids(scope)
         listed = set()
         async for body in list_objects(self._access, scope, self._settings.page_size):
+            self._turn()
             listed.add(body["metadata"]["uid"])
             self._take(None, body)
         self._forget_missing(known, listed)
@@ -123,7 +132,7 @@ class Stream:
     async def _follow(self) -> tuple[str, BaseException | None]:
         """Until the watch ends or shows itself dead: why."""
         self._echoes.begin(((run.uid, run.metadata.resource_version) for run in self._mirror), self._now())
-        async with KopfThread(self._access.kopf_login, self._namespaces, self._deliver) as kopf_thread:
+        async with self._kopf() as kopf_thread:
             doubt = asyncio.create_task(self._doubt())
             either: set[asyncio.Future[Any]] = {kopf_thread.ended, doubt}
             try:
@@ -135,11 +144,16 @@ class Stream:
             finally:
                 doubt.cancel()
 
+    def _kopf(self) -> KopfThread:
+        silence = self._settings.silent_after
+        return KopfThread(self._access.kopf_login, self._namespaces, self._deliver, silence=silence)
+
     async def _doubt(self) -> str:
         """Returns when there is proof that the watch is dead."""
         pace = min(self._settings.stall_after, self._settings.prune_every) / 4
         self._prune_at = self._now() + pace  # the first doubt comes soon: kopf may have found nothing to watch
         while True:
+            self._turn()
             await asyncio.sleep(pace)
             if overdue := self._echoes.overdue(self._now(), self._settings.stall_after):
                 return f"The watch is dead: it did not bring a known version of {self._name(overdue)}."
@@ -180,6 +194,9 @@ class Stream:
         for uid in self._mirror.prune(known, listed):
             self._echoes.forget(uid)
             self._wake(uid)
+
+    def _turn(self) -> None:
+        self._turned_at = self._now()
 
     def _tell(self, problem: str) -> None:
         if problem != self.problem:

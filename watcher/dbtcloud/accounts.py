@@ -137,7 +137,14 @@ class Accounts:
         )
         name = f"{connection.host}, account {connection.account_id}"
         sink = self._sink_of(connection)
-        poller = Poller(client, sink, name=name, feed_seconds=self._feed_seconds, clock=self._clock)
+        poller = Poller(
+            client,
+            sink,
+            name=name,
+            feed_seconds=self._feed_seconds,
+            clock=self._clock,
+            heard_at=lambda: client.polled_at,
+        )
         account = Account(connection, client, budget, poller, unused_since=self._clock().mono)
         self._accounts[connection] = account
         self._launch(account)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib.metadata
+import math
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -72,6 +73,8 @@ class Channel:
         self._budget = budget
         self._clock = clock
         self._total_seconds = total_seconds
+        self.polled_at = -math.inf
+        """Monotonic seconds at which a poll's request last came to an end, whichever: a list may take many."""
         self._http = httpx.AsyncClient(
             base_url=connection.base_url,
             headers={
@@ -160,6 +163,9 @@ class Channel:
             raise Unreachable(f"{request} was not answered within {self._total_seconds:g} seconds") from None
         except httpx.HTTPError as error:
             raise self._fault(error, request) from None
+        finally:
+            if priority is Priority.POLL:
+                self.polled_at = self._clock().mono
         return self._noted(
             Received(
                 request=request,

@@ -69,6 +69,11 @@ class Client:
     ) -> None:
         await self.close()
 
+    @property
+    def polled_at(self) -> float:
+        """Monotonic seconds at which a poll's request last came to an end."""
+        return self._channel.polled_at
+
     async def close(self) -> None:
         """Closes the connections; requests under way fail."""
         await self._channel.close()

@@ -76,6 +76,7 @@ class Poller:
     Args:
         name: the connection's, for the log: no secret.
         feed_seconds: between two looks at what finished.
+        heard_at: monotonic seconds at which the source last heard something, of a list's single pages too.
         jitter: a number from 0 to 1, for backoff.
     """
 
@@ -87,6 +88,7 @@ class Poller:
         name: str = "",
         feed_seconds: float = FEED_SECONDS,
         clock: Clock = system_clock,
+        heard_at: Callable[[], float] = lambda: -math.inf,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._source = source
@@ -105,6 +107,12 @@ class Poller:
         self._feed_wait = feed_seconds
         self._refused: dict[str, float] = {}
         self._polled_at = -math.inf
+        self._heard_at = heard_at
+        self._under_way = 0
+        self._moved_at = -math.inf
+        """When a poll last began or ended."""
+        self._feed_due = math.inf
+        """When the feed is looked at next; in the past while it is being looked at."""
 
     # ---- what others call
 
@@ -144,10 +152,14 @@ class Poller:
         """Filters that dbt Cloud ignores, of `pk__in`, `status__in`, `finished_at__range`: dearer ways are used."""
         return tuple(sorted(name for name in self._refused if self._refuses(name)))
 
-    def overdue(self) -> float:
-        """Seconds that the next poll is late, backoff aside: for health."""
-        due = self._next_at()
-        return 0.0 if due is None else max(0.0, self._now() - due)
+    def silent(self) -> float:
+        """Seconds for which something was due or under way and nothing happened: for health."""
+        now = self._now()
+        heard = self._heard_at()
+        due = -math.inf if self._under_way else self._next_at()
+        batches = 0.0 if due is None else now - max(due, self._moved_at, heard)
+        feed = now - max(self._feed_due, heard) if self._schedule else 0.0
+        return max(0.0, batches, feed)
 
     async def run(self) -> None:
         """Polls until cancelled."""
@@ -161,7 +173,8 @@ class Poller:
         while True:
             await self._until_due()
             await self._slots.acquire()
-            self._polled_at = self._now()
+            self._polled_at = self._moved_at = self._now()
+            self._under_way += 1
             taken = self._schedule.take(self._polled_at, PAGE_SIZE)
             poll = group.create_task(self._poll(taken))
             if self._contact.troubled or self._refuses("pk__in"):
@@ -187,7 +200,8 @@ class Poller:
             self._failed(error)
         finally:
             self._slots.release()
-            now = self._now()
+            self._under_way -= 1
+            now = self._moved_at = self._now()
             for run in taken:
                 due = self._contact.retry_at or max(asked_at + self._interval(run), now + BATCH_GAP)
                 self._schedule.give_back(run, due, now)
@@ -255,7 +269,9 @@ class Poller:
 
     async def _watch_finished(self) -> None:
         while True:
+            self._feed_due = math.inf
             await self._anybody.wait()
+            self._feed_due = self._now() + self._feed_wait
             await asyncio.sleep(self._feed_wait)
             wanted = self._schedule and not self._contact.troubled and not self._refuses("finished_at__range")
             if wanted and self._offset is not None:

@@ -1,4 +1,7 @@
-"""The small HTTP server for probes and metrics: /healthz, /readyz, /metrics."""
+"""The small HTTP server for probes and metrics: /healthz, /readyz, /metrics.
+
+It runs in the loop of all parts, so a probe times out when that loop is blocked.
+"""
 
 from __future__ import annotations
 
@@ -13,36 +16,37 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from watcher.telemetry.metrics import Metrics
-
-Check = Callable[[], str | None]
-"""None: all is well. Else one sentence that says what is not."""
+from watcher.telemetry.vitals import Vitals
 
 
 class Checks(NamedTuple):
     """What the two probes ask."""
 
-    alive: Check
-    ready: Check
+    vitals: Vitals
+    ready: Callable[[], str | None]
+    """None, or one sentence that says what is missing."""
 
 
 def health_app(checks: Checks, metrics: Metrics) -> Starlette:
     """The three pages as an ASGI app."""
 
-    def probe(check: Check) -> Route:
-        async def answer(_: Request) -> Response:
-            wrong = check()
-            return PlainTextResponse(wrong or "ok", status_code=200 if wrong is None else 503)
+    async def alive(_: Request) -> Response:
+        late = checks.vitals.late()
+        silent = {part.name: round(seconds, 1) for part, seconds in checks.vitals}
+        return JSONResponse({"late": late, "silentSeconds": silent}, status_code=503 if late else 200)
 
-        return Route("/healthz" if check is checks.alive else "/readyz", answer)
+    async def ready(_: Request) -> Response:
+        missing = checks.ready()
+        return PlainTextResponse(missing or "ok", status_code=200 if missing is None else 503)
 
     async def page(_: Request) -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    return Starlette(routes=[probe(checks.alive), probe(checks.ready), Route("/metrics", page)])
+    return Starlette(routes=[Route("/healthz", alive), Route("/readyz", ready), Route("/metrics", page)])
 
 
 class _Server(uvicorn.Server):

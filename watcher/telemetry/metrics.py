@@ -38,16 +38,48 @@ class Account(Protocol):
     def poller(self) -> Poller: ...
 
 
+class Part(Protocol):
+    """A part that must go on."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def limit(self) -> float: ...
+
+
 class Metrics:
     """All metrics of one watcher, in a registry of their own so that tests can have several."""
 
     def __init__(self) -> None:
         registry: Final = CollectorRegistry()
         self.registry = registry
+        self.reconciles = Counter("dbtrun_reconciles", "Looks at an object, whatever came of them.", registry=registry)
         self.decisions = Counter("dbtrun_decisions", "Decisions carried out.", ["decision"], registry=registry)
         self.finished = Counter("dbtrun_finished", "Ends, by phase and reason.", ["phase", "reason"], registry=registry)
         self.failures = Counter(
             "dbtrun_reconcile_failures", "Reconciles that met an unexpected error.", registry=registry
+        )
+        self.failing = Gauge(
+            "dbtrun_reconciles_failing", "Objects whose last reconcile failed; each is tried again.", registry=registry
+        )
+        self.oldest_step = Gauge(
+            "dbtrun_reconcile_oldest_seconds", "Age of the step that has been under way longest.", registry=registry
+        )
+        self.unreadable = Gauge(
+            "dbtrun_objects_unreadable", "Objects that cannot be read, so nothing is done for them.", registry=registry
+        )
+        self.watch_restarts = Counter("dbtrun_watch_restarts", "Watches that ended or were dead.", registry=registry)
+        self.watch_broken = Gauge(
+            "dbtrun_watch_broken", "1 while DbtRuns cannot be listed or watched.", registry=registry
+        )
+        self.clock_offset = Gauge(
+            "dbtrun_clock_offset_seconds", "The API server's clock minus this machine's.", registry=registry
+        )
+        self.loop_lag = Histogram(
+            "dbtrun_loop_lag_seconds",
+            "How late the event loop was, once a second.",
+            buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60),
+            registry=registry,
         )
         self.conflicts = Counter("dbtrun_write_conflicts", "Writes refused: the object had changed.", registry=registry)
         self.known = Gauge("dbtrun_objects", "DbtRuns known.", registry=registry)
@@ -62,6 +94,28 @@ class Metrics:
     def watch(self, accounts: Iterable[Account]) -> None:
         """Shows what the accounts count themselves; iterated anew at each scrape."""
         self.registry.register(_Accounts(accounts))
+
+    def watch_parts(self, parts: Iterable[tuple[Part, float]]) -> None:
+        """Shows how long each part has been silent; iterated anew at each scrape."""
+        self.registry.register(_Parts(parts))
+
+
+@dataclass(eq=False)
+class _Parts(Collector):
+    parts: Iterable[tuple[Part, float]]
+
+    def collect(self) -> Iterator[Metric]:
+        silent = GaugeMetricFamily(
+            "dbtrun_part_silent_seconds", "Since a part last gave a sign of life.", labels=["part"]
+        )
+        limit = GaugeMetricFamily(
+            "dbtrun_part_limit_seconds", "Silence after which the liveness probe fails.", labels=["part"]
+        )
+        for part, seconds in self.parts:
+            silent.add_metric([part.name], seconds)
+            limit.add_metric([part.name], part.limit)
+        yield silent
+        yield limit
 
 
 @dataclass(eq=False)

@@ -41,6 +41,8 @@ class Cloud:
     hidden: set[int] = field(default_factory=set)
     odd: set[int] = field(default_factory=set)
     latency: float = 0.2
+    hung: str = ""
+    """The kind of request that is never answered."""
     ahead: timedelta = timedelta(0)
     lag: timedelta = timedelta(0)
 
@@ -69,7 +71,7 @@ class Cloud:
     async def request(self, kind: str, pages: int = 1) -> Instant:
         self.asked.append((now(), kind, pages))
         at = clock()
-        await asyncio.sleep(self.latency)
+        await asyncio.sleep(10_000 if kind == self.hung else self.latency)
         if kind in self.broken:
             raise self.broken[kind]
         return at
@@ -629,13 +631,48 @@ async def test_an_answer_that_was_overtaken_is_not_told() -> None:
         assert states == [RunState.RUNNING, RunState.SUCCESS]
 
 
-async def test_how_late_the_next_poll_is_can_be_asked() -> None:
+async def test_a_poll_that_does_not_begin_is_noticed() -> None:
     cloud = Cloud()
     poller = Poller(cloud, Recorder(), clock=clock)
-    assert poller.overdue() == 0
+    assert poller.silent() == 0
     poller.follow("a", 1, 30)
     await asyncio.sleep(31)
-    assert poller.overdue() == pytest.approx(30)
+    assert poller.silent() == pytest.approx(30)
+
+
+async def test_a_poll_that_does_not_come_back_is_noticed() -> None:
+    async with polling() as scene:
+        scene.follow([1], interval=30)
+        scene.cloud.latency = 10_000
+        await asyncio.sleep(400)
+        assert scene.poller.silent() == pytest.approx(400, abs=10)
+
+
+async def test_a_look_at_the_feed_that_does_not_come_back_is_noticed() -> None:
+    async with polling() as scene:
+        scene.cloud.hung = "finished"
+        scene.follow([1], interval=30)
+        await asyncio.sleep(400)
+        assert scene.cloud.requests("runs", since=350), "batches go on"
+        assert scene.poller.silent() == pytest.approx(390, abs=10)
+
+
+async def test_a_poll_of_many_pages_is_not_taken_for_a_stuck_one() -> None:
+    cloud = Cloud(latency=10_000)
+    poller = Poller(cloud, Recorder(), clock=clock, heard_at=lambda: now() - 20)
+    task = asyncio.create_task(poller.run())
+    poller.follow("a", 1, 30)
+    await asyncio.sleep(3600)
+    assert poller.silent() <= 20
+    task.cancel()
+
+
+async def test_an_hour_of_quiet_polling_is_never_silent_for_long() -> None:
+    async with polling() as scene:
+        scene.follow([1], interval=3600)
+        for _ in range(360):
+            await asyncio.sleep(10)
+            assert scene.poller.silent() <= 1
 
 
 async def test_a_fault_of_our_own_ends_the_task_instead_of_hiding() -> None:

@@ -1,0 +1,138 @@
+"""The watcher as a whole, with no API server to reach: no part of it stops silently."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.stack.waiting import until
+from watcher.app import LEADERLESS_SECONDS, STUCK_SECONDS, PartEnded, Watcher
+from watcher.cluster.access import ClusterAccess
+from watcher.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+Work = Callable[[], Awaitable[None]]
+
+
+@pytest.fixture
+def kubeconfig(tmp_path: Path) -> Path:
+    """Of an API server that refuses every connection."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    path = tmp_path / "kubeconfig"
+    path.write_text(
+        yaml.safe_dump({
+            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+            "users": [{"name": "u", "user": {}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        })
+    )  # fmt: skip
+    return path
+
+
+@pytest.fixture
+async def watcher(kubeconfig: Path) -> AsyncIterator[Watcher]:
+    access = await ClusterAccess.load(kubeconfig)
+    yield Watcher(Settings(listen="127.0.0.1:0"), access)
+    await access.close()
+
+
+async def raises() -> None:
+    raise RuntimeError("boom")
+
+
+async def returns() -> None:
+    pass
+
+
+async def is_cancelled_from_within() -> None:
+    raise asyncio.CancelledError
+
+
+PARTS = ["stream", "accounts", "events", "_leader"]
+ENDS: dict[Work, str] = {
+    raises: "RuntimeError: boom",
+    returns: "it had nothing more to do",
+    is_cancelled_from_within: "CancelledError",
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
+async def test_the_end_of_any_part_ends_the_watcher_and_names_it(
+    watcher: Watcher, part: str, end: Work, caplog: pytest.LogCaptureFixture
+) -> None:
+    getattr(watcher, part).run = end
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with asyncio.timeout(20):
+            with pytest.raises(ExceptionGroup) as ended:
+                await watcher.run(listener, asyncio.Event())
+    (why,) = ended.value.exceptions
+    assert isinstance(why, PartEnded)
+    assert ENDS[end] in str(why)
+    (told,) = [record.message for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert ENDS[end] in told
+
+
+def test_the_process_says_in_one_line_which_part_ended_and_exits_with_a_code(kubeconfig: Path) -> None:
+    program = """
+import sys
+from watcher.cli import main
+from watcher.dbtcloud.accounts import Accounts
+
+async def broken(self):
+    raise RuntimeError("boom")
+
+Accounts.run = broken
+main(sys.argv[1:], prog_name="dbtrun")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "run", "--kubeconfig", str(kubeconfig), "--listen", "127.0.0.1:0"],
+        capture_output=True, text=True, timeout=60, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == "Error: The part poller of the watcher ended: RuntimeError: boom"
+    assert sum("boom" in line for line in ended.stderr.splitlines()) == 2, "the log has it once, with its traceback"
+
+
+async def test_every_part_is_asked_for_its_silence(watcher: Watcher) -> None:
+    assert {part.name: part.limit for part in watcher.vitals.parts} == {
+        "watch": STUCK_SECONDS,
+        "poller": STUCK_SECONDS + 30,
+        "reconciler": STUCK_SECONDS + 30,
+        "leader": LEADERLESS_SECONDS,
+    }
+    assert watcher.vitals.late() == {}
+
+
+@pytest.mark.parametrize("name", ["watch", "poller", "reconciler", "leader"])
+async def test_a_silent_part_fails_the_probe(watcher: Watcher, name: str) -> None:
+    watcher.vitals.parts = [
+        replace(part, silent=lambda: 1_000.0) if part.name == name else part for part in watcher.vitals.parts
+    ]
+    assert list(watcher.checks.vitals.late()) == [name]
+
+
+async def test_an_api_server_that_is_away_is_no_reason_to_restart(watcher: Watcher) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stop = asyncio.Event()
+        running = asyncio.create_task(watcher.run(listener, stop))
+
+        async def told() -> str | None:
+            return watcher.stream.problem
+
+        await until(told)
+        assert watcher.vitals.late() == {}
+        assert "No answer from" in str(watcher.checks.ready())
+        stop.set()
+        await running

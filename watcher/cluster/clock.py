@@ -1,0 +1,72 @@
+"""One clock for every watcher: the API server's, as its replies tell it.
+
+Statuses hold instants (an end, a claim, the time of a retry) from which another watcher counts on. If each wrote its
+own machine's time, a clock that is wrong by minutes would move deadlines and TTLs by as much.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from watcher.lifecycle.facts import Instant
+
+logger = logging.getLogger(__name__)
+
+RESOLUTION: Final = timedelta(seconds=1)
+"""Of the Date header (RFC 9110, 5.6.7)."""
+WORTH_TELLING: Final = timedelta(seconds=5)
+
+
+def this_machine() -> Instant:
+    """This machine's time on both clocks."""
+    return Instant(datetime.now(UTC), time.monotonic())
+
+
+class ClusterClock:
+    """Calling it gives the present instant. The wall goes at the pace of the monotonic clock and follows `heard`.
+
+    So a jump of this machine's own clock is no jump of ours.
+    """
+
+    def __init__(self, source: Callable[[], Instant] = this_machine) -> None:
+        self._source = source
+        self._base = source()
+
+    def __call__(self) -> Instant:
+        mono = self._source().mono
+        return Instant(self._wall(mono), mono)
+
+    @property
+    def offset(self) -> timedelta:
+        """The API server's clock minus this machine's, as far as they are known to differ."""
+        now = self._source()
+        return self._wall(now.mono) - now.wall
+
+    def heard(self, date: str | None, sent: float, received: float) -> None:
+        """Takes the Date of a reply to a request that was sent and received at these monotonic seconds.
+
+        It was written somewhere in between; a difference that this can explain changes nothing.
+        """
+        try:
+            told = parsedate_to_datetime(date or "")
+        except ValueError:
+            return
+        half_trip = timedelta(seconds=(received - sent) / 2)
+        wall = told.replace(tzinfo=UTC) + RESOLUTION / 2
+        wrong = wall - self._wall(sent + half_trip.total_seconds())
+        if abs(wrong) > RESOLUTION + half_trip:
+            self._base = Instant(self._base.wall + wrong, self._base.mono)
+            self._tell(wrong)
+
+    def _wall(self, mono: float) -> datetime:
+        return self._base.wall + timedelta(seconds=mono - self._base.mono)
+
+    def _tell(self, wrong: timedelta) -> None:
+        if abs(wrong) > WORTH_TELLING:
+            ahead = self.offset.total_seconds()
+            logger.warning("The API server's clock counts: it is %+.0f s from this machine's.", ahead)
