@@ -32,8 +32,12 @@ async def _run(kills: int, seed: int, seconds: float, keep: Path | None, without
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         folder = keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
+        bar = click.progressbar(length=kills, label="kills", show_pos=True, file=sys.stderr)
         async with ControlPlane.start() as plane:
-            return await campaign(plane, folder, kills=kills, seed=seed, seconds=seconds, without=without)
+            with bar:
+                return await campaign(
+                    plane, folder, kills=kills, seed=seed, seconds=seconds, without=without, progress=bar.update
+                )
 
 
 if __name__ == "__main__":

@@ -73,11 +73,13 @@ class Campaign:
         self._going_on: set[asyncio.Task[None]] = set()
         """What lasts for longer than its round."""
 
-    async def run(self, kills: int, seconds: float) -> None:
+    async def run(self, kills: int, seconds: float, progress: Callable[[int], None]) -> None:
         """Until so many watchers were killed, or the time is over."""
         end = time.monotonic() + seconds
         while self.killed < kills and time.monotonic() < end and not await self._doubled():
+            before = self.killed
             await self._round()
+            progress(self.killed - before)
         if not await self._doubled():
             await self._settle()
 
@@ -233,7 +235,14 @@ def settled(one: Seen) -> bool:
 
 
 async def campaign(
-    plane: ControlPlane, folder: Path, *, kills: int, seed: int, seconds: float, without: str | None = None
+    plane: ControlPlane,
+    folder: Path,
+    *,
+    kills: int,
+    seed: int,
+    seconds: float,
+    without: str | None = None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Figures:
     """Runs one and returns its figures.
 
@@ -242,6 +251,7 @@ async def campaign(
         seconds: after which no further one is killed.
         without: a part of the protocol that is taken away, of `MUTANTS`. The first double start ends it, and in every
             round something makes starts doubtful, not in every other one.
+        progress: is told the kills of each round.
     """
     settings = SETTINGS if without is None else {**SETTINGS, **MUTANTS[without], "CHAOS_MUTANT": without}
     namespace, random = f"chaos-{seed}", Random(seed)  # noqa: S311 - a repeatable day
@@ -254,7 +264,7 @@ async def campaign(
             await arena.ask("POST", "/clock", {"offset": random.uniform(-120, 120)})
             day = Campaign(arena, People(arena, access, random), random, doubt=0.5 if without is None else 1.0)
             began = time.monotonic()
-            await day.run(kills, seconds)
+            await day.run(kills, seconds, progress)
             return await day.figures(seed, time.monotonic() - began)
     finally:
         await access.close()
