@@ -15,6 +15,7 @@ from airflow_trigger.blocking import blocking
 from airflow_trigger.cluster import Cluster, ClusterError, NotFound, Unreachable
 from airflow_trigger.dbtruns import Unreadable
 from airflow_trigger.failures import DbtRunException, DbtRunLostContact, DbtRunRefused, InvalidArgument
+from airflow_trigger.manifest import number
 from airflow_trigger.objects import Intent, Lite, Run, Truth
 from airflow_trigger.patience import patiently
 from watcher.api import GROUP, PLURAL, VERSION
@@ -118,10 +119,7 @@ class DbtRunArtifactOperator(BaseOperator):
     def _run_id(self) -> int | None:
         if bool(self.name) == bool(self.run_id):
             raise InvalidArgument("Give name (of a DbtRun) or run_id (of a dbt Cloud run), and not both.")
-        try:
-            return int(self.run_id) if self.run_id else None
-        except ValueError:
-            raise InvalidArgument(f"run_id must be a number, not {self.run_id!r}") from None
+        return number("run_id", self.run_id)
 
     async def _read(self, home: Access, run_id: int | None) -> tuple[KeepingRun, bytes]:
         async with self.connect(home.config) as requests:

@@ -75,7 +75,7 @@ class Wish:
     cause: str | None = None
     steps: object = None
     schema: str | None = None
-    run_config: Mapping[str, Any] = field(default_factory=dict)
+    run_config: object = field(default_factory=dict)
     reuse: bool = False
     retry: object = None
     queue_deadline: float | None = None
@@ -136,7 +136,7 @@ def _common(wish: Wish) -> Spec:
     name = wish.connection or _secret(wish.conn_id)
     return Spec(
         connection_ref=None if name is None else ConnectionRef(name=name),
-        account_id=_number("account_id", wish.account_id),
+        account_id=number("account_id", wish.account_id),
         queue_deadline_seconds=whole_seconds(wish.queue_deadline),
         active_deadline_seconds=whole_seconds(wish.active_deadline),
         poll_interval_seconds=min(max(round(wish.check_interval), MIN_POLL), MAX_POLL),
@@ -154,15 +154,20 @@ def _secret(conn_id: str) -> str | None:
 
 def job_of(wish: Wish) -> Job:
     """The job, by its id or by the three names."""
-    number = _number("job_id", wish.job_id)
-    if number is not None:
-        return Job(id=number)
+    job_id = number("job_id", wish.job_id)
+    if job_id is not None:
+        return Job(id=job_id)
     if not (wish.project_name and wish.environment_name and wish.job_name):
         raise InvalidArgument("Either job_id or project_name, environment_name, and job_name must be provided.")
     return Job(name=wish.job_name, project=wish.project_name, environment=wish.environment_name)
 
 
-def _number(argument: str, value: object) -> int | None:
+def number(argument: str, value: object) -> int | None:
+    """A number, also one that a template made text; None if there is none.
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
     if value is None or value == "":
         return None
     try:
@@ -173,6 +178,8 @@ def _number(argument: str, value: object) -> int | None:
 
 def _run_config(wish: Wish) -> tuple[str | None, Overrides]:
     """Cause and overrides; `additional_run_config` is laid over the arguments, as the provider does."""
+    if not isinstance(wish.run_config, Mapping):
+        raise InvalidArgument(f"additional_run_config must be a mapping, not {wish.run_config!r}")
     config = dict(wish.run_config)
     cause = config.pop("cause", wish.cause)
     pull_request = {PULL_REQUEST[key]: config.pop(key) for key in PULL_REQUEST.keys() & config.keys()}
@@ -188,7 +195,7 @@ def _run_config(wish: Wish) -> tuple[str | None, Overrides]:
     if any(value is not None for value in pull_request.values()):
         given["pullRequestId"] = pull_request
     present = {key: value for key, value in given.items() if value is not None}
-    return cause, _converted("additional_run_config", present, Overrides)
+    return None if cause is None else str(cause), _converted("additional_run_config", present, Overrides)
 
 
 def _texts(argument: str, value: object, of: str) -> tuple[str, ...]:
@@ -212,7 +219,7 @@ def retry_of(value: object) -> Retry:
     if value is None:
         return Retry()
     if not isinstance(value, Mapping):
-        return Retry(limit=_number("retry", value) or 0)
+        return Retry(limit=number("retry", value) or 0)
     names = {item.name: item.encode_name for item in fields(Retry)}
     wire = {names.get(str(key), str(key)): item for key, item in value.items()}
     unknown = sorted(wire.keys() - set(names.values()))
@@ -244,13 +251,13 @@ def in_seconds(argument: str, value: float | timedelta | None) -> float | None:
     """A duration given as seconds or as a timedelta.
 
     Raises:
-        ValueError: it is neither, or negative.
+        InvalidArgument: it is neither, or negative.
     """
     if value is None:
         return None
     seconds: object = value.total_seconds() if isinstance(value, timedelta) else value
     if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
-        raise ValueError(f"{argument} must be seconds or a timedelta, and not negative; it is {value!r}")
+        raise InvalidArgument(f"{argument} must be seconds or a timedelta, and not negative; it is {value!r}")
     return float(seconds)
 
 

@@ -75,8 +75,9 @@ class DbtRunOperator(BaseOperator):
     :param steps_override: dbt commands to run instead of the job's.
     :param schema_override: schema to build in.
     :param wait_for_termination: False: return the run id as soon as there is one.
-    :param timeout: seconds to wait for the end. Afterwards the task fails, and the run goes on.
-    :param check_interval: seconds between the watcher's looks at a live run, brought into 5…3600. Ends are seen sooner.
+    :param timeout: seconds or timedelta to wait for the end. Afterwards the task fails, and the run goes on.
+    :param check_interval: seconds or timedelta between the watcher's looks at a live run, brought into 5…3600 s. Ends
+        are seen sooner.
     :param additional_run_config: more of dbt Cloud's API, laid over the arguments above.
     :param reuse_existing_run: attach to a live run of the job, if there is one.
     :param retry_from_failure: a new try resumes the failed run of the one before.
@@ -130,8 +131,8 @@ class DbtRunOperator(BaseOperator):
         steps_override: list[str] | None = None,
         schema_override: str | None = None,
         wait_for_termination: bool = True,
-        timeout: float = WEEK,
-        check_interval: float = 60,
+        timeout: float | timedelta = WEEK,
+        check_interval: float | timedelta = 60,
         additional_run_config: dict[str, Any] | None = None,
         reuse_existing_run: bool = False,
         retry_from_failure: bool = False,
@@ -404,7 +405,7 @@ class DbtRunOperator(BaseOperator):
             active_deadline=active_deadline(
                 in_seconds("active_deadline", self.active_deadline), self.execution_timeout, self._timeout
             ),
-            check_interval=self.check_interval,
+            check_interval=self._check_interval,
             deletion_policy=self.deletion_policy,
             artifacts=self.artifacts,
             ttl=None if ttl is None else max(ttl, KEPT_UNREAD),
@@ -414,13 +415,17 @@ class DbtRunOperator(BaseOperator):
     def _timeout(self) -> float:
         return in_seconds("timeout", self.timeout) or 0.0
 
+    @property
+    def _check_interval(self) -> float:
+        return in_seconds("check_interval", self.check_interval) or 0.0
+
     def _trigger(self, run: TaskRun, context: Context) -> DbtRunTrigger:
         config = self._home.config
         return DbtRunTrigger(
             conn_id=self.dbt_cloud_conn_id,
             run_id=run.run_id,
             end_time=time.time() + self._timeout,
-            poll_interval=self.check_interval,
+            poll_interval=self._check_interval,
             account_id=None,
             name=run.name,
             namespace=self._home.namespace,

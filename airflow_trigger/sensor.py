@@ -29,6 +29,7 @@ from airflow_trigger.failures import (
     report,
     warn_of_arguments_without_effect,
 )
+from airflow_trigger.manifest import number
 from airflow_trigger.naming import DEFAULT_CONN_ID
 from airflow_trigger.taskruns import Patiently, TaskRun, TaskRuns, connected
 from airflow_trigger.trigger import DbtRunTrigger
@@ -170,10 +171,10 @@ class DbtRunSensor(BaseSensorOperator):
             home = self._home()
             return DbtRunTrigger(
                 conn_id=self.connection or self.dbt_cloud_conn_id,
-                run_id=None if self.run_id is None else int(self.run_id),
+                run_id=number("run_id", self.run_id),
                 end_time=time.time() + self.timeout,
                 poll_interval=self.poke_interval,
-                account_id=None if self.account_id is None else int(self.account_id),
+                account_id=number("account_id", self.account_id),
                 name=self.name,
                 namespace=home.namespace,
                 in_cluster=home.config.in_cluster,

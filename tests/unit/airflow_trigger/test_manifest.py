@@ -141,6 +141,7 @@ def test_a_long_reason_is_cut_with_a_warning() -> None:
             "additional_run_config has no treads_override; it takes cause, steps_",
         ),
         ({"run_config": {"threads_override": "many"}}, r"additional_run_config: Expected `int.*threads"),
+        ({"run_config": "threads_override: 4"}, "additional_run_config must be a mapping, not 'threads"),
         ({"retry": {"limits": 1}}, "retry has no limits; it takes limit, strategy"),
         ({"retry": {"strategy": "Again"}}, "retry: Invalid enum value 'Again'"),
         ({"deletion_policy": "Keep"}, "deletion_policy must be Cancel or Orphan, not 'Keep'"),

@@ -676,6 +676,20 @@ def test_a_job_that_is_half_named_starts_nothing(runs: FakeTaskRuns, names: tupl
     assert not runs.objects
 
 
+@pytest.mark.parametrize("argument", ["timeout", "check_interval", "queue_deadline", "active_deadline", "ttl"])
+def test_a_duration_that_is_none_starts_nothing_and_is_not_tried_again(runs: FakeTaskRuns, argument: str) -> None:
+    with pytest.raises(AirflowFailException, match=f"{argument} must be seconds or a timedelta"):
+        new(runs, **{argument: "soon"}).execute(Task().context)
+    assert not runs.objects
+
+
+def test_durations_may_be_timedeltas(runs: FakeTaskRuns) -> None:
+    told = deferred(new(runs, timeout=timedelta(hours=1), check_interval=timedelta(minutes=5)), Task())
+    assert told.trigger.poll_interval == 300
+    assert told.timeout is not None
+    assert told.timeout.total_seconds() == 3_660
+
+
 def test_what_the_provider_templates_is_templated() -> None:
     assert set(DbtCloudRunJobOperator.template_fields) <= set(DbtRunOperator.template_fields)
 

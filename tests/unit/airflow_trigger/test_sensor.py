@@ -234,7 +234,11 @@ def test_a_sensor_cancels_nothing_when_it_is_ended(runs: FakeTaskRuns) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [({}, "needs run_id, or the name of a DbtRun"), ({"run_id": "soon"}, "invalid literal")],
+    [
+        ({}, "needs run_id, or the name of a DbtRun"),
+        ({"run_id": "None"}, "run_id must be a number, not 'None'"),
+        ({"run_id": 5, "account_id": "mine"}, "account_id must be a number, not 'mine'"),
+    ],
 )
 def test_arguments_that_cannot_work_fail_at_once(runs: FakeTaskRuns, arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InvalidArgument, match=sentence):
