@@ -9,8 +9,9 @@ import asyncio
 import itertools
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
-from typing import Any, Final
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any, Final, cast
 
 import httpx
 import looptime
@@ -21,11 +22,13 @@ from tests.chaos.objects import Objects
 from tests.chaos.oracle import Seen, Verdict, judge
 from tests.chaos.wire import Wire
 from watcher.api import CONNECTION_SECRET_TYPE, FINALIZER, ConnectionRef, DbtRun, Job, Phase, Reason, Spec
+from watcher.cluster.clock import ClusterClock
 from watcher.cluster.mirror import Mirror
 from watcher.connections import Connections, SecretData
 from watcher.dbtcloud.accounts import Accounts
 from watcher.lifecycle.facts import Instant
 from watcher.lifecycle.policy import Policy
+from watcher.perform import Objects as Written
 from watcher.perform import Performer
 from watcher.reconcile import Reconciler
 from watcher.simulator.clock import Clock
@@ -177,27 +180,52 @@ class World:
         return [entry["action"] for entry in await self.control("GET", "/journal")]
 
 
+class Dated:
+    """The same objects: each reply tells the API server's time, as the real one's do."""
+
+    def __init__(self, objects: Written, clock: ClusterClock) -> None:
+        self._objects, self._clock = objects, clock
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        method: Callable[..., Awaitable[Any]] = getattr(self._objects, name)
+
+        async def dated(*arguments: Any) -> Any:
+            sent = now().mono
+            try:
+                return await method(*arguments)
+            finally:
+                self.tell(sent)
+
+        return dated
+
+    def tell(self, sent: float) -> None:
+        self._clock.heard(format_datetime(now().wall, usegmt=True), sent, now().mono)
+
+
 class Watcher:
     """One process of the watcher: what `watcher.app` puts together, with its fate in between."""
 
-    def __init__(self, world: World, fate: Fate) -> None:
+    def __init__(self, world: World, fate: Fate, skew: float = 0.0) -> None:
+        """`skew`: seconds that its machine's clock is ahead of the API server's."""
         self.fate, self.metrics = fate, Metrics()
+        clock = ClusterClock(lambda: _ahead(now(), skew))
+        self._objects = Dated(fateful_objects(world.objects, fate), clock)
         self._world = world
         world.watchers.append(self)
         self._mirror = Mirror()
         connections = Connections(Secret(world.simulator), None, lambda _namespace: True)
         transport = FatefulTransport(world.wire, fate)
-        self._accounts = Accounts(connections.sink_of, transport=transport, clock=now)
+        self._accounts = Accounts(connections.sink_of, transport=transport, clock=clock)
         performer = Performer(
-            objects=fateful_objects(world.objects, fate),
+            objects=cast(Written, self._objects),
             record=self._mirror.record,
             forget_object=self._mirror.forget,
             connections=connections,
             emit=lambda _run, _event: None,
-            clock=now,
+            clock=clock,
             metrics=self.metrics,
         )
-        self._reconciler = Reconciler(self._mirror, performer, now, world.policy, self.metrics)
+        self._reconciler = Reconciler(self._mirror, performer, clock, world.policy, self.metrics)
         connections.attach(self._accounts, self._reconciler)
 
     @property
@@ -208,6 +236,7 @@ class Watcher:
 
     async def live(self) -> None:
         """Works until it dies. What is left of it then does nothing more."""
+        self._objects.tell(now().mono)  # the reply to the first list
         parts = {asyncio.create_task(self._accounts.run()), asyncio.create_task(self.fate.dead.wait())}
         self._world.objects.listeners.append(self._hear)
         for run in self._world.objects.stored.values():
@@ -233,6 +262,10 @@ class Watcher:
         else:
             self._mirror.record(run)
         self._reconciler.wake(run.uid)
+
+
+def _ahead(moment: Instant, seconds: float) -> Instant:
+    return Instant(moment.wall + timedelta(seconds=seconds), moment.mono)
 
 
 def in_virtual_time(play: Callable[[], Awaitable[None]]) -> None:
