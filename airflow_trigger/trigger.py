@@ -30,6 +30,7 @@ from airflow_trigger.event import Payload, Subject
 from airflow_trigger.follow import CREATE, WAIT, Follower, Todo
 from airflow_trigger.hub import DEFAULT_PACE, Pace, subscribe
 from airflow_trigger.killed import still_deferred
+from airflow_trigger.manifest import number
 from airflow_trigger.naming import DEFAULT_CONN_ID, adopted_name, connection_name
 from airflow_trigger.objects import Gone, Seen
 from airflow_trigger.taskruns import HttpTaskRuns, Patiently, TaskRuns, cancel
@@ -101,13 +102,13 @@ class DbtRunTrigger(BaseTrigger):
         cancel_for: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        if run_id is None and name is None:
-            raise ValueError("DbtRunTrigger needs run_id, or the name of a DbtRun")
         self.conn_id = conn_id
-        self.run_id = None if run_id is None else int(run_id)
+        self.run_id = number("run_id", run_id)
+        if self.run_id is None and name is None:
+            raise ValueError("DbtRunTrigger needs run_id, or the name of a DbtRun")
         self.end_time = end_time
         self.poll_interval = poll_interval
-        self.account_id = account_id
+        self.account_id = number("account_id", account_id)
         self.name = name
         self.namespace = namespace or own_namespace()
         self.in_cluster = in_cluster

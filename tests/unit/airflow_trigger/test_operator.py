@@ -552,6 +552,14 @@ def test_execution_timeout_cancels_the_run(runs: FakeTaskRuns) -> None:
     assert runs.cancelled == [runs.only]
 
 
+def test_execution_timeout_leaves_a_run_that_shall_not_be_cancelled(runs: FakeTaskRuns) -> None:
+    task = Task(start_date=datetime.now(tz=UTC) - timedelta(hours=2))
+    deferred(new(runs), task)
+    with pytest.raises(DbtRunTimedOut, match=r"job run 70001 passed .* it goes on"):
+        stopped(runs, task, execution_timeout=timedelta(hours=1), cancel_on_kill=False)
+    assert not runs.cancelled
+
+
 def test_a_time_out_stays_one_when_the_run_cannot_be_cancelled(runs: FakeTaskRuns) -> None:
     task = Task(start_date=datetime.now(tz=UTC) - timedelta(hours=2))
     deferred(new(runs), task)
