@@ -112,6 +112,12 @@ class Performer:
         """Tells the poller of the object's connection what to watch for it."""
         self.connections.follow(run.uid, wanted)
 
+    def interrupt(self, uid: str) -> None:
+        """The object's owner changed it: it does not wait for its start any longer before it is looked at."""
+        account = self.connections.account(uid)
+        if account is not None:
+            account.starts.interrupt(uid)
+
     def forget(self, uid: str) -> None:
         """The object is gone: nothing is polled for it any more."""
         self.connections.forget(uid)
@@ -184,7 +190,17 @@ class Performer:
         return replace(learnt, trouble=None, answered=True)
 
     async def _claim(self, decision: ClaimStart, run: DbtRun, known: Known, account: Account) -> Known:
-        """The right to send is spent first: a claim is only good for seconds, so few wait for the API server."""
+        """The place and the right to send come first: a claim is only good for seconds, so few wait with one."""
+        if not await account.starts.begin(run.uid):
+            return known
+        try:
+            claim = await self._claimed(decision, run, account)
+        except BaseException:
+            account.starts.end(run.uid)
+            raise
+        return replace(known, claim=claim)
+
+    async def _claimed(self, decision: ClaimStart, run: DbtRun, account: Account) -> Claim | None:
         async with account.claiming:
             await account.budget.spend(Priority.SUBMIT)
             self._check_lead()
@@ -193,21 +209,14 @@ class Performer:
         self.record(claimed)
         attempt = claimed.status.attempt
         if attempt is None or attempt.claim_time is None:
-            return known
-        claim = Claim(number=attempt.number, time=attempt.claim_time, since=before, own=True)
-        return replace(known, claim=claim)
+            return None
+        return Claim(number=attempt.number, time=attempt.claim_time, since=before, own=True)
 
     async def _start(self, decision: Start | Resume, run: DbtRun, known: Known, account: Account) -> Known:
         claim = known.claim
         if claim is None or not claim.own or claim.sent:
             return known
-        try:
-            submission = await self._send(decision, account)
-        except (Exception, asyncio.CancelledError) as error:
-            if _being_ended():
-                raise
-            # Whatever it was, the request may have gone out.
-            submission = Undecided(f"{type(error).__name__}: {error}")
+        submission = await self._sent(decision, run, account)
         known = replace(known, claim=replace(claim, sent=True, submission=submission))
         match submission:
             case Started():
@@ -215,6 +224,17 @@ class Performer:
             case NotSent(trouble):
                 return self._troubled(run, known, trouble)
         return known
+
+    async def _sent(self, decision: Start | Resume, run: DbtRun, account: Account) -> Submission:
+        try:
+            return await self._send(decision, account)
+        except (Exception, asyncio.CancelledError) as error:
+            if _being_ended():
+                raise
+            # Whatever it was, the request may have gone out.
+            return Undecided(f"{type(error).__name__}: {error}")
+        finally:
+            account.starts.end(run.uid)
 
     async def _send(self, decision: Start | Resume, account: Account) -> Submission:
         if isinstance(decision, Resume):

@@ -51,6 +51,9 @@ class Performer(Protocol):
     def follow(self, run: DbtRun, wanted: Interest | None) -> None:
         """Tells the poller of the object's connection what to watch for it."""
 
+    def interrupt(self, uid: str) -> None:
+        """What the object's owner wants has changed while it is being worked on."""
+
     def forget(self, uid: str) -> None:
         """The object is gone."""
 
@@ -70,8 +73,8 @@ class Entry:
     timer: asyncio.TimerHandle | None = None
     woken: bool = False
     failures: int = 0
-    failed_at: int = 0
-    """The generation that the last failure met."""
+    generation: int = 0
+    """Of the object when it was last looked at."""
     connected_at: float = 0.0
 
 
@@ -109,6 +112,8 @@ class Reconciler:
         entry.woken = True
         if self._pausing(uid, entry):
             return
+        if uid in self._steps and self._changed(uid, entry):
+            self._performer.interrupt(uid)
         if entry.timer is not None:
             entry.timer.cancel()
             entry.timer = None
@@ -212,7 +217,6 @@ class Reconciler:
     def _failed(self, uid: str, entry: Entry, error: BaseException) -> None:
         run = self._mirror.get(uid)
         entry.failures += 1
-        entry.failed_at = run.metadata.generation if run else 0
         pause = self._pause(entry.failures)
         self._look_at(uid, entry, self._clock().mono + pause)
         self._failing.add(uid)
@@ -231,10 +235,11 @@ class Reconciler:
 
     def _pausing(self, uid: str, entry: Entry) -> bool:
         """Whether a failure forbids to look now. What the owner changed is looked at all the same."""
-        if not entry.failures or entry.timer is None:
-            return False
+        return entry.failures > 0 and entry.timer is not None and not self._changed(uid, entry)
+
+    def _changed(self, uid: str, entry: Entry) -> bool:
         run = self._mirror.get(uid)
-        return run is not None and run.metadata.generation == entry.failed_at
+        return run is None or run.metadata.generation != entry.generation
 
     async def _settle(self, uid: str, entry: Entry) -> float | None:
         """Decides and acts until the object can wait: until when (monotonic seconds)."""
@@ -244,6 +249,7 @@ class Reconciler:
                 self._forget(uid)
                 return None
             now = self._clock()
+            entry.generation = run.metadata.generation
             entry.known = remember(run, self._fresh(entry, now), now)
             self._follow(run, entry)
             decision = decide(run, entry.known, now, self._policy)

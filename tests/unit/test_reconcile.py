@@ -50,6 +50,7 @@ class World:
     poison: set[str] = field(default_factory=set)
     restless: set[str] = field(default_factory=set)
     forgotten: list[str] = field(default_factory=list)
+    interrupted: list[str] = field(default_factory=list)
     busy: set[str] = field(default_factory=set)
     events: list[tuple[str, str, str]] = field(default_factory=list)
     metrics: Metrics = field(default_factory=Metrics)
@@ -92,6 +93,9 @@ class World:
     def follow(self, run: DbtRun, wanted: Interest | None) -> None:
         pass
 
+    def interrupt(self, uid: str) -> None:
+        self.interrupted.append(uid)
+
     def forget(self, uid: str) -> None:
         self.forgotten.append(uid)
 
@@ -130,6 +134,18 @@ async def test_waking_during_work_looks_again_and_never_twice_at_once(loop_of: L
     loop.wake("a")
     await asyncio.sleep(5)
     assert world.runs["a"].status.observed_generation == 2
+
+
+async def test_only_a_change_by_its_owner_interrupts_what_is_done_for_an_object(loop_of: Loops) -> None:
+    world = World({"a": suspended("a")}, pause=5)
+    loop = loop_of(world)
+    loop.wake("a")
+    await asyncio.sleep(1)
+    loop.wake("a")
+    assert world.interrupted == []
+    touched(world, "a", generation=2)
+    loop.wake("a")
+    assert world.interrupted == ["a"]
 
 
 async def test_one_poison_object_does_not_slow_a_thousand_others(loop_of: Loops) -> None:

@@ -20,6 +20,7 @@ from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.clock import Clock, system_clock
 from watcher.dbtcloud.connection import Connection
 from watcher.dbtcloud.poller import FEED_SECONDS, Poller, Sink
+from watcher.dbtcloud.starts import Starts
 
 LINGER_SECONDS: Final = 300.0
 """How long an unused connection stays open: longer than any request that somebody may still be making with it."""
@@ -48,6 +49,7 @@ class Account:
     next_look: float = 0.0
     claiming: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CLAIMS_AT_ONCE))
     """Held from the right to send to the claim."""
+    starts: Starts = field(default_factory=Starts)
 
     def may_look_closer(self, now: float) -> bool:
         """Whether a running run's steps may be read now: 10,000 of them must not cost an account its budget."""

@@ -8,6 +8,7 @@ import importlib.metadata
 import math
 import ssl
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -30,8 +31,10 @@ TOTAL_SECONDS: Final = 30.0
 """For connecting, asking and reading to the end, so that a reply that drips cannot hold a poll for ever."""
 MAX_BODY: Final = 32 * 1024 * 1024
 """Bytes of a reply. The largest that we ask for is the run_results.json of a big project."""
-MAX_CONNECTIONS: Final = 20
+MAX_CONNECTIONS: Final = 32
 """To one host at once."""
+FOR_POLLS: Final = 8
+"""Of these, never used by anything else: while starts or cancels hang, runs are followed on. A poller needs five."""
 KEEPALIVE_SECONDS: Final = 30.0
 """An idle connection is kept past the feed's beat, and let go before a load balancer drops it."""
 PAGE_SIZE: Final = 100
@@ -73,6 +76,7 @@ class Channel:
         self._budget = budget
         self._clock = clock
         self._total_seconds = total_seconds
+        self._others = asyncio.Semaphore(MAX_CONNECTIONS - FOR_POLLS)
         self.polled_at = -math.inf
         """Monotonic seconds at which a poll's request last came to an end, whichever: a list may take many."""
         self._http = httpx.AsyncClient(
@@ -151,16 +155,16 @@ class Channel:
         if self._http.is_closed:
             raise Unreachable(f"{request} was not sent: the connection was given up", not_sent=True)
         url = f"/api/{version}/accounts/{self.connection.account_id}/{path}"
-        sent = self._clock()
+        sent, waiting = self._clock(), True
         try:
-            async with (
-                asyncio.timeout(self._total_seconds),
-                self._http.stream(method, url, params=params, json=body) as response,
-            ):
-                answered = self._clock()
-                content = await _read(response, request, limit)
+            async with asyncio.timeout(self._total_seconds), self._place(priority):
+                waiting = False
+                async with self._http.stream(method, url, params=params, json=body) as response:
+                    answered = self._clock()
+                    content = await _read(response, request, limit)
         except TimeoutError:
-            raise Unreachable(f"{request} was not answered within {self._total_seconds:g} seconds") from None
+            words = f"{request} was not answered within {self._total_seconds:g} seconds"
+            raise Unreachable(words, not_sent=waiting) from None
         except httpx.HTTPError as error:
             raise self._fault(error, request) from None
         finally:
@@ -177,6 +181,10 @@ class Channel:
                 token=self.connection.token,
             )
         )
+
+    def _place(self, priority: Priority | None) -> AbstractAsyncContextManager[object]:
+        """Among the connections: polls have their own."""
+        return nullcontext() if priority is Priority.POLL else self._others
 
     def _noted(self, received: Received) -> Received:
         """A 429 pauses the account for everybody."""

@@ -1,0 +1,62 @@
+"""How many starts of a connection are under way, from before the claim to the answer.
+
+A dbt Cloud that lets every start hang would else hold all connections with them, and claims would go stale in a queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+STARTS_AT_ONCE: Final = 16
+"""At half a second for each, more than the budget of an account allows."""
+HELD_SECONDS: Final = 90.0
+"""A place is given back when its start is answered, at the latest after this: a claim may never be sent."""
+
+
+class Starts:
+    """Places for uids, handed out in the order of asking."""
+
+    def __init__(self, at_once: int = STARTS_AT_ONCE, seconds: float = HELD_SECONDS) -> None:
+        self._at_once = at_once
+        self._seconds = seconds
+        self._held: dict[str, asyncio.TimerHandle] = {}
+        self._waiting: dict[str, asyncio.Future[bool]] = {}
+
+    @property
+    def under_way(self) -> int:
+        """Places that are taken."""
+        return len(self._held)
+
+    async def begin(self, uid: str) -> bool:
+        """Waits for a place; False when it was interrupted and has none."""
+        if uid in self._held:
+            return True
+        place: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting[uid] = place
+        self._hand_out()
+        try:
+            return await place
+        finally:
+            self._waiting.pop(uid, None)
+
+    def interrupt(self, uid: str) -> None:
+        """Something is new about a uid: it shall be looked at before it goes on to wait."""
+        place = self._waiting.pop(uid, None)
+        if place is not None and not place.done():
+            place.set_result(False)
+
+    def end(self, uid: str) -> None:
+        """Gives the place back; a uid that has none is no error."""
+        timer = self._held.pop(uid, None)
+        if timer is not None:
+            timer.cancel()
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        while self._waiting and len(self._held) < self._at_once:
+            uid = next(iter(self._waiting))
+            place = self._waiting.pop(uid)
+            if not place.done():
+                self._held[uid] = asyncio.get_running_loop().call_later(self._seconds, self.end, uid)
+                place.set_result(True)
