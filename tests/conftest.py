@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.controlplane import BuildError, ControlPlane, build
 
@@ -20,8 +21,24 @@ _NEED_BINARIES = {"plane", "own_plane", "binaries"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The campaign takes minutes and waits most of the time: begun last, it would run alone at the end."""
-    items.sort(key=lambda item: "test_campaign" not in item.nodeid)
+    """What takes minutes and waits most of the time comes first: begun last, it would run alone at the end."""
+    long = ("tests/airflow/", "tests/chaos/test_campaign")
+    items.sort(key=lambda item: next((at for at, path in enumerate(long) if item.nodeid.startswith(path)), len(long)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    """With `--dist loadfile`, the tests of one Airflow release are as one file: it is started once, by one worker."""
+    return ByRelease(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+class ByRelease(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """Scopes for xdist: an Airflow release, or a file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        release = re.search(r"\d+\.\d+\.\d+", test) if file.startswith("tests/airflow/") else None
+        return release[0] if release else file
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

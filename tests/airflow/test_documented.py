@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,15 @@ Started = dict[str, str]
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def started(rig: Rig) -> Started:
-    """DAG run ids by DAG: they run side by side, each test waits for its own."""
-    dags = ("single", "sensed", "loop", "intervals", "called_back", "ten")
+    """DAG run ids by DAG: they begin side by side, each test ends the dbt runs of its own."""
+    dags = ("single", "sensed", "sensed_by_name", "files", "loop", "intervals", "called_back", "ten")
     return {dag_id: await rig.airflow.trigger(dag_id) for dag_id in dags}
 
 
 async def test_a_single_job_gives_what_the_provider_gives(rig: Rig, started: Started) -> None:
     run = started["single"]
+    await rig.airflow.until_all("single", run, "deferred", 1)
+    await rig.finish("single", run)
     await rig.airflow.until_state("single", run, "run_dbt_job", "success")
     (dbt,) = await rig.dbt_runs("single", run)
     (item,) = await rig.objects("single", run)
@@ -37,13 +40,48 @@ async def test_a_single_job_gives_what_the_provider_gives(rig: Rig, started: Sta
 
 async def test_a_sensor_follows_the_run_that_another_task_started(rig: Rig, started: Started) -> None:
     run = started["sensed"]
+    await rig.airflow.until_state("sensed", run, "monitor_dbt_job", "deferred")
+    await rig.finish("sensed", run)
     assert await rig.airflow.until_run("sensed", run) == "success"
     assert await rig.dbt_statuses("sensed", run) == [10]
+
+
+async def test_a_sensor_follows_an_object_in_every_mode(rig: Rig, started: Started) -> None:
+    run, desk = started["sensed_by_name"], rig.airflow.desk
+    for task, state in {"poked": "running", "rescheduled": "up_for_reschedule", "deferred": "deferred"}.items():
+        await rig.airflow.until_state("sensed_by_name", run, task, state)
+    await rig.finish("sensed_by_name", run)
+    assert await rig.airflow.until_run("sensed_by_name", run) == "success"
+    (dbt,) = await rig.dbt_runs("sensed_by_name", run)
+    told = [await desk.xcom("sensed_by_name", run, task) for task in ("poked", "rescheduled", "deferred")]
+    assert told == [dbt["id"]] * 3
+
+
+async def test_a_file_of_the_run_is_on_the_workers_disk_for_the_next_task(rig: Rig, started: Started) -> None:
+    run = started["files"]
+    await rig.airflow.until_state("files", run, "build", "deferred")
+    await rig.finish("files", run)
+    await rig.airflow.until_state("files", run, "results", "success")
+    (dbt,) = await rig.dbt_runs("files", run)
+    written = Path(await rig.airflow.desk.xcom("files", run, "results"))
+    assert written == Path(rig.airflow.env["DBTRUN_TEST_FOLDER"]) / "run_results.json"
+    assert await asyncio.to_thread(written.read_bytes) == await rig.stack.file(dbt["id"], "run_results.json")
+
+
+async def test_a_task_lists_the_runs_of_its_dag(rig: Rig, started: Started) -> None:
+    run = started["files"]
+    await rig.airflow.until_state("files", run, "listed", "success")
+    (dbt,) = await rig.dbt_runs("files", run)
+    (listed,) = await rig.airflow.desk.xcom("files", run, "listed")
+    assert (listed["run_id"], listed["phase"]) == (dbt["id"], "Succeeded")
 
 
 async def test_a_trigger_in_an_own_operator_gives_the_documented_event(rig: Rig) -> None:
     theirs = int((await rig.stack.ask("POST", "/runs", {"job_id": 111, "cause": "from the UI"}))["id"])
     run = await rig.airflow.trigger("triggered", {"run_id": theirs})
+    await rig.airflow.until_all("triggered", run, "deferred", 1)
+    await rig.airflow.until_settled("triggered", run)
+    await rig.stack.ask("POST", f"/runs/{theirs}/finish", {"status": 10})
     await rig.airflow.until_state("triggered", run, "wait", "success")
     event = await rig.airflow.desk.xcom("triggered", run, "wait")
     assert (event["status"], event["run_id"]) == ("success", theirs)
@@ -53,16 +91,25 @@ async def test_a_trigger_in_an_own_operator_gives_the_documented_event(rig: Rig)
 
 async def test_a_loop_over_job_ids_runs_each_once(rig: Rig, started: Started) -> None:
     run = started["loop"]
+    await rig.airflow.until_all("loop", run, "deferred", 3)
+    await rig.finish("loop", run)
     assert await rig.airflow.until_run("loop", run) == "success"
     assert sorted(each["job_id"] for each in await rig.dbt_runs("loop", run)) == [*JOBS_OF_THE_LOOP]
 
 
 async def test_a_long_check_interval_does_not_delay_the_end(rig: Rig, started: Started) -> None:
-    assert await rig.airflow.until_run("intervals", started["intervals"]) == "success"
+    run = started["intervals"]
+    await rig.airflow.until_all("intervals", run, "deferred", 2)
+    await rig.finish("intervals", run)
+    assert await rig.airflow.until_run("intervals", run) == "success"
 
 
 async def test_a_failure_callback_tells_a_timeout_from_a_failure(rig: Rig, started: Started) -> None:
     run, folder = started["called_back"], Path(rig.airflow.env["DBTRUN_TEST_FOLDER"])
+    await rig.airflow.until_state("called_back", run, "failing_job", "deferred")
+    await rig.airflow.until_settled("called_back", run)
+    (failing,) = (each for each in await rig.dbt_runs("called_back", run) if each["job_id"] == 111)
+    await rig.stack.ask("POST", f"/runs/{failing['id']}/finish", {"status": 20})
     assert await rig.airflow.until_run("called_back", run) == "failed"
 
     async def told() -> dict[str, str] | None:
@@ -81,6 +128,8 @@ async def test_a_wait_that_timed_out_leaves_its_run_alone(rig: Rig, started: Sta
 
 async def test_ten_jobs_run_between_a_start_and_a_finish(rig: Rig, started: Started) -> None:
     run = started["ten"]
+    await rig.airflow.until_all("ten", run, "deferred", 10)
+    await rig.finish("ten", run)
     assert await rig.airflow.until_run("ten", run, seconds=120) == "success"
     assert await rig.dbt_statuses("ten", run) == [10] * 10
 

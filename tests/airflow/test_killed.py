@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -29,3 +31,12 @@ async def test_kills_start_no_second_run_and_every_task_ends_as_dbt_did(rig: Rig
     assert await rig.dbt_statuses("killed", run) == ends
     states = {task["map_index"]: task["state"] for task in rig.airflow.tasks("killed", run)}
     assert states == {index: "success" if status == 10 else "failed" for index, status in enumerate(ends)}
+
+
+async def test_a_kill_of_a_worker_that_waits_leaves_its_run_to_the_retry(rig: Rig) -> None:
+    run = await rig.waiting("killed_in_worker", "running")
+    os.kill(rig.airflow.task("killed_in_worker", run, "job")["pid"], signal.SIGKILL)
+    await rig.airflow.until_state("killed_in_worker", run, "job", "running", tries=2)
+    await rig.finish("killed_in_worker", run)
+    await rig.airflow.until_state("killed_in_worker", run, "job", "success", tries=2)
+    assert await rig.dbt_statuses("killed_in_worker", run) == [10]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
+import pytest_asyncio
 
 from tests.airflow.rig import Rig
 
@@ -23,11 +24,36 @@ async def ends_well(rig: Rig, run: str) -> None:
     assert rig.airflow.task("endless", run, "job")["try_number"] == 1
 
 
-async def test_a_triggerer_that_crashed_goes_on_waiting(rig: Rig) -> None:
-    run = await rig.waiting("endless")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def crashed(rig: Rig) -> dict[str, str]:
+    """DAG run ids by what happened while their triggerer was away, after kill -9."""
+    waiting = await rig.waiting_together("endless", 3)
+    runs = dict(zip(("nothing", "its run ended", "its task was marked failed"), waiting, strict=True))
     await rig.airflow.kill("triggerer")
+    await rig.finish("endless", runs["its run ended"])
+    await rig.airflow.desk.mark("endless", runs["its task was marked failed"], "job", "failed")
     rig.airflow.start("triggerer")
-    await ends_well(rig, run)
+    return runs
+
+
+async def test_a_triggerer_that_crashed_goes_on_waiting(rig: Rig, crashed: dict[str, str]) -> None:
+    await ends_well(rig, crashed["nothing"])
+
+
+async def test_a_run_that_ends_while_the_triggerer_is_away_is_not_repeated(rig: Rig, crashed: dict[str, str]) -> None:
+    run = crashed["its run ended"]
+    await rig.airflow.until_state("endless", run, "job", "success", seconds=90)
+    assert await rig.dbt_statuses("endless", run) == [10]
+
+
+async def test_a_task_that_is_ended_after_its_triggerer_was_killed_leaves_its_run_to_the_deadline(
+    rig: Rig, crashed: dict[str, str]
+) -> None:
+    run = crashed["its task was marked failed"]
+    await rig.waiting("endless")
+    (item,) = await rig.objects("endless", run)
+    assert await rig.dbt_statuses("endless", run) == [3]
+    assert item["spec"]["activeDeadlineSeconds"] > 0
 
 
 async def test_a_triggerer_that_is_stopped_in_peace_cancels_nothing(rig: Rig) -> None:
@@ -35,26 +61,6 @@ async def test_a_triggerer_that_is_stopped_in_peace_cancels_nothing(rig: Rig) ->
     await rig.airflow.programs["triggerer"].stop()
     rig.airflow.start("triggerer")
     await ends_well(rig, run)
-
-
-async def test_a_run_that_ends_while_the_triggerer_is_away_is_not_repeated(rig: Rig) -> None:
-    run = await rig.waiting("endless")
-    await rig.airflow.kill("triggerer")
-    await rig.finish("endless", run)
-    rig.airflow.start("triggerer")
-    await rig.airflow.until_state("endless", run, "job", "success", seconds=90)
-    assert await rig.dbt_statuses("endless", run) == [10]
-
-
-async def test_a_task_that_is_ended_after_its_triggerer_was_killed_leaves_its_run_to_the_deadline(rig: Rig) -> None:
-    run = await rig.waiting("endless")
-    await rig.airflow.kill("triggerer")
-    await rig.airflow.desk.mark("endless", run, "job", "failed")
-    rig.airflow.start("triggerer")
-    await rig.waiting("endless")
-    (item,) = await rig.objects("endless", run)
-    assert await rig.dbt_statuses("endless", run) == [3]
-    assert item["spec"]["activeDeadlineSeconds"] > 0
 
 
 async def test_a_scheduler_that_crashed_goes_on(rig: Rig) -> None:
@@ -77,17 +83,6 @@ async def test_triggers_that_move_to_another_triggerer_cancel_nothing(rig: Rig) 
     await ends_well(rig, run)
     await rig.airflow.kill("triggerer-2")
     await rig.airflow.until_bereft(second)
-
-
-async def test_an_object_deleted_under_the_task_fails_it_and_says_so(rig: Rig) -> None:
-    run = await rig.waiting("endless")
-    (item,) = await rig.objects("endless", run)
-    (dbt,) = await rig.dbt_runs("endless", run)
-    await rig.stack.kubectl("delete", "dr", item["metadata"]["name"], "--wait=false")
-    await rig.airflow.until_state("endless", run, "job", "failed")
-    assert "deleted" in rig.airflow.log("endless", run, "job")
-    statuses = {each["id"]: each["status"] for each in await rig.stack.runs("endless")}
-    assert statuses[dbt["id"]] == 30
 
 
 async def test_an_api_server_that_is_away_is_waited_for(rig: Rig) -> None:

@@ -2,42 +2,77 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Awaitable, Callable
 
+import psutil
+import pytest
+import pytest_asyncio
+
+from tests.airflow.desk import Desk
 from tests.airflow.rig import Rig
+from tests.stack import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CANCELLED = 30
+DEFERRED = ("endless", "deferred")
+ON_A_WORKER = ("endless_in_worker", "running")
+PLACES = pytest.mark.parametrize(("dag_id", "state"), [DEFERRED, ON_A_WORKER], ids=["deferred", "on a worker"])
+
+Act = Callable[[Desk, str, str], Awaitable[None]]
+ACTS: dict[str, Act] = {
+    "marked failed": lambda desk, dag_id, run: desk.mark(dag_id, run, "job", "failed"),
+    "marked success": lambda desk, dag_id, run: desk.mark(dag_id, run, "job", "success"),
+    "marked skipped": lambda desk, dag_id, run: desk.mark(dag_id, run, "job", "skipped"),
+    "DAG run marked failed": lambda desk, dag_id, run: desk.mark_run(dag_id, run, "failed"),
+    "DAG run marked success": lambda desk, dag_id, run: desk.mark_run(dag_id, run, "success"),
+}
+LIMITS = (
+    "limited",
+    "limited_left_alone",
+    "limited_in_worker",
+    "limited_dag_run",
+    "limited_dag_run_in_worker",
+    "late_in_worker",
+)
+Runs = dict[str, str]
 
 
-async def test_a_deferred_task_that_is_marked_failed_cancels_its_run(rig: Rig) -> None:
-    run = await rig.waiting("endless")
-    await rig.airflow.desk.mark("endless", run, "job", "failed")
-    await rig.until_dbt("endless", run, [CANCELLED])
+async def ended(rig: Rig, dag_id: str, state: str) -> Runs:
+    """DAG run ids by what was done to each: done side by side, each test looks at its own."""
+    runs = dict(zip(ACTS, await rig.waiting_together(dag_id, len(ACTS), state), strict=True))
+    for act, run in runs.items():
+        await ACTS[act](rig.airflow.desk, dag_id, run)
+    return runs
 
 
-async def test_a_deferred_task_that_is_marked_successful_cancels_its_run(rig: Rig) -> None:
-    run = await rig.waiting("endless")
-    await rig.airflow.desk.mark("endless", run, "job", "success")
-    await rig.until_dbt("endless", run, [CANCELLED])
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def ended_deferred(rig: Rig) -> Runs:
+    return await ended(rig, *DEFERRED)
 
 
-async def test_a_dag_run_that_is_marked_failed_cancels_the_runs_of_its_tasks(rig: Rig) -> None:
-    run = await rig.waiting("endless")
-    await rig.airflow.desk.mark_run("endless", run, "failed")
-    await rig.until_dbt("endless", run, [CANCELLED])
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def ended_on_a_worker(rig: Rig) -> Runs:
+    return await ended(rig, *ON_A_WORKER)
 
 
-async def test_a_dag_run_that_is_deleted_cancels_the_runs_of_its_tasks(rig: Rig) -> None:
-    run = await rig.waiting("endless")
-    await rig.airflow.desk.delete_run("endless", run)
-    await rig.until_dbt("endless", run, [CANCELLED])
-    assert not rig.airflow.tasks("endless", run)
-    rig.airflow.keep("scheduler")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def limited(rig: Rig) -> Runs:
+    """DAG run ids by DAG: their times run side by side."""
+    return {dag_id: await rig.airflow.trigger(dag_id) for dag_id in LIMITS}
 
 
-async def test_a_cleared_task_has_one_live_run_its_own_or_a_new_one(rig: Rig) -> None:
+@pytest.mark.parametrize("act", ACTS)
+async def test_a_deferred_task_that_is_ended_cancels_its_run(rig: Rig, ended_deferred: Runs, act: str) -> None:
+    await rig.until_dbt("endless", ended_deferred[act], [CANCELLED])
+
+
+@pytest.mark.parametrize("act", ACTS)
+async def test_a_task_on_a_worker_that_is_ended_cancels_its_run(rig: Rig, ended_on_a_worker: Runs, act: str) -> None:
+    await rig.until_dbt("endless_in_worker", ended_on_a_worker[act], [CANCELLED])
+
+
+async def test_a_cleared_deferred_task_has_one_live_run_its_own_or_a_new_one(rig: Rig) -> None:
     """Its first run is cancelled, unless the second try was quicker and took it over; never both."""
     run = await rig.waiting("endless")
     await rig.airflow.desk.clear("endless", run, "job")
@@ -46,6 +81,15 @@ async def test_a_cleared_task_has_one_live_run_its_own_or_a_new_one(rig: Rig) ->
     await rig.finish("endless", run)
     await rig.airflow.until_state("endless", run, "job", "success", tries=2)
     assert await rig.dbt_statuses("endless", run) in ([10], [10, CANCELLED])
+
+
+async def test_a_cleared_task_on_a_worker_cancels_its_run_and_starts_a_new_one(rig: Rig) -> None:
+    dag_id, state = ON_A_WORKER
+    run = await rig.waiting(dag_id, state)
+    await rig.airflow.desk.clear(dag_id, run, "job")
+    await rig.until_dbt(dag_id, run, [3, CANCELLED])
+    await rig.finish(dag_id, run)
+    await rig.airflow.until_state(dag_id, run, "job", "success", tries=2)
 
 
 async def test_a_task_cleared_after_its_end_starts_a_new_run(rig: Rig) -> None:
@@ -58,7 +102,7 @@ async def test_a_task_cleared_after_its_end_starts_a_new_run(rig: Rig) -> None:
     await rig.airflow.until_state("endless", run, "job", "success", tries=2)
 
 
-async def test_a_task_told_to_leave_its_run_alone_does(rig: Rig) -> None:
+async def test_a_deferred_task_told_to_leave_its_run_alone_does(rig: Rig) -> None:
     run = await rig.waiting("endless_left_alone")
     triggerer = await rig.airflow.until_triggerer("endless_left_alone", run)
     await rig.airflow.desk.mark("endless_left_alone", run, "job", "failed")
@@ -67,24 +111,53 @@ async def test_a_task_told_to_leave_its_run_alone_does(rig: Rig) -> None:
     await rig.finish("endless_left_alone", run)
 
 
-async def test_execution_timeout_cancels_the_run_of_a_deferred_task(rig: Rig) -> None:
-    run = await rig.waiting("limited")
-    await rig.airflow.until_state("limited", run, "job", "failed")
-    await rig.until_dbt("limited", run, [CANCELLED])
+async def test_a_task_on_a_worker_told_to_leave_its_run_alone_does(rig: Rig) -> None:
+    dag_id = "endless_left_alone_in_worker"
+    run = await rig.waiting(dag_id, "running")
+    pid = rig.airflow.task(dag_id, run, "job")["pid"]
+    await rig.airflow.desk.mark(dag_id, run, "job", "failed")
+
+    async def gone() -> bool:
+        return not psutil.pid_exists(pid)
+
+    await until(gone, 60, f"the task's process {pid} gone")
+    assert await rig.dbt_statuses(dag_id, run) == [3]
+    await rig.finish(dag_id, run)
 
 
-async def test_dagrun_timeout_cancels_the_runs_of_deferred_tasks(rig: Rig) -> None:
-    run = await rig.airflow.trigger("limited_dag_run")
-    await rig.until_dbt("limited_dag_run", run, [CANCELLED])
+@pytest.mark.parametrize("dag_id", ["limited", "limited_in_worker"])
+async def test_execution_timeout_cancels_the_run(rig: Rig, limited: Runs, dag_id: str) -> None:
+    await rig.airflow.until_state(dag_id, limited[dag_id], "job", "failed")
+    await rig.until_dbt(dag_id, limited[dag_id], [CANCELLED])
 
 
-async def test_execution_timeout_cancels_the_run_that_a_worker_waits_for(rig: Rig) -> None:
-    run = await rig.waiting("limited_in_worker", "running")
-    await rig.airflow.until_state("limited_in_worker", run, "job", "failed")
-    await rig.until_dbt("limited_in_worker", run, [CANCELLED])
+@pytest.mark.parametrize("dag_id", ["limited_dag_run", "limited_dag_run_in_worker"])
+async def test_dagrun_timeout_cancels_the_run(rig: Rig, limited: Runs, dag_id: str) -> None:
+    await rig.until_dbt(dag_id, limited[dag_id], [CANCELLED])
 
 
-async def test_a_task_on_a_worker_that_is_marked_failed_cancels_its_run(rig: Rig) -> None:
-    run = await rig.waiting("endless_in_worker", "running")
-    await rig.airflow.desk.mark("endless_in_worker", run, "job", "failed")
-    await rig.until_dbt("endless_in_worker", run, [CANCELLED])
+@pytest.mark.parametrize("dag_id", ["late_in_worker", "limited_left_alone"])
+async def test_a_time_out_that_may_not_cancel_leaves_the_run_alone(rig: Rig, limited: Runs, dag_id: str) -> None:
+    await rig.airflow.until_state(dag_id, limited[dag_id], "job", "failed")
+    assert await rig.dbt_statuses(dag_id, limited[dag_id]) == [3]
+
+
+@PLACES
+async def test_an_object_deleted_under_its_task_is_cancelled_and_fails_it(rig: Rig, dag_id: str, state: str) -> None:
+    run = await rig.waiting(dag_id, state)
+    (item,) = await rig.objects(dag_id, run)
+    (dbt,) = await rig.dbt_runs(dag_id, run)
+    await rig.stack.kubectl("delete", "dr", item["metadata"]["name"], "--wait=false")
+    await rig.airflow.until_state(dag_id, run, "job", "failed")
+    assert "deleted" in rig.airflow.log(dag_id, run, "job")
+    statuses = {each["id"]: each["status"] for each in await rig.stack.runs("endless")}
+    assert statuses[dbt["id"]] == CANCELLED
+
+
+@PLACES
+async def test_a_dag_run_that_is_deleted_cancels_the_runs_of_its_tasks(rig: Rig, dag_id: str, state: str) -> None:
+    run = await rig.waiting(dag_id, state)
+    await rig.airflow.desk.delete_run(dag_id, run)
+    await rig.until_dbt(dag_id, run, [CANCELLED])
+    assert not rig.airflow.tasks(dag_id, run)
+    rig.airflow.keep("scheduler")

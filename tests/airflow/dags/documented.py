@@ -17,7 +17,7 @@ FOLDER = Path(os.environ["DBTRUN_TEST_FOLDER"])
 CLUSTER = {"kubernetes_conn_id": "kubernetes_default"}
 """Where the cluster is. With Airflow in it, nobody needs this."""
 SIZE = int(os.environ["DBTRUN_TEST_SIZE"])
-BROKEN, ENDLESS = 110, 103
+ENDLESS = 103
 
 with DAG("single", schedule=None, default_args=CLUSTER):
     DbtRunOperator(task_id="run_dbt_job", job_id=12345, deferrable=True, timeout=7200, check_interval=300)
@@ -74,13 +74,13 @@ with DAG("called_back", schedule=None, default_args=CLUSTER):
     # The failing one as documented; the late one as documented but for the time that a test can wait.
     DbtRunOperator(
         task_id="failing_job",
-        job_id=BROKEN,
+        job_id=111,
         deferrable=True,
         timeout=43200,
         on_failure_callback=tell_timeout_from_failure,
     )
     DbtRunOperator(
-        task_id="late_job", job_id=ENDLESS, deferrable=True, timeout=5, on_failure_callback=tell_timeout_from_failure
+        task_id="late_job", job_id=222, deferrable=True, timeout=15, on_failure_callback=tell_timeout_from_failure
     )
 
 with DAG("ten", schedule=None, default_args=CLUSTER):

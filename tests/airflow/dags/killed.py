@@ -54,3 +54,6 @@ def die(context: Context) -> NoReturn:
 
 with DAG("killed", schedule=None, default_args=DEFAULTS):
     KilledOperator.partial(task_id="job", deferrable=True).expand(job_id=[ENDLESS] * SIZE)
+
+with DAG("killed_in_worker", schedule=None, default_args=DEFAULTS):
+    DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=False)

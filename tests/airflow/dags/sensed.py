@@ -1,4 +1,4 @@
-"""The documented DAG with a sensor, with only the import lines and the class names changed."""
+"""Sensors: in the documented DAG, with only the import lines and the class names changed, and in every mode."""
 
 from __future__ import annotations
 
@@ -20,3 +20,10 @@ with DAG("sensed", schedule=None, default_args=CLUSTER):
         poke_interval=180,
     )
     start >> monitor
+
+with DAG("sensed_by_name", schedule=None, default_args=CLUSTER):
+    begin = DbtRunOperator(task_id="begin", job_id=12345, wait_for_termination=False)
+    name = "{{ task_instance.xcom_pull(task_ids='begin', key='dbtrun_name') }}"
+    begin >> DbtRunSensor(task_id="poked", name=name, mode="poke", poke_interval=2)
+    begin >> DbtRunSensor(task_id="rescheduled", name=name, mode="reschedule", poke_interval=5)
+    begin >> DbtRunSensor(task_id="deferred", name=name, deferrable=True)

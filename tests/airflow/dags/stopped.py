@@ -24,11 +24,29 @@ with DAG("endless_in_worker", schedule=None, default_args=DEFAULTS):
 with DAG("endless_left_alone", schedule=None, default_args=DEFAULTS):
     DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=True, cancel_on_kill=False)
 
+with DAG("endless_left_alone_in_worker", schedule=None, default_args=DEFAULTS):
+    DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=False, cancel_on_kill=False)
+
 with DAG("limited", schedule=None, default_args=DEFAULTS):
-    DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=True, execution_timeout=timedelta(seconds=15))
+    DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=True, execution_timeout=timedelta(seconds=20))
+
+with DAG("limited_left_alone", schedule=None, default_args=DEFAULTS):
+    DbtRunOperator(
+        task_id="job",
+        job_id=ENDLESS,
+        deferrable=True,
+        execution_timeout=timedelta(seconds=20),
+        cancel_on_kill=False,
+    )
 
 with DAG("limited_in_worker", schedule=None, default_args=DEFAULTS):
-    DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=False, execution_timeout=timedelta(seconds=10))
+    DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=False, execution_timeout=timedelta(seconds=20))
 
-with DAG("limited_dag_run", schedule=None, default_args=DEFAULTS, dagrun_timeout=timedelta(seconds=25)):
+with DAG("limited_dag_run", schedule=None, default_args=DEFAULTS, dagrun_timeout=timedelta(seconds=40)):
     DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=True)
+
+with DAG("limited_dag_run_in_worker", schedule=None, default_args=DEFAULTS, dagrun_timeout=timedelta(seconds=40)):
+    DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=False)
+
+with DAG("late_in_worker", schedule=None, default_args=DEFAULTS):
+    DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=False, timeout=15)
