@@ -6,16 +6,17 @@ Decoding stays out of the generated client, which would build a dictionary of ev
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from airflow_trigger.cluster import Denial, Unreachable, failure
+from airflow_trigger.cluster import Denial, Rejected, Unreachable, failure
 from airflow_trigger.objects import Run
-from watcher.api import GROUP, PLURAL, VERSION
+from watcher.api import FINAL_PHASES, GROUP, PLURAL, VERSION, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 
     from airflow_trigger.cluster import Cluster
 
@@ -27,6 +28,16 @@ WATCH_SECONDS: Final = 300
 """The server ends a watch in peace after this time, so that load balances itself over API servers."""
 MAX_LINE: Final = 8 * 1024 * 1024
 """Bytes of one watch event. etcd holds 1.5 MiB an object; JSON may need a few times that."""
+
+
+def _in_no(phases: Iterable[str]) -> str:
+    """A field selector. There is no "one of" among them, but "none of"; a phase that is not known is let through."""
+    return ",".join(f"status.phase!={phase}" for phase in sorted(phases))
+
+
+ENDED: Final = _in_no({"", *Phase} - FINAL_PHASES)
+"""What is over stays selected until it is deleted; "" is the phase of an object that no watcher has seen yet."""
+LIVE: Final = _in_no(FINAL_PHASES)
 
 
 class Unreadable(Denial):
@@ -41,7 +52,7 @@ class Added(msgspec.Struct, frozen=True):
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """A change: the object is gone, and `run` is how it looked last."""
+    """A change: the object is gone, and `run` is how it looked last. Of one that is live only its own 404 is proof."""
 
     run: Run
     version: str
@@ -68,6 +79,8 @@ class Runs(Protocol):
 
     async def list(self) -> Listing: ...
 
+    async def live(self) -> Listing: ...
+
     def watch(self, version: str, silence_seconds: float) -> AsyncGenerator[Change]: ...
 
     async def get(self, name: str) -> Run: ...
@@ -81,11 +94,20 @@ class DbtRuns:
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self._cluster = cluster
         self._path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
+        self._selects = True
 
     async def list(self) -> Listing:
         """All of them, in pages. Expired when it took so long that the server forgot the version of the first page."""
+        return await self._listed({})
+
+    async def live(self) -> Listing:
+        """Those that are not over, as `list` does; where the server cannot select, all."""
+        with self._selecting(LIVE) as selection:
+            return await self._listed(selection)
+
+    async def _listed(self, selection: Mapping[str, str]) -> Listing:
         runs: dict[str, Run] = {}
-        query = {"limit": str(PAGE)}
+        query = {"limit": str(PAGE), **selection}
         while True:
             page = _decoded(await self._cluster.request("GET", self._path, query=query), _PAGE)
             runs |= {run.metadata.name: run for run in map(_readable, page.items) if run}
@@ -94,18 +116,34 @@ class DbtRuns:
             query["continue"] = page.metadata.continue_
 
     async def watch(self, version: str, silence_seconds: float) -> AsyncGenerator[Change]:
-        """Changes after `version`, until the server ends it in peace."""
+        """Changes after `version` to what is over, or thereby is, until the server ends it in peace.
+
+        Where the server cannot select: changes to all.
+        """
         query = {
             "watch": "true",
             "resourceVersion": version,
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(WATCH_SECONDS),
         }
-        async with self._cluster.stream(self._path, query, silence_seconds) as stream:
-            async for line in lines(stream):
-                change = read_change(line)
-                if change is not None:
-                    yield change
+        with self._selecting(ENDED) as selection:
+            async with self._cluster.stream(self._path, query | selection, silence_seconds) as stream:
+                async for line in lines(stream):
+                    change = read_change(line)
+                    if change is not None:
+                        yield change
+
+    @contextmanager
+    def _selecting(self, selector: str) -> Iterator[dict[str, str]]:
+        """The query for it. Of a server that refuses to select everything is asked from then on."""
+        try:
+            yield {"fieldSelector": selector} if self._selects else {}
+        except Rejected as error:
+            if not self._selects:
+                raise
+            self._selects = False
+            log.warning("DbtRuns cannot be selected by phase, so every change is watched; is the CRD old? %s", error)
+            raise Unreachable("everything will be asked for") from error
 
     async def get(self, name: str) -> Run:
         """One of them, as it is now."""

@@ -4,6 +4,9 @@ A watch for each task would cost the API server a connection and the triggerer s
 requests. So all waiters of an event loop share one watch, which outlives single waiters for a while, and each is told
 the state at its subscription, so that nothing can be missed between creating an object and waiting for it.
 
+The watch tells of ends alone: every write to a live run would wake the triggerer, and no waiter acts on one. A deletion
+in the middle of a run usually ends it first; one that does not is found by a look at the live ones from time to time.
+
 The watch is doubted on every trouble: it lists again and tells everybody what is true then. Only a refusal (permission,
 credentials, no CRD) is told to the waiters; that the API server is away is not their business.
 """
@@ -18,7 +21,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from airflow_trigger.cluster import (
     AlreadyExists,
@@ -34,8 +37,9 @@ from airflow_trigger.objects import Denied, Gone, Run, Seen, State
 from airflow_trigger.per_loop import PerLoop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -44,10 +48,12 @@ class Pace:
     """How patient a hub is; all in seconds.
 
     `silence` must be longer than the API server's 60 s between bookmarks, else a quiet watch is taken for a dead one.
+    `recheck` is the pause between two looks at the live ones.
     """
 
     linger: float = 10.0
     silence: float = 90.0
+    recheck: float = 60.0
     first_retry: float = 0.2
     longest_retry: float = 30.0
     denied_retry: float = 5.0
@@ -61,13 +67,15 @@ class Pace:
 
 
 DEFAULT_PACE: Final = Pace()
+SLICE: Final = 50
+"""Waiters that are told something in one turn of the event loop: each of them then does something itself."""
 
 
 @asynccontextmanager
 async def subscribe(
     config: ClusterConfig, namespace: str, name: str, pace: Pace = DEFAULT_PACE
 ) -> AsyncIterator[Subscription]:
-    """The states of one DbtRun from now on: first how it is, then each change.
+    """The states of one DbtRun from now on: first how it is, then its end or deletion; what comes between may be late.
 
     Iterating ends never; it raises nothing but CancelledError. A slow reader is told the newest state only.
     """
@@ -180,6 +188,7 @@ class Hub:
         self._source = source
         self._mirror: dict[str, Run] = {}
         self._ahead: set[str] = set()
+        self._buried: dict[str, int] = {}
         self._version = 0
         self._heard = False
         self._denied: Denied | None = None
@@ -216,14 +225,15 @@ class Hub:
         known = self._mirror.get(name)
         if known is not None and known.metadata.version >= version:
             return Seen(known)
-        if known is None and version <= self._version:
+        if version <= self._buried.get(name, 0):
             return Gone(run)
         self._ahead.add(name)
         self._put(run)
         return Seen(run)
 
     async def _live(self) -> None:
-        async with self._source() as self.runs:
+        async with self._source() as self.runs, asyncio.TaskGroup() as both:
+            both.create_task(self._look_at_the_live())
             retries = self.pace.retries()
             while True:
                 pause = await self._until_trouble()
@@ -235,7 +245,7 @@ class Hub:
         """Lists and watches until something is in doubt; returns the seconds that must pass before the next try."""
         self._heard = False
         try:
-            self._replace(await self.runs.list())
+            await self._replace(await self.runs.list())
             while True:
                 await self._watch()
         except Denial as error:
@@ -271,18 +281,56 @@ class Hub:
         else:
             self._put(change.run)
 
-    def _replace(self, listing: Listing) -> None:
+    async def _look_at_the_live(self) -> None:
+        """What vanished before it ended is missing among them."""
+        while True:
+            await asyncio.sleep(self.pace.recheck)
+            if not self.synced:
+                continue
+            try:
+                await self._compare(await self.runs.live())
+            except ClusterError as error:
+                log.info("The live DbtRuns could not be listed, the next look is in time: %s", error)
+            except Exception:
+                log.exception("The live DbtRuns could not be compared in a way that is not foreseen")
+
+    async def _compare(self, listing: Listing) -> None:
+        async for run in _in_slices(listing.runs.values()):
+            self._refresh(run)
+        version = int(listing.version)
+        async for name in _in_slices(list(self._mirror)):
+            run = self._mirror.get(name)
+            if run and name not in listing.runs and not run.final and run.metadata.version <= version:
+                self._lose(name)
+        self._buried = {name: buried for name, buried in self._buried.items() if buried > version}
+
+    def _refresh(self, run: Run) -> None:
+        name, version = run.metadata.name, run.metadata.version
+        known = self._mirror.get(name)
+        if version < known.metadata.version if known else version <= self._buried.get(name, 0):
+            return
+        self._ahead.discard(name)
+        self._put(run)
+
+    def _lose(self, name: str) -> None:
+        self._mirror.pop(name, None)
+        self._ahead.discard(name)
+        for waiter in self._waiters.get(name, ()):
+            waiter.doubt()
+
+    async def _replace(self, listing: Listing) -> None:
         ahead = {name: self._mirror[name] for name in self._ahead if name in self._mirror}
         missed = {name: run for name, run in ahead.items() if run.metadata.version > int(listing.version)}
         before, self._mirror = self._mirror, {**listing.runs, **missed}
         self._ahead = set(missed)
+        self._buried.clear()
         self._version = int(listing.version)
         self.synced, self._denied = True, None
-        for name, waiters in list(self._waiters.items()):
-            self._catch_up(waiters, self._mirror.get(name), before.get(name))
+        async for name in _in_slices(list(self._waiters)):
+            self._catch_up(name, self._mirror.get(name), before.get(name))
 
-    def _catch_up(self, waiters: list[Subscription], run: Run | None, before: Run | None) -> None:
-        for waiter in waiters:
+    def _catch_up(self, name: str, run: Run | None, before: Run | None) -> None:
+        for waiter in self._waiters.get(name, ()):
             if run is not None:
                 waiter.tell(Seen(run))
             elif before is not None:
@@ -306,12 +354,23 @@ class Hub:
             waiter.tell(Seen(run))
 
     def _remove(self, name: str, last: Run) -> None:
+        if not last.final:
+            self._lose(name)
+            return
         self._mirror.pop(name, None)
+        self._buried[name] = last.metadata.version
         for waiter in self._waiters.get(name, ()):
             waiter.tell(Gone(last))
 
     def _everybody(self) -> list[Subscription]:
         return [waiter for waiters in self._waiters.values() for waiter in waiters]
+
+
+async def _in_slices(items: Iterable[T]) -> AsyncIterator[T]:
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % SLICE == 0:
+            await asyncio.sleep(0)
 
 
 Source = Callable[[], AbstractAsyncContextManager[Runs]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airflow_trigger.cluster import Cluster, ClusterConfig, Expired, NotFound, NotInstalled, Unreachable
-from airflow_trigger.dbtruns import Change, DbtRuns, Runs
+from airflow_trigger.dbtruns import Added, Change, DbtRuns, Progress, Removed, Runs
 from airflow_trigger.hub import Hub, Subscription, subscribe
 from airflow_trigger.objects import Denied, Gone, Seen, State
 from tests.cluster.trigger_support import (
@@ -23,6 +24,7 @@ from tests.cluster.trigger_support import (
     install_crd,
     watches,
 )
+from watcher.api import GROUP, PLURAL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -82,7 +84,7 @@ async def test_all_waiters_share_one_watch_that_ends_after_the_last(
 
 async def test_a_deleted_object_is_gone_with_its_last_status(objects: Namespace, config: ClusterConfig) -> None:
     await objects.create("a")
-    await objects.set_status("a", "Running", runId=5)
+    await objects.set_status("a", "Cancelled", runId=5)
     async with subscribe(config, objects.name, "a", QUICK) as states:
         await told(states)
         await objects.delete("a")
@@ -90,6 +92,65 @@ async def test_a_deleted_object_is_gone_with_its_last_status(objects: Namespace,
     assert isinstance(state, Gone)
     assert state.last is not None
     assert state.last.run_id == 5
+
+
+@pytest.mark.parametrize("status", [{"phase": "Running"}, {}], ids=["running", "seen by no watcher"])
+async def test_a_deletion_in_the_middle_is_told(
+    objects: Namespace, config: ClusterConfig, status: dict[str, str]
+) -> None:
+    await objects.create("a")
+    if status:
+        await objects.set_status("a", **status)
+    async with subscribe(config, objects.name, "a", QUICK) as states:
+        assert isinstance(await told(states), Seen)
+        await objects.delete("a")
+        assert isinstance(await told(states), Gone)
+
+
+async def test_one_made_again_under_the_same_name_is_told_as_another(objects: Namespace, config: ClusterConfig) -> None:
+    await objects.create("a")
+    await objects.set_status("a", "Running")
+    async with subscribe(config, objects.name, "a", QUICK) as states:
+        before = await told(states)
+        await objects.delete("a")
+        await objects.create("a")
+        after = await told(states)
+        while not isinstance(after, Seen):
+            after = await told(states)
+    assert isinstance(before, Seen)
+    assert before.run.metadata.uid != after.run.metadata.uid
+
+
+async def test_the_watch_tells_of_ends_and_deletions_alone(objects: Namespace) -> None:
+    await objects.create("a")
+    version = (await objects.runs.list()).version
+    for phase in ("Pending", "Submitting", "Queued", "Running", "Cancelling", "Cancelled"):
+        await objects.set_status("a", phase)
+    await objects.delete("a")
+    told = objects.runs.watch(version, 10.0)
+    async with asyncio.timeout(SECONDS), contextlib.aclosing(told):
+        seen = [await anext(told), await anext(told)]
+    assert [(type(change), change.run.status.phase) for change in seen if not isinstance(change, Progress)] == [
+        (Added, "Cancelled"),
+        (Removed, "Cancelled"),
+    ]
+
+
+async def test_a_crd_without_the_selectable_phase_is_watched_whole(own_plane: ControlPlane) -> None:
+    install_crd(own_plane)
+    await own_plane.kubectl(
+        *("patch", f"crd/{PLURAL}.{GROUP}", "--type=json", "-p"),
+        json.dumps([{"op": "remove", "path": "/spec/versions/0/selectableFields"}]),
+    )
+    config = ClusterConfig(config_file=str(own_plane.kubeconfig))
+    async with administering(own_plane, "default") as objects:
+        await eventually(lambda: cannot_select(objects), "the API server selects no more")
+        await objects.create("a")
+        await objects.set_status("a", "Running")
+        async with subscribe(config, "default", "a", QUICK) as states:
+            await phase(states, "Running")
+            await objects.set_status("a", "Succeeded")
+            await phase(states, "Succeeded")
 
 
 async def test_a_missing_object_is_told_apart_from_a_missing_api(objects: Namespace) -> None:
@@ -176,6 +237,14 @@ async def test_a_missing_crd_is_told_and_the_wait_goes_on_when_it_is_there(own_p
             await objects.create("a")
             while not isinstance(await anext(states), Seen):
                 pass
+
+
+async def cannot_select(objects: Namespace) -> bool:
+    try:
+        await objects.runs.live()
+    except Unreachable:
+        return True
+    return False
 
 
 async def is_forgotten(objects: Namespace, version: str) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CRD = Path(__file__).parents[2] / "deploy/crd/dbtrun.dev_dbtruns.yaml"
 SECONDS = 30.0
-QUICK = Pace(linger=0.2, silence=90.0, first_retry=0.05, longest_retry=0.5, denied_retry=0.2)
+QUICK = Pace(linger=0.2, silence=90.0, recheck=0.3, first_retry=0.05, longest_retry=0.5, denied_retry=0.2)
 
 
 class QuickTrigger(DbtRunTrigger):

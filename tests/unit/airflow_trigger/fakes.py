@@ -37,8 +37,8 @@ class FakeRuns:
     def __init__(self) -> None:
         self.objects: dict[str, Run] = {}
         self.version = 1
-        self.lists = self.gets = self.creates = self.watches = 0
-        self.errors: dict[str, list[ClusterError]] = {"list": [], "watch": [], "get": [], "create": []}
+        self.lists = self.looks = self.gets = self.creates = self.watches = 0
+        self.errors: dict[str, list[ClusterError]] = {"list": [], "live": [], "watch": [], "get": [], "create": []}
         self.lagging = self.mute = False
         self._open: list[asyncio.Queue[Change | ClusterError | None]] = []
 
@@ -73,6 +73,11 @@ class FakeRuns:
         self.lists += 1
         self._maybe_fail("list")
         return Listing(dict(self.objects), str(self.version))
+
+    async def live(self) -> Listing:
+        self.looks += 1
+        self._maybe_fail("live")
+        return Listing({name: run for name, run in self.objects.items() if not run.final}, str(self.version))
 
     async def watch(self, version: str, silence_seconds: float) -> AsyncGenerator[Change]:
         self.watches += 1

@@ -34,6 +34,7 @@ from airflow_trigger.cluster import (
     own_namespace,
 )
 from airflow_trigger.dbtruns import Added, DbtRuns, Progress, Removed, Unreadable, lines, read_change
+from watcher.api import FINAL_PHASES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -148,6 +149,38 @@ async def test_a_list_of_many_pages_is_whole(tmp_path: Path) -> None:
         listing = await DbtRuns(cluster, "team").list()
     assert sorted(listing.runs) == ["a", "b"]
     assert listing.version == "9"
+
+
+async def test_only_what_is_over_is_watched_and_only_what_is_live_is_looked_at(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.query.get("fieldSelector", "everything"))
+        return web.json_response({"metadata": {"resourceVersion": "9"}, "items": []})
+
+    async with serving(tmp_path, answer) as cluster:
+        runs = DbtRuns(cluster, "team")
+        await runs.live()
+        assert [change async for change in runs.watch("9", 5.0)] == []
+        await runs.list()
+    live, ended, everything = asked
+    live_phases = {"Pending", "Submitting", "Queued", "Running", "Cancelling"}
+    assert set(live.split(",")) == {f"status.phase!={phase}" for phase in FINAL_PHASES}
+    assert set(ended.split(",")) == {"status.phase!=", *(f"status.phase!={phase}" for phase in live_phases)}
+    assert everything == "everything"
+
+
+async def test_a_server_that_cannot_select_by_phase_is_asked_for_everything(tmp_path: Path) -> None:
+    async def old(request: web.Request) -> web.Response:
+        if "fieldSelector" in request.query:
+            return web.Response(status=400, body=status(400, "field label not supported: status.phase"))
+        return web.json_response({"metadata": {"resourceVersion": "9"}, "items": [wire("a")]})
+
+    async with serving(tmp_path, old) as cluster:
+        runs = DbtRuns(cluster, "team")
+        with pytest.raises(Unreachable):
+            await runs.live()
+        assert list((await runs.live()).runs) == ["a"]
 
 
 async def test_watch_lines_may_come_in_any_pieces_and_be_long(tmp_path: Path) -> None:

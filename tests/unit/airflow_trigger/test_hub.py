@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airflow_trigger.cluster import Expired, NotPermitted, Rejected, Unreachable
-from airflow_trigger.dbtruns import Added, Progress, Runs
+from airflow_trigger.dbtruns import Added, Listing, Progress, Removed, Runs
 from airflow_trigger.hub import Hub, Pace, Subscription
 from airflow_trigger.objects import Denied, Gone, Seen, State
 from tests.unit.airflow_trigger.fakes import FakeRuns, dbtrun
@@ -123,7 +123,7 @@ async def test_an_object_that_the_watch_has_not_told_of_yet_is_found(cluster: Fa
 
 
 async def test_an_answer_from_the_past_does_not_revive_a_deleted_object(cluster: FakeRuns) -> None:
-    cluster.put(dbtrun(version=5, phase="Running"))
+    cluster.put(dbtrun(version=5, phase="Succeeded"))
     async with watching(cluster) as hub:
         states = waiter(hub)
         await phase(states)
@@ -131,6 +131,81 @@ async def test_an_answer_from_the_past_does_not_revive_a_deleted_object(cluster:
         cluster.remove("nightly")
         assert isinstance(await told(states), Gone)
         assert hub.observe(before) == Gone(before)
+
+
+async def test_one_deleted_in_the_middle_is_gone_after_the_next_look(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Running"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await phase(states)
+        cluster.remove("nightly", told=False)
+        assert isinstance(await told(states, hub.pace.recheck + 1), Gone)
+
+
+async def test_one_made_again_in_the_middle_is_told_after_the_next_look(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, uid="old", phase="Running"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await phase(states)
+        cluster.remove("nightly", told=False)
+        cluster.put(dbtrun(version=8, uid="new", phase="Running"), told=False)
+        state = await told(states, hub.pace.recheck + 1)
+        assert isinstance(state, Seen)
+        assert state.run.metadata.uid == "new"
+
+
+async def test_one_that_is_no_longer_live_is_asked_for_before_it_is_called_gone(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Running"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await phase(states)
+        cluster.put(dbtrun(version=6, phase="Succeeded"), told=False)
+        state = await told(states, hub.pace.recheck + 1)
+        assert isinstance(state, Seen)
+        assert state.run.final
+
+
+async def test_one_that_only_left_the_selection_is_not_gone(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Paused"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await phase(states)
+        cluster.put(dbtrun(version=6, phase="Running"), told=False)
+        cluster.say(Removed(dbtrun(version=6, phase="Paused"), "6"))
+        assert await phase(states) == "Running"
+
+
+async def test_looks_that_find_nothing_new_wake_nobody(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Running"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await phase(states)
+        assert await told_nothing(states, 10 * hub.pace.recheck)
+        assert (cluster.looks, cluster.gets) == (9, 0)
+
+
+async def test_a_look_that_fails_is_no_news(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Running"))
+    cluster.fail("live", Unreachable("timeout"), NotPermitted("cannot list"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await phase(states)
+        assert await told_nothing(states, 2.5 * hub.pace.recheck)
+        cluster.remove("nightly", told=False)
+        assert isinstance(await told(states), Gone)
+
+
+async def test_a_look_from_the_past_does_not_undo_an_end(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Running"))
+    async with watching(cluster) as hub:
+        states = waiter(hub)
+        await phase(states)
+        before = Listing(dict(cluster.objects), "5")
+        cluster.put(dbtrun(version=6, phase="Succeeded"))
+        assert await phase(states) == "Succeeded"
+        await hub._compare(before)
+        assert await phase(waiter(hub)) == "Succeeded"
+        assert await told_nothing(states)
 
 
 async def test_an_old_event_does_not_undo_what_an_answer_said(cluster: FakeRuns) -> None:
