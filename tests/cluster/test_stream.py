@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import kopf
 import msgspec
 import pytest
 
@@ -30,7 +32,13 @@ DOUBTFUL = replace(QUICK, prune_every=0.4, stall_after=1.0)
 class Followed:
     """A running stream and all that it has told."""
 
-    def __init__(self, access: ClusterAccess, namespaces: tuple[str, ...], settings: StreamSettings) -> None:
+    def __init__(
+        self,
+        access: ClusterAccess,
+        namespaces: tuple[str, ...],
+        settings: StreamSettings,
+        on_restart: Callable[[], None] = lambda: None,
+    ) -> None:
         self.mirror = Mirror()
         self.woken: list[str] = []
         self.restarts: list[str] = []
@@ -40,8 +48,13 @@ class Followed:
             self.woken.append,
             namespaces=namespaces,
             settings=settings,
-            on_restart=self.restarts.append,
+            on_restart=self._restarted,
         )
+        self._on_restart = on_restart
+
+    def _restarted(self, why: str) -> None:
+        self.restarts.append(why)
+        self._on_restart()
 
     def names(self) -> set[str]:
         return {run.metadata.name for run in self.mirror}
@@ -258,6 +271,48 @@ async def test_a_dead_watch_is_noticed_by_our_own_writes(
         writer = Writer(admin)
         followed.mirror.record(await writer.patch_status(await writer.get(namespace, "run"), Status(message="m")))
         await until(lambda: followed.restarts)
+
+
+async def test_a_watch_that_brings_nothing_at_all_is_opened_anew(
+    admin: ClusterAccess, served: ControlPlane, namespace: str, proxy: Proxy, through: Path
+) -> None:
+    """A connection of which the other end is gone: no list and no write of ours gives it away."""
+    settings = replace(QUICK, silent_after=2.0, stall_after=3600, prune_every=3600)
+    async with following(through, namespace, settings=settings) as followed:
+        await create(admin, namespace, "before")
+        await until(lambda: "before" in followed.names())
+        proxy.freeze()
+        await create(admin, namespace, "after")
+        await until(lambda: "after" in followed.names())
+        assert followed.restarts == [], "kopf does it by itself"
+
+
+class StuckOnce(ClusterAccess):
+    """The first time that kopf logs in, its thread stands still."""
+
+    released: threading.Event
+
+    async def kopf_login(self) -> kopf.ConnectionInfo:
+        self.released.wait()
+        return await super().kopf_login()
+
+
+async def test_a_kopf_whose_thread_stands_still_is_replaced(
+    admin: ClusterAccess, served: ControlPlane, namespace: str
+) -> None:
+    access = await StuckOnce.load(served.kubeconfig)
+    access.released = threading.Event()
+    followed = Followed(access, (namespace,), DOUBTFUL, on_restart=access.released.set)
+    task = asyncio.create_task(followed.stream.run())
+    await create(admin, namespace, "run")
+    await until(lambda: followed.restarts)
+    assert "did not bring a known version" in followed.restarts[0]
+    await create(admin, namespace, "later")
+    await until(lambda: "later" in followed.names())
+    assert followed.stream.silent() < 30
+    task.cancel()
+    await asyncio.wait({task})
+    await access.close()
 
 
 async def test_a_watch_that_works_is_left_alone(admin: ClusterAccess, served: ControlPlane, namespace: str) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import quote
 
 import aiohttp
@@ -90,7 +90,7 @@ class ClusterAccess:
         timeouts: Timeouts | None = None,
         service_account: Path = SERVICE_ACCOUNT,
         environ: Mapping[str, str] = os.environ,
-    ) -> ClusterAccess:
+    ) -> Self:
         """Reaches the API server by the kubeconfig that was named, else as the pod's ServiceAccount.
 
         Raises:
