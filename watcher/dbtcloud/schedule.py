@@ -60,7 +60,8 @@ class Schedule:
 
     def of(self, uid: str) -> Followed | None:
         """The run that the uid follows."""
-        return self._runs.get(self._run_of.get(uid, -1))
+        run_id = self._run_of.get(uid)
+        return None if run_id is None else self._runs.get(run_id)
 
     def follow(self, uid: str, run_id: int, interval: float, due: float) -> None:
         """Adds a uid to a run; a uid follows one run at a time. Repeating it changes nothing."""
