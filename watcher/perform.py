@@ -145,8 +145,11 @@ class Performer:
 
     async def _look_again(self, run: DbtRun) -> None:
         """The mirror was behind: ask, as the watch may take its time."""
-        fresh = await self.objects.get(run.metadata.namespace, run.metadata.name)
-        if fresh.uid == run.uid:
+        try:
+            fresh = await self.objects.get(run.metadata.namespace, run.metadata.name)
+        except Gone:
+            fresh = None
+        if fresh is not None and fresh.uid == run.uid:
             self.record(fresh)
         else:
             self.forget_object(run.uid)

@@ -11,10 +11,11 @@ import pytest
 from msgspec.structs import replace
 
 from watcher.api import DbtRun, Job, Metadata, Phase, Spec, Status
+from watcher.cluster.errors import Conflict, Gone
 from watcher.dbtcloud.accounts import Account, Accounts
 from watcher.dbtcloud.connection import Connection, Token
 from watcher.lifecycle.decide import decide
-from watcher.lifecycle.decisions import ClaimStart
+from watcher.lifecycle.decisions import ClaimStart, Write
 from watcher.lifecycle.facts import Instant
 from watcher.lifecycle.known import Known
 from watcher.lifecycle.policy import Policy
@@ -86,3 +87,28 @@ async def test_a_claim_is_still_good_when_a_slow_api_server_has_taken_it() -> No
 
     await asyncio.gather(*(claim(wanted(number)) for number in range(100)))
     assert max(ages) < POLICY.submit_window / 2
+
+
+class GoingObjects:
+    """An API server whose object changed, and is gone when it is looked at again."""
+
+    async def patch_status(self, run: DbtRun, _status: Status) -> DbtRun:
+        raise Conflict(f"{run} has changed")
+
+    async def get(self, _namespace: str, name: str) -> DbtRun:
+        raise Gone(f"{name} not found")
+
+
+async def test_an_object_that_goes_while_it_is_written_is_forgotten() -> None:
+    forgotten: list[str] = []
+    performer = Performer(
+        objects=cast(Any, GoingObjects()),
+        record=lambda _run: None,
+        forget_object=forgotten.append,
+        connections=cast(Any, OneAccount()),
+        emit=lambda _run, _event: None,
+        clock=clock,
+        metrics=Metrics(),
+    )
+    await performer.perform(Write(Status(phase=Phase.PENDING)), wanted(1), Known())
+    assert forgotten == ["u1"]
