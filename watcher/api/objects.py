@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -33,6 +35,8 @@ class DbtRun(Fields, frozen=True, kw_only=True):
     metadata: Metadata
     spec: Spec
     status: Status = Status()
+    unread: tuple[str, ...] = ()
+    """Fields of the stored status that do not read as written here: what could not be read is left out of `status`."""
 
     def __str__(self) -> str:
         return f"{self.metadata.namespace}/{self.metadata.name}"
@@ -57,11 +61,19 @@ class DbtRun(Fields, frozen=True, kw_only=True):
 
 
 class UnreadableObject(ValueError):
-    """The object is not what the CRD allows: an older CRD is installed, or somebody forged its status."""
+    """The object is not what the CRD allows: another CRD is installed."""
+
+
+STATUS_PATH: Final = re.compile(r" - at `\$\.status((?:\.\w+|\[\d+\])+)`$")
+MAX_UNREAD: Final = 500
+"""Pieces of a status that are left out before the object counts as unreadable: more than a forged one has."""
 
 
 def parse(body: Mapping[str, Any]) -> DbtRun:
     """Reads an object as the API server sends it.
+
+    The CRD lets a status say what no watcher of this version writes (a reason of another version, a time in the year
+    0): whoever forges it, or rolls back, must not take the object away from us.
 
     Raises:
         UnreadableObject: a field has a type or value that the API does not have; the message names its path.
@@ -69,7 +81,29 @@ def parse(body: Mapping[str, Any]) -> DbtRun:
     try:
         return msgspec.convert(body, DbtRun)
     except msgspec.ValidationError as error:
-        raise UnreadableObject(str(error)) from None
+        return _without_unreadable(deepcopy(dict(body)), error)
+
+
+def _without_unreadable(body: dict[str, Any], error: msgspec.ValidationError) -> DbtRun:
+    unread = set()
+    for _ in range(MAX_UNREAD):
+        found = STATUS_PATH.search(str(error))
+        if found is None:
+            break
+        place = re.findall(r"\w+", found[1])
+        _leave_out(body["status"], place)
+        unread.add(place[0])
+        try:
+            return msgspec.structs.replace(msgspec.convert(body, DbtRun), unread=tuple(sorted(unread)))
+        except msgspec.ValidationError as another:
+            error = another
+    raise UnreadableObject(str(error)) from None
+
+
+def _leave_out(value: Any, place: Sequence[str]) -> None:
+    for part in place[:-1]:
+        value = value[int(part) if isinstance(value, list) else part]
+    del value[int(place[-1]) if isinstance(value, list) else place[-1]]
 
 
 def to_wire(value: Fields) -> dict[str, Any]:

@@ -52,7 +52,8 @@ class Writer:
 
     async def patch_status(self, run: DbtRun, status: Status) -> DbtRun:
         """Makes `status` the run's status. Writes nothing, and returns `run`, when it is that already."""
-        diff = merge_diff(to_wire(run.status), to_wire(status))
+        stored = to_wire(run.status) | dict.fromkeys(run.unread)
+        diff = merge_diff(stored, to_wire(status))
         starts = Phase.SUBMITTING in (run.status.phase, status.phase)
         urgency = Urgency.START if starts else Urgency.STATUS
         return await self._patch(run, {"status": diff}, "status", urgency) if diff else run

@@ -108,7 +108,7 @@ class Case:
         """A write of the status with these changes; None if it says so already."""
         status = self.settled(**changes)
         observation = self.known.observation
-        if status == self.status:
+        if status == self.status and not self.run.unread:
             return None
         if observation is not None and status.phase is not Phase.PENDING:
             status = replace(status, last_observed_at=seconds(observation.at.wall))
@@ -148,8 +148,7 @@ class Case:
             reason=outcome.reason,
             message=outcome.message,
             completion_time=seconds(self.now.wall),
-            estimated_completion_time=None,
-            **changes,
+            **{**changes, "estimated_completion_time": None},
         )
         assert write is not None, "an end differs from what went before"  # noqa: S101
         return write

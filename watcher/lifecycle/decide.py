@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from watcher.api import Attempt, DbtRun, Phase, Reason, Status
+from watcher.api import DbtRun, Phase, Reason
 from watcher.lifecycle.case import Case
-from watcher.lifecycle.decisions import Decision, Wait
+from watcher.lifecycle.decisions import AddFinalizer, Decision, Wait
 from watcher.lifecycle.ended import ended_step
 from watcher.lifecycle.facts import Instant
 from watcher.lifecycle.following import following_step
 from watcher.lifecycle.known import DENIED_INTERVAL, Known, wanted_run
-from watcher.lifecycle.outcome import STOP_REASONS, Outcome
+from watcher.lifecycle.outcome import Outcome
 from watcher.lifecycle.pending import pending_step
 from watcher.lifecycle.policy import Policy
+from watcher.lifecycle.statuses import NO_RUN
 from watcher.lifecycle.submitting import submitting_step
+from watcher.lifecycle.tampering import tampered
 
 
 def decide(run: DbtRun, known: Known, now: Instant, policy: Policy) -> Decision:
@@ -26,35 +28,17 @@ def decide(run: DbtRun, known: Known, now: Instant, policy: Policy) -> Decision:
     case = Case(run=run, known=known, now=now, policy=policy)
     if run.deleting and not case.held:
         return Wait(None, "the object is going")
+    lie = tampered(run)
+    if lie is not None:
+        nothing = {**NO_RUN, "start_time": None, "artifacts": (), "attempts": (), "conditions": ()}
+        return case.finish(Outcome(Phase.ERROR, Reason.STATUS_TAMPERED, lie), attempt=None, **nothing)
     if case.phase.final:
         return ended_step(case)
-    lie = tampered(run.status)
-    if lie is not None:
-        return case.finish(Outcome(Phase.ERROR, Reason.STATUS_TAMPERED, lie))
-    if case.phase is Phase.SUBMITTING:
-        return submitting_step(case)
-    return following_step(case) if case.phase.live else pending_step(case)
-
-
-def tampered(status: Status) -> str | None:
-    """What in the status the watcher never writes; the rules that follow rely on it."""
-    phase = status.phase or Phase.PENDING
-    if _honest(phase, status, status.attempt):
-        return None
-    return (
-        f"The status says {phase} without what belongs to it: it was not written by the watcher. Create a new object."
-    )
-
-
-def _honest(phase: Phase, status: Status, attempt: Attempt | None) -> bool:
-    if attempt is None or attempt.phase is not phase:
-        return attempt is None and phase is Phase.PENDING
-    if phase is Phase.PENDING:
-        return True
-    if phase is Phase.SUBMITTING:
-        return None not in (attempt.claim_time, status.job_id) and bool(attempt.marker or attempt.retry_of)
-    known_run = attempt.run_id is not None and attempt.run_id == status.run_id
-    return known_run and (phase is not Phase.CANCELLING or status.reason in STOP_REASONS)
+    if case.phase is Phase.PENDING:
+        return pending_step(case)
+    if not (case.held or run.deleting):
+        return AddFinalizer()  # somebody took it away, and with it the cancel that a deletion owes the run
+    return submitting_step(case) if case.phase is Phase.SUBMITTING else following_step(case)
 
 
 class Interest(NamedTuple):

@@ -25,7 +25,9 @@ def _sweep(case: Case) -> Decision | None:
     overdue = case.now.wall > attempt.sweep_after + timedelta(seconds=case.policy.deletion_grace)
     if overdue or attempt.number in case.known.swept:
         return case.write(attempts=with_attempt(case.status, replace(attempt, sweep_after=None)))
-    if case.now.wall < attempt.sweep_after:
+    # Never this far ahead, unless a clock was wrong: an object must not be held until then.
+    distant = case.now.wall + timedelta(seconds=case.policy.quiet_period + case.policy.clock_skew)
+    if case.now.wall < attempt.sweep_after <= distant:
         return case.rest(case.mono(attempt.sweep_after), why="a twin may still appear")
     return case.reconnect() or Sweep(*searched(case, attempt))
 

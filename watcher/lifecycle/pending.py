@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from msgspec.structs import replace
 
 from watcher.api import Attempt, Phase, Reason, Reuse
@@ -32,9 +34,11 @@ def _held_back(case: Case) -> Decision | None:
         )
     if case.spec.suspend and not (case.spec.cancel or case.run.deleting):
         return case.rest(why="suspended", phase=Phase.PENDING, reason=Reason.SUSPENDED, message="spec.suspend is true.")
-    attempt = case.attempt
-    if attempt is not None and attempt.not_before is not None and attempt.not_before > case.now.wall:
-        return case.rest(case.mono(attempt.not_before), why="backoff before the next attempt")
+    not_before = case.attempt.not_before if case.attempt else None
+    # Never this far ahead, unless a clock was wrong: then it means nothing.
+    distant = case.now.wall + timedelta(seconds=case.spec.retry.backoff_seconds + case.policy.clock_skew)
+    if not_before is not None and case.now.wall < not_before <= distant:
+        return case.rest(case.mono(not_before), why="backoff before the next attempt")
     return None
 
 

@@ -108,25 +108,25 @@ def test_uids_can_be_asked_for_one_namespace(mirror: Mirror) -> None:
 
 def test_an_unreadable_object_is_set_aside_with_the_reason(mirror: Mirror) -> None:
     mirror.apply("ADDED", body())
-    assert mirror.apply("MODIFIED", body(version=2, status={"phase": "Dancing"})) == "u1"
+    assert mirror.apply("MODIFIED", body(version=2, spec={"suspend": "often"})) == "u1"
     assert mirror.get("u1") is None
     aside = mirror.unreadable("u1")
     assert aside is not None
-    assert "Dancing" in aside.message
-    assert "phase" in aside.message
+    assert "Expected `bool`" in aside.message
+    assert "suspend" in aside.message
     assert (aside.namespace, aside.name) == ("ns", "run")
 
 
 def test_an_object_that_becomes_readable_is_back(mirror: Mirror) -> None:
-    mirror.apply("ADDED", body(status={"phase": "Dancing"}))
-    mirror.apply("MODIFIED", body(version=2, status={"phase": "Running"}))
+    mirror.apply("ADDED", body(spec={"suspend": "often"}))
+    mirror.apply("MODIFIED", body(version=2))
     assert mirror.unreadable("u1") is None
     assert mirror.all_unreadable == ()
     assert version_of(mirror) == "2"
 
 
 def test_a_deleted_unreadable_object_is_forgotten(mirror: Mirror) -> None:
-    mirror.apply("ADDED", body(status={"phase": "Dancing"}))
+    mirror.apply("ADDED", body(spec={"suspend": "often"}))
     assert mirror.apply("DELETED", body(version=2)) == "u1"
     assert mirror.all_unreadable == ()
 

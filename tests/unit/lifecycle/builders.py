@@ -155,7 +155,7 @@ def live(
 def over(phase: Phase = Phase.SUCCEEDED, reason: Reason = Reason.RUN_SUCCEEDED, **attempt: Any) -> Status:
     """A status that is final, ended at 60 s."""
     status = live(phase, reason, **attempt)
-    return replace(status, completion_time=wall(60), finished_at=wall(59))
+    return replace(status, message="It is over.", completion_time=wall(60), finished_at=wall(59))
 
 
 def next_step(obj: DbtRun, memory: Known, seconds: float = 20, policy: Policy = POLICY) -> Decision:

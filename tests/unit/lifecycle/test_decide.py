@@ -21,8 +21,9 @@ from tests.unit.lifecycle.builders import (
     written,
 )
 from watcher.api import Attempt, Phase, Reason, Status
-from watcher.lifecycle.decide import Interest, interest, tampered
+from watcher.lifecycle.decide import Interest, interest
 from watcher.lifecycle.known import DENIED_INTERVAL, Known
+from watcher.lifecycle.tampering import tampered
 
 # ── what the watcher never writes ──
 
@@ -40,7 +41,7 @@ from watcher.lifecycle.known import DENIED_INTERVAL, Known
     ],
 )
 def test_what_the_watcher_writes_is_believed(status: Status) -> None:
-    assert tampered(status) is None
+    assert tampered(run(status)) is None
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from tests.unit.lifecycle.builders import (
     MARK,
     RUN,
     START,
+    UID,
     at,
     condition,
     decided,
@@ -38,13 +39,14 @@ from watcher.lifecycle.decisions import (
 )
 from watcher.lifecycle.facts import RunState
 from watcher.lifecycle.known import Known
+from watcher.lifecycle.marker import marker
 
 NAMES = Job(name="nightly", project="shop", environment="prod")
 ACCEPTED = Status(phase=Phase.PENDING, reason=Reason.ACCEPTED)
 
 
 def backing_off(until: float) -> Status:
-    attempt = Attempt(number=2, phase=Phase.PENDING, marker="dbtrun:x/2", not_before=wall(until))
+    attempt = Attempt(number=2, phase=Phase.PENDING, marker=marker(UID, 2), not_before=wall(until))
     return replace(ACCEPTED, reason=Reason.RETRY_BACKOFF, attempts=(attempt,))
 
 
@@ -98,7 +100,7 @@ def test_a_backoff_is_waited_for() -> None:
 def test_the_next_attempt_is_claimed_after_its_backoff() -> None:
     claim = decided(ClaimStart, run(backing_off(50)), known(), 50).status
     assert claim.attempt is not None
-    assert (claim.attempt.number, claim.attempt.marker, claim.attempt.not_before) == (2, "dbtrun:x/2", None)
+    assert (claim.attempt.number, claim.attempt.marker, claim.attempt.not_before) == (2, marker(UID, 2), None)
 
 
 # ── held back ──

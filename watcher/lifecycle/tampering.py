@@ -1,0 +1,77 @@
+"""What a status can say that the watcher never writes. The rules rely on its being absent.
+
+Whoever may write a status can end an object with it. They must not make it start or cancel another's run, fail for
+ever, or stay when it is deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import pairwise
+from typing import Final
+
+from watcher.api import MARKER_PREFIX, Attempt, ConditionType, DbtRun, Phase, Status
+from watcher.lifecycle.marker import marker
+from watcher.lifecycle.outcome import STOP_REASONS
+
+YEARS: Final = range(2000, 9000)
+"""Of every time that is reckoned with: beyond them a sum may be no time any more."""
+MAX_ATTEMPTS: Final = 21
+"""The CRD's: 20 retries at most."""
+RAN: Final = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.TIMED_OUT})
+"""Ends that only a run can have."""
+
+
+def tampered(run: DbtRun) -> str | None:
+    """What the watcher never writes, in a sentence for the object's owner."""
+    lie = _lie(run)
+    if lie is None:
+        return None
+    told = f"{lie}: it was not written by the watcher. Create a new object."
+    if run.spec.adopts:
+        return told
+    return f"{told} A run that it started is not followed any more; its cause begins with {MARKER_PREFIX}{run.uid}."
+
+
+def _lie(run: DbtRun) -> str | None:
+    status = run.status
+    if not _numbered(status):
+        return "The attempts in the status are not numbered as they are made"
+    if any(attempt.marker not in ("", marker(run.uid, attempt.number)) for attempt in status.attempts):
+        return "The status has a marker of another object"
+    if any(time.year not in YEARS for time in _times(status)):
+        return "The status has a time that is none"
+    phase = status.phase or Phase.PENDING
+    return None if _honest(phase, status, status.attempt) else f"The status says {phase} without what belongs to it"
+
+
+def _numbered(status: Status) -> bool:
+    numbers = [0, *(attempt.number for attempt in status.attempts), MAX_ATTEMPTS + 1]
+    return all(before < after for before, after in pairwise(numbers))
+
+
+def _times(status: Status) -> Iterator[datetime]:
+    reachable = status.condition(ConditionType.REACHABLE)
+    times = [status.queued_at, status.started_at, status.completion_time]
+    times += [reachable.last_transition_time] if reachable else []
+    for attempt in status.attempts:
+        times += [attempt.claim_time, attempt.first_claim_time, attempt.not_before, attempt.sweep_after]
+    return (time for time in times if time is not None)
+
+
+def _honest(phase: Phase, status: Status, attempt: Attempt | None) -> bool:
+    if attempt is None or attempt.phase is not phase:
+        return attempt is None and (phase is Phase.PENDING or (phase not in RAN and _ended(phase, status)))
+    if phase is Phase.PENDING:
+        return True
+    if phase is Phase.SUBMITTING:
+        return None not in (attempt.claim_time, status.job_id) and bool(attempt.marker or attempt.retry_of)
+    known_run = attempt.run_id is not None and attempt.run_id == status.run_id
+    if phase.final:
+        return _ended(phase, status) and (known_run or phase not in RAN)
+    return known_run and (phase is not Phase.CANCELLING or status.reason in STOP_REASONS)
+
+
+def _ended(phase: Phase, status: Status) -> bool:
+    return phase.final and status.completion_time is not None and bool(status.message)
