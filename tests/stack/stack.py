@@ -261,7 +261,7 @@ class Stack:
     async def everything_told(self) -> dict[str, str]:
         """All that was said: logs, objects, Events."""
         logs = {str(path.name): path.read_text(errors="replace") for path in self.folder.glob("*.log")}
-        objects = await self.kubectl("get", "dr,events.events.k8s.io,deployments,configmaps,leases", "-o", "yaml")
+        objects = await self.kubectl("get", "dr,events.events.k8s.io,deployments,configmaps,leases", "-o", "json")
         return logs | {"objects": objects}
 
 
