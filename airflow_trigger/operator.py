@@ -88,7 +88,7 @@ class DbtRunOperator(BaseOperator):
     :param retry: further attempts inside this try: a number, or a mapping with the fields of `spec.retry`.
     :param queue_deadline: seconds or timedelta from submission to start; passing it cancels the run.
     :param active_deadline: seconds or timedelta from start to end; passing it cancels the run. Default:
-        execution_timeout, else the longer of timeout and a day.
+        execution_timeout if that cancels, else the longer of timeout and a day.
     :param deletion_policy: what deleting the DbtRun does to a live run: `Cancel` (default) or `Orphan`.
     :param artifacts: files of the run to keep for DbtRunArtifactOperator, as `run_results.json`.
     :param ttl: seconds or timedelta for which the DbtRun is kept after its end was told to Airflow; None: for ever.
@@ -403,7 +403,9 @@ class DbtRunOperator(BaseOperator):
             retry=self.retry,
             queue_deadline=in_seconds("queue_deadline", self.queue_deadline),
             active_deadline=active_deadline(
-                in_seconds("active_deadline", self.active_deadline), self.execution_timeout, self._timeout
+                in_seconds("active_deadline", self.active_deadline),
+                self.execution_timeout if self.cancel_on_kill else None,
+                self._timeout,
             ),
             check_interval=self._check_interval,
             deletion_policy=self.deletion_policy,

@@ -91,7 +91,12 @@ class Rest:
         return links
 
     async def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        answer = await self._http.request(method, f"/api/v2{path}", json=body)
+        async def answered() -> httpx.Response | None:
+            # As a person does who sees that the database was locked: on SQLite it is, at times.
+            answer = await self._http.request(method, f"/api/v2{path}", json=body)
+            return None if answer.is_server_error else answer
+
+        answer = await until(answered, 60, f"an answer to {method} {path}", pause=0.5)
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 

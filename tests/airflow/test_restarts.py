@@ -49,10 +49,11 @@ async def test_a_run_that_ends_while_the_triggerer_is_away_is_not_repeated(rig: 
 async def test_a_task_that_is_ended_after_its_triggerer_was_killed_leaves_its_run_to_the_deadline(
     rig: Rig, crashed: dict[str, str]
 ) -> None:
+    """Unless the next triggerer comes so late that it gets the trigger before Airflow throws it away: it cancels."""
     run = crashed["its task was marked failed"]
     await rig.waiting("endless")
+    await rig.until_dbt("endless", run, [3], [30])
     (item,) = await rig.objects("endless", run)
-    assert await rig.dbt_statuses("endless", run) == [3]
     assert item["spec"]["activeDeadlineSeconds"] > 0
 
 

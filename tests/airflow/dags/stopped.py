@@ -13,6 +13,8 @@ ENDLESS = 103
 DEFAULTS = {
     "config_file": os.environ["DBTRUN_TEST_KUBECONFIG"],
     "namespace": os.environ["DBTRUN_TEST_NAMESPACE"],
+    # Airflow 2 lets a task that was cleared on its worker wait as long as one that failed.
+    "retry_delay": timedelta(seconds=0.1),
 }
 
 with DAG("endless", schedule=None, default_args=DEFAULTS):
@@ -42,10 +44,10 @@ with DAG("limited_left_alone", schedule=None, default_args=DEFAULTS):
 with DAG("limited_in_worker", schedule=None, default_args=DEFAULTS):
     DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=False, execution_timeout=timedelta(seconds=20))
 
-with DAG("limited_dag_run", schedule=None, default_args=DEFAULTS, dagrun_timeout=timedelta(seconds=40)):
+with DAG("limited_dag_run", schedule=None, default_args=DEFAULTS, dagrun_timeout=timedelta(seconds=60)):
     DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=True)
 
-with DAG("limited_dag_run_in_worker", schedule=None, default_args=DEFAULTS, dagrun_timeout=timedelta(seconds=40)):
+with DAG("limited_dag_run_in_worker", schedule=None, default_args=DEFAULTS, dagrun_timeout=timedelta(seconds=60)):
     DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=False)
 
 with DAG("late_in_worker", schedule=None, default_args=DEFAULTS):

@@ -430,6 +430,11 @@ def test_an_object_may_be_kept_for_ever(runs: FakeTaskRuns) -> None:
     assert "ttlSecondsAfterFinished" not in runs.spec(runs.only)
 
 
+def test_a_run_that_may_not_be_cancelled_does_not_end_by_execution_timeout(runs: FakeTaskRuns) -> None:
+    deferred(new(runs, execution_timeout=timedelta(hours=1), cancel_on_kill=False), Task())
+    assert runs.spec(runs.only)["activeDeadlineSeconds"] > 3_600
+
+
 def test_every_run_has_an_end_even_if_nobody_can_cancel_it(runs: FakeTaskRuns) -> None:
     deferred(new(runs, execution_timeout=timedelta(hours=2)), Task())
     assert runs.spec(runs.only)["activeDeadlineSeconds"] == 7_200
