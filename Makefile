@@ -7,10 +7,11 @@ BIN := .venv/bin
 READY := .venv/.ready
 WORKERS ?= 3
 KILLS ?= 1000
+COUNT ?= 10000
 SEED ?= 1
 
-.PHONY: help setup check lint types unit coverage controlplane airflows test test-airflow soak bench bench-airflow demo docs \
-  format lock clean
+.PHONY: help setup check lint types unit coverage controlplane airflows test test-airflow soak abuse bench bench-airflow demo \
+  docs format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +58,9 @@ test-airflow: controlplane airflows ## the operator and the sensor on real Airfl
 
 soak: controlplane ## kill watchers under every fault: make soak KILLS=1000 SEED=1
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(SEED)
+
+abuse: controlplane ## mistreat random objects: make abuse COUNT=10000 SEED=1
+	@$(BIN)/python -m tests.abuse --count $(COUNT) --seed $(SEED)
 
 bench: controlplane ## figures of the watcher, one JSON line each
 	@$(BIN)/python -m tests.bench.bench_watcher

@@ -1,0 +1,203 @@
+"""Random objects meet a real API server, the watcher and the simulator; then all is held against the truth."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import msgspec
+
+from tests.abuse import oracle
+from tests.abuse.api import Api, Seen, phase_of
+from tests.abuse.figures import Figures
+from tests.abuse.lives import HOLD, Ledger, Life
+from tests.abuse.schema import INT64, SECRETS
+from tests.controlplane import ControlPlane
+from tests.stack import JOBS, Stack, until
+from tests.stack.stack import ACCOUNT, SCENARIO
+from watcher.api import FINAL_PHASES
+
+logger = logging.getLogger(__name__)
+
+NAMESPACE: Final = "abuse"
+TOGETHER: Final = 300
+"""Objects that are mistreated at the same time."""
+THEIRS: Final = 30
+"""dbt Cloud runs of somebody else, for objects to adopt."""
+SETTLED: Final = 120.0
+"""Seconds after the last edit within which every object tells its end or what it waits for: a run that dbt Cloud
+denies is believed gone after 60, and machines are busy."""
+IDLE: Final = 5.0
+"""Seconds for which nobody does anything, to see who is busy all the same."""
+SETTINGS: Final = {
+    "DBTRUN_FEED_INTERVAL_SECONDS": "1",
+    "DBTRUN_REQUESTS_PER_MINUTE": "4500",
+    "DBTRUN_LOG_LEVEL": "info",
+    "DBTRUN_SUBMIT_WINDOW_SECONDS": "5",
+    "DBTRUN_REQUEST_SECONDS": "5",
+    "DBTRUN_QUIET_PERIOD_SECONDS": "10",
+}
+NAMES: Final = {number: name for name, number in JOBS.items()}
+SCRIPTS: Final = [job | {"parallel": True, "name": NAMES[job["id"]]} for job in SCENARIO["jobs"]]
+SLOW_STARTS: Final = {"kinds": ["start"], "probability": 0.2, "effect": {"type": "latency", "seconds": 1.0}}
+"""So that there is something to edit while an object is being submitted."""
+
+
+async def campaign(
+    plane: ControlPlane, folder: Path, *, count: int, seed: int, seconds: float = math.inf, patient: bool = True
+) -> Figures:
+    """Mistreats so many objects, and tells what came of it.
+
+    Args:
+        seconds: after which no more objects are made.
+        patient: whether statuses name runs that dbt Cloud does not know, which is believed after a minute.
+    """
+    await asyncio.to_thread(plane.create_namespace_sync, NAMESPACE)
+    ledger = Ledger(seed, strangers=(1, INT64 - 1) if patient else ())
+    async with (
+        Stack.up(plane, NAMESPACE, folder, scenario={**SCENARIO, "jobs": SCRIPTS}, settings=SETTINGS) as stack,
+        Api(plane.kubeconfig, NAMESPACE) as api,
+    ):
+        return await Campaign(stack, api, ledger).run(count, seconds)
+
+
+class Campaign:
+    """One campaign, from the first object to the last one's end."""
+
+    def __init__(self, stack: Stack, api: Api, ledger: Ledger) -> None:
+        self.stack, self.api, self.ledger = stack, api, ledger
+        self.seen, self.figures = Seen(), Figures(ledger)
+        self.lives: list[Life] = []
+
+    async def run(self, count: int, seconds: float) -> Figures:
+        """Plays it."""
+        began = time.monotonic()
+        self.address = (await self.stack.watcher.says(r"Listening on (\S+)\.\"")).group(1)
+        await self.stack.watcher.says("Watching 0 DbtRuns")
+        await self._prepare()
+        async with asyncio.TaskGroup() as group:
+            watch = group.create_task(self.api.watch(self.seen))
+            await self._mistreat(count, began + seconds)
+            await self._settle()
+            await self._idle()
+            await self._hold_against_dbt()
+            await self._end()
+            watch.cancel()
+        await self._count()
+        self._judge()
+        self.figures.seconds = time.monotonic() - began
+        return self.figures
+
+    async def _prepare(self) -> None:
+        for number in range(THEIRS):
+            job = ("endless", "success", "slow")[number % 3]
+            run = await self.stack.ask("POST", "/runs", {"job_id": JOBS[job]})
+            self.ledger.theirs.append(int(run["id"]))
+        await self.stack.ask("POST", "/faults", SLOW_STARTS)
+
+    async def _mistreat(self, count: int, ends: float) -> None:
+        numbers = iter(range(count))
+
+        async def some() -> None:
+            for number in numbers:
+                if time.monotonic() > ends:
+                    return
+                if number % 1_000 == 0:
+                    logger.info("Object %d of %d.", number, count)
+                self.lives.append(Life(number, self.api, self.seen, self.ledger))
+                await self.lives[-1].live()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(TOGETHER):
+                group.create_task(some())
+        self.figures.objects = len(self.lives)
+
+    async def _settle(self) -> None:
+        logger.info("All are made, %d are there.", len(self.seen.objects))
+        live: set[int] = set()
+
+        async def settled() -> bool:
+            live.clear()
+            live.update(run["id"] for run in await self.stack.runs("endless") if run["status"] < 10)
+            return not any(oracle.untold(body, live) for body in self.seen.objects.values())
+
+        try:
+            await until(settled, SETTLED, "every object telling its end or what it waits for", pause=0.5)
+        except AssertionError:
+            for name, body in self.seen.objects.items():
+                if what := oracle.untold(body, live):
+                    self.ledger.complain("telling", name, f"{what}: {oracle.brief(body)}")
+
+    async def _idle(self) -> None:
+        before = await self._metric("dbtrun_reconciles_total")
+        await asyncio.sleep(IDLE)
+        self.figures.idle = (await self._metric("dbtrun_reconciles_total") - before) / IDLE
+        live = sum(phase_of(body) not in FINAL_PHASES for body in self.seen.objects.values())
+        if self.figures.idle > 1 + live / 2:
+            told = f"{self.figures.idle} reconciles a second for {live} live objects"
+            self.ledger.complain("bounds", "everybody", told)
+
+    async def _hold_against_dbt(self) -> None:
+        runs = {run["id"]: run for run in await self.stack.runs()}
+        self.figures.runs = len(runs)
+        for body in self.seen.objects.values():
+            self.figures.phases[phase_of(body)] += 1
+            self.figures.reasons[body.get("status", {}).get("reason", "")] += 1
+        self.ledger.complaints += oracle.untrue(self.lives, runs)
+        self.ledger.complaints += oracle.wrong_starts(self.lives, runs.values())
+
+    async def _end(self) -> None:
+        """Everything is deleted, who held an object back lets it go, and the Secrets that were missed come."""
+        logger.info("Everything is deleted.")
+        for name, body in list(self.seen.objects.items()):
+            holders = body["metadata"].get("finalizers", [])
+            if HOLD in holders:
+                await self.api.patch(name, {"metadata": {"finalizers": [one for one in holders if one != HOLD]}})
+        await self.api.delete_all()
+        keys = {"token": self.stack.token, "account-id": str(ACCOUNT), "host": self.stack.url}
+        await self.stack.apply(*(self.stack.secret(name, keys) for name in SECRETS))
+
+        async def all_gone() -> bool:
+            return not self.seen.objects
+
+        try:
+            await until(all_gone, SETTLED, "every deleted object gone", pause=0.5)
+        except AssertionError:
+            for name, body in self.seen.objects.items():
+                self.ledger.complain("ends", name, f"it is deleted and stays: {oracle.brief(body)}")
+        self.ledger.complaints += oracle.left_alive(self.lives, await self.stack.runs())
+
+    # ── the watcher itself ──
+
+    async def _metric(self, name: str) -> float:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            lines = (await http.get(f"http://{self.address}/metrics")).text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    async def _count(self) -> None:
+        ours = {life.name for life in self.lives}
+        self.figures.reconciles = int(await self._metric("dbtrun_reconciles_total"))
+        self.figures.failed = int(await self._metric("dbtrun_reconcile_failures_total"))
+        self.figures.versions = Counter({name: n for name, n in self.seen.versions.items() if name in ours})
+        told = (str(line.get("run", "")) for line in self._log() if line["logger"] == "watcher.reconcile")
+        self.figures.decisions = Counter(run.rpartition("/")[2] for run in told)
+
+    def _log(self) -> list[dict[str, Any]]:
+        return [msgspec.json.decode(line) for line in self.stack.watcher.text().splitlines() if line.startswith("{")]
+
+    def _judge(self) -> None:
+        for program in (self.stack.watcher, self.stack.simulator):
+            if not program.running or "Traceback" in program.text():
+                self.ledger.complain("health", program.name, f"it died or raised: {program.tail(5)[:1_000]}")
+        self.ledger.complaints += oracle.alarming(self._log())
+        self.ledger.complaints += oracle.too_busy(self.lives, "decisions", self.figures.decisions)
+        self.ledger.complaints += oracle.too_busy(self.lives, "versions", self.figures.versions)
+        if self.figures.reconciles > oracle.PER_WRITE * self.figures.writes:
+            told = f"{self.figures.reconciles} reconciles for {self.figures.writes} writes"
+            self.ledger.complain("bounds", "everybody", told)
