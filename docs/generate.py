@@ -18,6 +18,7 @@ import yaml
 
 from airflow_trigger.event import STATUSES
 from watcher.api import API_VERSION, KIND, PHASE_MEANINGS, REASON_DOCS, ConditionType
+from watcher.telemetry.metrics import Metrics
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CRD: Final = ROOT / "deploy/crd/dbtrun.dev_dbtruns.yaml"
@@ -134,6 +135,20 @@ def _described(schema: Schema, required: bool) -> str:
     return ("Required. " if required else "") + str(schema["description"])
 
 
+def metrics_table() -> str:
+    """What /metrics shows, but for the state of Python itself."""
+    metrics = Metrics()
+    metrics.watch(())
+    metrics.watch_parts(())
+    return table(
+        ("Metric", "Type", "Meaning"),
+        (
+            (f"`{metric.name}{'_total' if metric.type == 'counter' else ''}`", metric.type, metric.documentation)
+            for metric in sorted(metrics.registry.collect(), key=lambda metric: metric.name)
+        ),
+    )
+
+
 def reference(crd: Schema) -> str:
     """The whole page."""
     schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
@@ -170,6 +185,9 @@ def reference(crd: Schema) -> str:
                     ("Reason", "Meaning", "What to do"),
                     ((f"`{reason}`", *doc) for reason, doc in REASON_DOCS.items()),
                 ),
+                "## Metrics",
+                "Of the watcher, at `/metrics`. No label holds the name of an object or run.",
+                metrics_table(),
             ]
         )
         + "\n"
