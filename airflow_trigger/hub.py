@@ -299,10 +299,14 @@ class Hub:
             self._refresh(run)
         version = int(listing.version)
         async for name in _in_slices(list(self._mirror)):
-            run = self._mirror.get(name)
-            if run and name not in listing.runs and not run.final and run.metadata.version <= version:
+            known = self._mirror.get(name)
+            if known is not None and self._vanished(known, listing):
                 self._lose(name)
         self._buried = {name: buried for name, buried in self._buried.items() if buried > version}
+
+    def _vanished(self, known: Run, listing: Listing) -> bool:
+        seen_before = known.metadata.version <= int(listing.version)
+        return seen_before and not known.final and known.metadata.name not in listing.runs
 
     def _refresh(self, run: Run) -> None:
         name, version = run.metadata.name, run.metadata.version
