@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -145,7 +146,8 @@ class Accounts:
             name=name,
             feed_seconds=self._feed_seconds,
             clock=self._clock,
-            heard_at=lambda: client.polled_at,
+            # Whoever waits for a small budget that is being spent does not stand still.
+            heard_at=lambda: max(client.polled_at, budget.granted_at if budget.waiting else -math.inf),
         )
         account = Account(connection, client, budget, poller, unused_since=self._clock().mono)
         self._accounts[connection] = account

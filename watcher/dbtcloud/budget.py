@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -43,6 +44,8 @@ class Budget:
     ) -> None:
         self.spent: Counter[Priority] = Counter()
         """Requests let through, by what they were for."""
+        self.granted_at = -math.inf
+        """When the last request was let through, by the same clock."""
         self._rate = per_minute / 60
         self._burst = float(burst)
         self._clock = clock
@@ -98,6 +101,7 @@ class Budget:
             if not turn.done():
                 turn.set_result(None)
                 self.spent[priority] += 1
+                self.granted_at = self._clock()
                 self._level -= 1
         if self._timer is not None:
             self._timer.cancel()

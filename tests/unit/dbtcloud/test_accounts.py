@@ -163,6 +163,27 @@ async def test_every_poll_spends_the_accounts_budget() -> None:
         assert used.budget.spent == {Priority.POLL: 1}
 
 
+async def test_a_poll_that_waits_for_a_small_budget_does_not_stand_still() -> None:
+    accounts = Accounts(
+        lambda c: Sink(c, []),
+        requests_per_minute=1,
+        burst=1,
+        transport=httpx.MockTransport(dbt_cloud),
+        clock=clock,
+    )
+    used = accounts.use("a", ROTATED)
+    polling = asyncio.create_task(accounts.run())
+    others = [asyncio.create_task(used.budget.spend(Priority.SUBMIT)) for _ in range(10)]
+    used.poller.follow("a", 7, 30)
+    for _ in range(9):
+        await asyncio.sleep(60)
+        assert used.poller.silent() <= 61
+    assert used.budget.spent[Priority.POLL] == 0
+    for task in (polling, *others):
+        task.cancel()
+    await asyncio.wait([polling, *others])
+
+
 async def test_a_poller_that_fails_by_a_fault_of_ours_ends_the_task() -> None:
     class Faulty(Sink):
         def answering(self) -> None:
