@@ -41,7 +41,7 @@ event loop: when that waits for a request which waits for the loop, only this en
 FAST: Final = {
     "CORE__LOAD_EXAMPLES": "False",
     "CORE__EXECUTOR": "LocalExecutor",
-    "CORE__PARALLELISM": "12",
+    "CORE__PARALLELISM": "8",
     "CORE__MAX_ACTIVE_TASKS_PER_DAG": "200",
     "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
     "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
