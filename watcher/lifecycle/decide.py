@@ -28,7 +28,7 @@ def decide(run: DbtRun, known: Known, now: Instant, policy: Policy) -> Decision:
     case = Case(run=run, known=known, now=now, policy=policy)
     if run.deleting and not case.held:
         return Wait(None, "the object is going")
-    lie = tampered(run)
+    lie = tampered(run, known)
     if lie is not None:
         nothing = {**NO_RUN, "start_time": None, "artifacts": (), "attempts": (), "conditions": ()}
         return case.finish(Outcome(Phase.ERROR, Reason.STATUS_TAMPERED, lie), attempt=None, **nothing)

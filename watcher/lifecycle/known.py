@@ -96,6 +96,8 @@ class Known:
     missing_since: float | None = None
     about: int | None = None
     """The run that the observation is about: a denial carries no id."""
+    attempt: int = 0
+    """Number of the newest attempt that the status ever had: it never falls, unless somebody empties the status."""
     claim: Claim | None = None
     cancel: CancelTry | None = None
     details: DetailsTry | None = None
@@ -120,6 +122,8 @@ def remember(run: DbtRun, known: Known, now: Instant) -> Known:
     if known.about != wanted:
         known = replace(known, about=wanted, observation=None, missing_since=None)
     attempt = run.status.attempt
+    if attempt is not None and attempt.number > known.attempt:
+        known = replace(known, attempt=attempt.number)
     if attempt is None or attempt.phase is not Phase.SUBMITTING or attempt.claim_time is None:
         return replace(known, claim=None) if known.claim else known
     claim = known.claim

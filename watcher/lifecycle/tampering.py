@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Final
 
 from watcher.api import MARKER_PREFIX, Attempt, ConditionType, DbtRun, Phase, Status
+from watcher.lifecycle.known import Known
 from watcher.lifecycle.marker import marker
 from watcher.lifecycle.outcome import STOP_REASONS
 
@@ -23,9 +24,9 @@ RAN: Final = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.TIMED_OUT})
 """Ends that only a run can have."""
 
 
-def tampered(run: DbtRun) -> str | None:
+def tampered(run: DbtRun, known: Known) -> str | None:
     """What the watcher never writes, in a sentence for the object's owner."""
-    lie = _lie(run)
+    lie = _lie(run, known)
     if lie is None:
         return None
     told = f"{lie}: it was not written by the watcher. Create a new object."
@@ -34,7 +35,7 @@ def tampered(run: DbtRun) -> str | None:
     return f"{told} A run that it started is not followed any more; its cause begins with {MARKER_PREFIX}{run.uid}."
 
 
-def _lie(run: DbtRun) -> str | None:
+def _lie(run: DbtRun, known: Known) -> str | None:
     status = run.status
     if not _numbered(status):
         return "The attempts in the status are not numbered as they are made"
@@ -43,6 +44,8 @@ def _lie(run: DbtRun) -> str | None:
     if any(time.year not in YEARS for time in _times(status)):
         return "The status has a time that is none"
     phase = status.phase or Phase.PENDING
+    if not phase.final and (status.attempt.number if status.attempt else 0) < known.attempt:
+        return f"The status has lost attempt {known.attempt}"
     return None if _honest(phase, status, status.attempt) else f"The status says {phase} without what belongs to it"
 
 
@@ -64,7 +67,7 @@ def _honest(phase: Phase, status: Status, attempt: Attempt | None) -> bool:
     if attempt is None or attempt.phase is not phase:
         return attempt is None and (phase is Phase.PENDING or (phase not in RAN and _ended(phase, status)))
     if phase is Phase.PENDING:
-        return True
+        return attempt.run_id is None and attempt.claim_time is None
     if phase is Phase.SUBMITTING:
         return None not in (attempt.claim_time, status.job_id) and bool(attempt.marker or attempt.retry_of)
     known_run = attempt.run_id is not None and attempt.run_id == status.run_id

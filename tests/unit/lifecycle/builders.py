@@ -191,7 +191,9 @@ def rested(obj: DbtRun, memory: Known, seconds: float = 20) -> tuple[DbtRun, flo
 
 def following(obj: DbtRun, observation: Observation | None = None, **changes: Any) -> Known:
     """A watcher that follows the object's run, and what it last saw of it."""
-    return known(about=obj.status.run_id or obj.spec.run_id, observation=observation, **changes)
+    number = obj.status.attempt.number if obj.status.attempt else 0
+    about = obj.status.run_id or obj.spec.run_id
+    return known(about=about, attempt=number, observation=observation, **changes)
 
 
 def details_of(run: RunFacts | None = None, results: Results | None = None) -> Details:

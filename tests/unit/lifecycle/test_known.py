@@ -59,7 +59,7 @@ def test_the_date_of_a_met_claim_stays() -> None:
 
 def test_a_claim_of_our_own_is_kept() -> None:
     obj = run(claimed())
-    memory = known(claim=claim(obj, sent=True))
+    memory = known(attempt=1, claim=claim(obj, sent=True))
     assert remember(obj, memory, at(20)) == memory
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -11,6 +12,7 @@ from tests.unit.lifecycle.builders import (
     RUN,
     START,
     UID,
+    at,
     claimed,
     decided,
     following,
@@ -35,7 +37,7 @@ from watcher.api import (
     Status,
 )
 from watcher.lifecycle.decisions import AddFinalizer, ClaimStart, RemoveFinalizer, Write
-from watcher.lifecycle.known import Known
+from watcher.lifecycle.known import Known, remember
 from watcher.lifecycle.marker import marker
 from watcher.lifecycle.tampering import tampered
 
@@ -91,7 +93,22 @@ def test_what_the_watcher_never_writes_ends_the_object(status: Status, words: st
     assert (end.phase, end.reason) == (Phase.ERROR, Reason.STATUS_TAMPERED)
     assert words in end.message
     assert f"its cause begins with dbtrun:{UID}." in end.message
-    assert tampered(replace(obj, status=end)) is None
+    assert tampered(replace(obj, status=end), known(attempt=2)) is None
+
+
+@pytest.mark.parametrize("emptied", [Status(), numbered(1), live()])
+def test_a_status_that_lost_an_attempt_starts_none_again(emptied: Status) -> None:
+    memory = remember(run(live(number=2)), known(), at(10))
+    end = written(run(emptied), memory)
+    assert (end.phase, end.reason) == (Phase.ERROR, Reason.STATUS_TAMPERED)
+    assert "has lost attempt 2" in end.message
+
+
+@pytest.mark.parametrize("attempt", [{"run_id": RUN}, {"claim_time": START}])
+def test_what_was_submitted_is_not_pending_again(attempt: dict[str, Any]) -> None:
+    pending = Attempt(number=1, phase=Phase.PENDING, marker=marker(UID, 1), **attempt)
+    end = written(run(Status(phase=Phase.PENDING, attempts=(pending,))), known())
+    assert end.reason is Reason.STATUS_TAMPERED
 
 
 def test_an_adopted_run_has_no_cause_to_look_for() -> None:
