@@ -30,7 +30,7 @@ TOGETHER: Final = 300
 """Objects that are mistreated at the same time."""
 THEIRS: Final = 30
 """dbt Cloud runs of somebody else, for objects to adopt."""
-SETTLED: Final = 120.0
+SETTLED: Final = 240.0
 """Seconds after the last edit within which every object tells its end or what it waits for: a run that dbt Cloud
 denies is believed gone after 60, and machines are busy."""
 IDLE: Final = 5.0
@@ -39,9 +39,9 @@ SETTINGS: Final = {
     "DBTRUN_FEED_INTERVAL_SECONDS": "1",
     "DBTRUN_REQUESTS_PER_MINUTE": "4500",
     "DBTRUN_LOG_LEVEL": "info",
-    "DBTRUN_SUBMIT_WINDOW_SECONDS": "5",
-    "DBTRUN_REQUEST_SECONDS": "5",
-    "DBTRUN_QUIET_PERIOD_SECONDS": "10",
+    "DBTRUN_SUBMIT_WINDOW_SECONDS": "15",
+    "DBTRUN_REQUEST_SECONDS": "15",
+    "DBTRUN_QUIET_PERIOD_SECONDS": "30",
 }
 NAMES: Final = {number: name for name, number in JOBS.items()}
 SCRIPTS: Final = [job | {"parallel": True, "name": NAMES[job["id"]]} for job in SCENARIO["jobs"]]

@@ -116,7 +116,7 @@ class Life:
         async def seen() -> bool:
             return self.name in self.seen.versions
 
-        await until(seen, 30, f"{self.name} on the watch")
+        await until(seen, 300, f"{self.name} on the watch")
 
     # ── birth ──
 

@@ -48,8 +48,13 @@ def _waits(spec: Body, status: Body, live: Collection[int]) -> bool:
         case "Pending", Reason.INVALID_CONNECTION:
             return "connectionRef" in spec
         case (("Queued" | "Running"), _):
-            return status.get("runId") in live
+            return status.get("runId") in live or _unreachable(status)
     return False
+
+
+def _unreachable(status: Body) -> bool:
+    """Whether the status says since when nothing is known: a phase was forged whose connection there never was."""
+    return any(c["type"] == "Reachable" and c["status"] == "False" for c in status["conditions"])
 
 
 TRUE_ENDS: Final = {"Succeeded": 10, "Failed": 20}
@@ -66,7 +71,7 @@ def untrue(lives: Iterable[Life], runs: Mapping[int, Body]) -> Iterator[Complain
 
 
 def wrong_starts(lives: Iterable[Life], runs: Iterable[Body]) -> Iterator[Complaint]:
-    """Runs that were started twice, or for nobody. A forged status may cost a start of its own object, no other's."""
+    """Runs that were started twice, whatever was forged, or for nobody."""
     known = {life.uid: life for life in lives if life.uid}
     started = Counter(run["cause"].split(" ")[0] for run in runs if run["cause"].startswith(MARKER_PREFIX))
     for mark, times in started.items():
@@ -74,7 +79,7 @@ def wrong_starts(lives: Iterable[Life], runs: Iterable[Body]) -> Iterator[Compla
         life = known.get(uid)
         if life is None:
             yield Complaint("starts", uid, "a run was started for an object that never was")
-        elif not life.forged and times > 1:
+        elif times > 1:
             yield Complaint("starts", life.name, f"attempt {number} was started {times} times")
         elif not life.forged and not 1 <= int(number) <= life.limit + 1:
             yield Complaint("starts", life.name, f"attempt {number} was started; retry.limit is {life.limit}")
