@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-WORKERS ?= 3
+WORKERS ?= 5
 KILLS ?= 1000
 COUNT ?= 10000
 SEED ?= 1
@@ -49,12 +49,11 @@ controlplane: $(READY) ## build etcd, kube-apiserver and helm for tests and demo
 airflows: $(READY) ## make the environments of Airflow 3.3 and 2.11 for the tests (once, about a minute)
 	@$(BIN)/python -m tests.airflow build > /dev/null
 
-test: check coverage controlplane ## everything but real Airflow: for every hour
-	@$(BIN)/pytest tests --ignore=tests/unit --ignore=tests/airflow -q \
-	  -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+test: check coverage controlplane airflows ## everything: for every hour
+	@$(BIN)/pytest tests --ignore=tests/unit -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test-airflow: controlplane airflows ## the operator and the sensor on real Airflow 3.3 and 2.11
-	@$(BIN)/pytest tests/airflow
+test-airflow: controlplane airflows ## of these, the ones on real Airflow 3.3 and 2.11, side by side
+	@$(BIN)/pytest tests/airflow -q -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: controlplane ## kill watchers under every fault: make soak KILLS=1000 SEED=1
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(SEED)
