@@ -49,7 +49,8 @@ controlplane: $(READY) ## build etcd, kube-apiserver and helm for tests and demo
 airflows: $(READY) ## make the environments of Airflow 3.3 and 2.11 for the tests (once, about a minute)
 	@$(BIN)/python -m tests.airflow build > /dev/null
 
-test: check coverage controlplane airflows ## everything: for every hour
+test: $(READY) ## everything: for every hour
+	@$(MAKE) --no-print-directory -j2 check coverage controlplane airflows
 	@$(BIN)/pytest tests --ignore=tests/unit -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-airflow: controlplane airflows ## of these, the ones on real Airflow 3.3 and 2.11, side by side
