@@ -9,7 +9,18 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from watcher.api import FINALIZER, Attempt, ConditionStatus, ConditionType, DbtRun, Phase, Reason, Spec, Status
+from watcher.api import (
+    FINALIZER,
+    PHASE_MEANINGS,
+    Attempt,
+    ConditionStatus,
+    ConditionType,
+    DbtRun,
+    Phase,
+    Reason,
+    Spec,
+    Status,
+)
 from watcher.api.status import MAX_MESSAGE
 from watcher.lifecycle.decisions import Connect, Decision, Event, RemoveFinalizer, Wait, Write
 from watcher.lifecycle.facts import Instant, Observation, RunFacts, Trouble
@@ -96,7 +107,7 @@ class Case:
         return bounded(
             stamped(
                 # The API server refuses a longer one, and an end that is refused is never told.
-                replace(status, message=clean(status.message, MAX_MESSAGE)),
+                replace(status, message=clean(status.message, MAX_MESSAGE) or _meaning(status)),
                 self.run.metadata.generation,
                 self.now.wall,
                 self.trouble_told,
@@ -201,3 +212,8 @@ class Case:
             return {}
         same = self.status.phase is Phase.PENDING and self.status.reason is told.reason
         return {"phase": Phase.PENDING, "reason": told.reason, "message": self.status.message if same else told.message}
+
+
+def _meaning(status: Status) -> str:
+    """A message for a status that somebody left without."""
+    return PHASE_MEANINGS[status.phase or Phase.PENDING]

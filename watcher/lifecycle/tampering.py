@@ -46,6 +46,8 @@ def _lie(run: DbtRun, known: Known) -> str | None:
     phase = status.phase or Phase.PENDING
     if not phase.final and (status.attempt.number if status.attempt else 0) < known.attempt:
         return f"The status has lost attempt {known.attempt}"
+    if phase is Phase.PENDING and run.spec.adopts and status.attempts:
+        return "The status has an attempt before there is one"
     return None if _honest(phase, status, status.attempt) else f"The status says {phase} without what belongs to it"
 
 

@@ -151,3 +151,14 @@ def test_what_could_not_be_read_is_written_anew() -> None:
     memory = following(obj, seen(None), missing_since=mono(20))
     assert not isinstance(next_step(obj, memory), Write)
     assert written(replace(obj, unread=("steps",)), memory) == replace(told, last_observed_at=wall(20))
+
+
+def test_an_object_that_adopts_has_no_attempt_before_it_has_its_run() -> None:
+    pending = Status(phase=Phase.PENDING, attempts=(Attempt(number=1, phase=Phase.PENDING),))
+    assert "before there is one" in written(run(pending, run_id=RUN), known()).message
+
+
+@pytest.mark.parametrize("status", [Status(phase=Phase.PENDING, reason=Reason.INVALID_CONNECTION), live()])
+def test_a_status_without_a_message_gets_one(status: Status) -> None:
+    assert status.message == ""
+    assert written(run(status, suspend=True), known()).message
