@@ -26,8 +26,8 @@ def main(count: int, seed: int, seconds: float, keep: Path | None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     figures = asyncio.run(_run(count, seed, seconds, keep))
-    for promise, name, what in figures.broken[:50]:
-        click.echo(f"{promise}: {name}: {what}", err=True)
+    for promise, name, what in figures.broken:
+        click.echo(f"{promise}: {name[-20:]}: {what[:1_000]}", err=True)
     click.echo(json.dumps(figures.told()))
     sys.exit(1 if figures.broken else 0)
 

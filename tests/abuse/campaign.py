@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from tests.abuse.figures import Figures
 from tests.abuse.lives import HOLD, Ledger, Life
 from tests.abuse.schema import INT64, SECRETS
 from tests.controlplane import ControlPlane
-from tests.stack import JOBS, Stack, until
+from tests.stack import JOBS, Stack
 from tests.stack.stack import ACCOUNT, SCENARIO
 from watcher.api import FINAL_PHASES
 
@@ -30,9 +31,9 @@ TOGETHER: Final = 300
 """Objects that are mistreated at the same time."""
 THEIRS: Final = 30
 """dbt Cloud runs of somebody else, for objects to adopt."""
-SETTLED: Final = 240.0
-"""Seconds after the last edit within which every object tells its end or what it waits for: a run that dbt Cloud
-denies is believed gone after 60, and machines are busy."""
+PATIENCE: Final = 120.0
+"""Seconds after the last edit within which every object tells its end or what it waits for, or fewer do not than
+before: a run that dbt Cloud denies is believed gone after 60, and a busy machine has a backlog."""
 IDLE: Final = 5.0
 """Seconds for which nobody does anything, to see who is busy all the same."""
 SETTINGS: Final = {
@@ -122,17 +123,15 @@ class Campaign:
         logger.info("All are made, %d are there.", len(self.seen.objects))
         live: set[int] = set()
 
-        async def settled() -> bool:
+        async def untold() -> int:
             live.clear()
             live.update(run["id"] for run in await self.stack.runs("endless") if run["status"] < 10)
-            return not any(oracle.untold(body, live) for body in self.seen.objects.values())
+            return sum(oracle.untold(body, live) is not None for body in self.seen.objects.values())
 
-        try:
-            await until(settled, SETTLED, "every object telling its end or what it waits for", pause=0.5)
-        except AssertionError:
-            for name, body in self.seen.objects.items():
-                if what := oracle.untold(body, live):
-                    self.ledger.complain("telling", name, f"{what}: {oracle.brief(body)}")
+        await none_left(untold)
+        for name, body in self.seen.objects.items():
+            if what := oracle.untold(body, live):
+                self.ledger.complain("telling", name, f"{what}: {oracle.brief(body)}")
 
     async def _idle(self) -> None:
         before = await self._metric("dbtrun_reconciles_total")
@@ -159,18 +158,18 @@ class Campaign:
             holders = body["metadata"].get("finalizers", [])
             if HOLD in holders:
                 await self.api.patch(name, {"metadata": {"finalizers": [one for one in holders if one != HOLD]}})
-        await self.api.delete_all()
         keys = {"token": self.stack.token, "account-id": str(ACCOUNT), "host": self.stack.url}
         await self.stack.apply(*(self.stack.secret(name, keys) for name in SECRETS))
 
-        async def all_gone() -> bool:
-            return not self.seen.objects
+        async def staying() -> int:
+            # Again and again: the API server gives up where the watcher writes an object that it is about to delete.
+            if not all(body["metadata"].get("deletionTimestamp") for body in self.seen.objects.values()):
+                await self.api.delete_all()
+            return len(self.seen.objects)
 
-        try:
-            await until(all_gone, SETTLED, "every deleted object gone", pause=0.5)
-        except AssertionError:
-            for name, body in self.seen.objects.items():
-                self.ledger.complain("ends", name, f"it is deleted and stays: {oracle.brief(body)}")
+        await none_left(staying)
+        for name, body in self.seen.objects.items():
+            self.ledger.complain("ends", name, f"it is deleted and stays: {oracle.brief(body)}")
         self.ledger.complaints += oracle.left_alive(self.lives, await self.stack.runs())
 
     # ── the watcher itself ──
@@ -201,3 +200,13 @@ class Campaign:
         if self.figures.reconciles > oracle.PER_WRITE * self.figures.writes:
             told = f"{self.figures.reconciles} reconciles for {self.figures.writes} writes"
             self.ledger.complain("bounds", "everybody", told)
+
+
+async def none_left(count: Callable[[], Awaitable[int]]) -> None:
+    """Waits until the count is zero, or has not become less for as long as the patience lasts."""
+    least, since = math.inf, time.monotonic()
+    while (left := await count()) and time.monotonic() - since < PATIENCE:
+        if left < least:
+            least, since = left, time.monotonic()
+            logger.debug("%d are left.", left)
+        await asyncio.sleep(1.0)

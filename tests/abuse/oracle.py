@@ -16,7 +16,7 @@ PER_ATTEMPT: Final = 16
 """Decisions, and versions of the object, that one attempt may cost."""
 PER_WRITE: Final = 8
 """Decisions, versions and reconciles that each write of somebody else may cost."""
-EXPECTED_WARNINGS: Final = (r"An Event was (dropped|not accepted)", r"ApiTrouble: ")
+EXPECTED_WARNINGS: Final = (r"An Event was (dropped|not accepted)", r"ApiTrouble: ", r"A step has not come back")
 """What the watcher may warn of on a busy machine; anything else is a defect."""
 
 
