@@ -102,7 +102,7 @@ class Watcher:
         self._leading = asyncio.Event()
         self._lost = asyncio.Event()
         self._leader = self._elector(settings, access) if settings.leader_election else None
-        self._led_at = 0.0
+        self._led_at = time.monotonic()
         self.vitals = self._vitals(settings.request_seconds)
         self._show(access)
 

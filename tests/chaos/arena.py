@@ -1,4 +1,4 @@
-"""The system under fire: two watchers and one Lease, a simulator that remembers, an API server of its own."""
+"""The system under fire: three watchers and one Lease, a simulator that remembers, an API server of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.stack import Program, Stack, until
 from tests.stack.proxy import Proxy
 from tests.stack.stack import ROOT
 
-WATCHERS: Final = 2
+WATCHERS: Final = 3
 SETTINGS: Final = {
     "DBTRUN_SUBMIT_WINDOW_SECONDS": "2",
     "DBTRUN_REQUEST_SECONDS": "3",

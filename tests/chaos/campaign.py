@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from tests.chaos.arena import MUTANTS, SCENARIO, SETTINGS, Arena
+from tests.chaos.arena import MUTANTS, SCENARIO, SETTINGS, WATCHERS, Arena
 from tests.chaos.faults import DOUBTFUL, FAULTS
 from tests.chaos.oracle import Seen, Verdict, judge
 from tests.chaos.people import People
@@ -28,7 +28,7 @@ CALM_SECONDS: Final = 30.0
 """Longer than the quiet period and a fail-over."""
 SETTLE_SECONDS: Final = 240.0
 """From the last fault until every object has come to its end; backoff alone may take a minute."""
-DISTURBANCES: Final = {"kill": 10, "kill both": 8, "kill both twice": 6, "pause": 3, "pause for long": 1,
+DISTURBANCES: Final = {"kill": 8, "kill all": 8, "crash loop": 10, "pause": 3, "pause for long": 1,
                        "partition": 2, "cut connections": 2, "silence connections": 1, "rotate token": 2,
                        "restart dbt Cloud": 3, "freeze API server": 1, "restart API server": 1, "compact etcd": 2,
                        "calm": 2}  # fmt: skip
@@ -114,8 +114,8 @@ class Campaign:
         plane, drawn = self.arena.plane, self.random.uniform
         acts: dict[str, Callable[[], Awaitable[None]]] = {
             "kill": lambda: self._kill(1),
-            "kill both": lambda: self._kill(2),
-            "kill both twice": self._kill_anew,
+            "kill all": lambda: self._kill(WATCHERS),
+            "crash loop": self._crash_loop,
             "pause": lambda: self._pause(drawn(LEASE, 3 * LEASE)),
             "pause for long": lambda: self._pause(drawn(QUIET_PERIOD, QUIET_PERIOD + LEASE)),
             "partition": self._partition,
@@ -137,12 +137,13 @@ class Campaign:
             await watcher.kill()
             self.killed += 1
 
-    async def _kill_anew(self) -> None:
-        """Dying again on the way up: what was found may have been found by nobody."""
-        await self._kill(2)
-        self.arena.revive()
-        await asyncio.sleep(self.random.uniform(0.0, 4.0))
-        await self._kill(2)
+    async def _crash_loop(self) -> None:
+        """Dying again on the way up, again and again: what one has found out, the next one must find out anew."""
+        await self._kill(WATCHERS)
+        for _ in range(self.random.randint(1, 5)):
+            self.arena.revive()
+            await asyncio.sleep(self.random.uniform(0.0, 4.0))
+            await self._kill(WATCHERS)
 
     async def _calm(self) -> None:
         """As long as it takes to find out about every start whose answer was lost."""

@@ -23,6 +23,8 @@ ROOT: Final = Path(__file__).parents[2]
 CRD: Final = ROOT / "deploy/crd/dbtrun.dev_dbtruns.yaml"
 ACCOUNT: Final = 70403103922125
 SECRET: Final = "dbt-cloud"
+DAY: Final = 24 * 3600
+"""Seconds for which the watcher's token is good: a soak is long, and nobody renews it."""
 JOBS: Final = {
     "success": 101,
     "failure": 102,
@@ -130,7 +132,7 @@ class Stack:
         deployment = await self.json("get", "deployment", "dbtrun")
         pod = deployment["spec"]["template"]["spec"]
         container = pod["containers"][0]
-        kubeconfig = await self.plane.kubeconfig_for(self.namespace, pod["serviceAccountName"])
+        kubeconfig = await self.plane.kubeconfig_for(self.namespace, pod["serviceAccountName"], seconds=DAY)
         env = {item["name"]: item.get("value", self.namespace) for item in container["env"]}
         env |= {**FAST, "DBTRUN_KUBECONFIG": str(kubeconfig), **settings}
         if "DBTRUN_CONNECTION_DIR" in env:
