@@ -49,6 +49,8 @@ def _waits(spec: Body, status: Body, live: Collection[int]) -> bool:
             return "connectionRef" in spec
         case (("Queued" | "Running"), _):
             return status.get("runId") in live or _unreachable(status)
+        case ("Cancelling", _):
+            return _unreachable(status)
     return False
 
 
