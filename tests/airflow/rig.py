@@ -94,6 +94,10 @@ class Rig:
         runs = [await self.airflow.trigger(dag_id) for _ in range(count)]
         return await asyncio.gather(*(self._waits(dag_id, run_id, state) for run_id in runs))
 
+    async def all_waiting(self, dag_id: str) -> None:
+        """Those too that were started ahead: a test that breaks something must not meet them half-way."""
+        await asyncio.gather(*(self._waits(dag_id, run_id, "deferred") for run_id in self._ahead[dag_id]))
+
     async def _waits(self, dag_id: str, run_id: str, state: str) -> str:
         await self.airflow.until_state(dag_id, run_id, "job", state)
         await self.until_dbt(dag_id, run_id, [3])

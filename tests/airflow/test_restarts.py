@@ -88,6 +88,7 @@ async def test_triggers_that_move_to_another_triggerer_cancel_nothing(rig: Rig) 
 
 async def test_an_api_server_that_is_away_is_waited_for(rig: Rig) -> None:
     run = await rig.waiting("endless")
+    await rig.all_waiting("endless")
     (dbt,) = await rig.dbt_runs("endless", run)
     await rig.plane.kill_apiserver()
     await rig.stack.ask("POST", f"/runs/{dbt['id']}/finish", {"status": 10})

@@ -11,10 +11,13 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def test_a_deferred_task_ends_as_its_run_succeeds(rig: Rig) -> None:
+    await rig.stack.apply(dbt_run("smoke-success", "endless"))
     run = await rig.airflow.trigger("smoke", {"name": "smoke-success"})
-    await rig.stack.apply(dbt_run("smoke-success", "success"))
+    await rig.airflow.until_state("smoke", run, "wait", "deferred")
+    await rig.airflow.until_settled("smoke", run)
+    status = await rig.stack.reaches("smoke-success", "Running")
+    await rig.stack.ask("POST", f"/runs/{status['runId']}/finish", {"status": 10})
     await rig.airflow.until_state("smoke", run, "wait", "success")
-    status = await rig.stack.status("smoke-success")
     assert await rig.airflow.desk.xcom("smoke", run, "wait") == status["runId"]
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
-GONE_SECONDS = 20.0
+GONE_SECONDS = 60.0
 OWNER = """
     import json, os, signal, sys
     from pathlib import Path

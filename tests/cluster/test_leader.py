@@ -22,6 +22,8 @@ from watcher.cluster.leader import Leader, LeaseSettings
 
 ROOT = Path(__file__).parents[2]
 QUICK = LeaseSettings(duration=3, renew_deadline=2.0, retry=0.3)
+NOISE = 3.0
+"""Seconds that a busy machine may add."""
 
 
 class Candidate:
@@ -101,7 +103,7 @@ async def test_a_killed_leader_is_followed_after_its_lease(plane: ControlPlane, 
         first.process.kill()
         killed = time.monotonic()
         await until(lambda: second.led)
-        assert second.led[0] - killed < QUICK.duration + 2 * QUICK.retry + 1.0
+        assert second.led[0] - killed < QUICK.duration + 2 * QUICK.retry + NOISE
         assert second.led[0] > first.led[-1]
 
 

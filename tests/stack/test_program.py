@@ -22,6 +22,7 @@ from tests.stack import Program
 
 program = Program("family", [sys.executable, "-c", {PARENT_AND_CHILD!r}], {{}}, Path(sys.argv[1]))
 program.start()
+print("started", flush=True)
 signal.pause()
 """
 
@@ -29,8 +30,12 @@ signal.pause()
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 async def test_a_program_and_its_children_die_with_the_tests(tmp_path: Path, end: signal.Signals) -> None:
     log = tmp_path / "family.log"
-    tests = await asyncio.create_subprocess_exec(sys.executable, "-c", TESTS, str(log), cwd=ROOT)
+    tests = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", TESTS, str(log), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    assert tests.stdout is not None
     try:
+        assert await tests.stdout.readline() == b"started\n"
         family = await until(lambda: both(log), what="parent and child")
     finally:
         tests.send_signal(end)
