@@ -98,7 +98,7 @@ def test_a_blocked_loop_fails_the_probe_is_logged_with_its_place_and_heals(caplo
     with process.running():
         assert process.alive(30)
         process.block()
-        assert not process.alive(0.5)
+        assert not process.alive(1.0)
         wait_for(lambda: "in wait (" in "".join(told()))
         process.released.set()
         assert process.alive(30)
