@@ -47,7 +47,7 @@ async def delete(access: ClusterAccess, namespace: str, name: str) -> None:
     await access.request("DELETE", api_path(PREFIX, namespace, "dbtruns", name))
 
 
-async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -55,7 +55,7 @@ class Program:
             )
         heir.adopt(self.pid)
 
-    async def says(self, pattern: str, seconds: float = 30.0, after: int = 0) -> re.Match[str]:
+    async def says(self, pattern: str, seconds: float = 90.0, after: int = 0) -> re.Match[str]:
         """Waits for a match in the log, beyond its first `after` characters."""
 
         async def found() -> re.Match[str] | None:

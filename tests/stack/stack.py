@@ -196,7 +196,7 @@ class Stack:
         assert isinstance(status, dict)
         return status
 
-    async def reaches(self, name: str, *phases: str, seconds: float = 60.0, **fields: Any) -> dict[str, Any]:
+    async def reaches(self, name: str, *phases: str, seconds: float = 120.0, **fields: Any) -> dict[str, Any]:
         """The status once it is in one of the phases and has these fields."""
 
         async def there() -> dict[str, Any] | None:
@@ -209,7 +209,7 @@ class Stack:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{await self.status(name)}\n{self.watcher.tail()}") from None
 
-    async def gone(self, name: str, seconds: float = 60.0) -> None:
+    async def gone(self, name: str, seconds: float = 120.0) -> None:
         async def missing() -> bool:
             return not await self.kubectl("get", "dr", name, "--ignore-not-found", "-o", "name")
 
@@ -270,4 +270,4 @@ class Stack:
 async def install_crd(plane: ControlPlane) -> None:
     """Installs the CRD once per control plane and waits until it is served."""
     await plane.kubectl("apply", "--server-side", "-f", str(CRD))
-    await plane.kubectl("wait", "--for=condition=Established", "crd/dbtruns.dbtrun.dev", "--timeout=30s")
+    await plane.kubectl("wait", "--for=condition=Established", "crd/dbtruns.dbtrun.dev", "--timeout=120s")
