@@ -36,7 +36,8 @@ def build_command() -> None:
 )
 def up(parent: Path | None) -> None:
     """Run a control plane until Ctrl-C; its kubeconfig is printed."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: a shell that starts it in the background has it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
         with ControlPlane(parent) as plane:
