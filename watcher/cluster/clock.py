@@ -7,24 +7,15 @@ own machine's time, a clock that is wrong by minutes would move deadlines and TT
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from typing import Final
 
+from watcher.clock import Clock, clock_offset, system_clock
 from watcher.lifecycle.facts import Instant
 
 logger = logging.getLogger(__name__)
 
-RESOLUTION: Final = timedelta(seconds=1)
-"""Of the Date header (RFC 9110, 5.6.7)."""
 WORTH_TELLING: Final = timedelta(seconds=5)
-
-
-def this_machine() -> Instant:
-    """This machine's time on both clocks."""
-    return Instant(datetime.now(UTC), time.monotonic())
 
 
 class ClusterClock:
@@ -33,7 +24,7 @@ class ClusterClock:
     So a jump of this machine's own clock is no jump of ours.
     """
 
-    def __init__(self, source: Callable[[], Instant] = this_machine) -> None:
+    def __init__(self, source: Clock = system_clock) -> None:
         self._source = source
         self._base = source()
 
@@ -48,18 +39,9 @@ class ClusterClock:
         return self._wall(now.mono) - now.wall
 
     def heard(self, date: str | None, sent: float, received: float) -> None:
-        """Takes the Date of a reply to a request that was sent and received at these monotonic seconds.
-
-        It was written somewhere in between; a difference that this can explain changes nothing.
-        """
-        try:
-            told = parsedate_to_datetime(date or "")
-        except ValueError:
-            return
-        half_trip = timedelta(seconds=(received - sent) / 2)
-        wall = told.replace(tzinfo=UTC) + RESOLUTION / 2
-        wrong = wall - self._wall(sent + half_trip.total_seconds())
-        if abs(wrong) > RESOLUTION + half_trip:
+        """Takes the Date of a reply to a request that was sent and received at these monotonic seconds."""
+        wrong = clock_offset(date, self._wall(sent), self._wall(received))
+        if wrong:
             self._base = Instant(self._base.wall + wrong, self._base.mono)
             self._tell(wrong)
 

@@ -15,10 +15,10 @@ from typing import Final
 
 import httpx
 
+from watcher.clock import Clock, system_clock
 from watcher.dbtcloud.budget import BURST, REQUESTS_PER_MINUTE, Budget
 from watcher.dbtcloud.channel import TOTAL_SECONDS
 from watcher.dbtcloud.client import Client
-from watcher.dbtcloud.clock import Clock, system_clock
 from watcher.dbtcloud.connection import Connection
 from watcher.dbtcloud.poller import FEED_SECONDS, Poller, Sink
 from watcher.dbtcloud.starts import Starts

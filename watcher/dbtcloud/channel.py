@@ -15,12 +15,12 @@ from typing import Any, Final, Generic, TypeVar
 import httpx
 import msgspec
 
+from watcher.clock import Clock, clock_offset
 from watcher.dbtcloud import wire
 from watcher.dbtcloud.budget import Budget, Priority
-from watcher.dbtcloud.clock import Clock
 from watcher.dbtcloud.connection import MASK, Connection
 from watcher.dbtcloud.errors import COOL_DOWN, DbtCloudError, ServerFault, TooLarge, Unreachable
-from watcher.dbtcloud.replies import Received, clock_offset
+from watcher.dbtcloud.replies import Received
 from watcher.lifecycle.text import clean
 
 CONNECT_SECONDS: Final = 10.0

@@ -17,11 +17,11 @@ import httpx
 import msgspec
 
 from watcher.api import Job, Overrides, PullRequestId, Reason, Results
+from watcher.clock import Clock, system_clock
 from watcher.dbtcloud import search, wire
 from watcher.dbtcloud.batch import Batch, Findings
 from watcher.dbtcloud.budget import Budget, Priority
 from watcher.dbtcloud.channel import MAX_BODY, PAGE_SIZE, TOTAL_SECONDS, Channel
-from watcher.dbtcloud.clock import Clock, system_clock
 from watcher.dbtcloud.connection import Connection
 from watcher.dbtcloud.errors import DbtCloudError, NotFound, Rejected, ServerFault, TooLarge, submission_of
 from watcher.lifecycle.facts import Observation, RunFacts, RunState, Started, Submission, Undecided

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
+from watcher.clock import Clock, system_clock
 from watcher.dbtcloud.batch import Batch
 from watcher.dbtcloud.channel import PAGE_SIZE
-from watcher.dbtcloud.clock import Clock, system_clock
 from watcher.dbtcloud.contact import LONGEST_WAIT, Contact
 from watcher.dbtcloud.errors import DbtCloudError, RateLimited, ServerFault, Unauthorized, UnknownStatus, Unreachable
 from watcher.dbtcloud.schedule import Followed, Schedule

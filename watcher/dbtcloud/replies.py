@@ -6,13 +6,13 @@ import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
+from watcher.clock import http_date
 from watcher.dbtcloud import wire
 from watcher.dbtcloud.connection import MASK, Token
 from watcher.dbtcloud.errors import (
@@ -35,7 +35,6 @@ MAX_DETAILS: Final = 5
 """Fields that a message names as wrong."""
 MAX_WAIT: Final = 3600.0
 """Seconds of a Retry-After that we obey: a mistaken one must not silence an account for days."""
-DATE_RESOLUTION: Final = timedelta(seconds=1)
 TITLE: Final = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
 
 T = TypeVar("T")
@@ -162,27 +161,6 @@ def _seconds(value: str, now: datetime) -> float | None:
     if value.strip().isascii() and value.strip().isdigit():
         return float(value)
     try:
-        return (_aware(parsedate_to_datetime(value)) - now).total_seconds()
+        return (http_date(value) - now).total_seconds()
     except (ValueError, OverflowError):
         return None
-
-
-def clock_offset(date: str | None, sent: datetime, received: datetime) -> timedelta:
-    """dbt Cloud's clock minus ours, from a reply's Date; 0 if there is none or the difference is within its error.
-
-    The Date has whole seconds and was written somewhere between sending and receiving. A difference that both can
-    explain counts as none, so that it does not flicker.
-    """
-    if date is None:
-        return timedelta(0)
-    try:
-        told = _aware(parsedate_to_datetime(date)) + DATE_RESOLUTION / 2
-    except (ValueError, OverflowError):
-        return timedelta(0)
-    half_trip = (received - sent) / 2
-    offset = told - (sent + half_trip)
-    return offset if abs(offset) > DATE_RESOLUTION + half_trip else timedelta(0)
-
-
-def _aware(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

@@ -13,10 +13,10 @@ import pytest
 
 from tests.unit.dbtcloud import account
 from watcher.api import Reason, Results
+from watcher.clock import clock_offset
 from watcher.dbtcloud import errors
 from watcher.dbtcloud.budget import Budget
 from watcher.dbtcloud.client import Client
-from watcher.dbtcloud.replies import clock_offset
 from watcher.lifecycle.facts import RunFacts, RunState
 
 
