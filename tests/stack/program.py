@@ -32,8 +32,10 @@ def _heir(owner: int) -> Supervisor:
 class Program:
     """One process with its log."""
 
-    def __init__(self, name: str, argv: Sequence[str], env: Mapping[str, str], log: Path) -> None:
-        self.name, self.argv, self.log = name, list(argv), log
+    def __init__(
+        self, name: str, argv: Sequence[str], env: Mapping[str, str], log: Path, user: str | None = None
+    ) -> None:
+        self.name, self.argv, self.log, self.user = name, list(argv), log, user
         self.env = {key: os.environ[key] for key in KEPT if key in os.environ} | dict(env)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -51,7 +53,13 @@ class Program:
         heir = _heir(os.getpid())
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                self.argv, env=self.env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                self.argv,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                user=self.user,
             )
         heir.adopt(self.pid)
 
@@ -69,6 +77,10 @@ class Program:
     async def stop(self, seconds: float = 30.0) -> int:
         """Ends it as Kubernetes would, and returns its exit code."""
         return await self._end(signal.SIGTERM, seconds)
+
+    async def interrupt(self, seconds: float = 30.0) -> int:
+        """Ends it as Ctrl-C would, and returns its exit code."""
+        return await self._end(signal.SIGINT, seconds)
 
     async def kill(self) -> None:
         """Ends it as a crash would: nothing of it runs another instruction."""
