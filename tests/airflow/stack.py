@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import secrets
+import shutil
 import signal
 import socket
 import time
@@ -79,6 +80,7 @@ class Airflow:
         self, release: Release, made: Environment, database: Postgres, folder: Path, env: Mapping[str, str]
     ) -> None:
         self.release, self.python, self.database, self.home = release, made.python, database, folder
+        self.dags = folder / "dags"
         self.port, *self._spare = free_ports(6)
         self.env = self._environment(env)
         self.programs: dict[str, Program] = {}
@@ -100,7 +102,7 @@ class Airflow:
         async with Postgres.up(made.database) as database:
             airflow = cls(release, made, database, folder, env)
             try:
-                airflow._preload()
+                airflow._found()
                 for name in airflow.parts:
                     airflow.start(name)
                 await airflow.desk.open()
@@ -165,6 +167,25 @@ class Airflow:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(mine, timeout=10)
+
+    @contextlib.asynccontextmanager
+    async def reading(self, file: str) -> AsyncIterator[None]:
+        """Has a DAG file read every two seconds, as after a change.
+
+        Airflow 2 acts on a task's dead process when it reads the task's file. Of many that died together it acts on
+        one, and on the others when the file is read again, which in production is half a minute later.
+        """
+
+        async def read() -> None:
+            while True:
+                (self.dags / file).touch()
+                await asyncio.sleep(2)
+
+        reader = asyncio.create_task(read())
+        try:
+            yield
+        finally:
+            reader.cancel()
 
     # ── what a person does ──
 
@@ -326,7 +347,7 @@ class Airflow:
     def _environment(self, env: Mapping[str, str]) -> dict[str, str]:
         url = f"http://127.0.0.1:{self.port}"
         ours = {
-            "CORE__DAGS_FOLDER": str(DAGS),
+            "CORE__DAGS_FOLDER": str(self.dags),
             # Else whoever starts first makes one up, and the next perhaps another.
             "CORE__FERNET_KEY": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
             "CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
@@ -344,8 +365,9 @@ class Airflow:
             **env,
         }
 
-    def _preload(self) -> None:
-        (self.home / "config").mkdir(parents=True)
+    def _found(self) -> None:
+        shutil.copytree(DAGS, self.dags)
+        (self.home / "config").mkdir()
         (self.home / "config/airflow_local_settings.py").write_text("".join(f"import {name}\n" for name in PRELOADED))
 
     async def _parsed(self) -> None:
