@@ -17,6 +17,7 @@ from tests.abuse.figures import Figures
 from tests.abuse.schema import RULES, SPEC_BREAKS, STATUS_BREAKS, Maker
 from tests.controlplane import ControlPlane
 from tests.stack.stack import dbt_run, install_crd
+from watcher.api import FINAL_PHASES
 
 COUNT = 300
 SEED = 3
@@ -41,7 +42,10 @@ async def test_something_was_done_in_every_way(figures: Figures) -> None:
     assert {"create", "edit", "strip", "decorate", "delete"} <= set(done.accepted)
     assert sum(kind.startswith("forged") for kind in done.accepted) >= 7
     assert {"create", "edit", "forge"} <= set(done.refused)
-    assert {"Pending", "Submitting", "Running", "Succeeded"} <= set(done.edited_at)
+    # More of them is for the long one: which phase an edit of a short one meets is up to the machine.
+    assert "Pending" in done.edited_at
+    assert {"Submitting", "Queued", "Running"} & set(done.edited_at)
+    assert FINAL_PHASES & set(done.edited_at)
 
 
 async def test_forged_statuses_end_their_objects(figures: Figures) -> None:

@@ -27,6 +27,8 @@ from watcher.cluster.writer import PREFIX
 RUNS: Final = 500
 FEED_SECONDS: Final = 5
 """How late the watcher may see an end; so a peer that polls each run alone has to poll it this often."""
+LENGTHS: Final = [30.0, 60.0]
+"""Seconds that a run takes: so many that most are alive together, on a machine too that starts them slowly."""
 SETTLED_SECONDS: Final = 250.0
 """Many times what it takes: the bars are counts, which a busy machine does not change."""
 USER: Final = "a-user"
@@ -71,7 +73,7 @@ class Story:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def story(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Story]:
     await asyncio.to_thread(plane.create_namespace_sync, "scale")
-    jobs = [job | {"run": [12.0, 24.0]} if job["id"] == JOBS["parallel"] else job for job in SCENARIO["jobs"]]
+    jobs = [job | {"run": LENGTHS} if job["id"] == JOBS["parallel"] else job for job in SCENARIO["jobs"]]
     settings = {
         "DBTRUN_FEED_INTERVAL_SECONDS": str(FEED_SECONDS),
         "DBTRUN_REQUESTS_PER_MINUTE": "4000",

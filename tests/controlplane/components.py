@@ -15,6 +15,8 @@ LOOPBACK = "127.0.0.1"
 # Names under which clients may know the API server; the last is the first address of the Service range.
 SERVER_NAMES = (LOOPBACK, "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.0.0.1")
 _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
+# Go's garbage collector: tests lack processors, not memory.
+_COLLECTED_SELDOM = {"GOGC": "400", "GOMEMLIMIT": "1GiB"}
 
 
 @dataclass(frozen=True)
@@ -156,4 +158,5 @@ def kubeconfig(server: str, ca_pem: bytes, token: str, user: str, namespace: str
 
 def environment(layout: Layout, inherited: Mapping[str, str]) -> dict[str, str]:
     """The environment of everything we start: no KUBECONFIG, no HELM_*, no proxy, and a HOME without a .kube."""
-    return {name: inherited[name] for name in _INHERITED if name in inherited} | {"HOME": str(layout.home)}
+    kept = {name: inherited[name] for name in _INHERITED if name in inherited}
+    return kept | _COLLECTED_SELDOM | {"HOME": str(layout.home)}
