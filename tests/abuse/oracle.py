@@ -56,7 +56,7 @@ def _waits(spec: Body, status: Body, live: Collection[int]) -> bool:
 
 def _unreachable(status: Body) -> bool:
     """Whether the status says since when nothing is known: a phase was forged whose connection there never was."""
-    return any(c["type"] == "Reachable" and c["status"] == "False" for c in status["conditions"])
+    return any(c["type"] == "Reachable" and c["status"] == "False" for c in status.get("conditions", []))
 
 
 TRUE_ENDS: Final = {"Succeeded": 10, "Failed": 20}
