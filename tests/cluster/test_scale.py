@@ -27,7 +27,7 @@ from watcher.cluster.writer import PREFIX
 RUNS: Final = 500
 FEED_SECONDS: Final = 5
 """How late the watcher may see an end; so a peer that polls each run alone has to poll it this often."""
-LENGTHS: Final = [30.0, 60.0]
+LENGTHS: Final = [24.0, 48.0]
 """Seconds that a run takes: so many that most are alive together, on a machine too that starts them slowly."""
 SETTLED_SECONDS: Final = 250.0
 """Many times what it takes: the bars are counts, which a busy machine does not change."""
