@@ -104,6 +104,8 @@ class Rig:
         if state == "deferred":
             await self.airflow.until_watched(dag_id, run_id, "job")
             await self.airflow.until_settled(dag_id, run_id)
+        else:
+            await self.airflow.until_told(dag_id, run_id, "dbtrun_name")
         return run_id
 
     async def _started(self, dag_id: str) -> deque[str]:

@@ -288,6 +288,15 @@ class Airflow:
 
         await until(said, seconds, f"{words} at work", pause=0.2)
 
+    async def until_told(self, dag_id: str, run_id: str, key: str, seconds: float = 60.0) -> None:
+        """Waits until the DAG run has an XCom of this key: a task whose row goes before it tells fails by that."""
+
+        async def told() -> bool:
+            query = "select key from xcom where dag_id = %s and run_id = %s and key = %s"
+            return bool(self.rows(query, dag_id, run_id, key))
+
+        await until(told, seconds, f"{key} of {dag_id} {run_id}", pause=0.2)
+
     async def stays(self, dag_id: str, run_id: str, task_id: str, state: str, seconds: float) -> None:
         """Asserts that the task is in this state all the time."""
         ends = time.monotonic() + seconds
