@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from watcher.api import DbtRun, Phase
+from watcher.clock import Clock
 from watcher.lifecycle.decide import Interest, decide, interest
 from watcher.lifecycle.decisions import Decision, Event, Wait
 from watcher.lifecycle.facts import Instant, Observation, Trouble
@@ -56,12 +57,6 @@ class Performer(Protocol):
 
     def forget(self, uid: str) -> None:
         """The object is gone."""
-
-
-class Clock(Protocol):
-    """Both clocks at one moment."""
-
-    def __call__(self) -> Instant: ...
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from tests.stack import Program, until
-from tests.stack.program import KEPT
+from tests.stack.program import kept
 
 NOBODY: Final = "nobody"
 OWNER: Final = "airflow"
@@ -119,7 +119,7 @@ class Postgres:
         self._hand_over()
         initdb = [str(self._programs / "bin/initdb"), "-D", str(self.data), "-U", OWNER]
         argv = [*initdb, "--auth=trust", "--encoding=utf8", "--no-sync"]
-        answer = subprocess.run(argv, user=self.user, env=_environment(), cwd="/", capture_output=True, text=True)
+        answer = subprocess.run(argv, user=self.user, env=kept(), cwd="/", capture_output=True, text=True)
         if answer.returncode:
             raise PostgresError(f"initdb ended with {answer.returncode}: {' '.join(answer.stderr.split())[-500:]}")
 
@@ -158,10 +158,6 @@ def _copied(programs: Path, target: Path) -> Path:
     shutil.copytree(programs, target / package.name / programs.name, ignore=shutil.ignore_patterns("include"))
     shutil.copytree(package.with_name(f"{package.name}.libs"), target / f"{package.name}.libs")
     return target / package.name / programs.name
-
-
-def _environment() -> dict[str, str]:
-    return {key: os.environ[key] for key in KEPT if key in os.environ}
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from tests.airflow.desk import Desk, Inside, Rest
 from tests.airflow.environments import Environment, Release
 from tests.airflow.postgres import Postgres, Row
 from tests.stack import Program, until
-from tests.stack.program import KEPT
+from tests.stack.program import kept
 
 DAGS: Final = Path(__file__).parent / "dags"
 HEALTH_SECONDS: Final = 8
@@ -366,7 +366,7 @@ class Airflow:
             "LOGGING__WORKER_LOG_SERVER_PORT": str(self._spare.pop()),
         }
         return {
-            **{key: os.environ[key] for key in KEPT if key in os.environ},
+            **kept(),
             **{f"AIRFLOW__{key}": value for key, value in (FAST | ours).items()},
             "AIRFLOW_HOME": str(self.home),
             "HOME": str(self.home),

@@ -19,6 +19,11 @@ KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Of the environment of whoever runs the tests, a program under test gets these and no more."""
 
 
+def kept() -> dict[str, str]:
+    """What a program under test gets of our environment."""
+    return {key: os.environ[key] for key in KEPT if key in os.environ}
+
+
 class ProgramError(AssertionError):
     """A program ended, or did not say what was waited for; the message shows its last lines."""
 
@@ -36,7 +41,7 @@ class Program:
         self, name: str, argv: Sequence[str], env: Mapping[str, str], log: Path, user: str | None = None
     ) -> None:
         self.name, self.argv, self.log, self.user = name, list(argv), log, user
-        self.env = {key: os.environ[key] for key in KEPT if key in os.environ} | dict(env)
+        self.env = kept() | dict(env)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
