@@ -71,21 +71,26 @@ SLICE: Final = 50
 """Waiters that are told something in one turn of the event loop: each of them then does something itself."""
 
 
-@asynccontextmanager
-async def subscribe(
-    config: ClusterConfig, namespace: str, name: str, pace: Pace = DEFAULT_PACE
-) -> AsyncIterator[Subscription]:
+class subscribe:  # noqa: N801 - a class, as `contextlib` would keep a generator for each trigger that waits
     """The states of one DbtRun from now on: first how it is, then its end or deletion; what comes between may be late.
 
     Iterating ends never; it raises nothing but CancelledError. A slow reader is told the newest state only.
     """
-    async with _hubs.lease((config, namespace, pace), pace.linger) as hub:
-        subscription = Subscription(hub, name)
-        hub.join(subscription)
-        try:
-            yield subscription
-        finally:
-            hub.leave(subscription)
+
+    __slots__ = ("_lease", "_name", "_states")
+
+    def __init__(self, config: ClusterConfig, namespace: str, name: str, pace: Pace = DEFAULT_PACE) -> None:
+        self._lease = _hubs.lease((config, namespace, pace), pace.linger)
+        self._name = name
+
+    async def __aenter__(self) -> Subscription:
+        self._states = Subscription(await self._lease.__aenter__(), self._name)
+        self._states.join()
+        return self._states
+
+    async def __aexit__(self, *raised: object) -> None:
+        self._states.leave()
+        await self._lease.__aexit__(*raised)
 
 
 class Subscription:
@@ -100,6 +105,14 @@ class Subscription:
         self._unsure = True
         self._wakeup: asyncio.Future[None] | None = None
         self._retries: Iterator[float] | None = None
+
+    def join(self) -> None:
+        """From now on it is told."""
+        self._hub.join(self)
+
+    def leave(self) -> None:
+        """It is told no more."""
+        self._hub.leave(self)
 
     def __aiter__(self) -> Subscription:
         return self

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+    from collections.abc import Awaitable, Callable, Hashable
 
 K = TypeVar("K", bound="Hashable")
 V = TypeVar("V")
@@ -38,20 +37,22 @@ class PerLoop(Generic[K, V]):
         self._loops: dict[asyncio.AbstractEventLoop, dict[K, _Entry[V]]] = {}
         self._closings: set[asyncio.Task[None]] = set()
 
-    @asynccontextmanager
-    async def lease(self, key: K, linger: float = 0.0) -> AsyncIterator[V]:
+    def lease(self, key: K, linger: float = 0.0) -> Lease[K, V]:
         """The shared value of this loop for `key`, kept at least as long as this context."""
+        return Lease(self, key, linger)
+
+    def _take(self, key: K) -> _Entry[V]:
         entry = self._entry(key)
         entry.users += 1
         if entry.closing is not None:
             entry.closing.cancel()
             entry.closing = None
-        try:
-            yield entry.value
-        finally:
-            entry.users -= 1
-            if entry.users == 0:
-                await self._retire(key, entry, linger)
+        return entry
+
+    async def _give_back(self, key: K, entry: _Entry[V], linger: float) -> None:
+        entry.users -= 1
+        if entry.users == 0:
+            await self._retire(key, entry, linger)
 
     def _entry(self, key: K) -> _Entry[V]:
         for loop in [loop for loop in self._loops if loop.is_closed()]:
@@ -80,3 +81,19 @@ class PerLoop(Generic[K, V]):
 
     async def _closed(self, value: V) -> None:
         await self._close(value)
+
+
+class Lease(Generic[K, V]):
+    """One use of a shared value. A class, as `contextlib` would keep a generator for each trigger that waits."""
+
+    __slots__ = ("_entry", "_key", "_linger", "_values")
+
+    def __init__(self, values: PerLoop[K, V], key: K, linger: float) -> None:
+        self._values, self._key, self._linger = values, key, linger
+
+    async def __aenter__(self) -> V:
+        self._entry = self._values._take(self._key)
+        return self._entry.value
+
+    async def __aexit__(self, *_raised: object) -> None:
+        await self._values._give_back(self._key, self._entry, self._linger)
