@@ -50,7 +50,14 @@ airflows: $(READY) ## make the environments of Airflow 3.3 and 2.11 for the test
 	@$(BIN)/python -m tests.airflow build > /dev/null
 
 test: $(READY) ## everything: for every hour
-	@$(MAKE) --no-print-directory -j2 unit types lint coverage controlplane airflows
+	@$(MAKE) --no-print-directory lint controlplane airflows
+	@$(MAKE) --no-print-directory -j2 quick slow
+
+.PHONY: quick slow
+quick:
+	@$(MAKE) --no-print-directory --output-sync=target types coverage unit
+
+slow:
 	@$(BIN)/pytest tests --ignore=tests/unit -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-airflow: controlplane airflows ## of these, the ones on real Airflow 3.3 and 2.11, side by side
