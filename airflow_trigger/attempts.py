@@ -97,6 +97,11 @@ class Try:
         """The value of the annotation that says this try used the outcome."""
         return f"{self.number}/{self.max_tries}"
 
+    @property
+    def is_last(self) -> bool:
+        """Whether Airflow makes no other, unless a person clears the task."""
+        return self.number > self.max_tries
+
     def as_dict(self) -> dict[str, Any]:
         """JSON primitives, for a trigger."""
         return {**asdict(self.key), "try_number": self.number}

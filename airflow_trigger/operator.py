@@ -272,7 +272,11 @@ class DbtRunOperator(BaseOperator):
                 raise InvalidArgument(str(error)) from None
 
     def _begun(self, context: Context, run: TaskRun) -> int | None:
-        self._push(context, run.run_id, run.status.url, run.name)
+        try:
+            self._push(context, run.run_id, run.status.url, run.name)
+        except Exception:  # whatever a release of Airflow raises, as when the DAG run was just deleted
+            self._let_go()
+            raise
         if run.final:
             return self._finish(context, run)
         if self._killed:
@@ -318,6 +322,11 @@ class DbtRunOperator(BaseOperator):
             raise DbtRunTimedOut(events.too_long(who, run, self._timeout)) from stopped
         limit = f"execution_timeout ({self.execution_timeout})"
         raise DbtRunTimedOut(f"Timeout: {who} passed {limit}; it {self._cut_off()}.") from stopped
+
+    def _let_go(self) -> None:
+        """Of a try that fails now. The next one takes its run over; after the last nobody waits for it."""
+        if self.cancel_on_kill and self._attempt.is_last:
+            self._end_all()
 
     def _cut_off(self) -> str:
         """Cancels, and says what becomes of the run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -468,6 +469,33 @@ def test_the_end_of_an_old_try_does_not_cancel_the_run_of_a_newer_one(runs: Fake
     deferred(new(runs), task)
     deferred(new(runs), task.next_try())
     killed(new(runs), task)
+    assert not runs.cancelled
+
+
+@dataclass
+class Vanished(Task):
+    """Its DAG run was deleted while it started: there is no row that an XCom could belong to."""
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        raise RuntimeError("no such task instance")
+
+
+def test_a_last_try_that_cannot_tell_of_its_run_cancels_it(runs: FakeTaskRuns) -> None:
+    task = Vanished(try_number=3, max_tries=2)
+    with pytest.raises(RuntimeError, match="no such task"):
+        new(runs).execute(task.context)
+    assert runs.cancelled == [runs.only]
+
+
+@pytest.mark.parametrize(
+    ("tries", "arguments"), [((2, 2), {}), ((3, 2), {"cancel_on_kill": False})], ids=["a-retry-follows", "told-so"]
+)
+def test_a_try_that_cannot_tell_of_its_run_leaves_it(
+    runs: FakeTaskRuns, tries: tuple[int, int], arguments: dict[str, Any]
+) -> None:
+    task = Vanished(try_number=tries[0], max_tries=tries[1])
+    with pytest.raises(RuntimeError, match="no such task"):
+        new(runs, **arguments).execute(task.context)
     assert not runs.cancelled
 
 
