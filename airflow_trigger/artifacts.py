@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_trigger.access import Access, resolve
 from airflow_trigger.blocking import blocking
-from airflow_trigger.cluster import Cluster, ClusterError, NotFound, Unreachable
+from airflow_trigger.cluster import ClusterError, NotFound, Unreachable, connect
 from airflow_trigger.dbtruns import Unreadable
 from airflow_trigger.failures import DbtRunException, DbtRunLostContact, DbtRunRefused, InvalidArgument
 from airflow_trigger.manifest import number
@@ -278,7 +278,7 @@ def _decoded(answer: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 @asynccontextmanager
 async def connected(config: ClusterConfig) -> AsyncIterator[Requests]:
     """A cluster over a connection of its own."""
-    cluster = Cluster(config)
+    cluster = connect(config)
     try:
         yield cluster
     finally:

@@ -18,7 +18,7 @@ from watcher.api import FINAL_PHASES, GROUP, PLURAL, VERSION, Phase
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 
-    from airflow_trigger.cluster import Cluster
+    from airflow_trigger.http import Cluster
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import msgspec
 
 from airflow_trigger.attempts import CONSUMED, TRY, WAITING_TRY, Attach, Await, Create, Try, Use, choose
-from airflow_trigger.cluster import AlreadyExists, Cluster, ClusterConfig, Unreachable
+from airflow_trigger.cluster import AlreadyExists, ClusterConfig, Unreachable, connect
 from airflow_trigger.dbtruns import Unreadable
 from airflow_trigger.objects import Intent, Lite, Meta, Results, Run, Truth
 from airflow_trigger.patience import patiently
@@ -18,6 +18,8 @@ from watcher.api import GROUP, PLURAL, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
+
+    from airflow_trigger.http import Cluster
 
 T = TypeVar("T")
 
@@ -189,7 +191,7 @@ def _decoded(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 @asynccontextmanager
 async def connected(config: ClusterConfig, namespace: str) -> AsyncIterator[TaskRuns]:
     """The DbtRuns of a namespace over a connection of their own."""
-    cluster = Cluster(config)
+    cluster = connect(config)
     try:
         yield HttpTaskRuns(cluster, namespace)
     finally:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
-from airflow_trigger.cluster import Cluster
+from airflow_trigger.http import Cluster
 from tests.airflow import environments
 from tests.airflow.environments import Release
 from tests.airflow.stack import Airflow

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airflow_trigger.cluster import Cluster, ClusterConfig, Expired, NotFound, NotInstalled, Unreachable
+from airflow_trigger.cluster import ClusterConfig, Expired, NotFound, NotInstalled, Unreachable
 from airflow_trigger.dbtruns import Added, Change, DbtRuns, Progress, Removed, Runs
+from airflow_trigger.http import Cluster
 from airflow_trigger.hub import Hub, Subscription, subscribe
 from airflow_trigger.objects import Denied, Gone, Seen, State
 from tests.cluster.trigger_support import (

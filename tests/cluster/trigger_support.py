@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_trigger.cluster import Cluster, ClusterConfig
+from airflow_trigger.cluster import ClusterConfig
 from airflow_trigger.dbtruns import DbtRuns
+from airflow_trigger.http import Cluster
 from airflow_trigger.hub import Pace
 from airflow_trigger.trigger import DbtRunTrigger
 from watcher.api import API_VERSION, GROUP, KIND, PLURAL, VERSION

@@ -33,6 +33,12 @@ def test_what_airflow_loads_needs_nothing_of_the_watcher() -> None:
     imports(loaded, "kopf", "httpx", "click", "starlette", "uvicorn", "prometheus_client", "watcher.lifecycle")
 
 
+def test_a_dag_file_loads_no_kubernetes_client() -> None:
+    """It is parsed again and again, and the client takes a third of a second of processor time."""
+    modules = (f"airflow_trigger.{name}" for name in ("operator", "sensor", "artifacts", "listing", "trigger"))
+    imports(", ".join(modules), "aiohttp", "kubernetes_asyncio")
+
+
 def test_the_watcher_needs_neither_airflow_nor_the_simulators_libraries() -> None:
     imports("watcher.app, watcher.cli", "airflow", "trustme", "watcher.simulator")
 

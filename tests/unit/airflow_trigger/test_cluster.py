@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from airflow_trigger import dbtruns
 from airflow_trigger.cluster import (
     AlreadyExists,
-    Cluster,
     ClusterConfig,
     ClusterError,
     Expired,
@@ -30,10 +29,10 @@ from airflow_trigger.cluster import (
     Rejected,
     Unreachable,
     failure,
-    in_cluster,
     own_namespace,
 )
 from airflow_trigger.dbtruns import Added, DbtRuns, Progress, Removed, Unreadable, lines, read_change
+from airflow_trigger.http import Cluster, in_cluster, load
 from watcher.api import FINAL_PHASES
 
 if TYPE_CHECKING:
@@ -284,7 +283,7 @@ async def test_the_default_kubeconfigs_are_never_read(tmp_path: Path, monkeypatc
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, "http://poisoned.invalid")))
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(Misconfigured, match="no config_file was given"):
-        await ClusterConfig().load()
+        await load(ClusterConfig())
 
 
 @pytest.mark.parametrize("content", ["", "{}", "not: [yaml", '{"contexts": 5}'])
@@ -292,13 +291,13 @@ async def test_a_broken_kubeconfig_is_one_sentence(tmp_path: Path, content: str)
     path = tmp_path / "broken"
     path.write_text(content)
     with pytest.raises(Misconfigured, match=r"^Kubeconfig .*broken cannot be used: ") as caught:
-        await ClusterConfig(config_file=str(path)).load()
+        await load(ClusterConfig(config_file=str(path)))
     assert "\n" not in str(caught.value)
 
 
 async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match=r"gone does not exist: correct config_file"):
-        await ClusterConfig(config_file=str(tmp_path / "gone")).load()
+        await load(ClusterConfig(config_file=str(tmp_path / "gone")))
 
 
 def test_a_pod_is_itself(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from airflow_trigger.cluster import Cluster, Unreachable
+from airflow_trigger.cluster import Unreachable
 from airflow_trigger.dbtruns import Unreadable
+from airflow_trigger.http import Cluster
 from airflow_trigger.taskruns import HttpTaskRuns
 
 if TYPE_CHECKING:
