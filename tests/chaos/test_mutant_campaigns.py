@@ -11,8 +11,8 @@ from tests.chaos.campaign import campaign
 from tests.controlplane import ControlPlane
 
 KILLS = 100
-SEEDS = {"look-up": 1}
-"""Of those that were tried the one that takes least; else 3."""
+SEED = 8
+"""Of ten that were tried the one that takes least; others took up to 52 kills."""
 
 
 @pytest.mark.timeout(900)
@@ -20,6 +20,6 @@ SEEDS = {"look-up": 1}
 async def test_without_a_part_of_the_protocol_a_run_is_started_twice(
     own_plane: ControlPlane, tmp_path: Path, part: str
 ) -> None:
-    figures = await campaign(own_plane, tmp_path, kills=KILLS, seed=SEEDS.get(part, 3), seconds=600, without=part)
+    figures = await campaign(own_plane, tmp_path, kills=KILLS, seed=SEED, seconds=600, without=part)
     print(f"without the {part}: {figures.kills} kills, {figures.seconds} s")
     assert figures.duplicates
