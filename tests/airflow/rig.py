@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,7 +26,7 @@ AIRFLOW: Final = {"name": "airflow", "namespace": NAMESPACE}
 """The ServiceAccount to which the chart's values give Airflow's Role, and no more."""
 DOCUMENTED: Final = (12345, 111, 222, 333)
 """The job ids of the documented snippets."""
-SIZES: Final = {3: 100, 2: 20}
+SIZES: Final = {3: 100, 2: int(os.environ.get("MAPPED_TASKS", "20"))}
 """How many mapped tasks there are at most. A task costs Airflow 2 over a second of two cores, twice."""
 AHEAD: Final = {"endless": 3}
 """How many runs of a DAG are started before a test asks for them."""
