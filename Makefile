@@ -53,9 +53,12 @@ test: $(READY) ## everything: for every hour
 	@$(MAKE) --no-print-directory lint controlplane airflows
 	@$(MAKE) --no-print-directory -j2 quick slow
 
-.PHONY: quick slow
+.PHONY: quick others slow
 quick:
-	@$(MAKE) --no-print-directory --output-sync=target types coverage unit
+	@$(MAKE) --no-print-directory --output-sync=target types coverage others
+
+others: $(READY)
+	@$(BIN)/pytest tests/unit --ignore=tests/unit/lifecycle -q
 
 slow:
 	@$(BIN)/pytest tests --ignore=tests/unit -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder

@@ -19,7 +19,7 @@ from tests.controlplane import ControlPlane
 from tests.stack.stack import dbt_run, install_crd
 from watcher.api import FINAL_PHASES
 
-COUNT = 240
+COUNT = 160
 SEED = 3
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]

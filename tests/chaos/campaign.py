@@ -255,7 +255,7 @@ async def campaign(
         progress: is told the kills of each round.
     """
     settings = SETTINGS if without is None else {**SETTINGS, **MUTANTS[without], "CHAOS_MUTANT": without}
-    namespace, random = f"chaos-{seed}", Random(seed)  # noqa: S311 - a repeatable day
+    namespace, random = f"chaos-{seed}{f'-{without}' if without else ''}", Random(seed)  # noqa: S311 - a repeatable day
     await asyncio.to_thread(plane.create_namespace_sync, namespace)
     access = await ClusterAccess.load(plane.kubeconfig, None)
     try:

@@ -22,6 +22,8 @@ class Story:
 
     effects: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    struck: int = 0
+    """How many of the blows met something."""
 
 
 async def outlive(world: World, fates: list[Fate]) -> None:
@@ -67,6 +69,7 @@ async def tell(
     assert playing.done(), watching.result()
     playing.result()
     story.broken = await wrongs(world, path)
+    story.struck = sum(fate.struck for fate in fates)
     if not blows:
         story.effects = fates[0].effects
         told = tuple(await world.journal())
