@@ -98,7 +98,7 @@ async def played(stack: Stack) -> Story:
             story.note(await listed(access, stack.namespace))
             return story.settled
 
-        await until(settled, SETTLED_SECONDS, f"{RUNS} objects settled", pause=1.0)
+        await until(settled, SETTLED_SECONDS, f"{RUNS} objects settled", pause=3.0)
     finally:
         await access.close()
     story.others = before, await everything_else(stack)

@@ -16,7 +16,7 @@ LOOPBACK = "127.0.0.1"
 SERVER_NAMES = (LOOPBACK, "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.0.0.1")
 _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
 # Go's garbage collector: tests lack processors, not memory.
-_COLLECTED_SELDOM = {"GOGC": "400", "GOMEMLIMIT": "1GiB"}
+_COLLECTED_SELDOM = {"GOGC": "1000", "GOMEMLIMIT": "1GiB"}
 
 
 @dataclass(frozen=True)
