@@ -39,6 +39,30 @@ def test_a_dag_file_loads_no_kubernetes_client() -> None:
     imports(", ".join(modules), "aiohttp", "kubernetes_asyncio")
 
 
+def test_the_kubernetes_client_is_loaded_beside_the_event_loop() -> None:
+    """A triggerer has one loop for all its triggers."""
+    script = """
+import asyncio, sys, threading
+from airflow_trigger.cluster import ClusterConfig
+from airflow_trigger.hub import subscribe
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name in ("aiohttp", "kubernetes_asyncio"):
+            print(name, "in the main thread" if threading.current_thread() is threading.main_thread() else "beside it")
+
+async def main():
+    async with subscribe(ClusterConfig(config_file="no/such/file"), "default", "a") as states:
+        print(await anext(states))
+
+sys.meta_path.insert(0, Finder())
+asyncio.run(main())
+"""
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.stdout.splitlines()[:-1] == ["aiohttp beside it", "kubernetes_asyncio beside it"], ended.stderr
+    assert "no/such/file does not exist" in ended.stdout
+
+
 def test_the_watcher_needs_neither_airflow_nor_the_simulators_libraries() -> None:
     imports("watcher.app, watcher.cli", "airflow", "trustme", "watcher.simulator")
 
