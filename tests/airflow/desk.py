@@ -54,7 +54,7 @@ class Rest:
             except httpx.TransportError:
                 return False
 
-        await until(healthy, 90, "the API server", pause=0.3)
+        await until(healthy, 240, "the API server", pause=0.3)
         answer = await self._http.get("/auth/token")
         answer.raise_for_status()
         self._http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"

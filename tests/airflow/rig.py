@@ -27,7 +27,7 @@ AIRFLOW: Final = {"name": "airflow", "namespace": NAMESPACE}
 DOCUMENTED: Final = (12345, 111, 222, 333)
 """The job ids of the documented snippets."""
 SIZES: Final = {3: 100, 2: int(os.environ.get("MAPPED_TASKS", "20"))}
-"""How many mapped tasks there are at most. A task costs Airflow 2 over a second of two cores, twice."""
+"""How many mapped tasks wait. A task costs Airflow 2 over a second of two cores, twice."""
 AHEAD: Final = {"endless": 3}
 """How many runs of a DAG are started before a test asks for them."""
 
@@ -50,7 +50,7 @@ class Rig:
 
     @property
     def size(self) -> int:
-        """How many mapped tasks there are at most."""
+        """How many mapped tasks wait; of a quarter the processes are killed, twice."""
         return SIZES[self.release.generation]
 
     @classmethod

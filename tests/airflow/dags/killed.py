@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(os.environ["DBTRUN_TEST_FOLDER"])
 ENDLESS = 103
-SIZE = 25
+SIZE = int(os.environ["DBTRUN_TEST_SIZE"]) // 4
 DEFAULTS = {
     "config_file": os.environ["DBTRUN_TEST_KUBECONFIG"],
     "namespace": os.environ["DBTRUN_TEST_NAMESPACE"],
