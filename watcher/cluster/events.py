@@ -1,12 +1,14 @@
 """Kubernetes Events: what happened to a run, for `kubectl describe` and `kubectl events`.
 
 An Event is a courtesy. Nobody waits for one, none is tried twice, and losing one loses nothing that the status says.
+Warnings overtake what is normal: a thousand runs that begin must not hide the one that cannot.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import logging
 import secrets
 import socket
@@ -24,7 +26,7 @@ CONTROLLER: Final = f"{GROUP}/watcher"
 MAX_NOTE: Final = 1024
 """Bytes of a note that the API server accepts."""
 QUEUE: Final = 1_000
-"""Events that wait to be sent; more are dropped."""
+"""Events that wait to be sent; more are dropped, Warnings at twice as many."""
 REPEAT_SECONDS: Final = 60.0
 """The same reason and note for the same object is said once in this time."""
 
@@ -38,23 +40,23 @@ class Events:
         """`instance` names this watcher among others; by default the host's name, which in a pod is the pod's."""
         self._access = access
         self._instance = (instance or socket.gethostname())[:128]
-        self._queue: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue(QUEUE)
+        self._queue: asyncio.PriorityQueue[tuple[bool, int, str, dict[str, Any]]] = asyncio.PriorityQueue()
+        self._numbers = itertools.count()
         self._said: dict[tuple[str, str, str], float] = {}
 
     def emit(self, run: DbtRun, kind: EventType, reason: str, message: str, action: str) -> None:
         """Says that `action` (as Submit, Cancel) came to `reason`. Dropped when just said, or when too many wait."""
-        note = _fit(message)
-        if self._repeats((run.uid, reason, note)):
-            return
-        try:
-            self._queue.put_nowait((run.metadata.namespace, self._body(run, kind, reason, note, action)))
-        except asyncio.QueueFull:
-            logger.warning("An Event was dropped, %d are waiting: %s %s", QUEUE, run, reason)
+        note, normal, waiting = _fit(message), kind == "Normal", self._queue.qsize()
+        if waiting >= (QUEUE if normal else 2 * QUEUE):
+            logger.warning("An Event was dropped, %d are waiting: %s %s", waiting, run, reason)
+        elif not self._repeats((run.uid, reason, note)):
+            body = self._body(run, kind, reason, note, action)
+            self._queue.put_nowait((normal, next(self._numbers), run.metadata.namespace, body))
 
     async def run(self) -> None:
-        """Sends one after another."""
+        """Sends one after another: Warnings first, else in their order."""
         while True:
-            namespace, body = await self._queue.get()
+            _, _, namespace, body = await self._queue.get()
             try:
                 path = api_path("apis/events.k8s.io/v1", namespace, "events")
                 await self._access.request("POST", path, body=body, urgency=Urgency.EVENT)
