@@ -75,8 +75,15 @@ async def test_a_task_on_a_worker_that_is_ended_cancels_its_run(rig: Rig, ended_
 async def test_a_cleared_deferred_task_has_one_live_run_its_own_or_a_new_one(rig: Rig) -> None:
     """Its first run is cancelled, unless the second try was quicker and took it over; never both."""
     run = await rig.waiting("endless")
+
+    async def none_is_being_cancelled() -> bool:
+        objects = await rig.objects("endless", run)
+        return all("completionTime" in item["status"] for item in objects if item["spec"].get("cancel"))
+
     await rig.airflow.desk.clear("endless", run, "job")
     await rig.airflow.until_state("endless", run, "job", "deferred", tries=2)
+    # A second try that was slower is deferred until the first run is over, and that one runs until then.
+    await until(none_is_being_cancelled, 60, "the end of what is being cancelled", pause=0.3)
     await rig.until_dbt("endless", run, [3], [3, CANCELLED])
     await rig.finish("endless", run)
     await rig.airflow.until_state("endless", run, "job", "success", tries=2)
