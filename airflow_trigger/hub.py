@@ -78,19 +78,20 @@ class subscribe:  # noqa: N801 - a class, as `contextlib` would keep a generator
     Iterating ends never; it raises nothing but CancelledError. A slow reader is told the newest state only.
     """
 
-    __slots__ = ("_lease", "_name", "_states")
+    __slots__ = ("_hub", "_lease", "_name", "_states")
 
     def __init__(self, config: ClusterConfig, namespace: str, name: str, pace: Pace = DEFAULT_PACE) -> None:
         self._lease = _hubs.lease((config, namespace, pace), pace.linger)
         self._name = name
 
     async def __aenter__(self) -> Subscription:
-        self._states = Subscription(await self._lease.__aenter__(), self._name)
-        self._states.join()
+        self._hub = await self._lease.__aenter__()
+        self._states = Subscription(self._hub, self._name)
+        self._hub.join(self._states)
         return self._states
 
     async def __aexit__(self, *raised: object) -> None:
-        self._states.leave()
+        self._hub.leave(self._states)
         await self._lease.__aexit__(*raised)
 
 
@@ -106,14 +107,6 @@ class Subscription:
         self._unsure = True
         self._wakeup: asyncio.Future[None] | None = None
         self._retries: Iterator[float] | None = None
-
-    def join(self) -> None:
-        """From now on it is told."""
-        self._hub.join(self)
-
-    def leave(self) -> None:
-        """It is told no more."""
-        self._hub.leave(self)
 
     def __aiter__(self) -> Subscription:
         return self

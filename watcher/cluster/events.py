@@ -47,11 +47,15 @@ class Events:
     def emit(self, run: DbtRun, kind: EventType, reason: str, message: str, action: str) -> None:
         """Says that `action` (as Submit, Cancel) came to `reason`. Dropped when just said, or when too many wait."""
         note, normal, waiting = _fit(message), kind == "Normal", self._queue.qsize()
+        said = run.uid, reason, note
+        if self._repeats(said):
+            return
         if waiting >= (QUEUE if normal else 2 * QUEUE):
+            del self._said[said]
             logger.warning("An Event was dropped, %d are waiting: %s %s", waiting, run, reason)
-        elif not self._repeats((run.uid, reason, note)):
-            body = self._body(run, kind, reason, note, action)
-            self._queue.put_nowait((normal, next(self._numbers), run.metadata.namespace, body))
+            return
+        body = self._body(run, kind, reason, note, action)
+        self._queue.put_nowait((normal, next(self._numbers), run.metadata.namespace, body))
 
     async def run(self) -> None:
         """Sends one after another: Warnings first, else in their order."""
