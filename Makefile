@@ -9,6 +9,8 @@ WORKERS ?= 4
 KILLS ?= 1000
 COUNT ?= 10000
 SEED ?= 1
+# Where the shell forbids it, each of a thousand processes would compile every module anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup check lint types unit coverage controlplane airflows test test-airflow soak abuse bench bench-airflow demo \
   docs format lock clean
@@ -59,6 +61,9 @@ quick:
 
 others: $(READY)
 	@$(BIN)/pytest tests/unit --ignore=tests/unit/lifecycle -q
+
+# Control planes side by side: no Go program is to spread over all processors.
+slow test-airflow: export GOMAXPROCS := 1
 
 slow:
 	@$(BIN)/pytest tests --ignore=tests/unit -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -21,7 +20,7 @@ from airflow_trigger.patience import patiently
 from watcher.api import GROUP, PLURAL, VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from airflow.providers.common.compat.sdk import Context
@@ -81,7 +80,7 @@ class DbtRunArtifactOperator(BaseOperator):
 
     def connect(self, config: ClusterConfig) -> AbstractAsyncContextManager[Requests]:
         """The way to the API server: the seam where tests put their own."""
-        return connected(config)
+        return connect(config)
 
     def execute(self, context: Context) -> str:
         """Reads and writes the file.
@@ -273,13 +272,3 @@ def _decoded(answer: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         raise Unreadable(f"The answer cannot be read: {error}; is the chart's CRD of another version?") from None
     except msgspec.DecodeError as error:
         raise Unreachable(f"the answer is not one of a Kubernetes API: {error}") from None
-
-
-@asynccontextmanager
-async def connected(config: ClusterConfig) -> AsyncIterator[Requests]:
-    """A cluster over a connection of its own."""
-    cluster = connect(config)
-    try:
-        yield cluster
-    finally:
-        await cluster.close()

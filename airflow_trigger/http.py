@@ -22,6 +22,7 @@ from airflow_trigger.cluster import REQUEST_SECONDS, SERVICE_ACCOUNT, Misconfigu
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+    from typing import Self
 
     from airflow_trigger.cluster import ClusterConfig
 
@@ -105,6 +106,12 @@ class Cluster:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=silence_seconds)
         async with self._answer("GET", path, query, None, timeout) as answer:
             yield answer.content
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     async def close(self) -> None:
         """Closes all connections."""

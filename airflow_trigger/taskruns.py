@@ -191,11 +191,8 @@ def _decoded(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 @asynccontextmanager
 async def connected(config: ClusterConfig, namespace: str) -> AsyncIterator[TaskRuns]:
     """The DbtRuns of a namespace over a connection of their own."""
-    cluster = connect(config)
-    try:
+    async with connect(config) as cluster:
         yield HttpTaskRuns(cluster, namespace)
-    finally:
-        await cluster.close()
 
 
 class Patiently:

@@ -50,7 +50,7 @@ class Rig:
 
     @property
     def size(self) -> int:
-        """How many mapped tasks wait; of a quarter the processes are killed, twice."""
+        """How many mapped tasks wait; the processes of every fourth are killed, twice."""
         return SIZES[self.release.generation]
 
     @classmethod

@@ -172,7 +172,7 @@ class Airflow:
         """
 
         async def read() -> None:
-            while True:
+            while self.release.generation == 2:
                 (self.dags / file).touch()
                 await asyncio.sleep(2)
 

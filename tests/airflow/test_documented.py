@@ -139,13 +139,3 @@ async def test_airflow_never_has_a_dbt_token(rig: Rig, started: Started) -> None
     found = rig.airflow.holds("job_run_url")
     assert any(name.startswith("table xcom") for name in found), "the search must find what is there"
     assert not rig.airflow.holds(rig.stack.token)
-
-
-async def test_mapped_tasks_wait_on_one_watch_and_start_a_run_each(rig: Rig) -> None:
-    run = await rig.airflow.trigger("mapped")
-    await rig.airflow.until_all("mapped", run, "deferred", rig.size)
-    await rig.until_dbt("mapped", run, [3] * rig.size)
-    assert await rig.watches() == 1
-    await rig.finish("mapped", run, *[10] * rig.size)
-    assert await rig.airflow.until_run("mapped", run, seconds=280) == "success"
-    assert await rig.dbt_statuses("mapped", run) == [10] * rig.size

@@ -20,18 +20,21 @@ def kills(rig: Rig, dag_id: str) -> Counter[str]:
     return Counter(path.name.rpartition("-")[2] for path in folder.glob(f"kill-{dag_id}-*"))
 
 
-async def test_kills_start_no_second_run_and_every_task_ends_as_dbt_did(rig: Rig) -> None:
-    """Each of many tasks dies before it is deferred, and again when it is resumed."""
-    tasks = rig.size // 4
-    run = await rig.airflow.trigger("killed")
-    ends = [10] * (tasks - 2) + [20] * 2
+async def test_of_many_mapped_tasks_each_starts_one_run_though_every_fourth_is_killed_twice(rig: Rig) -> None:
+    """They wait on one watch; a killed one dies before it is deferred, and again when it is resumed."""
+    killed = range(0, rig.size, 4)
+    failing = killed[-2:]
+    ends = [20 if index in failing else 10 for index in range(rig.size)]
+    run = await rig.airflow.trigger("mapped")
     async with rig.airflow.reading("killed.py"):
-        await rig.airflow.until_all("killed", run, "deferred", tasks, tries=2)
-        await rig.finish("killed", run, *ends)
-        await rig.airflow.until_run("killed", run, seconds=280)
-    assert kills(rig, "killed") == {"1": tasks, "2": tasks}
-    assert await rig.dbt_statuses("killed", run) == ends
-    states = {task["map_index"]: task["state"] for task in rig.airflow.tasks("killed", run)}
+        await rig.airflow.until_all("mapped", run, "deferred", rig.size)
+        await rig.until_dbt("mapped", run, [3] * rig.size)
+        assert await rig.watches() == 1
+        await rig.finish("mapped", run, *ends)
+        await rig.airflow.until_run("mapped", run, seconds=280)
+    assert kills(rig, "mapped") == {"1": len(killed), "2": len(killed)}
+    assert await rig.dbt_statuses("mapped", run) == sorted(ends)
+    states = {task["map_index"]: task["state"] for task in rig.airflow.tasks("mapped", run)}
     assert states == {index: "success" if status == 10 else "failed" for index, status in enumerate(ends)}
 
 

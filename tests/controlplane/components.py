@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 # Names under which clients may know the API server; the last is the first address of the Service range.
 SERVER_NAMES = (LOOPBACK, "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.0.0.1")
-_INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
+_INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "GOMAXPROCS")
 # Go's garbage collector: tests lack processors, not memory.
 _COLLECTED_SELDOM = {"GOGC": "1000", "GOMEMLIMIT": "1GiB"}
 

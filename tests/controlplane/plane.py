@@ -235,6 +235,18 @@ class ControlPlane:
         answer = await asyncio.to_thread(self._request, "GET", "/metrics")
         return answer.text
 
+    async def read(self, path: str) -> dict[str, Any] | None:
+        """What a GET of the path answers the administrator, None for 404: a look without the cost of a process.
+
+        Raises:
+            ControlPlaneError: another answer than the object.
+        """
+        answer = await asyncio.to_thread(self._http.get, path)
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return None
+        found: dict[str, Any] = _succeeded(answer).json()
+        return found
+
     async def compact(self) -> None:
         """Drop the history of every object from etcd: lists at an old resourceVersion get 410 Gone.
 
@@ -339,10 +351,7 @@ class ControlPlane:
         return decoded
 
     def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        answer = self._http.request(method, path, json=body)
-        if answer.is_error:
-            raise ControlPlaneError(f"{method} {path}: {answer.status_code} {answer.text.strip()}")
-        return answer
+        return _succeeded(self._http.request(method, path, json=body))
 
     def _exists(self, path: str) -> bool:
         with suppress(httpx.TransportError):
@@ -368,6 +377,13 @@ class ControlPlane:
                 process.kill()
                 await process.wait()
         return _checked(argv, Completed(process.returncode or 0, output.decode(), errors.decode()), check)
+
+
+def _succeeded(answer: httpx.Response) -> httpx.Response:
+    if answer.is_error:
+        asked = answer.request
+        raise ControlPlaneError(f"{asked.method} {asked.url.path}: {answer.status_code} {answer.text.strip()}")
+    return answer
 
 
 def _checked(argv: list[str], completed: Completed, check: bool) -> Completed:

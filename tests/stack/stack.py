@@ -17,7 +17,7 @@ import yaml
 from tests.controlplane import ControlPlane
 from tests.stack.program import Program
 from tests.stack.waiting import until
-from watcher.api import API_VERSION, CONNECTION_SECRET_TYPE, KIND
+from watcher.api import API_VERSION, CONNECTION_SECRET_TYPE, KIND, PLURAL
 
 ROOT: Final = Path(__file__).parents[2]
 CRD: Final = ROOT / "deploy/crd/dbtrun.dev_dbtruns.yaml"
@@ -187,9 +187,13 @@ class Stack:
         await self.kubectl("patch", "dr", name, "--type=merge", "-p", json.dumps({"spec": spec}))
 
     async def get(self, name: str) -> dict[str, Any]:
-        found = await self.json("get", "dr", name)
-        assert isinstance(found, dict)
+        found = await self._look(name)
+        assert found is not None, f"there is no DbtRun {name}"
         return found
+
+    async def _look(self, name: str) -> dict[str, Any] | None:
+        # Not kubectl: tests ask several times a second, and each would be a process.
+        return await self.plane.read(f"/apis/{API_VERSION}/namespaces/{self.namespace}/{PLURAL}/{name}")
 
     async def status(self, name: str) -> dict[str, Any]:
         status = (await self.get(name)).get("status", {})
@@ -211,13 +215,15 @@ class Stack:
 
     async def gone(self, name: str, seconds: float = 120.0) -> None:
         async def missing() -> bool:
-            return not await self.kubectl("get", "dr", name, "--ignore-not-found", "-o", "name")
+            return await self._look(name) is None
 
         await until(missing, seconds, f"{name} gone", pause=0.2)
 
     async def events(self, name: str) -> list[tuple[str, str]]:
         """Reason and note of the object's Events, oldest first."""
-        listed = await self.json("get", "events.events.k8s.io", "--field-selector", f"regarding.name={name}")
+        path = f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events?fieldSelector=regarding.name%3D{name}"
+        listed = await self.plane.read(path)
+        assert listed is not None
         return [
             (item["reason"], item["note"]) for item in sorted(listed["items"], key=lambda item: str(item["eventTime"]))
         ]

@@ -16,7 +16,6 @@ from airflow_trigger.trigger import DbtRunTrigger
 FOLDER = Path(os.environ["DBTRUN_TEST_FOLDER"])
 CLUSTER = {"kubernetes_conn_id": "kubernetes_default"}
 """Where the cluster is. With Airflow in it, nobody needs this."""
-SIZE = int(os.environ["DBTRUN_TEST_SIZE"])
 ENDLESS = 103
 
 with DAG("single", schedule=None, default_args=CLUSTER):
@@ -87,6 +86,3 @@ with DAG("ten", schedule=None, default_args=CLUSTER):
     begin, finish = EmptyOperator(task_id="start"), EmptyOperator(task_id="finish")
     for number in range(10):
         begin >> DbtRunOperator(task_id=f"job_{number}", job_id=333, deferrable=True) >> finish
-
-with DAG("mapped", schedule=None, default_args=CLUSTER):
-    DbtRunOperator.partial(task_id="job", deferrable=True).expand(job_id=[ENDLESS] * SIZE)
