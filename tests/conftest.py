@@ -17,7 +17,7 @@ from tests.controlplane import BuildError, ControlPlane, build
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_NEED_BINARIES = {"plane", "own_plane", "binaries"}
+_NEED_BINARIES = {"plane", "stormy_plane", "own_plane", "binaries"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,9 +66,16 @@ def plane() -> Iterator[ControlPlane]:
         yield plane
 
 
+@pytest.fixture(scope="module")
+def stormy_plane() -> Iterator[ControlPlane]:
+    """A control plane that a file's tests stop, freeze and compact; each heals it for the next."""
+    with ControlPlane() as plane:
+        yield plane
+
+
 @pytest.fixture
 def own_plane() -> Iterator[ControlPlane]:
-    """A control plane for a test that stops, freezes or compacts it."""
+    """A control plane for a test that needs a fresh one, or leaves it broken."""
     with ControlPlane() as plane:
         yield plane
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,6 @@ from tests.controlplane import ControlPlane
 KILLS = 100
 SEED = 8
 """Of ten that were tried the one that takes least; others took up to 52 kills."""
-
-
-@pytest.fixture(scope="module")
-def stormy_plane() -> Iterator[ControlPlane]:
-    """One for all campaigns: each heals what it broke, for the next."""
-    with ControlPlane() as plane:
-        yield plane
 
 
 @pytest.mark.timeout(900)

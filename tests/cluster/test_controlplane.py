@@ -85,9 +85,9 @@ def test_a_warm_start_takes_seconds(binaries: None, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_two_planes_at_once_hold_different_data(plane: ControlPlane, own_plane: ControlPlane) -> None:
-    await own_plane.kubectl("create", "namespace", "only-in-one")
-    await own_plane.kubectl("get", "namespace", "only-in-one")
+async def test_two_planes_at_once_hold_different_data(plane: ControlPlane, stormy_plane: ControlPlane) -> None:
+    await stormy_plane.kubectl("create", "namespace", "only-in-one")
+    await stormy_plane.kubectl("get", "namespace", "only-in-one")
     with pytest.raises(CommandError, match='"only-in-one" not found'):
         await plane.kubectl("get", "namespace", "only-in-one")
 
@@ -113,46 +113,46 @@ async def test_a_token_is_the_service_accounts_own(plane: ControlPlane, namespac
     assert user == f"system:serviceaccount:{namespace}:default"
 
 
-async def test_an_api_server_that_was_restarted_still_has_its_data(own_plane: ControlPlane) -> None:
-    server = own_plane.server
-    await own_plane.kubectl("create", "configmap", "kept", "--from-literal=a=b")
+async def test_an_api_server_that_was_restarted_still_has_its_data(stormy_plane: ControlPlane) -> None:
+    server = stormy_plane.server
+    await stormy_plane.kubectl("create", "configmap", "kept", "--from-literal=a=b")
 
-    await own_plane.stop_apiserver()
+    await stormy_plane.stop_apiserver()
     with pytest.raises(CommandError, match="refused"):
-        await own_plane.kubectl("get", "configmap", "kept")
-    await own_plane.start_apiserver()
+        await stormy_plane.kubectl("get", "configmap", "kept")
+    await stormy_plane.start_apiserver()
 
-    assert own_plane.server == server
-    await own_plane.kubectl("get", "configmap", "kept")
-    await asyncio.to_thread(own_plane.create_namespace_sync, "controllers-are-back")
+    assert stormy_plane.server == server
+    await stormy_plane.kubectl("get", "configmap", "kept")
+    await asyncio.to_thread(stormy_plane.create_namespace_sync, "controllers-are-back")
 
 
-async def test_a_frozen_api_server_answers_nobody_until_it_is_thawed(own_plane: ControlPlane) -> None:
-    await own_plane.freeze_apiserver()
+async def test_a_frozen_api_server_answers_nobody_until_it_is_thawed(stormy_plane: ControlPlane) -> None:
+    await stormy_plane.freeze_apiserver()
     with pytest.raises(CommandError, match="did not end within 1 s"):
-        await own_plane.kubectl("get", "namespaces", timeout=1)
-    await own_plane.thaw_apiserver()
-    await own_plane.kubectl("get", "namespaces")
+        await stormy_plane.kubectl("get", "namespaces", timeout=1)
+    await stormy_plane.thaw_apiserver()
+    await stormy_plane.kubectl("get", "namespaces")
 
 
 async def test_old_versions_expire_for_watches_by_a_restart_and_for_lists_by_a_compaction(
-    own_plane: ControlPlane,
+    stormy_plane: ControlPlane,
 ) -> None:
-    version = ["get", "configmap", "kube-root-ca.crt", "--output=jsonpath={.metadata.resourceVersion}"]
-    old = (await own_plane.kubectl(*version)).stdout
+    version = ["create", "configmap", "older", "--output=jsonpath={.metadata.resourceVersion}"]
+    old = (await stormy_plane.kubectl(*version)).stdout
     watch = f"/api/v1/configmaps?watch=1&timeoutSeconds=1&resourceVersion={old}"
     exact_list = f"/api/v1/configmaps?resourceVersionMatch=Exact&limit=1&resourceVersion={old}"
-    await own_plane.kubectl("create", "configmap", "newer")
-    assert "newer" in (await own_plane.kubectl("get", "--raw", watch)).stdout
+    await stormy_plane.kubectl("create", "configmap", "newer")
+    assert "newer" in (await stormy_plane.kubectl("get", "--raw", watch)).stdout
 
-    await own_plane.kill_apiserver()
-    await own_plane.start_apiserver()
-    assert '"code":410' in (await own_plane.kubectl("get", "--raw", watch)).stdout
-    await own_plane.kubectl("get", "--raw", exact_list)
+    await stormy_plane.kill_apiserver()
+    await stormy_plane.start_apiserver()
+    assert '"code":410' in (await stormy_plane.kubectl("get", "--raw", watch)).stdout
+    await stormy_plane.kubectl("get", "--raw", exact_list)
 
-    await own_plane.compact()
+    await stormy_plane.compact()
     with pytest.raises(CommandError, match="Expired"):
-        await own_plane.kubectl("get", "--raw", exact_list)
+        await stormy_plane.kubectl("get", "--raw", exact_list)
 
 
 async def test_the_metrics_count_the_watches(plane: ControlPlane) -> None:

@@ -191,33 +191,35 @@ async def test_a_silent_watch_is_noticed(proxy: Proxy, through: Path, objects: N
         await phase(states, "Running")
 
 
-async def test_a_restarted_api_server_is_found_again(own_plane: ControlPlane) -> None:
-    install_crd(own_plane)
-    config = ClusterConfig(config_file=str(own_plane.kubeconfig))
+async def test_a_restarted_api_server_is_found_again(stormy_plane: ControlPlane) -> None:
+    install_crd(stormy_plane)
+    stormy_plane.create_namespace_sync("restarted")
+    config = ClusterConfig(config_file=str(stormy_plane.kubeconfig))
     async with (
-        administering(own_plane, "default") as objects,
-        subscribe(config, "default", "a", QUICK) as states,
+        administering(stormy_plane, "restarted") as objects,
+        subscribe(config, "restarted", "a", QUICK) as states,
     ):
         assert isinstance(await told(states), Gone)
         await objects.create("a")
         await objects.set_status("a", "Running")
         await phase(states, "Running")
-        await own_plane.kill_apiserver()
-        await own_plane.start_apiserver()
+        await stormy_plane.kill_apiserver()
+        await stormy_plane.start_apiserver()
         await objects.set_status("a", "Succeeded")
         await phase(states, "Succeeded")
 
 
-async def test_a_version_that_the_server_forgot_costs_a_list_and_no_news(own_plane: ControlPlane) -> None:
-    install_crd(own_plane)
-    async with administering(own_plane, "default") as objects:
+async def test_a_version_that_the_server_forgot_costs_a_list_and_no_news(stormy_plane: ControlPlane) -> None:
+    install_crd(stormy_plane)
+    stormy_plane.create_namespace_sync("forgotten")
+    async with administering(stormy_plane, "forgotten") as objects:
         await objects.create("a")
         await objects.set_status("a", "Running")
-        await own_plane.compact()
-        await own_plane.stop_apiserver()
-        await own_plane.start_apiserver()
+        await stormy_plane.compact()
+        await stormy_plane.stop_apiserver()
+        await stormy_plane.start_apiserver()
         await eventually(lambda: is_forgotten(objects, "1"), "the API server has forgotten version 1")
-        runs = Forgotten(objects.cluster, "default")
+        runs = Forgotten(objects.cluster, objects.name)
         async with watching(runs) as hub:
             states = Subscription(hub, "a")
             hub.join(states)
