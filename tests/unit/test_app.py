@@ -105,6 +105,24 @@ main(sys.argv[1:], prog_name="dbtrun")
     assert sum("boom" in line for line in ended.stderr.splitlines()) == 2, "the log has it once, with its traceback"
 
 
+def test_the_garbage_collector_is_at_work_but_not_on_modules() -> None:
+    program = """
+import gc
+import watcher.app
+from watcher.cli import main
+
+async def watch(settings):
+    print(gc.isenabled(), gc.get_freeze_count() > 50_000)
+
+watcher.app.watch = watch
+main(["run"])
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
+    )
+    assert ended.stdout == "True True\n"
+
+
 async def test_every_part_is_asked_for_its_silence(watcher: Watcher) -> None:
     assert {part.name: part.limit for part in watcher.vitals.parts} == {
         "watch": STUCK_SECONDS,
