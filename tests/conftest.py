@@ -21,9 +21,9 @@ _NEED_BINARIES = {"plane", "stormy_plane", "own_plane", "binaries"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes minutes and waits most of the time comes first: begun last, it would run alone at the end."""
-    long = ("tests/airflow/", "tests/chaos/test_campaign")
-    items.sort(key=lambda item: next((at for at, path in enumerate(long) if item.nodeid.startswith(path)), len(long)))
+    """What takes minutes comes first, then what waits most of the time: at the end it would leave processors idle."""
+    first = ("tests/airflow/", "tests/chaos/test_campaign", "tests/cluster/")
+    items.sort(key=lambda item: next((at for at, path in enumerate(first) if item.nodeid.startswith(path)), len(first)))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -15,6 +15,17 @@ LOOPBACK = "127.0.0.1"
 # Names under which clients may know the API server; the last is the first address of the Service range.
 SERVER_NAMES = (LOOPBACK, "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.0.0.1")
 _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "GOMAXPROCS")
+# The controllers of what people see: each other one watches too, in every control plane of a test run.
+_CONTROLLERS = (
+    "clusterrole-aggregation-controller",
+    "deployment-controller",
+    "garbage-collector-controller",
+    "namespace-controller",
+    "replicaset-controller",
+    "root-ca-certificate-publisher-controller",
+    "serviceaccount-controller",
+    "serviceaccount-token-controller",
+)
 # Go's garbage collector: tests lack processors, not memory.
 _COLLECTED_SELDOM = {"GOGC": "1000", "GOMEMLIMIT": "1GiB"}
 
@@ -128,6 +139,7 @@ def controller_manager(binary: Path, layout: Layout) -> list[str]:
         f"--kubeconfig={layout.kubeconfig}",
         f"--root-ca-file={layout.ca}",
         f"--service-account-private-key-file={layout.account_key}",
+        f"--controllers={','.join(_CONTROLLERS)}",
         "--leader-elect=false",
         "--secure-port=0",
         # The defaults make the deletion of a few hundred namespaces crawl.
