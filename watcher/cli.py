@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Final
 
 import click
@@ -59,26 +58,17 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@contextmanager
-def _lasting() -> Iterator[None]:
-    """What is made here, as modules are, stays: the garbage collector looks at it neither now nor later.
-
-    That is a quarter of the start, and 50 ms of each full collection, in which the loop would stand still.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
 @main.command()
 @_settings_options
 def run(**values: Any) -> None:
     """Run the watcher: start, follow and end dbt Cloud runs as DbtRuns say."""
-    with _lasting():
-        from watcher.app import Unstartable, watch
+    # Modules stay: without the collector, now and later, they load in three quarters of the time, and each of its full
+    # passes, in which the loop stands still, is 50 ms shorter.
+    gc.disable()
+    from watcher.app import Unstartable, watch
+
+    gc.freeze()
+    gc.enable()
 
     try:
         settings = Settings(**values)

@@ -89,8 +89,5 @@ class Namespace:
 
 @asynccontextmanager
 async def administering(plane: ControlPlane, namespace: str) -> AsyncIterator[Namespace]:
-    cluster = Cluster(ClusterConfig(config_file=str(plane.kubeconfig)))
-    try:
+    async with Cluster(ClusterConfig(config_file=str(plane.kubeconfig))) as cluster:
         yield Namespace(cluster, namespace)
-    finally:
-        await cluster.close()

@@ -58,11 +58,9 @@ async def serving(folder: Path, handler: Handler) -> AsyncIterator[Cluster]:
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)
     async with TestServer(app) as server:
-        cluster = Cluster(ClusterConfig(config_file=str(kubeconfig(folder, str(server.make_url("/"))))))
-        try:
+        path = kubeconfig(folder, str(server.make_url("/")))
+        async with Cluster(ClusterConfig(config_file=str(path))) as cluster:
             yield cluster
-        finally:
-            await cluster.close()
 
 
 def wire(name: str, version: str = "7", **status: Any) -> dict[str, Any]:
