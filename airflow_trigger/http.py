@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from airflow_trigger.cluster import ClusterConfig
 
 CONNECT_SECONDS: Final = 10.0
-REQUESTS_AT_ONCE: Final = 16
-"""Single requests in flight per cluster: a restarted triggerer must not flood the API server."""
+REQUESTS_AT_ONCE: Final = 4
+"""Single requests in flight per cluster: a restarted triggerer must not flood the API server, and each TLS connection
+costs a buffer of 256 kB."""
 
 
 async def load(config: ClusterConfig) -> client.Configuration:

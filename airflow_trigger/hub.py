@@ -18,11 +18,13 @@ import contextvars
 import logging
 import random
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from msgspec.structs import replace
 
 from airflow_trigger.cluster import (
     AlreadyExists,
@@ -133,7 +135,7 @@ class Subscription:
         except Denial as error:
             await self._refused(error)
         except Unreachable as error:
-            await self._changed(self._pause(error))
+            await self._changed_within(self._pause(error))
             self.doubt()
 
     def tell(self, state: State) -> None:
@@ -156,10 +158,10 @@ class Subscription:
         except Denial as error:
             await self._refused(error)
         except Unreachable as error:
-            await self._changed(self._pause(error))
+            await self._changed_within(self._pause(error))
 
     async def _refused(self, error: Denial) -> None:
-        await self._changed(self._hub.pace.denied_retry)
+        await self._changed_within(self._hub.pace.denied_retry)
         if self._state is None:
             self.tell(Denied(str(error)))
             self.doubt()
@@ -172,15 +174,14 @@ class Subscription:
         if self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
 
-    async def _changed(self, seconds: float | None = None) -> None:
+    def _changed(self) -> asyncio.Future[None]:
         self._wakeup = asyncio.get_running_loop().create_future()
-        try:
+        return self._wakeup
+
+    async def _changed_within(self, seconds: float) -> None:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._wakeup
-        except TimeoutError:
-            pass
-        finally:
-            self._wakeup = None
+                await self._changed()
 
 
 class Hub:
@@ -357,11 +358,14 @@ class Hub:
             waiter.tell(self._denied)
 
     def _put(self, run: Run) -> None:
-        before = self._mirror.get(run.metadata.name)
-        self._mirror[run.metadata.name] = run
+        name = run.metadata.name
+        before = self._mirror.get(name)
         if before is not None and before.tells_the_same_as(run):
+            # The waiters keep the former: what is equal is not to be in memory twice.
+            self._mirror[name] = replace(before, metadata=run.metadata)
             return
-        for waiter in self._waiters.get(run.metadata.name, ()):
+        self._mirror[name] = run
+        for waiter in self._waiters.get(name, ()):
             waiter.tell(Seen(run))
 
     def _remove(self, name: str, last: Run) -> None:

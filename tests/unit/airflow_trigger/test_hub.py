@@ -184,6 +184,19 @@ async def test_looks_that_find_nothing_new_wake_nobody(cluster: FakeRuns) -> Non
         assert (cluster.looks, cluster.gets) == (9, 0)
 
 
+async def test_what_a_look_finds_the_same_is_in_memory_once(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Running", progress="1/5"))
+    async with watching(cluster) as hub:
+        first = await told(waiter(hub))
+        cluster.put(dbtrun(version=6, phase="Running", progress="2/5"), told=False)
+        await asyncio.sleep(hub.pace.recheck + 1)
+        later = await told(waiter(hub))
+        assert isinstance(first, Seen)
+        assert isinstance(later, Seen)
+        assert (first.run.metadata.version, later.run.metadata.version) == (5, 6)
+        assert later.run.status is first.run.status
+
+
 async def test_a_look_that_fails_is_no_news(cluster: FakeRuns) -> None:
     cluster.put(dbtrun(version=5, phase="Running"))
     cluster.fail("live", Unreachable("timeout"), NotPermitted("cannot list"))
