@@ -11,11 +11,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
-from airflow_trigger.http import Cluster
 from tests.airflow import environments
 from tests.airflow.environments import Release
 from tests.airflow.stack import Airflow
-from tests.cluster.trigger_support import administering, watches
+from tests.cluster.trigger_support import watches
 from tests.controlplane import ControlPlane
 from tests.stack import Stack, until
 from tests.stack.stack import SCENARIO
@@ -43,14 +42,13 @@ def scenario() -> dict[str, Any]:
 class Rig:
     """Airflow, and what it stands on."""
 
-    def __init__(self, release: Release, plane: ControlPlane, stack: Stack, airflow: Airflow, cluster: Cluster) -> None:
+    def __init__(self, release: Release, plane: ControlPlane, stack: Stack, airflow: Airflow) -> None:
         self.release, self.plane, self.stack, self.airflow = release, plane, stack, airflow
-        self._cluster = cluster
         self._ahead: dict[str, deque[str]] = defaultdict(deque)
 
     @property
     def size(self) -> int:
-        """How many mapped tasks wait; the processes of every fourth are killed, twice."""
+        """How many mapped tasks wait; the processes of a quarter of them are killed, twice."""
         return SIZES[self.release.generation]
 
     @classmethod
@@ -61,20 +59,19 @@ class Rig:
             ControlPlane.start(folder) as plane,
             cls._stack(plane, folder / "dbtrun") as stack,
             Airflow.up(release, folder / "airflow", await _access(stack, folder, SIZES[release.generation])) as airflow,
-            administering(plane, NAMESPACE) as administrator,
         ):
-            yield cls(release, plane, stack, airflow, administrator.cluster)
+            yield cls(release, plane, stack, airflow)
             assert not airflow.holds(stack.token)
 
     # ── what a test looks at ──
 
     async def objects(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """The DbtRuns of a DAG run's tasks, by their labels, oldest first."""
-        # Not kubectl: tests ask several times a second, and each would be a process.
-        query = {"labelSelector": f"airflow.dbtrun.dev/dag-id={dag_id},airflow.dbtrun.dev/run-id={run_id}"}
-        path = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}/{PLURAL}"
-        items: list[dict[str, Any]] = json.loads(await self._cluster.request("GET", path, query=query))["items"]
-        return sorted(items, key=lambda item: int(item["metadata"]["labels"]["airflow.dbtrun.dev/try"]))
+        selector = f"airflow.dbtrun.dev/dag-id={dag_id},airflow.dbtrun.dev/run-id={run_id}"
+        path = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}/{PLURAL}?labelSelector={selector}"
+        found = await self.plane.read(path)
+        assert found is not None
+        return sorted(found["items"], key=lambda item: int(item["metadata"]["labels"]["airflow.dbtrun.dev/try"]))
 
     async def dbt_runs(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """The dbt Cloud runs that a DAG run's tasks started, as dbt Cloud knows them."""
@@ -141,7 +138,7 @@ class Rig:
             self.stack.watcher.start()
 
     async def finish(self, dag_id: str, run_id: str, *statuses: int) -> None:
-        """Ends the DAG run's live dbt Cloud runs as dbt Cloud would, by map index; default: all succeed."""
+        """Ends the DAG run's live dbt Cloud runs as dbt Cloud would, by task and map index; default: all succeed."""
 
         async def begun() -> list[dict[str, Any]] | None:
             found = await self.objects(dag_id, run_id)
@@ -149,7 +146,7 @@ class Rig:
 
         await self.airflow.until_settled(dag_id, run_id)
         objects = await until(begun, 60, f"the dbt runs of {dag_id} {run_id}", pause=0.3)
-        order = {item["status"]["runId"]: _map_index(item) for item in objects}
+        order = {item["status"]["runId"]: _place(item) for item in objects}
         live = [run["id"] for run in await self.dbt_runs(dag_id, run_id) if run["status"] < 10]
         for run, status in zip(sorted(live, key=order.__getitem__), statuses or [10] * len(live), strict=True):
             await self.stack.ask("POST", f"/runs/{run}/finish", {"status": status})
@@ -165,8 +162,9 @@ class Rig:
             yield stack
 
 
-def _map_index(item: dict[str, Any]) -> int:
-    return int(item["metadata"]["labels"].get("airflow.dbtrun.dev/map-index", -1))
+def _place(item: dict[str, Any]) -> tuple[str, int]:
+    labels = item["metadata"]["labels"]
+    return labels["airflow.dbtrun.dev/task-id"], int(labels.get("airflow.dbtrun.dev/map-index", -1))
 
 
 async def _access(stack: Stack, folder: Path, size: int) -> dict[str, str]:

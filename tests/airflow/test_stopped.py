@@ -72,6 +72,16 @@ async def test_a_task_on_a_worker_that_is_ended_cancels_its_run(rig: Rig, ended_
     await rig.until_dbt("endless_in_worker", ended_on_a_worker[act], [CANCELLED])
 
 
+async def clear_until_deferred(rig: Rig, run: str) -> None:
+    """Airflow 2 fails a try that begins just as its triggerer forgets the last one's trigger: it is cleared again."""
+    for number in range(2, 5):
+        await rig.airflow.desk.clear("endless", run, "job")
+        if await rig.airflow.until_state("endless", run, "job", "deferred", "failed", tries=number) == "deferred":
+            return
+        assert "task_instance_trigger_id_fkey" in rig.airflow.log("endless", run, "job")
+    raise AssertionError("never deferred")
+
+
 async def test_a_cleared_deferred_task_has_one_live_run_its_own_or_a_new_one(rig: Rig) -> None:
     """Its first run is cancelled, unless the second try was quicker and took it over; never both."""
     run = await rig.waiting("endless")
@@ -80,8 +90,7 @@ async def test_a_cleared_deferred_task_has_one_live_run_its_own_or_a_new_one(rig
         objects = await rig.objects("endless", run)
         return all("completionTime" in item["status"] for item in objects if item["spec"].get("cancel"))
 
-    await rig.airflow.desk.clear("endless", run, "job")
-    await rig.airflow.until_state("endless", run, "job", "deferred", tries=2)
+    await clear_until_deferred(rig, run)
     # A second try that was slower is deferred until the first run is over, and that one runs until then.
     await until(none_is_being_cancelled, 60, "the end of what is being cancelled", pause=0.3)
     await rig.until_dbt("endless", run, [3], [3, CANCELLED])
