@@ -41,9 +41,9 @@ async def main() -> str:
 
 async def show(stack: Stack) -> str:
     """Applies, watches and cancels."""
-    waiter = await airflow_waits_for(stack, "nightly")
     say(f"kubectl apply -f …  # {', '.join(RUNS)}")
     await stack.apply(*(dbt_run(name, job) for name, job in RUNS.items()))
+    waiter = await airflow_waits_for(stack, "nightly")
     async with asyncio.timeout(SECONDS):
         await watch(stack)
     return (await waiter.says(r"(?m)^\{.*\}$")).group()
