@@ -65,7 +65,7 @@ OUTAGES: Final[dict[str, Outage]] = {
     "200 empty": _reply(200, "empty"),
     "truncated JSON": Outage(effect=Truncate(), reason=Reason.SERVER_ERROR),
     "unknown status code": Outage(effect=UnknownStatus(status=42)),
-    "body of 64 MB": Outage(effect=Huge(), reason=Reason.SERVER_ERROR),
+    "body of 200 MB": Outage(effect=Huge(size=200 * 1024 * 1024), reason=Reason.SERVER_ERROR),
     "slow body": Outage(effect=Slow(chunk=16, seconds=10), reason=Reason.UNREACHABLE),
     "redirect to another host": Outage(
         effect=Redirect(location="https://elsewhere.invalid/"), reason=Reason.UNREACHABLE
