@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -58,6 +60,14 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _have_a_home() -> None:
+    """Sets HOME where there is none, as container runtimes do: kubernetes_asyncio cannot be imported without one."""
+    try:
+        Path.home()
+    except RuntimeError:  # the uid has no passwd entry either
+        os.environ["HOME"] = "/"
+
+
 @main.command()
 @_settings_options
 def run(**values: Any) -> None:
@@ -65,6 +75,7 @@ def run(**values: Any) -> None:
     # Modules stay: without the collector, now and later, they load in three quarters of the time, and each of its full
     # passes, in which the loop stands still, is 50 ms shorter.
     gc.disable()
+    _have_a_home()
     from watcher.app import Unstartable, watch
 
     gc.freeze()

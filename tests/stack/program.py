@@ -38,9 +38,16 @@ class Program:
     """One process with its log."""
 
     def __init__(
-        self, name: str, argv: Sequence[str], env: Mapping[str, str], log: Path, user: str | None = None
+        self,
+        name: str,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        log: Path,
+        user: str | int | None = None,
+        folder: Path | None = None,
     ) -> None:
-        self.name, self.argv, self.log, self.user = name, list(argv), log, user
+        """Args: folder: where it runs; by default where the tests do."""
+        self.name, self.argv, self.log, self.user, self.folder = name, list(argv), log, user, folder
         self.env = kept() | dict(env)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -65,6 +72,7 @@ class Program:
                 stderr=output,
                 start_new_session=True,
                 user=self.user,
+                cwd=self.folder,
             )
         heir.adopt(self.pid)
 

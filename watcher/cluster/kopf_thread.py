@@ -25,6 +25,8 @@ Login = Callable[[], Awaitable[kopf.ConnectionInfo]]
 
 SILENCE_SECONDS: Final = 90.0
 """A watch without a byte for this long is opened anew. The API server sends a bookmark about once a minute."""
+IDENTITY: Final = "dbtrun"
+"""Unused without peering. By default kopf asks for the user's name, and a container's uid often has none."""
 STOP_SECONDS: Final = 0.8
 """How long a stop is awaited. A kopf that is still starting takes five: then its thread, a daemon, is left behind."""
 
@@ -75,6 +77,7 @@ class KopfThread:
                 registry=self._registry,
                 settings=_settings(self._silence),
                 standalone=True,
+                identity=IDENTITY,  # type: ignore[arg-type]  # a NewType of str that kopf does not export
                 stop_flag=self._stop,
                 **scope,
             )
