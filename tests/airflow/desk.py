@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 class Desk(Protocol):
     """The acts. A state is `failed` or `success`."""
-
-    def __init__(self, airflow: Airflow) -> None: ...
 
     async def open(self) -> None: ...
 
@@ -40,15 +39,20 @@ class Desk(Protocol):
 
 
 class Rest:
-    """Airflow 3: its REST API."""
+    """Airflow 3: its REST API.
 
-    def __init__(self, airflow: Airflow) -> None:
-        self._airflow = airflow
-        self._http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{airflow.port}", timeout=60, trust_env=False)
+    Args:
+        url: of the API server.
+        alive: raises if the API server will never answer.
+    """
+
+    def __init__(self, url: str, alive: Callable[[], None] = lambda: None) -> None:
+        self._alive = alive
+        self._http = httpx.AsyncClient(base_url=url, timeout=60, trust_env=False)
 
     async def open(self) -> None:
         async def healthy() -> bool:
-            assert self._airflow.programs["api-server"].running, self._airflow.programs["api-server"].tail()
+            self._alive()
             try:
                 return (await self._http.get("/api/v2/monitor/health")).is_success
             except httpx.TransportError:

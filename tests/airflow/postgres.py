@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -28,7 +29,6 @@ NOBODY: Final = "nobody"
 OWNER: Final = "airflow"
 """The role, and the database."""
 SETTINGS: Final = {
-    "listen_addresses": "",
     "max_connections": "200",
     # Nothing here outlives the machine.
     "fsync": "off",
@@ -45,8 +45,9 @@ class PostgresError(Exception):
 class Postgres:
     """One server on a socket in a folder of its own. `async with Postgres.up(template) as postgres`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, address: str | None = None) -> None:
+        self.folder, self.address = folder, address
+        self.port = 5432 if address is None else _free_port(address)
         self.data = folder / "data"
         self.user = NOBODY if os.geteuid() == 0 else None
         self._programs = _programs()
@@ -54,19 +55,20 @@ class Postgres:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def up(cls, template: Path | None = None, keep: Path | None = None) -> AsyncIterator[Postgres]:
+    async def up(
+        cls, template: Path | None = None, keep: Path | None = None, address: str | None = None
+    ) -> AsyncIterator[Postgres]:
         """A server that answers; at the end it is gone, and its data too.
 
         Args:
             template: the data to begin with, which stays as it is; None: an empty database.
             keep: where its data go at the end, to be a template; None: nowhere.
+            address: where it listens besides its socket, for programs on another network; None: nowhere.
         """
         with _folder() as folder:
-            postgres = cls(folder)
+            postgres = cls(folder, address)
             await asyncio.to_thread(postgres._found, template)
-            options = [
-                f"-c{key}={value}" for key, value in (SETTINGS | {"unix_socket_directories": str(folder)}).items()
-            ]
+            options = [f"-c{key}={value}" for key, value in (SETTINGS | postgres._places()).items()]
             argv = [str(postgres._programs / "bin/postgres"), "-D", str(postgres.data), *options]
             server = Program("postgres", argv, {}, folder / "postgres.log", user=postgres.user)
             server.start()
@@ -87,6 +89,8 @@ class Postgres:
     @property
     def url(self) -> str:
         """For SQLAlchemy, with whatever driver Airflow takes."""
+        if self.address is not None:
+            return f"postgresql+psycopg2://{OWNER}@{self.address}:{self.port}/{OWNER}"
         return f"postgresql+psycopg2://{OWNER}@/{OWNER}?host={self.folder}"
 
     def rows(self, query: str, *values: object) -> list[Row]:
@@ -107,6 +111,18 @@ class Postgres:
         ]
 
     # ── set-up ──
+
+    def _places(self) -> dict[str, str]:
+        """The settings that say where it listens, and to whom."""
+        allowed = self.folder / "pg_hba.conf"
+        allowed.write_text("local all all trust\nhost all all all trust\n")
+        allowed.chmod(0o644)
+        return {
+            "unix_socket_directories": str(self.folder),
+            "listen_addresses": self.address or "",
+            "port": str(self.port),
+            "hba_file": str(allowed),
+        }
 
     def _found(self, template: Path | None) -> None:
         if self.user is not None:
@@ -140,8 +156,14 @@ class Postgres:
 
     def _connected(self, database: str) -> psycopg.Connection[Row]:
         return psycopg.connect(
-            host=str(self.folder), user=OWNER, dbname=database, autocommit=True, row_factory=dict_row
+            host=str(self.folder), port=self.port, user=OWNER, dbname=database, autocommit=True, row_factory=dict_row
         )
+
+
+def _free_port(address: str) -> int:
+    with socket.socket() as free:
+        free.bind((address, 0))
+        return int(free.getsockname()[1])
 
 
 def _programs() -> Path:

@@ -16,7 +16,6 @@ import signal
 import socket
 import time
 from base64 import urlsafe_b64encode
-from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +26,8 @@ import psutil
 from tests.airflow import environments
 from tests.airflow.desk import Desk, Inside, Rest
 from tests.airflow.environments import Environment, Release
-from tests.airflow.postgres import Postgres, Row
+from tests.airflow.postgres import Postgres
+from tests.airflow.records import Records
 from tests.stack import Program, until
 from tests.stack.program import kept
 
@@ -68,7 +68,7 @@ PRELOADED: Final = ("airflow_trigger.operator", "airflow_trigger.sensor", "airfl
 """Tasks are forked from a process that has these: to import them costs each almost a second of processor time."""
 
 
-class Airflow:
+class Airflow(Records):
     """One release at work. `async with Airflow.up(release, folder, env) as airflow`."""
 
     def __init__(
@@ -81,7 +81,9 @@ class Airflow:
         self.programs: dict[str, Program] = {}
         self._sessions: set[int] = set()
         self._numbers = itertools.count(1)
-        self.desk: Desk = (Rest if release.generation == 3 else Inside)(self)
+        self.desk: Desk = (
+            Rest(f"http://127.0.0.1:{self.port}", self._serves) if release.generation == 3 else Inside(self)
+        )
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -195,53 +197,6 @@ class Airflow:
 
     # ── what a person sees ──
 
-    def rows(self, query: str, *values: object) -> list[Row]:
-        """Rows of the metadata database."""
-        return self.database.rows(query, *values)
-
-    def tasks(self, dag_id: str, run_id: str) -> list[Row]:
-        """The task instances of a DAG run."""
-        return self.rows("select * from task_instance where dag_id = %s and run_id = %s", dag_id, run_id)
-
-    def task(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Row:
-        """One task instance."""
-        (row,) = (
-            row for row in self.tasks(dag_id, run_id) if (row["task_id"], row["map_index"]) == (task_id, map_index)
-        )
-        return row
-
-    async def until_state(
-        self, dag_id: str, run_id: str, task_id: str, *states: str, seconds: float = 120.0, tries: int = 0
-    ) -> str:
-        """The task's state, once it is one of these, in its `tries`-th try or a later one."""
-
-        async def there() -> str | None:
-            row = self.task(dag_id, run_id, task_id)
-            seen.append(f"{row['state']} try {row['try_number']}")
-            return row["state"] if row["state"] in states and row["try_number"] >= tries else None
-
-        seen: list[str] = []
-        try:
-            return await until(there, seconds, f"{dag_id}.{task_id} in {states}", pause=0.2)
-        except AssertionError as error:
-            path = [state for state, _ in itertools.groupby(seen)]
-            raise AssertionError(f"{error}; its way: {path}\n{self.log(dag_id, run_id, task_id)[-3000:]}") from None
-
-    async def until_all(
-        self, dag_id: str, run_id: str, state: str, count: int, *, tries: int = 0, seconds: float = 280.0
-    ) -> None:
-        """Waits until so many of the DAG run's tasks are in this state, in their `tries`-th try or a later one."""
-
-        async def there() -> bool:
-            seen.append(Counter((row["state"], row["try_number"]) for row in self.tasks(dag_id, run_id)))
-            return sum(n for (now, number), n in seen[-1].items() if now == state and number >= tries) == count
-
-        seen: list[Counter[tuple[str, int]]] = []
-        try:
-            await until(there, seconds, f"{count} tasks of {dag_id} {state}", pause=0.5)
-        except AssertionError as error:
-            raise AssertionError(f"{error}; they are {seen[-1:]}") from None
-
     async def until_settled(self, dag_id: str, run_id: str, seconds: float = 120.0) -> None:
         """Waits until the scheduler knows of every deferred task of the DAG run that its process is over.
 
@@ -260,15 +215,6 @@ class Airflow:
             return all(f"Received executor event with state success for task instance {key}" in text for key in keys)
 
         await until(knows, seconds, f"the scheduler knows of {keys}", pause=0.3)
-
-    async def until_run(self, dag_id: str, run_id: str, seconds: float = 120.0) -> str:
-        """The DAG run's state once it is over."""
-
-        async def over() -> str | None:
-            (row,) = self.rows("select state from dag_run where dag_id = %s and run_id = %s", dag_id, run_id)
-            return row["state"] if row["state"] in ("success", "failed") else None
-
-        return await until(over, seconds, f"{dag_id} {run_id} over", pause=0.3)
 
     def log(self, dag_id: str, run_id: str, task_id: str) -> str:
         """Everything that the task's tries and their triggers logged."""
@@ -350,6 +296,10 @@ class Airflow:
         return found + [f"table {name}" for name in self.database.holds(secret)]
 
     # ── set-up ──
+
+    def _serves(self) -> None:
+        server = self.programs["api-server"]
+        assert server.running, server.tail()
 
     def _environment(self, env: Mapping[str, str]) -> dict[str, str]:
         url = f"http://127.0.0.1:{self.port}"
