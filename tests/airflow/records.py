@@ -19,6 +19,10 @@ class Records(ABC):
     def log(self, dag_id: str, run_id: str, task_id: str) -> str:
         """What a person would read to find out what a task did."""
 
+    @abstractmethod
+    async def scheduler_log(self) -> str:
+        """What the scheduler has logged."""
+
     def rows(self, query: str, *values: object) -> list[Row]:
         """Rows of the metadata database."""
         return self.database.rows(query, *values)
@@ -65,6 +69,25 @@ class Records(ABC):
             await until(there, seconds, f"{count} tasks of {dag_id} {state}", pause=0.5)
         except AssertionError as error:
             raise AssertionError(f"{error}; they are {seen[-1:]}") from None
+
+    async def until_settled(self, dag_id: str, run_id: str, seconds: float = 120.0) -> None:
+        """Waits until the scheduler knows of every deferred task of the DAG run that its process is over.
+
+        If the trigger fires before, the scheduler takes the task's first process for its second and fails the task:
+        that is Airflow's, on a slow machine and with a run of seconds.
+        """
+        rows = [row for row in self.tasks(dag_id, run_id) if row["state"] == "deferred"]
+        keys = [
+            f"TaskInstanceKey(dag_id='{dag_id}', task_id='{row['task_id']}', run_id='{run_id}', "
+            f"try_number={row['try_number']}, map_index={row['map_index']})"
+            for row in rows
+        ]
+
+        async def knows() -> bool:
+            text = await self.scheduler_log()
+            return all(f"Received executor event with state success for task instance {key}" in text for key in keys)
+
+        await until(knows, seconds, f"the scheduler knows of {keys}", pause=0.3)
 
     async def until_run(self, dag_id: str, run_id: str, seconds: float = 120.0) -> str:
         """The DAG run's state once it is over."""

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.airflow import environments
+from tests.airflow.dagruns import DagRuns
 from tests.airflow.environments import Release
 from tests.airflow.stack import Airflow
 from tests.cluster.trigger_support import watches
 from tests.controlplane import ControlPlane
-from tests.stack import Stack, until
+from tests.stack import Stack
 from tests.stack.stack import SCENARIO
-from watcher.api import GROUP, PLURAL, VERSION
 
 NAMESPACE: Final = "data-team"
 AIRFLOW: Final = {"name": "airflow", "namespace": NAMESPACE}
@@ -39,11 +39,14 @@ def scenario() -> dict[str, Any]:
     }
 
 
-class Rig:
+class Rig(DagRuns):
     """Airflow, and what it stands on."""
 
+    airflow: Airflow
+
     def __init__(self, release: Release, plane: ControlPlane, stack: Stack, airflow: Airflow) -> None:
-        self.release, self.plane, self.stack, self.airflow = release, plane, stack, airflow
+        super().__init__(plane, NAMESPACE, stack, airflow)
+        self.release, self.stack = release, stack
         self._ahead: dict[str, deque[str]] = defaultdict(deque)
 
     @property
@@ -64,23 +67,6 @@ class Rig:
             assert not airflow.holds(stack.token)
 
     # ── what a test looks at ──
-
-    async def objects(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """The DbtRuns of a DAG run's tasks, by their labels, oldest first."""
-        selector = f"airflow.dbtrun.dev/dag-id={dag_id},airflow.dbtrun.dev/run-id={run_id}"
-        path = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}/{PLURAL}?labelSelector={selector}"
-        found = await self.plane.read(path)
-        assert found is not None
-        return sorted(found["items"], key=lambda item: int(item["metadata"]["labels"]["airflow.dbtrun.dev/try"]))
-
-    async def dbt_runs(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """The dbt Cloud runs that a DAG run's tasks started, as dbt Cloud knows them."""
-        markers = [f"dbtrun:{item['metadata']['uid']}/" for item in await self.objects(dag_id, run_id)]
-        return [run for run in await self.stack.runs() if any(marker in run["cause"] for marker in markers)]
-
-    async def dbt_statuses(self, dag_id: str, run_id: str) -> list[int]:
-        """Their status codes: 3 runs, 10 succeeded, 20 failed, 30 was cancelled."""
-        return sorted(int(run["status"]) for run in await self.dbt_runs(dag_id, run_id))
 
     async def waiting(self, dag_id: str, state: str = "deferred") -> str:
         """A new DAG run whose task `job` waits for a dbt Cloud run that is running; its id."""
@@ -113,21 +99,6 @@ class Rig:
             ahead.append(await self.airflow.trigger(dag_id))
         return ahead
 
-    async def until_dbt(self, dag_id: str, run_id: str, *statuses: list[int], seconds: float = 120.0) -> None:
-        """Waits until the DAG run's dbt Cloud runs have these statuses, or these."""
-
-        async def there() -> bool:
-            seen.append(await self.dbt_statuses(dag_id, run_id))
-            return seen[-1] in statuses
-
-        seen: list[list[int]] = []
-        try:
-            await until(there, seconds, f"the dbt runs of {dag_id} {run_id} in {statuses}", pause=0.3)
-        except AssertionError as error:
-            told = [item.get("status") for item in await self.objects(dag_id, run_id)]
-            log = self.airflow.log(dag_id, run_id, "job")[-3000:]
-            raise AssertionError(f"{error}; they were {seen[-1:]}; the objects: {told}\n{log}") from None
-
     async def watches(self) -> int:
         """Watches of DbtRuns that Airflow has; the watcher's own is one more."""
         return await watches(self.plane) - 1
@@ -136,20 +107,6 @@ class Rig:
         """What the Deployment does for a watcher that ended, as one does that lost its Lease."""
         if not self.stack.watcher.running:
             self.stack.watcher.start()
-
-    async def finish(self, dag_id: str, run_id: str, *statuses: int) -> None:
-        """Ends the DAG run's live dbt Cloud runs as dbt Cloud would, by task and map index; default: all succeed."""
-
-        async def begun() -> list[dict[str, Any]] | None:
-            found = await self.objects(dag_id, run_id)
-            return found if all("runId" in item.get("status", {}) for item in found) else None
-
-        await self.airflow.until_settled(dag_id, run_id)
-        objects = await until(begun, 60, f"the dbt runs of {dag_id} {run_id}", pause=0.3)
-        order = {item["status"]["runId"]: _place(item) for item in objects}
-        live = [run["id"] for run in await self.dbt_runs(dag_id, run_id) if run["status"] < 10]
-        for run, status in zip(sorted(live, key=order.__getitem__), statuses or [10] * len(live), strict=True):
-            await self.stack.ask("POST", f"/runs/{run}/finish", {"status": status})
 
     @staticmethod
     @contextlib.asynccontextmanager
@@ -160,11 +117,6 @@ class Rig:
         async with Stack.up(plane, NAMESPACE, folder, scenario=scenario(), values=values) as stack:
             await stack.kubectl("create", "serviceaccount", AIRFLOW["name"])
             yield stack
-
-
-def _place(item: dict[str, Any]) -> tuple[str, int]:
-    labels = item["metadata"]["labels"]
-    return labels["airflow.dbtrun.dev/task-id"], int(labels.get("airflow.dbtrun.dev/map-index", -1))
 
 
 async def _access(stack: Stack, folder: Path, size: int) -> dict[str, str]:
