@@ -6,7 +6,8 @@ import asyncio
 import gc
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,26 +15,50 @@ import click
 
 from watcher.settings import ENV_PREFIX, InvalidSetting, Settings, described, flag
 
-LAZY: Final = {"simulate": ("watcher.simulator.command", "simulator", "Run a dbt Cloud on this machine.")}
-"""Commands of extras that an image need not have: module and attribute, extra, and what `--help` says."""
+OTHERS: Final = {"simulate": ("watcher.simulator.command", "simulator", "Run a dbt Cloud on this machine.")}
+"""Commands that are loaded when they are used: module and attribute, extra, and what `dbtrun --help` says of them."""
+OURS: Final = ("watcher", "airflow_trigger")
 
 TYPES: Final = {bool: click.BOOL, int: click.INT, float: click.FLOAT, str: click.STRING}
 
 
+@contextmanager
+def _extra(command: str, extra: str) -> Iterator[None]:
+    """Around the imports of a command, whose libraries an installation need not have.
+
+    Raises:
+        click.UsageError: one of them is missing; the message says how to install it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in OURS:
+            raise
+        raise click.UsageError(f"`{command}` needs {error.name}: pip install 'dbtrun[{extra}]'.") from None
+
+
 class Commands(click.Group):
-    """Loads the commands of extras only when they are called."""
+    """Loads a command of another module when it is used, and lists it whether or not it can be loaded."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), *LAZY])
+        return sorted([*super().list_commands(ctx), *OTHERS])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in LAZY:
-            return super().get_command(ctx, cmd_name)
-        module, extra, _ = LAZY[cmd_name]
-        try:
-            command = getattr(importlib.import_module(module), cmd_name)
-        except ModuleNotFoundError as error:
-            raise click.UsageError(f"`{cmd_name}` needs {error.name}: pip install 'dbtrun[{extra}]'.") from None
+        return self._listed(cmd_name) if cmd_name in OTHERS else super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, self._loaded(name) if name in OTHERS else command, rest
+
+    def _listed(self, name: str) -> click.Command:
+        return click.Command(name, help=OTHERS[name][2])
+
+    def _loaded(self, name: str) -> click.Command:
+        module, extra, _ = OTHERS[name]
+        with _extra(name, extra):
+            command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)  # noqa: S101 - what the table says
         return command
 
@@ -76,7 +101,8 @@ def run(**values: Any) -> None:
     # passes, in which the loop stands still, is 50 ms shorter.
     gc.disable()
     _have_a_home()
-    from watcher.app import Unstartable, watch
+    with _extra("run", "watcher"):
+        from watcher.app import Unstartable, watch
 
     gc.freeze()
     gc.enable()

@@ -24,8 +24,8 @@ def imports(modules: str, *without: str) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-def test_an_airflow_image_gets_two_small_libraries() -> None:
-    assert names(PROJECT["dependencies"]) == {"msgspec", "kubernetes-asyncio"}
+def test_an_airflow_image_gets_three_small_libraries() -> None:
+    assert names(PROJECT["dependencies"]) == {"click", "msgspec", "kubernetes-asyncio"}
 
 
 def test_what_airflow_loads_needs_nothing_of_the_watcher() -> None:
