@@ -8,10 +8,14 @@ python -m deploy.render --check   exit 1 and name those that differ
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import tempfile
+import textwrap
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import yaml
 
 from tests.controlplane import helm_path
 
@@ -19,22 +23,102 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 CHART: Final = ROOT / "helm/dbtrun"
 NAMESPACE: Final = "dbtrun-system"
 CRD: Final = "templates/crd.yaml"
+AIRFLOW: Final = "deploy/airflow/values.yaml"
+OVERLAYS: Final = {"sidecar": "airflow"}
+"""Folders of deploy/overlays, each with the values that its manifest is rendered with, and their namespaces."""
 
 MANIFESTS: Final[dict[str, tuple[str, ...]]] = {
-    "deploy/crd/dbtrun.dev_dbtruns.yaml": ("--show-only", CRD, "--set", "crds.keep=false"),
-    "deploy/manifests/dbtrun.yaml": ("--set", "crds.enabled=false"),
+    "deploy/crd/dbtrun.dev_dbtruns.yaml": ("--namespace", NAMESPACE, "--show-only", CRD, "--set", "crds.keep=false"),
+    "deploy/manifests/dbtrun.yaml": ("--namespace", NAMESPACE, "--set", "crds.enabled=false"),
+} | {
+    f"deploy/overlays/{name}/dbtrun.yaml": (
+        *("--namespace", namespace, "--set", "crds.enabled=false"),
+        *("--values", str(ROOT / f"deploy/overlays/{name}/values.yaml")),
+    )
+    for name, namespace in OVERLAYS.items()
 }
 """File to the arguments of `helm template` that make it. The CRD has its own: it is applied first and kept last."""
 
+AIRFLOW_FRAME: Final = """\
+# Values for the official Apache Airflow Helm chart: they run the watcher as a native sidecar of the triggerer.
+# docs/sidecar.md explains them. Lists replace each other in Helm: if your values have one of these, merge them by hand.
+# Written by `python -m deploy.render` from this chart's Deployment: do not edit this copy.
+triggerer:
+  extraInitContainers:
+{container}
+  # Volumes belong here, mounts do not: extraVolumeMounts would mount them into the triggerer as well.
+  extraVolumes:
+{volumes}
+  # The watcher gets its SIGTERM when the triggerer has ended, within this time. It needs up to 25 seconds of it.
+  terminationGracePeriodSeconds: 120
+  # Without a triggerer there is no watcher either: never scale to zero.
+  keda:
+    minReplicaCount: 1
+  # What the restricted Pod Security standard asks for besides the Airflow chart's defaults. Nothing here is merged
+  # with securityContexts at another level.
+  securityContexts:
+    pod:
+      runAsUser: 50000
+      fsGroup: 0
+      runAsNonRoot: true
+      seccompProfile:
+        type: RuntimeDefault
+"""
+IDENTITY: Final = "dbtrun-token"
+"""Not kube-api-access-*: Kubernetes would take it for the pod's own token and mount it into every container."""
+SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+
 
 def rendered(chart: Path = CHART) -> dict[str, str]:
-    """The content of every manifest, by path from the root of the repository."""
-    return {file: _template(chart, arguments) for file, arguments in MANIFESTS.items()}
+    """The content of every file, by path from the root of the repository."""
+    manifests = {file: _template(chart, arguments) for file, arguments in MANIFESTS.items()}
+    return manifests | {AIRFLOW: airflow_values(manifests["deploy/manifests/dbtrun.yaml"])}
 
 
 def stale(chart: Path = CHART) -> list[str]:
-    """The manifests that are not as the chart would render them now."""
+    """The files that are not as the chart would render them now."""
     return [file for file, text in rendered(chart).items() if not _same(ROOT / file, text)]
+
+
+def airflow_values(manifest: str) -> str:
+    """The values for Airflow's chart, from the Deployment in a manifest."""
+    (deployment,) = (each for each in yaml.safe_load_all(manifest) if each and each["kind"] == "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    token = {
+        "name": IDENTITY,
+        # Readable by any user: which group a pod's files have is decided by Airflow's values. Optional: without the
+        # Secret the watcher waits, and the triggerer runs.
+        "secret": {"secretName": f"{deployment['metadata']['name']}-token", "defaultMode": 0o444, "optional": True},
+    }
+    return AIRFLOW_FRAME.format(
+        container=_listed([sidecar(pod)]),
+        volumes=_listed([token, *pod.get("volumes", ())]),
+    )
+
+
+def sidecar(pod: dict[str, Any]) -> dict[str, Any]:
+    """A Deployment's pod as one native sidecar of another pod: an init container that goes on.
+
+    It keeps the user that the pod gave it, and brings its own identity. It has no readiness probe, since that would
+    count for the whole pod: a watcher that cannot work must not take the triggerer out of service.
+    """
+    (container,) = pod["containers"]
+    kept = {key: value for key, value in container.items() if key not in ("name", "readinessProbe", "volumeMounts")}
+    user = {key: value for key, value in pod["securityContext"].items() if key != "fsGroup"}
+    own = {"name": IDENTITY, "mountPath": SERVICE_ACCOUNT, "readOnly": True}
+    return {
+        "name": "dbtrun-watcher",
+        "restartPolicy": "Always",
+        **kept,
+        "securityContext": user | container["securityContext"],
+        "volumeMounts": [own, *container.get("volumeMounts", ())],
+    }
+
+
+def _listed(items: list[dict[str, Any]]) -> str:
+    text = yaml.safe_dump(items, sort_keys=False, width=120)
+    octal = re.sub(r"(?<=defaultMode: )\d+", lambda mode: f"0{int(mode[0]):o}", text)
+    return textwrap.indent(octal, " " * 4).rstrip()
 
 
 def _same(path: Path, text: str) -> bool:
@@ -44,7 +128,7 @@ def _same(path: Path, text: str) -> bool:
 def _template(chart: Path, arguments: tuple[str, ...]) -> str:
     with tempfile.TemporaryDirectory() as home:
         answer = subprocess.run(  # noqa: S603 - our own helm, our own arguments
-            [helm_path(), "template", "dbtrun", chart, "--namespace", NAMESPACE, *arguments],
+            [helm_path(), "template", "dbtrun", chart, *arguments],
             env={"HOME": home},
             capture_output=True,
             text=True,
@@ -62,9 +146,9 @@ def _without_helm(text: str) -> str:
 
 
 def main() -> None:
-    """Writes the manifests, or compares them with `--check`."""
+    """Writes the files, or compares them with `--check`."""
     parser = argparse.ArgumentParser(prog="python -m deploy.render", description="Render deploy/ from the chart.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a manifest is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is out of date")
     if not parser.parse_args().check:
         for file, text in rendered().items():
             (ROOT / file).write_text(text)

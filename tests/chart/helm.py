@@ -24,10 +24,11 @@ class Helm:
     def __init__(self, home: Path) -> None:
         self._home = home
 
-    def run(self, *args: str, plane: ControlPlane | None = None) -> Completed:
+    def run(self, *args: str, plane: ControlPlane | None = None, input: str | None = None) -> Completed:  # noqa: A002
         cluster = [f"--kubeconfig={plane.kubeconfig}"] if plane else []
         answer = subprocess.run(
             [helm_path(), *args, *cluster],
+            input=input,
             env={"HOME": str(self._home)},
             capture_output=True,
             text=True,
@@ -47,6 +48,13 @@ class Helm:
     def deployment(self, *args: str) -> dict[str, Any]:
         (found,) = (each for each in self.objects(*args) if each["kind"] == "Deployment")
         return found
+
+    def notes(self, *args: str) -> str:
+        """What `helm install` would print at its end."""
+        where = ("--dry-run=client", "--namespace=dbtrun-system")
+        answer = self.run("install", "dbtrun", str(CHART), *where, *args)
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout.partition("\nNOTES:\n")[2]
 
     def install(self, plane: ControlPlane, *args: str) -> str:
         answer = self.run("install", "dbtrun", str(CHART), "--namespace=dbtrun-system", *args, plane=plane)

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.chart.helm import CHART, VALUES, Helm, env_of
 from watcher.settings import described
@@ -90,8 +91,8 @@ def test_every_value_is_explained(values: dict[str, Any]) -> None:
 
 def test_the_watcher_serves_its_own_namespace_by_default(helm: Helm) -> None:
     env = env_of(helm.deployment())
-    assert env["DBTRUN_NAMESPACES"] == "dbtrun-system"
-    assert env["DBTRUN_CONNECTION_NAMESPACES"] == "dbtrun-system"
+    assert "POD_NAMESPACE" in env
+    assert {"DBTRUN_NAMESPACES", "DBTRUN_CONNECTION_NAMESPACES"}.isdisjoint(env)
 
 
 def test_every_setting_is_an_environment_variable_of_its_name(helm: Helm) -> None:
@@ -126,6 +127,35 @@ def test_the_default_connection_can_be_offered_to_every_namespace(helm: Helm) ->
 
 def test_the_watcher_of_a_whole_cluster_is_told_so(helm: Helm) -> None:
     assert env_of(helm.deployment("--set=watchAllNamespaces=true"))["DBTRUN_NAMESPACES"] == "*"
+
+
+@pytest.mark.parametrize("name", ["n", "no", "on", "123", "1e3", "null"])
+def test_a_name_that_yaml_reads_as_something_else_stays_a_name(helm: Helm, name: str) -> None:
+    everywhere = {
+        "watchNamespaces": [name],
+        "secretNamespaces": [name],
+        "connection": {"existingSecret": name},
+        "priorityClassName": name,
+        "imagePullSecrets": [{"name": name}],
+        "serviceAccount": {"name": name},
+        "airflow": {"serviceAccounts": [{"name": name, "namespace": name}], "namespaces": [name]},
+    }
+    for mode in ("deployment", "sidecar"):
+        values = json.dumps(everywhere | {"mode": mode, "fullnameOverride": name})
+        text = helm.run("template", name, str(CHART), f"--namespace={name}", "--values=-", input=values)
+        assert text.returncode == 0, text.stderr
+        found = [each for each in strings_of(list(yaml.safe_load_all(text.stdout))) if not isinstance(each[1], str)]
+        assert found == []
+
+
+def strings_of(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """What must be text: names, namespaces and labels of the objects, and whatever refers to one."""
+    items = tree.items() if isinstance(tree, dict) else ((key, each) for each in tree) if isinstance(tree, list) else ()
+    for below, value in items:
+        if isinstance(value, dict | list):
+            yield from strings_of(value, below)
+        elif re.search(r"(name|namespace|instance|value)s?$", below, re.IGNORECASE):
+            yield below, value
 
 
 def test_without_a_default_connection_nothing_is_mounted(helm: Helm) -> None:

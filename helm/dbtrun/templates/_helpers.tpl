@@ -15,14 +15,14 @@
 
 {{- define "dbtrun.selectorLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "dbtrun.labels" -}}
 {{ include "dbtrun.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
 {{- end -}}
 
 {{- define "dbtrun.serviceAccountName" -}}
@@ -43,11 +43,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "dbtrun.airflowNamespaces" -}}
 {{- $watched := ternary (list) .Values.watchNamespaces .Values.watchAllNamespaces -}}
 {{- .Values.airflow.namespaces | default $watched | default (list .Release.Namespace) | toJson -}}
-{{- end -}}
-
-{{- define "dbtrun.connectionNamespaces" -}}
-{{- $listed := .Values.connection.namespaces | default (list .Release.Namespace) -}}
-{{- ternary "*" (join "," $listed) (has "*" $listed) -}}
 {{- end -}}
 
 {{- define "dbtrun.image" -}}
@@ -78,6 +73,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- define "dbtrun.subjects" -}}
 - kind: ServiceAccount
-  name: {{ include "dbtrun.serviceAccountName" . }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ include "dbtrun.serviceAccountName" . | quote }}
+  namespace: {{ .Release.Namespace | quote }}
 {{- end -}}
