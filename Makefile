@@ -12,7 +12,7 @@ SEED ?= 1
 # Where the shell forbids it, each of a thousand processes would compile every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup check lint types unit coverage controlplane airflows test test-airflow soak abuse bench bench-airflow demo \
+.PHONY: help setup check lint types unit coverage controlplane airflows test test-airflow test-node soak abuse bench bench-airflow demo \
   docs format lock clean
 
 help: ## list the targets
@@ -66,10 +66,14 @@ others: $(READY)
 slow test-airflow: export GOMAXPROCS := 1
 
 slow:
-	@$(BIN)/pytest tests --ignore=tests/unit -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest tests --ignore=tests/unit --ignore=tests/node -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-airflow: controlplane airflows ## of these, the ones on real Airflow 3.3 and 2.11, side by side
 	@$(BIN)/pytest tests/airflow -q -n 2 --dist loadfile --no-loadscope-reorder
+
+test-node: controlplane ## in real Pods on a node of its own: needs Linux, root and packages that it names
+	@$(BIN)/python -m tests.node build > /dev/null
+	@$(BIN)/pytest tests/node -q -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: controlplane ## kill watchers under every fault: make soak KILLS=1000 SEED=1
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(SEED)

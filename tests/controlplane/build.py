@@ -73,10 +73,15 @@ TOOLS = dict(
         _tool(
             "kube-controller-manager", "kubernetes", _KUBERNETES, "/cmd/kube-controller-manager", *_KUBERNETES_STAMPS
         ),
+        _tool("kube-scheduler", "kubernetes", _KUBERNETES, "/cmd/kube-scheduler", *_KUBERNETES_STAMPS),
+        _tool("kube-proxy", "kubernetes", _KUBERNETES, "/cmd/kube-proxy", *_KUBERNETES_STAMPS),
+        _tool("kubelet", "kubernetes", _KUBERNETES, "/cmd/kubelet", *_KUBERNETES_STAMPS),
         _tool("helm", "tools", "helm.sh/helm/v4", "/cmd/helm", "helm.sh/helm/v4/internal/version.version={version}"),
         _tool("kubeconform", "tools", "github.com/yannh/kubeconform", "/cmd/kubeconform", "main.version={version}"),
     ]
 )
+# Only tests on a node need these, and only `make test-node` builds them.
+NODE_TOOLS = ("kube-scheduler", "kube-proxy", "kubelet")
 
 
 def report(line: str) -> None:
@@ -85,11 +90,15 @@ def report(line: str) -> None:
 
 
 def ensure(*names: str, progress: Progress = report) -> dict[str, Path]:
-    """Return the path of each binary (all of them when none is named), building what is missing.
+    """Return the path of each binary, building what is missing. When none is named: all but those of a node.
 
     Raises BuildError with one sentence: no Go and no way to get it, a full disk, a failed download or compilation.
     """
-    return {name: _provided(name) or _built(TOOLS[name], progress) for name in names or TOOLS}
+    return {name: _provided(name) or _built(TOOLS[name], progress) for name in names or _without_a_node()}
+
+
+def _without_a_node() -> list[str]:
+    return [name for name in TOOLS if name not in NODE_TOOLS]
 
 
 def kubectl_path() -> Path:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 # Names under which clients may know the API server; the last is the first address of the Service range.
 SERVER_NAMES = (LOOPBACK, "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.0.0.1")
+SERVICE_RANGE = "10.0.0.0/24"
+NODE_NAME = "node-1"
+# Who talks to an API server that has a node, and each one's groups. Their rights are Kubernetes' own.
+NODE_USERS = {"system:kube-scheduler": "", "system:kube-proxy": "", f"system:node:{NODE_NAME}": "system:nodes"}
 _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "GOMAXPROCS")
 # The controllers of what people see: each other one watches too, in every control plane of a test run.
 _CONTROLLERS = (
@@ -25,6 +29,17 @@ _CONTROLLERS = (
     "root-ca-certificate-publisher-controller",
     "serviceaccount-controller",
     "serviceaccount-token-controller",
+)
+# Beside those, the controllers of Pods that run.
+_NODE_CONTROLLERS = (
+    "daemonset-controller",
+    "disruption-controller",
+    "endpointslice-controller",
+    "job-controller",
+    "node-lifecycle-controller",
+    "pod-garbage-collector-controller",
+    "statefulset-controller",
+    "taint-eviction-controller",
 )
 # Go's garbage collector: tests lack processors, not memory.
 _COLLECTED_SELDOM = {"GOGC": "1000", "GOMEMLIMIT": "1GiB"}
@@ -74,17 +89,32 @@ class Layout:
     def data(self) -> Path:
         return self.root / "etcd"
 
+    @property
+    def kubelet_client_certificate(self) -> Path:
+        """Who the API server is to a kubelet: for logs and exec."""
+        return self.root / "kubelet-client.crt"
+
+    @property
+    def kubelet_client_key(self) -> Path:
+        return self.root / "kubelet-client.key"
+
     def log(self, component: str) -> Path:
         return self.logs / f"{component}.log"
 
     def kubeconfig_for(self, namespace: str, account: str) -> Path:
         return self.root / f"{namespace}.{account}.kubeconfig"
 
+    def kubeconfig_of(self, user: str) -> Path:
+        """Of one of NODE_USERS."""
+        return self.root / f"{user.replace(':', '-')}.kubeconfig"
+
 
 @dataclass(frozen=True)
 class Ports:
     etcd: int
     apiserver: int
+    address: str = LOOPBACK
+    """Where the API server listens. Loopback: there is no node. Else nodes reach it there."""
 
     @property
     def etcd_url(self) -> str:
@@ -92,7 +122,11 @@ class Ports:
 
     @property
     def server(self) -> str:
-        return f"https://{LOOPBACK}:{self.apiserver}"
+        return f"https://{self.address}:{self.apiserver}"
+
+    @property
+    def for_a_node(self) -> bool:
+        return self.address != LOOPBACK
 
 
 def etcd(binary: Path, layout: Layout, ports: Ports, name: str) -> list[str]:
@@ -116,30 +150,53 @@ def apiserver(binary: Path, layout: Layout, ports: Ports) -> list[str]:
     return [
         str(binary),
         f"--etcd-servers={ports.etcd_url}",
-        f"--bind-address={LOOPBACK}",
-        f"--advertise-address={LOOPBACK}",
+        f"--bind-address={ports.address}",
+        f"--advertise-address={ports.address}",
         f"--secure-port={ports.apiserver}",
         f"--tls-cert-file={layout.server_certificate}",
         f"--tls-private-key-file={layout.server_key}",
         f"--client-ca-file={layout.ca}",
         f"--token-auth-file={layout.tokens}",
-        "--authorization-mode=RBAC",
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={layout.account_key}",
         f"--service-account-signing-key-file={layout.account_key}",
-        "--service-cluster-ip-range=10.0.0.0/24",
-        "--endpoint-reconciler-type=none",
+        f"--service-cluster-ip-range={SERVICE_RANGE}",
         "--allow-privileged=true",
+        *(_apiserver_with_a_node(layout) if ports.for_a_node else _APISERVER_ALONE),
     ]
 
 
-def controller_manager(binary: Path, layout: Layout) -> list[str]:
+_APISERVER_ALONE = ("--authorization-mode=RBAC", "--endpoint-reconciler-type=none")
+
+
+def _apiserver_with_a_node(layout: Layout) -> tuple[str, ...]:
+    return (
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
+        f"--kubelet-client-certificate={layout.kubelet_client_certificate}",
+        f"--kubelet-client-key={layout.kubelet_client_key}",
+        # It would look a host name up in a DNS that does not know it.
+        "--kubelet-preferred-address-types=InternalIP",
+    )
+
+
+def scheduler(binary: Path, layout: Layout) -> list[str]:
+    return [
+        str(binary),
+        f"--kubeconfig={layout.kubeconfig_of('system:kube-scheduler')}",
+        "--leader-elect=false",
+        "--secure-port=0",
+    ]
+
+
+def controller_manager(binary: Path, layout: Layout, ports: Ports) -> list[str]:
+    controllers = (*_CONTROLLERS, *(_NODE_CONTROLLERS if ports.for_a_node else ()))
     return [
         str(binary),
         f"--kubeconfig={layout.kubeconfig}",
         f"--root-ca-file={layout.ca}",
         f"--service-account-private-key-file={layout.account_key}",
-        f"--controllers={','.join(_CONTROLLERS)}",
+        f"--controllers={','.join(controllers)}",
         "--leader-elect=false",
         "--secure-port=0",
         # The defaults make the deletion of a few hundred namespaces crawl.
@@ -148,9 +205,11 @@ def controller_manager(binary: Path, layout: Layout) -> list[str]:
     ]
 
 
-def token_file(token: str) -> str:
-    """One line of kube-apiserver's static token file: token, user, uid, groups."""
-    return f'{token},admin,admin,"system:masters"\n'
+def token_file(token: str, node_tokens: Mapping[str, str]) -> str:
+    """kube-apiserver's static token file, lines of token, user, uid, groups: the administrator and NODE_USERS."""
+    users = {"admin": (token, "system:masters")}
+    users |= {user: (each, NODE_USERS[user]) for user, each in node_tokens.items()}
+    return "".join(f'{each},{user},{user},"{groups}"\n' for user, (each, groups) in users.items())
 
 
 def kubeconfig(server: str, ca_pem: bytes, token: str, user: str, namespace: str = "default") -> str:

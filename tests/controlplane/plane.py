@@ -42,6 +42,7 @@ _PORT_TRIES = 8
 # Below the ports that Linux and macOS give to outgoing connections, which might take a stopped API server's.
 _PORTS = range(20000, 32000)
 _ETCD, _APISERVER, _MANAGER = "etcd", "kube-apiserver", "kube-controller-manager"
+_SCHEDULER = "kube-scheduler"
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,21 @@ class ControlPlane:
 
     `with ControlPlane() as plane` or `async with ControlPlane.start() as plane`. The folder is made inside `parent`
     (default: the system's temporary folder) and removed at the end, whatever the end is.
+
+    `address` is one of this machine's at which a node reaches the API server. With one, the control plane also has a
+    scheduler, the controllers of Pods that run, and accounts for the node (`kubeconfig_of`).
     """
 
-    def __init__(self, parent: Path | None = None, *, progress: build.Progress = build.report) -> None:
+    def __init__(
+        self, parent: Path | None = None, *, address: str = LOOPBACK, progress: build.Progress = build.report
+    ) -> None:
         self._parent = parent
+        self._address = address
         self._progress = progress
         self._owner = os.getpid()
         self._admin_token = secrets.token_urlsafe(24)
+        users = () if address == LOOPBACK else components.NODE_USERS
+        self._node_tokens = {user: secrets.token_urlsafe(24) for user in users}
         self._pids: dict[str, int] = {}
         self._closed = False
 
@@ -116,6 +125,10 @@ class ControlPlane:
         """The administrator's kubeconfig."""
         return self._layout.kubeconfig
 
+    def kubeconfig_of(self, user: str) -> Path:
+        """The kubeconfig of one of `components.NODE_USERS`."""
+        return self._layout.kubeconfig_of(user)
+
     @property
     def pids(self) -> dict[str, int]:
         """Process ids by component, the supervisor's included."""
@@ -125,7 +138,8 @@ class ControlPlane:
 
     def open(self) -> None:
         """Start everything and wait until it works. Raises ControlPlaneError with the log of whatever failed."""
-        self._binaries = build.ensure(_ETCD, _APISERVER, _MANAGER, progress=self._progress)
+        scheduler = [_SCHEDULER] if self._node_tokens else []
+        self._binaries = build.ensure(_ETCD, _APISERVER, _MANAGER, *scheduler, progress=self._progress)
         if self._closed:
             raise ControlPlaneError("The control plane was closed while it started.")
         self._layout = Layout(Path(tempfile.mkdtemp(prefix="controlplane-", dir=self._parent)))
@@ -133,7 +147,9 @@ class ControlPlane:
         self._write_credentials()
         self._supervisor = Supervisor(self._layout.root)
         self._start_servers()
-        self._run(_MANAGER, components.controller_manager(self._binaries[_MANAGER], self._layout))
+        self._run(_MANAGER, components.controller_manager(self._binaries[_MANAGER], self._layout, self._ports))
+        if scheduler:
+            self._run(_SCHEDULER, components.scheduler(self._binaries[_SCHEDULER], self._layout))
         self._wait(_MANAGER, lambda: self._exists("/api/v1/namespaces/default/serviceaccounts/default"))
 
     def close(self) -> None:
@@ -270,17 +286,22 @@ class ControlPlane:
         layout.home.mkdir()
         layout.logs.mkdir()
         authority = trustme.CA()
-        server = authority.issue_cert(*components.SERVER_NAMES)
+        server = authority.issue_cert(*components.SERVER_NAMES, self._address)
         authority.cert_pem.write_to_path(layout.ca)
         server.cert_chain_pems[0].write_to_path(layout.server_certificate)
         server.private_key_pem.write_to_path(layout.server_key)
         authority.issue_cert("service-accounts").private_key_pem.write_to_path(layout.account_key)
-        _write_secret(layout.tokens, components.token_file(self._admin_token))
+        kubelet_client = authority.issue_cert(
+            "kube-apiserver", common_name="kube-apiserver", organization_name="system:masters"
+        )
+        kubelet_client.cert_chain_pems[0].write_to_path(layout.kubelet_client_certificate)
+        kubelet_client.private_key_pem.write_to_path(layout.kubelet_client_key)
+        _write_secret(layout.tokens, components.token_file(self._admin_token, self._node_tokens))
 
     def _start_servers(self) -> None:
         for _ in range(_PORT_TRIES):
             etcd, apiserver = _free_ports(2)
-            self._ports = Ports(etcd, apiserver)
+            self._ports = Ports(etcd, apiserver, self._address)
             try:
                 return self._start_on_ports()
             except PortTakenError:
@@ -294,6 +315,9 @@ class ControlPlane:
         layout, ports = self._layout, self._ports
         admin = components.kubeconfig(ports.server, layout.ca.read_bytes(), self._admin_token, "admin")
         _write_secret(layout.kubeconfig, admin)
+        for user, token in self._node_tokens.items():
+            config = components.kubeconfig(ports.server, layout.ca.read_bytes(), token, user)
+            _write_secret(layout.kubeconfig_of(user), config)
         self._http = httpx.Client(
             base_url=ports.server,
             headers={"Authorization": f"Bearer {self._admin_token}"},

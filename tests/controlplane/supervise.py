@@ -32,6 +32,7 @@ class Children:
     def __init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._adopted: set[int] = set()
+        self._last: list[list[str]] = []
         self._before_exec = _die_with_parent()
 
     def start(self, name: str, argv: list[str], env: dict[str, str], log: str) -> int:
@@ -59,6 +60,14 @@ class Children:
     def adopt(self, session: int) -> None:
         """At the end, kill whoever is in a session that the owner began."""
         self._adopted.add(session)
+
+    def at_end(self, argv: list[str]) -> None:
+        """Run a command once everybody is dead."""
+        self._last.append(argv)
+
+    def clean(self) -> None:
+        for argv in self._last:
+            subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
 
     def exited(self) -> dict[str, int]:
         codes = {name: process.poll() for name, process in self._processes.items()}
@@ -140,6 +149,7 @@ def main(owner: int, workdir: Path) -> None:
         pass  # The owner died between its question and our answer.
     finally:
         children.kill()
+        children.clean()
         shutil.rmtree(workdir, ignore_errors=True)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from signal import Signals
 
 _SCRIPT = Path(__file__).with_name("supervise.py")
-_CLOSE_SECONDS = 15.0
+_CLOSE_SECONDS = 60.0
 
 
 class Supervisor:
@@ -56,6 +56,10 @@ class Supervisor:
     def adopt(self, session: int) -> None:
         """Kill whoever is in this session when the owner is gone."""
         self._ask("adopt", session=session)
+
+    def at_end(self, argv: Sequence[str]) -> None:
+        """Run a command when the owner is gone and the processes are dead, before the folder is removed."""
+        self._ask("at_end", argv=list(argv))
 
     def exited(self) -> dict[str, int]:
         """Exit codes of the processes that ended by themselves."""
