@@ -21,7 +21,7 @@ from tests.abuse.lives import HOLD, Ledger, Life
 from tests.abuse.schema import INT64, SECRETS
 from tests.controlplane import ControlPlane
 from tests.stack import JOBS, Stack
-from tests.stack.stack import ACCOUNT, SCENARIO
+from tests.stack.dbt import ACCOUNT, SCENARIO
 from watcher.api import FINAL_PHASES
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tests.abuse.schema import TIMES, Maker
-from tests.stack.stack import JOBS
+from tests.stack.dbt import JOBS
 from watcher.api import MARKER_PREFIX, Phase
 
 Status = dict[str, Any]

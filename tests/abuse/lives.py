@@ -16,7 +16,7 @@ from tests.abuse.api import Answer, Api, Seen, phase_of
 from tests.abuse.forgeries import Forger
 from tests.abuse.schema import RULES, SPEC, SPEC_BREAKS, STATUS_BREAKS, Maker, put
 from tests.stack import until
-from tests.stack.stack import ACCOUNT, JOBS
+from tests.stack.dbt import ACCOUNT, JOBS
 from watcher.api import API_VERSION, FINAL_PHASES, FINALIZER, KIND, Phase
 
 HOLD: Final = "example.com/hold"

@@ -18,7 +18,7 @@ from tests.airflow.stack import Airflow
 from tests.cluster.trigger_support import watches
 from tests.controlplane import ControlPlane
 from tests.stack import Stack
-from tests.stack.stack import SCENARIO
+from tests.stack.dbt import SCENARIO
 
 NAMESPACE: Final = "data-team"
 AIRFLOW: Final = {"name": "airflow", "namespace": NAMESPACE}

@@ -34,7 +34,7 @@ import psutil
 from tests.cluster.trigger_support import Namespace, administering, watches
 from tests.controlplane import ControlPlane
 from tests.stack import Stack, dbt_run
-from tests.stack.stack import ACCOUNT, JOBS
+from tests.stack.dbt import ACCOUNT, JOBS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping

@@ -20,7 +20,8 @@ from click.testing import CliRunner
 
 from tests.controlplane import ControlPlane
 from tests.stack import Program, Stack, dbt_run, until
-from tests.stack.stack import ACCOUNT, CRD, ROOT
+from tests.stack.dbt import ACCOUNT
+from tests.stack.stack import CRD, ROOT
 from watcher.cli import main
 from watcher.settings import described
 

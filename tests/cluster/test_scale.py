@@ -19,7 +19,7 @@ import pytest_asyncio
 
 from tests.controlplane import ControlPlane
 from tests.stack import JOBS, Stack, dbt_run, until
-from tests.stack.stack import SCENARIO
+from tests.stack.dbt import SCENARIO
 from watcher.api import FINALIZER, MARKER_PREFIX
 from watcher.cluster.access import ClusterAccess, api_path
 from watcher.cluster.writer import PREFIX

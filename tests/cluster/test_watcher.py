@@ -17,7 +17,7 @@ import pytest_asyncio
 from airflow_trigger.artifacts import DbtRunArtifactOperator
 from tests.controlplane import ControlPlane
 from tests.stack import JOBS, Own, Stack, until
-from tests.stack.stack import ACCOUNT
+from tests.stack.dbt import ACCOUNT
 from watcher.api import FINALIZER
 
 if TYPE_CHECKING:

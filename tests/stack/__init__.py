@@ -1,8 +1,9 @@
 """The whole system for tests and the demo: control plane, simulator and watcher, each a process of its own."""
 
+from tests.stack.dbt import JOBS, DbtCloud
 from tests.stack.own import Own
 from tests.stack.program import Program, ProgramError
-from tests.stack.stack import JOBS, Stack, dbt_run
+from tests.stack.stack import Stack, dbt_run
 from tests.stack.waiting import until
 
-__all__ = ["JOBS", "Own", "Program", "ProgramError", "Stack", "dbt_run", "until"]
+__all__ = ["JOBS", "DbtCloud", "Own", "Program", "ProgramError", "Stack", "dbt_run", "until"]

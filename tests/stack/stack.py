@@ -4,58 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
 import sys
 from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 import yaml
 
 from tests.controlplane import ControlPlane
+from tests.stack.dbt import JOBS, SCENARIO, DbtCloud
 from tests.stack.program import Program
 from tests.stack.waiting import until
 from watcher.api import API_VERSION, CONNECTION_SECRET_TYPE, KIND, PLURAL
 
 ROOT: Final = Path(__file__).parents[2]
 CRD: Final = ROOT / "deploy/crd/dbtrun.dev_dbtruns.yaml"
-ACCOUNT: Final = 70403103922125
 SECRET: Final = "dbt-cloud"
 DAY: Final = 24 * 3600
 """Seconds for which the watcher's token is good: a soak is long, and nobody renews it."""
-JOBS: Final = {
-    "success": 101,
-    "failure": 102,
-    "endless": 103,
-    "flaky": 104,
-    "parallel": 105,
-    "slow": 106,
-    "flaky-too": 107,
-}
-"""Ids of the scripted jobs."""
-
-SCENARIO: Final[dict[str, Any]] = {
-    "account": {"id": ACCOUNT},
-    "projects": [{"name": "Analytics", "environments": [{"name": "Production"}]}],
-    "jobs": [
-        {"id": 101, "name": "daily build", "queue": 0.1, "start": 0.1, "run": 1.0, "parallel": True},
-        {
-            "id": 102, "name": "broken build", "queue": 0.1, "start": 0.1, "run": 0.5, "outcomes": ["error"],
-            "failing": [{"node": "model.shop.orders", "message": "Database Error: relation does not exist"}],
-            "parallel": True,
-        },
-        {"id": 103, "name": "endless build", "queue": 0.1, "start": 0.1, "run": None, "cancel_delay": 0.2,
-         "parallel": True},
-        {"id": 104, "name": "flaky build", "queue": 0.1, "start": 0.1, "run": 0.5, "outcomes": ["error", "success"]},
-        {"id": 107, "name": "flaky build too", "queue": 0.1, "start": 0.1, "run": 0.5,
-         "outcomes": ["error", "success"]},
-        {"id": 105, "name": "many builds", "queue": 0.1, "start": 0.1, "run": [2.0, 4.0], "parallel": True},
-        {"id": 106, "name": "slow build", "queue": 0.1, "start": 0.1, "run": 20.0},
-    ],
-}  # fmt: skip
-
 FAST: Final = {"DBTRUN_FEED_INTERVAL_SECONDS": "0.5", "DBTRUN_LOG_LEVEL": "debug", "DBTRUN_LISTEN": "127.0.0.1:0"}
 """What a test sets differently from the chart."""
 
@@ -72,14 +39,13 @@ def dbt_run(name: str, job: str | None = "success", /, **spec: Any) -> dict[str,
     }
 
 
-class Stack:
-    """One namespace's system. `async with Stack.up(plane, namespace, folder) as stack`."""
+class Stack(DbtCloud):
+    """One namespace's system, with a dbt Cloud. `async with Stack.up(plane, namespace, folder) as stack`."""
 
     def __init__(self, plane: ControlPlane, namespace: str, folder: Path) -> None:
-        self.plane, self.namespace, self.folder = plane, namespace, folder
-        self.token = f"dbtc_{secrets.token_hex(20)}"
+        super().__init__(folder)
+        self.plane, self.namespace = plane, namespace
         self.others: list[Program] = []
-        self.control = httpx.AsyncClient(timeout=10, trust_env=False)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -104,7 +70,7 @@ class Stack:
         """
         stack = cls(plane, namespace, folder)
         try:
-            await stack._simulate(scenario)
+            await stack.serve(scenario)
             await stack._install(settings, values)
             if connected:
                 await stack.connect()
@@ -115,14 +81,6 @@ class Stack:
             await stack._down()
 
     # ── parts ──
-
-    async def _simulate(self, scenario: Mapping[str, Any]) -> None:
-        config = self.folder / "scenario.yaml"
-        config.write_text(yaml.safe_dump(dict(scenario)))
-        arguments = ["--config", str(config), "--port", "0", "--token", self.token]
-        self.simulator = self._program("simulator", [sys.executable, "-m", "watcher", "simulate", *arguments], {})
-        self.simulator.start()
-        self.url = (await self.simulator.says(r"simulator: (\S+),")).group(1)
 
     async def _install(self, settings: Mapping[str, str], values: Mapping[str, Any]) -> None:
         await install_crd(self.plane)
@@ -148,7 +106,7 @@ class Stack:
 
     async def connect(self, token: str | None = None) -> None:
         """Makes the default connection: the Secret, and the files as the kubelet would mount them."""
-        keys = {"token": token or self.token, "account-id": str(ACCOUNT), "host": self.url}
+        keys = self.keys(token)
         await self.apply(self.secret(SECRET, keys))
         mounted = self.folder / "connection"
         mounted.mkdir(exist_ok=True)
@@ -165,11 +123,10 @@ class Stack:
         return Program(name, argv, {"HOME": str(home), "PYTHONPATH": str(ROOT), **env}, self.folder / f"{name}.log")
 
     async def _down(self) -> None:
-        programs = [getattr(self, name, None) for name in ("watcher", "simulator")]
-        for program in (*programs, *self.others):
+        for program in (getattr(self, "watcher", None), *self.others):
             if program is not None and program.running:
                 await program.kill()
-        await self.control.aclose()
+        await self.close()
 
     # ── Kubernetes ──
 
@@ -227,37 +184,6 @@ class Stack:
         return [
             (item["reason"], item["note"]) for item in sorted(listed["items"], key=lambda item: str(item["eventTime"]))
         ]
-
-    # ── the simulator's control surface ──
-
-    async def ask(self, method: str, path: str, body: Any = None) -> Any:
-        answer = await self.control.request(method, f"{self.url}/_simulator{path}", json=body)
-        assert answer.is_success, answer.text
-        return answer.json() if answer.content else None
-
-    async def dbt(self, path: str) -> Any:
-        """Something of the account, by the API that everybody uses."""
-        url = f"{self.url}/api/v2/accounts/{ACCOUNT}/{path}"
-        answer = await self.control.get(url, headers={"Authorization": f"Token {self.token}"})
-        assert answer.is_success, answer.text
-        return answer.json()["data"]
-
-    async def file(self, run_id: int, path: str) -> bytes:
-        """An artifact of a run, as dbt Cloud has it."""
-        url = f"{self.url}/api/v2/accounts/{ACCOUNT}/runs/{run_id}/artifacts/{path}"
-        answer = await self.control.get(url, headers={"Authorization": f"Token {self.token}"})
-        assert answer.is_success, answer.text
-        return answer.content
-
-    async def runs(self, job: str | None = None) -> list[dict[str, Any]]:
-        listed = await self.ask("GET", "/runs" if job is None else f"/runs?job_id={JOBS[job]}")
-        assert isinstance(listed, list)
-        return listed
-
-    async def journal(self) -> list[dict[str, Any]]:
-        journal = await self.ask("GET", "/journal")
-        assert isinstance(journal, list)
-        return journal
 
     # ── secrets ──
 
