@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 
-from tests.stack.stack import CRD
+from tests.stack.site import CRD
 
 Schema = Mapping[str, Any]
 Value = dict[str, Any]

@@ -16,7 +16,7 @@ from tests.abuse.campaign import campaign
 from tests.abuse.figures import Figures
 from tests.abuse.schema import RULES, SPEC_BREAKS, STATUS_BREAKS, Maker
 from tests.controlplane import ControlPlane
-from tests.stack.stack import dbt_run, install_crd
+from tests.stack.site import dbt_run, install_crd
 from watcher.api import FINAL_PHASES
 
 COUNT = 160

@@ -20,7 +20,7 @@ from tests.chaos.faults import Rule
 from tests.controlplane import ControlPlane
 from tests.stack import Program, Stack, until
 from tests.stack.proxy import Proxy
-from tests.stack.stack import ROOT
+from tests.stack.site import ROOT
 
 WATCHERS: Final = 3
 SETTINGS: Final = {

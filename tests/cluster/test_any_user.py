@@ -15,7 +15,7 @@ import pytest_asyncio
 from tests.controlplane import ControlPlane
 from tests.stack import Own, Stack
 from tests.stack.program import Program
-from tests.stack.stack import ROOT
+from tests.stack.site import ROOT
 
 UID = 1000680000
 """As OpenShift chooses them."""

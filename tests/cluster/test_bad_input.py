@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from tests.controlplane import ControlPlane
 from tests.stack import Program, Stack, dbt_run, until
 from tests.stack.dbt import ACCOUNT
-from tests.stack.stack import CRD, ROOT
+from tests.stack.site import CRD, ROOT
 from watcher.cli import main
 from watcher.settings import described
 

@@ -14,7 +14,7 @@ import pytest_asyncio
 from tests.controlplane import ControlPlane
 from tests.stack import Own, Stack, until
 from tests.stack.dbt import ACCOUNT
-from tests.stack.stack import dbt_run
+from tests.stack.site import dbt_run
 from watcher.dbtcloud.starts import STARTS_AT_ONCE
 
 STARTING: Final = 60

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from tests.controlplane import ControlPlane
 from tests.stack import Program, Stack, dbt_run
-from tests.stack.stack import ROOT
+from tests.stack.site import ROOT
 
 NAMESPACE: Final = "demo"
 AIRFLOW: Final = {"name": "airflow", "namespace": NAMESPACE}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tests.stack.stack import Stack, dbt_run
+from tests.stack.site import Site, dbt_run
 
 
 class Own:
     """An object of this test alone, and the dbt Cloud runs that are its."""
 
-    def __init__(self, stack: Stack, name: str) -> None:
+    def __init__(self, stack: Site, name: str) -> None:
         self.stack, self.name, self.uid = stack, name, ""
 
     async def apply(self, job: str | None = "success", /, **spec: Any) -> None:

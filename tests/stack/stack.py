@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
-from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -13,13 +11,10 @@ from typing import Any, Final
 import yaml
 
 from tests.controlplane import ControlPlane
-from tests.stack.dbt import JOBS, SCENARIO, DbtCloud
+from tests.stack.dbt import SCENARIO
 from tests.stack.program import Program
-from tests.stack.waiting import until
-from watcher.api import API_VERSION, CONNECTION_SECRET_TYPE, KIND, PLURAL
+from tests.stack.site import ROOT, Site, install_crd
 
-ROOT: Final = Path(__file__).parents[2]
-CRD: Final = ROOT / "deploy/crd/dbtrun.dev_dbtruns.yaml"
 SECRET: Final = "dbt-cloud"
 DAY: Final = 24 * 3600
 """Seconds for which the watcher's token is good: a soak is long, and nobody renews it."""
@@ -27,24 +22,11 @@ FAST: Final = {"DBTRUN_FEED_INTERVAL_SECONDS": "0.5", "DBTRUN_LOG_LEVEL": "debug
 """What a test sets differently from the chart."""
 
 
-def dbt_run(name: str, job: str | None = "success", /, **spec: Any) -> dict[str, Any]:
-    """A DbtRun manifest."""
-    if job is not None and "runId" not in spec:
-        spec = {"job": {"id": JOBS[job]}} | spec
-    return {
-        "apiVersion": API_VERSION,
-        "kind": KIND,
-        "metadata": {"name": name},
-        "spec": {"pollIntervalSeconds": 5} | spec,
-    }
-
-
-class Stack(DbtCloud):
+class Stack(Site):
     """One namespace's system, with a dbt Cloud. `async with Stack.up(plane, namespace, folder) as stack`."""
 
     def __init__(self, plane: ControlPlane, namespace: str, folder: Path) -> None:
-        super().__init__(folder)
-        self.plane, self.namespace = plane, namespace
+        super().__init__(plane, namespace, folder)
         self.others: list[Program] = []
 
     @classmethod
@@ -113,10 +95,6 @@ class Stack(DbtCloud):
         for key, value in keys.items():
             (mounted / key).write_text(value)
 
-    def secret(self, name: str, keys: Mapping[str, str], kind: str = CONNECTION_SECRET_TYPE) -> dict[str, Any]:
-        data = {key: b64encode(value.encode()).decode() for key, value in keys.items()}
-        return {"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": {"name": name}, "data": data}
-
     def _program(self, name: str, argv: list[str], env: Mapping[str, str]) -> Program:
         home = self.folder / "home"
         home.mkdir(exist_ok=True)
@@ -128,62 +106,8 @@ class Stack(DbtCloud):
                 await program.kill()
         await self.close()
 
-    # ── Kubernetes ──
-
-    async def kubectl(self, *arguments: str, **options: Any) -> str:
-        return (await self.plane.kubectl("-n", self.namespace, *arguments, **options)).stdout
-
-    async def json(self, *arguments: str) -> Any:
-        return json.loads(await self.kubectl(*arguments, "-o", "json"))
-
-    async def apply(self, *objects: Mapping[str, Any]) -> None:
-        listed = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
-        await self.kubectl("apply", "-f", "-", input=json.dumps(listed))
-
-    async def patch(self, name: str, spec: Mapping[str, Any]) -> None:
-        await self.kubectl("patch", "dr", name, "--type=merge", "-p", json.dumps({"spec": spec}))
-
-    async def get(self, name: str) -> dict[str, Any]:
-        found = await self._look(name)
-        assert found is not None, f"there is no DbtRun {name}"
-        return found
-
-    async def _look(self, name: str) -> dict[str, Any] | None:
-        # Not kubectl: tests ask several times a second, and each would be a process.
-        return await self.plane.read(f"/apis/{API_VERSION}/namespaces/{self.namespace}/{PLURAL}/{name}")
-
-    async def status(self, name: str) -> dict[str, Any]:
-        status = (await self.get(name)).get("status", {})
-        assert isinstance(status, dict)
-        return status
-
-    async def reaches(self, name: str, *phases: str, seconds: float = 120.0, **fields: Any) -> dict[str, Any]:
-        """The status once it is in one of the phases and has these fields."""
-
-        async def there() -> dict[str, Any] | None:
-            status = await self.status(name)
-            told = status.get("phase") in phases and all(status.get(key) == value for key, value in fields.items())
-            return status if told else None
-
-        try:
-            return await until(there, seconds, f"{name} in {phases} with {fields}", pause=0.2)
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{await self.status(name)}\n{self.watcher.tail()}") from None
-
-    async def gone(self, name: str, seconds: float = 120.0) -> None:
-        async def missing() -> bool:
-            return await self._look(name) is None
-
-        await until(missing, seconds, f"{name} gone", pause=0.2)
-
-    async def events(self, name: str) -> list[tuple[str, str]]:
-        """Reason and note of the object's Events, oldest first."""
-        path = f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events?fieldSelector=regarding.name%3D{name}"
-        listed = await self.plane.read(path)
-        assert listed is not None
-        return [
-            (item["reason"], item["note"]) for item in sorted(listed["items"], key=lambda item: str(item["eventTime"]))
-        ]
+    async def watchers_said(self) -> str:
+        return self.watcher.tail()
 
     # ── secrets ──
 
@@ -197,9 +121,3 @@ class Stack(DbtCloud):
         logs = {str(path.name): path.read_text(errors="replace") for path in self.folder.glob("*.log")}
         objects = await self.kubectl("get", "dr,events.events.k8s.io,deployments,configmaps,leases", "-o", "json")
         return logs | {"objects": objects}
-
-
-async def install_crd(plane: ControlPlane) -> None:
-    """Installs the CRD once per control plane and waits until it is served."""
-    await plane.kubectl("apply", "--server-side", "-f", str(CRD))
-    await plane.kubectl("wait", "--for=condition=Established", "crd/dbtruns.dbtrun.dev", "--timeout=120s")
