@@ -102,15 +102,15 @@ def sidecar(pod: dict[str, Any]) -> dict[str, Any]:
     It keeps the user that the pod gave it, and brings its own identity. It has no readiness probe, since that would
     count for the whole pod: a watcher that cannot work must not take the triggerer out of service.
     """
-    (container,) = pod["containers"]
+    container = pod["containers"][0]
     kept = {key: value for key, value in container.items() if key not in ("name", "readinessProbe", "volumeMounts")}
-    user = {key: value for key, value in pod["securityContext"].items() if key != "fsGroup"}
+    user = {key: value for key, value in pod.get("securityContext", {}).items() if key != "fsGroup"}
     own = {"name": IDENTITY, "mountPath": SERVICE_ACCOUNT, "readOnly": True}
     return {
         "name": "dbtrun-watcher",
         "restartPolicy": "Always",
         **kept,
-        "securityContext": user | container["securityContext"],
+        "securityContext": user | container.get("securityContext", {}),
         "volumeMounts": [own, *container.get("volumeMounts", ())],
     }
 
@@ -128,7 +128,7 @@ def _same(path: Path, text: str) -> bool:
 def _template(chart: Path, arguments: tuple[str, ...]) -> str:
     with tempfile.TemporaryDirectory() as home:
         answer = subprocess.run(  # noqa: S603 - our own helm, our own arguments
-            [helm_path(), "template", "dbtrun", chart, *arguments],
+            [helm_path(), "template", "dbtrun", chart, "--skip-tests", *arguments],
             env={"HOME": home},
             capture_output=True,
             text=True,

@@ -1,8 +1,10 @@
 #!/usr/bin/env python
-"""Writes docs/reference.md from the CRD and the code, so that what users look up is what the API server and watcher do.
+"""Writes the pages that people look things up in, so that they say what the API server, watcher and chart do.
 
-python docs/generate.py           write it
-python docs/generate.py --check   exit 1 when it is not what would be written
+docs/reference.md comes from the CRD and the code, helm/dbtrun/README.md from the chart's values and their schema.
+
+python -m docs.generate           write them
+python -m docs.generate --check   exit 1 and name those that differ
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any, Final, NamedTuple
 import yaml
 
 from airflow_trigger.event import STATUSES
+from docs import chart
 from watcher.api import API_VERSION, KIND, PHASE_MEANINGS, REASON_DOCS, ConditionType
 from watcher.telemetry.metrics import Metrics
 
@@ -198,15 +201,27 @@ def _code(word: str | None) -> str:
     return f"`{word}`" if word else ""
 
 
+def chart_readme(folder: Path = chart.CHART) -> str:
+    """The page of the chart."""
+    return chart.head(folder) + "\n" + table(("Value", "Type", "Default", "Meaning"), chart.rows(folder)) + "\n"
+
+
+def pages() -> dict[Path, str]:
+    """Every generated page and its text."""
+    return {REFERENCE: reference(yaml.safe_load(CRD.read_text())), chart.README: chart_readme()}
+
+
 def main() -> None:
-    """Writes the page, or compares it with `--check`."""
-    parser = argparse.ArgumentParser(description="Write docs/reference.md from the CRD and the code.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the page is out of date")
-    text = reference(yaml.safe_load(CRD.read_text()))
-    if not parser.parse_args().check:
-        REFERENCE.write_text(text)
-    elif not REFERENCE.exists() or REFERENCE.read_text() != text:
-        raise SystemExit("docs/reference.md is out of date: run `python docs/generate.py`")
+    """Writes the pages, or compares them with `--check`."""
+    parser = argparse.ArgumentParser(description="Write the generated pages.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a page is out of date")
+    checking = parser.parse_args().check
+    differing = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
+    if checking and differing:
+        names = ", ".join(str(path.relative_to(ROOT)) for path in differing)
+        raise SystemExit(f"out of date: {names}; run `python -m docs.generate`")
+    for path in differing:
+        path.write_text(pages()[path])
 
 
 if __name__ == "__main__":

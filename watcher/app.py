@@ -258,7 +258,7 @@ async def watch(settings: Settings) -> None:
     Raises:
         Unstartable: the way to the API server or the address cannot be used, or the watcher cannot go on.
     """
-    listener = _listen(settings)
+    listener = listen(settings)
     try:
         kubeconfig = Path(settings.kubeconfig) if settings.kubeconfig else None
         access = await ClusterAccess.load(kubeconfig, settings.context or None)
@@ -270,7 +270,8 @@ async def watch(settings: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
-        logger.info("Listening on %s:%d.", *listener.getsockname()[:2])
+        host, port = listener.getsockname()[:2]
+        logger.info("Listening on %s:%d.", f"[{host}]" if ":" in host else host, port)
         await Watcher(settings, access).run(listener, stop)
     except* (LostLead, StreamBroken, PartEnded) as errors:
         raise Unstartable(str(errors.exceptions[0])) from None
@@ -278,10 +279,21 @@ async def watch(settings: Settings) -> None:
         await access.close()
 
 
-def _listen(settings: Settings) -> socket.socket:
+def listen(settings: Settings) -> socket.socket:
+    """Takes the address of the probes.
+
+    Raises:
+        Unstartable: it cannot be used.
+    """
     try:
-        host, port = settings.address
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        return _bound(*settings.address)
     except (OSError, UnicodeError) as error:
         why = (getattr(error, "strerror", None) or "not a host name").partition(" (while")[0]
         raise Unstartable(f"Cannot listen on {settings.listen}: {why}; choose another --listen.") from None
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Every address means IPv4 and IPv6, as far as the machine has them: a cluster may use either, or both."""
+    if host in ("", "::") and socket.has_dualstack_ipv6():
+        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

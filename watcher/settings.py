@@ -44,7 +44,9 @@ class Settings:
     )
     kubeconfig: str = setting("", "Path of a kubeconfig; empty: the pod's ServiceAccount. Never looked for elsewhere.")
     context: str = setting("", "Context in the kubeconfig; empty: its current one.")
-    listen: str = setting("127.0.0.1:8080", "Address of /healthz, /readyz and /metrics; port 0: any free one.")
+    listen: str = setting(
+        "127.0.0.1:8080", "Address of /healthz, /readyz and /metrics; no host: every address; port 0: any free one."
+    )
     log_level: str = setting("info", "debug, info, warning or error.")
     log_format: str = setting("json", "json, or text for people.")
     requests_per_minute: int = setting(
@@ -104,11 +106,11 @@ class Settings:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port to listen on."""
+        """Host and port to listen on. An empty host means every address."""
         host, colon, port = self.listen.rpartition(":")
         if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
             raise InvalidSetting(f"{flag('listen')} is {self.listen!r}: write HOST:PORT, as 127.0.0.1:8080.")
-        return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - what an empty host means everywhere
+        return host.strip("[]"), int(port)
 
     @property
     def served_namespaces(self) -> tuple[str, ...]:

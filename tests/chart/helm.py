@@ -42,6 +42,13 @@ class Helm:
         assert answer.returncode == 0, answer.stderr
         return answer.stdout
 
+    def files(self, *values: dict[str, Any]) -> list[Path]:
+        """Files of values; the later ones go before the earlier ones."""
+        written = [self._home / f"values-{number}.yaml" for number in range(len(values))]
+        for path, each in zip(written, values, strict=True):
+            path.write_text(yaml.safe_dump(each))
+        return written
+
     def objects(self, *args: str) -> list[dict[str, Any]]:
         return [each for each in yaml.safe_load_all(self.template(*args)) if each]
 
@@ -68,5 +75,5 @@ class Helm:
 
 def env_of(deployment: dict[str, Any]) -> dict[str, str | None]:
     """The environment of the watcher's container; None where the value comes from elsewhere."""
-    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
     return {each["name"]: each.get("value") for each in container["env"]}

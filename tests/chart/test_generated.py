@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from deploy import render
-from docs import generate
+from docs import chart, generate
 from tests.chart.helm import CHART, ROOT
 from watcher.api import ConditionType
 
@@ -21,15 +20,21 @@ def test_the_plain_manifests_are_what_the_chart_renders(binaries: None) -> None:
 
 
 def test_a_change_of_the_chart_is_noticed(binaries: None, tmp_path: Path) -> None:
-    chart = shutil.copytree(CHART, tmp_path / "dbtrun")
-    crd = chart / render.CRD
+    copy = shutil.copytree(CHART, tmp_path / "dbtrun")
+    crd = copy / render.CRD
     crd.write_text(crd.read_text().replace("maxLength: 200\n", "maxLength: 201\n"))
-    assert render.stale(chart) == ["deploy/crd/dbtrun.dev_dbtruns.yaml"]
+    assert render.stale(copy) == ["deploy/crd/dbtrun.dev_dbtruns.yaml"]
 
 
-def test_the_reference_is_what_crd_and_code_say() -> None:
-    crd = yaml.safe_load(generate.CRD.read_text())
-    assert generate.REFERENCE.read_text() == generate.reference(crd)
+def test_the_generated_pages_are_what_crd_code_and_chart_say() -> None:
+    assert [path.name for path, text in generate.pages().items() if path.read_text() != text] == []
+
+
+def test_a_change_of_the_values_is_noticed(tmp_path: Path) -> None:
+    copy = shutil.copytree(CHART, tmp_path / "dbtrun")
+    values = copy / "values.yaml"
+    values.write_text(values.read_text().replace("revisionHistoryLimit: 10", "revisionHistoryLimit: 3"))
+    assert generate.chart_readme(copy) != chart.README.read_text()
 
 
 def test_every_condition_is_in_the_reference() -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.chart.helm import CHART, ROOT, VALUES, Helm
-from tests.controlplane import ControlPlane
+from tests.controlplane import Completed, ControlPlane
 from watcher.api import API_VERSION, FINALIZER, KIND
 
 EXAMPLES: Final = sorted((ROOT / "deploy/examples").glob("*.yaml"))
@@ -31,8 +31,8 @@ SERVE: Final = (
     rights("dbtrun.dev", "dbtruns", "get", "list", "watch", "patch", "delete")
     | rights("dbtrun.dev", "dbtruns/status", "patch")
     | rights("events.k8s.io", "events", "create")
-    | rights("", "configmaps", "create", "get", "patch")
 )
+KEEP_FILES: Final = rights("", "configmaps", "create", "get", "patch")
 READ_CONNECTIONS: Final = rights("", "secrets", "get")
 
 
@@ -103,8 +103,8 @@ def test_the_release_can_be_upgraded_in_place(helm: Helm, installed: ControlPlan
 @pytest.mark.parametrize(
     ("namespace", "expected"),
     [
-        ("dbtrun-system", SERVE | lead("dbtrun")),
-        ("team-a", SERVE | READ_CONNECTIONS),
+        ("dbtrun-system", SERVE | KEEP_FILES | lead("dbtrun")),
+        ("team-a", SERVE | KEEP_FILES | READ_CONNECTIONS),
         ("team-b", set()),
         ("kube-system", set()),
     ],
@@ -189,6 +189,32 @@ def test_uninstalling_keeps_the_runs_and_they_can_be_taken_over_again(helm: Helm
     assert stored(own_plane, "dbtruns", "--namespace=dbtrun-system")["items"] == before
     helm.install(own_plane)
     assert stored(own_plane, "dbtruns", "--namespace=dbtrun-system")["items"] == before
+
+
+def test_a_second_release_is_told_what_to_do_about_the_crd(helm: Helm, installed: ControlPlane) -> None:
+    def second(*args: str) -> Completed:
+        where = ("--namespace=team-b", "--dry-run=server")
+        return helm.run("install", "second", str(CHART), *where, *args, plane=installed)
+
+    refused = second()
+    assert refused.returncode == 1
+    assert "installed by the release dbtrun in the namespace dbtrun-system." in refused.stderr
+    assert "--set crds.enabled=false" in refused.stderr
+    beside = second("--set=crds.enabled=false")
+    assert beside.returncode == 0, beside.stderr
+
+
+def test_a_crd_without_helm_is_taken_over_by_the_commands_of_the_message(helm: Helm, own_plane: ControlPlane) -> None:
+    own_plane.create_namespace_sync("dbtrun-system")
+    own_plane.kubectl_sync("apply", f"-k{ROOT / 'deploy/crd'}")
+    where = ("--namespace=dbtrun-system",)
+    refused = helm.run("install", "dbtrun", str(CHART), *where, plane=own_plane)
+    assert "is in this cluster already, installed without Helm." in refused.stderr
+    for command in re.findall(r"kubectl ((?:annotate|label) .*)", refused.stderr):
+        own_plane.kubectl_sync(*shlex.split(command))
+    helm.install(own_plane)
+    labels = stored(own_plane, "crd", "dbtruns.dbtrun.dev")["metadata"]["labels"]
+    assert labels["app.kubernetes.io/managed-by"] == "Helm"
 
 
 def test_who_does_not_keep_the_crd_is_rid_of_everything(helm: Helm, own_plane: ControlPlane) -> None:

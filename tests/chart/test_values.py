@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from itertools import pairwise
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import pytest
 import yaml
 
+from docs import chart
 from tests.chart.helm import CHART, VALUES, Helm, env_of
 from watcher.settings import described
 
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
-HELM_ONLY = {"global"}
 CHOSEN_BY_THE_CHART = {"namespaces", "connection_dir", "connection_namespaces", "listen", "kubeconfig", "context"}
 CHOSEN_BY_THE_CHART |= {"leader_election", "lease_name"}
 
@@ -59,34 +58,93 @@ def test_periods_that_allow_a_second_start_are_refused(helm: Helm) -> None:
     assert "settings.quietPeriodSeconds must be at least settings.requestSeconds and" in answer.stderr
 
 
-def paths(schema: dict[str, Any], path: str = "") -> Iterator[str]:
+def schema_paths(schema: dict[str, Any], above: str = "") -> Iterator[str]:
     for name, child in schema.get("properties", {}).items():
-        if "properties" in child and path + name != "resources":
-            yield from paths(child, f"{path}{name}.")
+        if chart.closed(child):
+            yield from schema_paths(child, f"{above}{name}.")
         else:
-            yield path + name
+            yield above + name
 
 
-def leaves(values: dict[str, Any], path: str = "") -> Iterator[str]:
-    for name, value in values.items():
-        if isinstance(value, dict) and value and path + name != "resources":
-            yield from leaves(value, f"{path}{name}.")
-        else:
-            yield path + name
+def test_values_and_schema_name_the_same_values() -> None:
+    assert [each.path for each in chart.values()] == list(schema_paths(SCHEMA))
 
 
-def test_values_and_schema_name_the_same_values(values: dict[str, Any]) -> None:
-    assert set(leaves(values)) == set(paths(SCHEMA)) - HELM_ONLY
+def test_every_value_is_explained() -> None:
+    assert [each.path for each in chart.values() if not each.text] == []
 
 
-def test_every_value_is_explained(values: dict[str, Any]) -> None:
-    lines = (CHART / "values.yaml").read_text().splitlines()
-    explained = {
-        match[1]
-        for above, line in pairwise(lines)
-        if above.lstrip().startswith("#") and (match := re.match(r"\s*(\w+):", line))
-    }
-    assert [path for path in leaves(values) if path.rpartition(".")[2] not in explained] == []
+def without(values: dict[str, Any], path: str) -> dict[str, Any]:
+    first, _, rest = path.partition(".")
+    if not rest:
+        return {name: value for name, value in values.items() if name != first}
+    return values | {first: without(values.get(first, {}), rest)}
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return dict(value)
+
+
+EVERYTHING: Final[dict[str, Any]] = yaml.safe_load((VALUES / "everything.yaml").read_text())
+OTHERWISE: Final[dict[str, Any]] = {
+    "mode": "sidecar",
+    "crds.keep": False,
+    "watchAllNamespaces": True,
+    "artifacts.enabled": False,
+    "caBundle.secret": "company-ca",
+    "caBundle.key": "bundle.pem",
+    "image.tag": "1.2.3",
+    "serviceAccount.create": False,
+    "rbac.create": False,
+    "rbac.aggregate": False,
+    "rbac.existingClusterRole": "watchers",
+    "service.enabled": False,
+    "monitor.enabled": True,
+    "monitor.kind": "ServiceMonitor",
+    "monitor.labels": {"release": "prometheus"},
+    "monitor.interval": "30s",
+    "monitor.scrapeTimeout": "10s",
+    "monitor.metricRelabelings": [{"action": "labeldrop", "regex": "pod"}],
+}
+"""What the file of everything leaves alone, each with a value that is not its default."""
+CONTEXT: Final[dict[str, dict[str, Any]]] = {
+    "image.registry": {"global": {"imageRegistry": ""}},
+    "image.tag": {"image": {"digest": ""}},
+    "crds.keep": {"crds": {"enabled": True}},
+    "caBundle.secret": {"caBundle": {"configMap": ""}},
+}
+"""What must be set besides everything for a value to matter. Those of the monitor all need the monitor."""
+
+
+@pytest.fixture(scope="module")
+def rendered(helm: Helm) -> Callable[..., str]:
+    """Renders layers of values, each once."""
+    known: dict[str, str] = {}
+
+    def render(*layers: dict[str, Any]) -> str:
+        key = json.dumps(layers)
+        if key not in known:
+            known[key] = helm.template(*(f"--values={file}" for file in helm.files(*layers)))
+        return known[key]
+
+    return render
+
+
+@pytest.mark.parametrize("path", [each.path for each in chart.values() if each.path != "enabled"])
+def test_every_value_has_an_effect(rendered: Callable[..., str], path: str) -> None:
+    monitored = path.startswith("monitor.") and path != "monitor.enabled"
+    context = {"monitor": {"enabled": True}} if monitored else CONTEXT.get(path, {})
+    if path in OTHERWISE:
+        changed = rendered(EVERYTHING, context, nested(path, OTHERWISE[path]))
+    else:
+        changed = rendered(without(EVERYTHING, path), context)
+    assert changed != rendered(EVERYTHING, context)
+
+
+def test_the_placeholder_for_parent_charts_is_accepted(helm: Helm) -> None:
+    assert helm.template("--set=enabled=true") == helm.template()
 
 
 def test_the_watcher_serves_its_own_namespace_by_default(helm: Helm) -> None:
@@ -100,7 +158,7 @@ def test_every_setting_is_an_environment_variable_of_its_name(helm: Helm) -> Non
     assert env == {
         "POD_NAMESPACE": None,
         "DBTRUN_NAMESPACES": "dbtrun-system,team-a",
-        "DBTRUN_LISTEN": "0.0.0.0:9090",
+        "DBTRUN_LISTEN": ":9090",
         "DBTRUN_CONNECTION_DIR": "/etc/dbtrun/connection",
         "DBTRUN_CONNECTION_NAMESPACES": "dbtrun-system,team-a",
         "DBTRUN_REQUESTS_PER_MINUTE": "300",
@@ -113,6 +171,9 @@ def test_every_setting_is_an_environment_variable_of_its_name(helm: Helm) -> Non
         "DBTRUN_LOG_LEVEL": "debug",
         "DBTRUN_LOG_FORMAT": "text",
         "HTTPS_PROXY": "http://proxy.example.com:3128",
+        "NO_PROXY": "emea.dbt.com",
+        "SSL_CERT_FILE": "/etc/dbtrun/ca/ca.crt",
+        "TZ": "UTC",
     }
 
 
@@ -182,3 +243,135 @@ def test_two_releases_share_no_name_outside_their_namespaces(helm: Helm) -> None
 
     assert len(names(one)) == 4
     assert names(one).isdisjoint(names(other))
+
+
+def contexts(tree: Any) -> list[Any]:
+    below = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    own = [tree["securityContext"]] if isinstance(tree, dict) and "securityContext" in tree else []
+    return own + [each for child in below for each in contexts(child)]
+
+
+def test_a_platform_may_choose_the_user(helm: Helm) -> None:
+    none = ("--set=podSecurityContext=null", "--set=securityContext=null")
+    assert contexts(helm.objects(*none)) == []
+    assert len(contexts(helm.objects())) == 4, "of the pod, of the test's pod, and of their containers"
+    left = helm.deployment("--set=podSecurityContext.runAsUser=null,podSecurityContext.runAsGroup=null")
+    assert left["spec"]["template"]["spec"]["securityContext"].keys() == {"fsGroup", "runAsNonRoot", "seccompProfile"}
+
+
+@pytest.mark.parametrize(
+    ("values", "image"),
+    [
+        ("image.tag=", "dbtrun/watcher:0.1.0"),
+        ("image.tag=2.0", "dbtrun/watcher:2.0"),
+        ("image.registry=r.example.com", "r.example.com/dbtrun/watcher:0.1.0"),
+        ("image.registry=r.example.com,global.imageRegistry=g.example.com", "g.example.com/dbtrun/watcher:0.1.0"),
+        (f"image.digest=sha256:{'a' * 64}", f"dbtrun/watcher@sha256:{'a' * 64}"),
+        ("global=null", "dbtrun/watcher:0.1.0"),
+    ],
+)
+def test_the_images_name(helm: Helm, values: str, image: str) -> None:
+    assert helm.deployment(f"--set={values}")["spec"]["template"]["spec"]["containers"][0]["image"] == image
+
+
+def test_no_label_of_a_user_replaces_one_that_selects_pods(helm: Helm) -> None:
+    mine = "app\\.kubernetes\\.io/name"
+    for where in ("commonLabels", "podLabels", "deploymentLabels"):
+        deployment = helm.deployment(f"--set-string={where}.{mine}=mine")
+        selector = deployment["spec"]["selector"]["matchLabels"]
+        assert selector.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_common_labels_are_on_every_object(helm: Helm) -> None:
+    lacking = [
+        each for each in helm.objects("--set=commonLabels.team=data") if "team" not in each["metadata"]["labels"]
+    ]
+    assert lacking == []
+
+
+def only(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    (found,) = (each for each in objects if each["kind"] == kind)
+    return found
+
+
+def test_what_selects_the_watchers_pods_does_not_select_the_tests(helm: Helm) -> None:
+    objects = helm.objects("--set=networkPolicy.enabled=true,podDisruptionBudget.enabled=true,monitor.enabled=true")
+    test = only(objects, "Pod")["metadata"]["labels"].items()
+    pod = only(objects, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
+    selectors = [
+        only(objects, "Service")["spec"]["selector"],
+        only(objects, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+        only(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        only(objects, "PodMonitor")["spec"]["selector"]["matchLabels"],
+    ]
+    for selector in selectors:
+        assert selector.items() <= pod
+        assert not selector.items() <= test
+
+
+@pytest.mark.parametrize(
+    ("kind", "endpoints"), [("PodMonitor", "podMetricsEndpoints"), ("ServiceMonitor", "endpoints")]
+)
+def test_prometheus_finds_the_metrics(helm: Helm, kind: str, endpoints: str) -> None:
+    objects = helm.objects(f"--set=monitor.enabled=true,monitor.kind={kind},monitor.interval=30s")
+    monitor = only(objects, kind)
+    assert monitor["spec"][endpoints] == [{"port": "http", "path": "/metrics", "interval": "30s"}]
+    named = (
+        only(objects, "Service")["spec"]["ports"],
+        only(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["ports"],
+    )
+    assert all([port["name"] for port in ports] == ["http"] for ports in named)
+    labels = (
+        only(objects, "Service")["metadata"]["labels"]
+        if kind == "ServiceMonitor"
+        else monitor["spec"]["selector"]["matchLabels"]
+    )
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (
+            "monitor.enabled=true,monitor.kind=ServiceMonitor,service.enabled=false",
+            "monitor.kind is ServiceMonitor, and service.enabled is false",
+        ),
+        ("caBundle.configMap=a,caBundle.secret=b", "caBundle.configMap and caBundle.secret are both set: choose one."),
+        (
+            "rbac.existingClusterRole=a,watchAllNamespaces=true",
+            "rbac.existingClusterRole is bound in single namespaces",
+        ),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(helm: Helm, values: str, told: str) -> None:
+    answer = helm.run("template", "dbtrun", str(CHART), f"--set={values}")
+    assert answer.returncode == 1
+    assert told in answer.stderr
+
+
+def test_objects_of_ones_own_may_use_templates(helm: Helm) -> None:
+    objects = helm.objects(f"--values={VALUES / 'everything.yaml'}")
+    names = [each["metadata"]["name"] for each in objects if each["kind"] == "ConfigMap"]
+    assert names == ["dbt-watcher-more", "dbtrun-text"]
+
+
+def test_the_right_to_keep_files_is_given_by_namespace(helm: Helm) -> None:
+    def namespaces(*args: str) -> list[str]:
+        """Where a Role, of the watcher or of Airflow, allows ConfigMaps."""
+        account = "--set=airflow.serviceAccounts[0].name=a,airflow.serviceAccounts[0].namespace=b"
+        roles = [each for each in helm.objects(account, *args) if each["kind"] in ("Role", "ClusterRole")]
+        allowing = [each for each in roles if any("configmaps" in rule["resources"] for rule in each["rules"])]
+        assert {each["kind"] for each in allowing} <= {"Role"}
+        return sorted(each["metadata"]["namespace"] for each in allowing)
+
+    assert namespaces() == ["dbtrun-system"] * 2
+    assert namespaces("--set=artifacts.enabled=false") == []
+    assert namespaces("--set=watchNamespaces={a,b},artifacts.namespaces={a}") == ["a"] * 2
+    assert namespaces("--set=watchAllNamespaces=true") == []
+    assert namespaces("--set=watchAllNamespaces=true,artifacts.namespaces={dbtrun-system}") == ["dbtrun-system"] * 2
+
+
+def test_the_sidecar_mode_has_nothing_that_selects_pods(helm: Helm) -> None:
+    on = "--set=mode=sidecar,networkPolicy.enabled=true,podDisruptionBudget.enabled=true,monitor.enabled=true"
+    kinds = {each["kind"] for each in helm.objects(on)}
+    assert kinds.isdisjoint({"Deployment", "Pod", "Service", "NetworkPolicy", "PodDisruptionBudget", "PodMonitor"})

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.stack.waiting import until
-from watcher.app import LEADERLESS_SECONDS, STUCK_SECONDS, PartEnded, Watcher
+from watcher.app import LEADERLESS_SECONDS, STUCK_SECONDS, PartEnded, Watcher, listen
 from watcher.cluster.access import ClusterAccess
 from watcher.settings import Settings
 
@@ -154,3 +154,16 @@ async def test_an_api_server_that_is_away_is_no_reason_to_restart(watcher: Watch
         assert "No answer from" in str(watcher.checks.ready())
         stop.set()
         await running
+
+
+@pytest.mark.parametrize("address", [":0", "[::]:0"])
+def test_every_address_is_ipv4_and_ipv6(address: str) -> None:
+    with listen(Settings(listen=address)) as listener:
+        port = listener.getsockname()[1]
+        for own in ("127.0.0.1", "::1") if socket.has_dualstack_ipv6() else ("127.0.0.1",):
+            socket.create_connection((own, port), timeout=5).close()
+
+
+def test_an_address_of_one_family_stays_one() -> None:
+    with listen(Settings(listen="127.0.0.1:0")) as listener:
+        assert listener.family is socket.AF_INET

@@ -19,10 +19,17 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "dbtrun.labels" -}}
-{{ include "dbtrun.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
+{{- include "dbtrun.labelsWith" (list . dict) -}}
+{{- end -}}
+
+{{/* The labels of every object with further ones, which may not replace them. Takes a list of the context and those. */}}
+{{- define "dbtrun.labelsWith" -}}
+{{- $root := first . -}}
+{{- $chart := printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" -}}
+{{- $own := dict "app.kubernetes.io/version" $root.Chart.AppVersion "helm.sh/chart" $chart
+  "app.kubernetes.io/managed-by" $root.Release.Service -}}
+{{- $selected := include "dbtrun.selectorLabels" $root | fromYaml -}}
+{{- merge dict $selected $own (last .) $root.Values.commonLabels | toYaml -}}
 {{- end -}}
 
 {{- define "dbtrun.serviceAccountName" -}}
@@ -46,10 +53,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end -}}
 
 {{- define "dbtrun.image" -}}
-{{- if .Values.image.digest -}}
-{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- $image := .Values.image -}}
+{{- $registry := (.Values.global).imageRegistry | default $image.registry -}}
+{{- $name := list $registry $image.repository | compact | join "/" -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $name $image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- printf "%s:%s" $name ($image.tag | default .Chart.AppVersion) -}}
 {{- end -}}
 {{- end -}}
 
@@ -65,14 +75,92 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
-# spec.artifacts: a ConfigMap that is not the run's own is never changed, and none can be listed
+{{- end -}}
+
+{{/* get alone: the watcher reads the Secret that a connectionRef names, and can list none. */}}
+{{- define "dbtrun.connectionRules" -}}
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get]
+{{- end -}}
+
+{{/* spec.artifacts. The watcher changes no ConfigMap that is not the run's own, and can list none. */}}
+{{- define "dbtrun.artifactRules" -}}
 - apiGroups: [""]
   resources: [configmaps]
+  # get, patch: files that come later
   verbs: [create, get, patch]
+{{- end -}}
+
+{{- define "dbtrun.leaderRules" -}}
+# RBAC cannot limit a create to a name.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [{{ include "dbtrun.fullname" . | quote }}]
+  verbs: [get, update]
+{{- end -}}
+
+{{- define "dbtrun.artifactNamespaces" -}}
+{{- $watched := ternary (list) (include "dbtrun.watchNamespaces" . | fromJsonArray) .Values.watchAllNamespaces -}}
+{{- ternary (.Values.artifacts.namespaces | default $watched) (list) .Values.artifacts.enabled | toJson -}}
+{{- end -}}
+
+{{/* A Role and its binding to the watcher. Takes a dict: root, name, namespace, rules (as text). */}}
+{{- define "dbtrun.roleAndBinding" -}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata:
+  name: {{ .name | quote }}
+  namespace: {{ .namespace | quote }}
+  labels:
+    {{- include "dbtrun.labels" .root | nindent 4 }}
+rules:
+  {{- .rules | nindent 2 }}
+{{ include "dbtrun.binding" (merge (dict "kind" "Role" "role" .name) .) }}
+{{- end -}}
+
+{{/* Binds a role to the watcher in one namespace. Takes a dict: root, name, namespace, kind, role. */}}
+{{- define "dbtrun.binding" -}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: {{ .name | quote }}
+  namespace: {{ .namespace | quote }}
+  labels:
+    {{- include "dbtrun.labels" .root | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: {{ .kind }}
+  name: {{ .role | quote }}
+subjects:
+  {{- include "dbtrun.subjects" .root | nindent 2 }}
 {{- end -}}
 
 {{- define "dbtrun.subjects" -}}
 - kind: ServiceAccount
   name: {{ include "dbtrun.serviceAccountName" . | quote }}
   namespace: {{ .Release.Namespace | quote }}
+{{- end -}}
+
+{{/* A cluster has one CRD. Helm's own words for one that is there already do not say what to do. */}}
+{{- define "dbtrun.checkCrd" -}}
+{{- $crd := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" "dbtruns.dbtrun.dev" -}}
+{{- $annotations := dig "metadata" "annotations" (dict) ($crd | default dict) -}}
+{{- $name := get $annotations "meta.helm.sh/release-name" -}}
+{{- $namespace := get $annotations "meta.helm.sh/release-namespace" -}}
+{{- $mine := and (eq $name .Release.Name) (eq $namespace .Release.Namespace) -}}
+{{- if and $crd (not $mine) -}}
+{{- $owner := ternary (printf "by the release %s in the namespace %s" $name $namespace) "without Helm" (ne $name "") -}}
+{{- printf `
+The CRD dbtruns.dbtrun.dev is in this cluster already, installed %s.
+If its owner stays, install this release beside it: --set crds.enabled=false
+If this release is to own and upgrade it from now on, hand it over first:
+  kubectl annotate --overwrite crd dbtruns.dbtrun.dev meta.helm.sh/release-name=%s meta.helm.sh/release-namespace=%s
+  kubectl label --overwrite crd dbtruns.dbtrun.dev app.kubernetes.io/managed-by=Helm` $owner .Release.Name .Release.Namespace | fail -}}
+{{- end -}}
 {{- end -}}

@@ -6,12 +6,14 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trustme
 
 from tests.unit.dbtcloud import account
 from watcher.api import Overrides, Reason
+from watcher.dbtcloud import channel
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.connection import Connection
 from watcher.dbtcloud.errors import Unreachable
@@ -52,6 +54,20 @@ async def test_no_other_ca_is_trusted_and_nothing_is_sent(connection: Connection
         with pytest.raises(Unreachable, match="certificate verify failed"):
             await cloud.run(1)
         assert isinstance(await cloud.start(99, "why", Overrides()), NotSent)
+
+
+async def test_a_bundle_of_the_environment_takes_the_place_of_the_public_cas(
+    connection: Connection, ca: trustme.CA, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "ca.crt"
+    ca.cert_pem.write_to_path(bundle)
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    channel._trust.cache_clear()
+    try:
+        async with Client(replace(connection, ca=None)) as cloud:
+            assert (await cloud.run(1)).run is not None
+    finally:
+        channel._trust.cache_clear()
 
 
 async def test_a_closed_port_is_unreachable_and_nothing_is_sent() -> None:
