@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
 from watcher.api import DbtRun
+from watcher.awaited import SecretName
 from watcher.cluster.access import ClusterAccess, ClusterAccessError
 from watcher.cluster.events import Events
 from watcher.cluster.leader import Leader, LeaseSettings
@@ -67,7 +68,7 @@ class Watcher:
         self.events = Events(access)
         self.connections = Connections(
             SecretReader(access),
-            Path(settings.connection_dir) if settings.connection_dir else None,
+            _default_connection(settings),
             settings.default_connection_serves,
         )
         self.accounts = Accounts(
@@ -184,6 +185,7 @@ class Watcher:
             "health": serve(health_app(self.checks, self.metrics), listener),
             "watch": self.stream.run(),
             "poller": self.accounts.run(),
+            "secrets": self.connections.run(),
             "events": self.events.run(),
             "reconciler": self._begin(),
         }
@@ -222,6 +224,12 @@ class Watcher:
         for uid in self.mirror.uids():
             self.reconciler.wake(uid)
         await asyncio.Event().wait()  # from here on it goes by what wakes it
+
+
+def _default_connection(settings: Settings) -> SecretName | Path | None:
+    if settings.connection_secret:
+        return SecretName(own_namespace(), settings.connection_secret)
+    return Path(settings.connection_dir) if settings.connection_dir else None
 
 
 async def _lasting(name: str, work: Coroutine[Any, Any, object]) -> NoReturn:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, NoReturn, Protocol
 
 from watcher.api import CONNECTION_SECRET_TYPE, DbtRun, Reason
+from watcher.awaited import Awaited, SecretData, SecretName, Secrets
 from watcher.dbtcloud.accounts import Account, Accounts
 from watcher.dbtcloud.connection import Connection, InvalidConnection, parse_connection
 from watcher.dbtcloud.poller import Sink
@@ -27,50 +28,37 @@ class Unusable(Exception):
         return Trouble(reason=Reason.INVALID_CONNECTION, message=str(self), since=now)
 
 
-class SecretData(Protocol):
-    """A Secret as it was read."""
-
-    @property
-    def type(self) -> str: ...
-    @property
-    def data(self) -> Mapping[str, bytes]: ...
-
-
-class Secrets(Protocol):
-    """Reads Secrets, remembering them for a while.
-
-    Raises:
-        LookupError: there is none, or it may not be read; the message says which.
-    """
-
-    async def read(self, namespace: str, name: str) -> SecretData: ...
-    def forget(self, namespace: str, name: str) -> None: ...
-
-
 class Listener(Protocol):
     """Who wants to know what dbt Cloud says of objects."""
 
     def observed(self, uid: str, run_id: int, observation: Observation) -> None: ...
     def troubled(self, uids: Iterable[str], trouble: Trouble) -> None: ...
     def answering(self, uids: Iterable[str]) -> None: ...
+    def mended(self, uids: Iterable[str]) -> None: ...
 
 
 class Connections:
     """Hands out the account for an object, keeps who uses which, and passes on what each account's poller says."""
 
-    def __init__(self, secrets: Secrets, default_dir: Path | None, serves: Callable[[str], bool]) -> None:
+    def __init__(self, secrets: Secrets, default: SecretName | Path | None, serves: Callable[[str], bool]) -> None:
+        """`default`: the default connection, a Secret or a directory; `serves`: the namespaces that may use it."""
         self._accounts: Accounts
         self._listener: Listener
         self._secrets = secrets
-        self._default_dir = default_dir
+        self._default = default
         self._serves = serves
         self._used: dict[str, Account] = {}
         self._followed: dict[str, Interest] = {}
-        self._secret_of: dict[str, tuple[str, str]] = {}
+        self._source_of: dict[str, _Source] = {}
+        self._awaited = Awaited(secrets, self._mended)
 
     def attach(self, accounts: Accounts, listener: Listener) -> None:
         """Completes the circle: accounts report to us, and we to the listener."""
         self._accounts, self._listener = accounts, listener
+
+    async def run(self) -> NoReturn:
+        """Looks again at the Secrets that could not be used, until cancelled."""
+        await self._awaited.run()
 
     async def connect(self, run: DbtRun) -> int:
         """Reads the object's connection and returns its account id.
@@ -106,7 +94,8 @@ class Connections:
         self._accounts.release(uid)
         self._followed.pop(uid, None)
         self._used.pop(uid, None)
-        self._secret_of.pop(uid, None)
+        self._source_of.pop(uid, None)
+        self._awaited.forget(uid)
 
     def sink_of(self, connection: Connection) -> Sink:
         """What the connection's poller reports to."""
@@ -133,43 +122,54 @@ class Connections:
         self._listener.answering(uids)
 
     def doubt(self, uid: str, reason: Reason) -> None:
-        """dbt Cloud refused the token: the Secret is read anew next time."""
-        secret = self._secret_of.get(uid)
-        if reason in DOUBTFUL and secret is not None:
-            self._secrets.forget(*secret)
+        """The connection cannot be used, or dbt Cloud refused its token: the Secret is read again next time."""
+        source = self._source_of.get(uid)
+        if reason in DOUBTFUL and source is not None:
+            self._secrets.forget(*source.secret)
+            self._awaited.wait(uid, *source)
+
+    def _mended(self, uids: Collection[str]) -> None:
+        self._listener.mended(uids)
 
     async def _read(self, run: DbtRun) -> Connection:
+        self._awaited.forget(run.uid)
         try:
-            if run.spec.connection_ref is not None:
-                self._secret_of[run.uid] = (run.metadata.namespace, run.spec.connection_ref.name)
-                return await self._from_secret(run.metadata.namespace, run.spec.connection_ref.name)
-            return await self._default(run.metadata.namespace)
+            if run.spec.connection_ref is None:
+                return await self._read_default(run)
+            return await self._from_secret(run.uid, SecretName(run.metadata.namespace, run.spec.connection_ref.name))
         except InvalidConnection as error:
             raise Unusable(str(error)) from None
 
-    async def _from_secret(self, namespace: str, name: str) -> Connection:
-        try:
-            secret = await self._secrets.read(namespace, name)
-        except LookupError as error:
-            raise Unusable(str(error)) from None
-        if secret.type != CONNECTION_SECRET_TYPE:
-            raise Unusable(
-                f"Secret {namespace}/{name} is of type {secret.type}, not {CONNECTION_SECRET_TYPE}: "
-                "create it anew with that type (the type of a Secret cannot be changed)."
-            )
-        return parse_connection(secret.data, f"Secret {namespace}/{name}")
-
-    async def _default(self, namespace: str) -> Connection:
-        if self._default_dir is None:
+    async def _read_default(self, run: DbtRun) -> Connection:
+        if self._default is None:
             raise Unusable(
                 "spec.connectionRef is absent and the watcher has no default connection: name a Secret there."
             )
-        if not self._serves(namespace):
+        if not self._serves(run.metadata.namespace):
             raise Unusable(
-                f"The default connection does not serve the namespace {namespace}: name a Secret in spec.connectionRef."
+                f"The default connection does not serve the namespace {run.metadata.namespace}: name a Secret in "
+                "spec.connectionRef."
             )
-        data = await asyncio.to_thread(_read_files, self._default_dir)
-        return parse_connection(data, f"The default connection in {self._default_dir}")
+        if isinstance(self._default, SecretName):
+            return await self._from_secret(run.uid, self._default)
+        data = await asyncio.to_thread(_read_files, self._default)
+        return parse_connection(data, f"The default connection in {self._default}")
+
+    async def _from_secret(self, uid: str, name: SecretName) -> Connection:
+        self._source_of[uid] = _Source(name, None)
+        try:
+            secret = await self._secrets.read(*name)
+        except LookupError as error:
+            raise Unusable(str(error)) from None
+        self._source_of[uid] = _Source(name, secret.resource_version)
+        return _connection_in(secret, f"Secret {name.namespace}/{name.name}")
+
+
+class _Source(NamedTuple):
+    """What an object's connection was read from; version None: it could not be read."""
+
+    secret: SecretName
+    version: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +190,15 @@ class _AccountSink:
 
     def answering(self) -> None:
         self.connections.answering(self.connections.users(self.connection))
+
+
+def _connection_in(secret: SecretData, where: str) -> Connection:
+    if secret.type != CONNECTION_SECRET_TYPE:
+        raise Unusable(
+            f"{where} is of type {secret.type}, not {CONNECTION_SECRET_TYPE}: "
+            "create it anew with that type (the type of a Secret cannot be changed)."
+        )
+    return parse_connection(secret.data, where)
 
 
 def _read_files(directory: Path) -> dict[str, bytes]:

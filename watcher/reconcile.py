@@ -145,6 +145,15 @@ class Reconciler:
                 entry.known = replace(entry.known, trouble=None, answered=True)
                 self.wake(uid)
 
+    def mended(self, uids: Iterable[str]) -> None:
+        """What these objects' connections are read from has changed: they connect again without waiting."""
+        for uid in uids:
+            entry = self._entries.get(uid)
+            if entry is not None and entry.known.trouble is not None:
+                trouble = replace(entry.known.trouble, retry_at=self._clock().mono)
+                entry.known = replace(entry.known, trouble=trouble, account_id=None)
+                self.wake(uid)
+
     # ── health ──
 
     def silent(self) -> float:

@@ -17,7 +17,7 @@ from watcher.lifecycle.policy import Policy
 ENV_PREFIX: Final = "DBTRUN_"
 ALL_NAMESPACES: Final = "*"
 NAMESPACE: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-LEASE: Final = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+OBJECT: Final = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 OWN_NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -35,9 +35,12 @@ class Settings:
     """How one watcher runs."""
 
     namespaces: str = setting("", "Namespaces to serve, separated by commas; `*`: all; empty: the watcher's own.")
+    connection_secret: str = setting(
+        "", "Secret of the default connection, in the watcher's own namespace; empty: there is none."
+    )
     connection_dir: str = setting(
         "",
-        "Directory with the files of the default connection (token, account-id, host, ca.crt); empty: there is none.",
+        "Directory with the files of the default connection (token, account-id, host, ca.crt), instead of a Secret.",
     )
     connection_namespaces: str = setting(
         "", "Namespaces that may use the default connection, separated by commas; `*`: all; empty: the watcher's own."
@@ -99,9 +102,14 @@ class Settings:
                     f"{flag(name)} has {wrong[0]!r}, which no namespace is called: write names separated by commas, or "
                     f"`{ALL_NAMESPACES}` alone."
                 )
-        if not LEASE.fullmatch(self.lease_name):
+        for name in ("lease_name", "connection_secret"):
+            value = getattr(self, name)
+            if not OBJECT.fullmatch(value) and (value or name == "lease_name"):
+                raise InvalidSetting(f"{flag(name)} is {value!r}: write lower-case letters, digits, `-` and `.`.")
+        if self.connection_secret and self.connection_dir:
             raise InvalidSetting(
-                f"{flag('lease_name')} is {self.lease_name!r}: write lower-case letters, digits, `-` and `.`."
+                f"{flag('connection_secret')} and {flag('connection_dir')} are both set: there is one default "
+                "connection, so set one of them."
             )
 
     @property

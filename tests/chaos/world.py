@@ -22,9 +22,10 @@ from tests.chaos.objects import Objects
 from tests.chaos.oracle import Seen, Verdict, judge
 from tests.chaos.wire import Wire
 from watcher.api import CONNECTION_SECRET_TYPE, FINALIZER, ConnectionRef, DbtRun, Job, Phase, Reason, Spec
+from watcher.awaited import SecretData
 from watcher.cluster.clock import ClusterClock
 from watcher.cluster.mirror import Mirror
-from watcher.connections import Connections, SecretData
+from watcher.connections import Connections
 from watcher.dbtcloud.accounts import Accounts
 from watcher.lifecycle.facts import Instant
 from watcher.lifecycle.policy import Policy
@@ -70,6 +71,7 @@ class Secret:
     """The one connection."""
 
     type = CONNECTION_SECRET_TYPE
+    resource_version = "1"
 
     def __init__(self, simulator: Simulator) -> None:
         account = str(simulator.account.spec.id)

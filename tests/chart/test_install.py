@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tests.chart.helm import CHART, ROOT, VALUES, Helm
+from tests.chart.helm import CHART, ROOT, VALUES, Helm, env_of
 from tests.controlplane import Completed, ControlPlane
 from watcher.api import API_VERSION, FINALIZER, KIND
 
@@ -103,7 +103,7 @@ def test_the_release_can_be_upgraded_in_place(helm: Helm, installed: ControlPlan
 @pytest.mark.parametrize(
     ("namespace", "expected"),
     [
-        ("dbtrun-system", SERVE | KEEP_FILES | lead("dbtrun")),
+        ("dbtrun-system", SERVE | KEEP_FILES | lead("dbtrun") | rights("", "secrets dbt-cloud", "get")),
         ("team-a", SERVE | KEEP_FILES | READ_CONNECTIONS),
         ("team-b", set()),
         ("kube-system", set()),
@@ -174,10 +174,12 @@ def test_the_notes_tell_how_to_start_a_run(installed: ControlPlane, notes: str) 
     assert "created" in installed.kubectl_sync(*command.split(), "--dry-run=server", "-f-", input=text).stdout
 
 
-def test_the_notes_name_the_secret_that_is_mounted(installed: ControlPlane, notes: str) -> None:
+def test_the_notes_name_the_secret_that_is_read(installed: ControlPlane, notes: str) -> None:
     (name, namespace) = re.findall(r"secret generic (\S+) --namespace (\S+)", notes)[0]
-    pod = stored(installed, "deployment", "dbtrun", f"--namespace={namespace}")["spec"]["template"]["spec"]
-    assert [volume["secret"]["secretName"] for volume in pod["volumes"]] == [name]
+    assert (
+        env_of(stored(installed, "deployment", "dbtrun", f"--namespace={namespace}"))["DBTRUN_CONNECTION_SECRET"]
+        == name
+    )
 
 
 def test_uninstalling_keeps_the_runs_and_they_can_be_taken_over_again(helm: Helm, own_plane: ControlPlane) -> None:

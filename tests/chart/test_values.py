@@ -15,7 +15,15 @@ from tests.chart.helm import CHART, VALUES, Helm, env_of
 from watcher.settings import described
 
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
-CHOSEN_BY_THE_CHART = {"namespaces", "connection_dir", "connection_namespaces", "listen", "kubeconfig", "context"}
+CHOSEN_BY_THE_CHART = {
+    "namespaces",
+    "connection_secret",
+    "connection_dir",
+    "connection_namespaces",
+    "listen",
+    "kubeconfig",
+    "context",
+}
 CHOSEN_BY_THE_CHART |= {"leader_election", "lease_name"}
 
 
@@ -157,9 +165,10 @@ def test_every_setting_is_an_environment_variable_of_its_name(helm: Helm) -> Non
     env = env_of(helm.deployment(f"--values={VALUES / 'everything.yaml'}"))
     assert env == {
         "POD_NAMESPACE": None,
+        "POD_NAME": None,
         "DBTRUN_NAMESPACES": "dbtrun-system,team-a",
         "DBTRUN_LISTEN": ":9090",
-        "DBTRUN_CONNECTION_DIR": "/etc/dbtrun/connection",
+        "DBTRUN_CONNECTION_SECRET": "prod",
         "DBTRUN_CONNECTION_NAMESPACES": "dbtrun-system,team-a",
         "DBTRUN_REQUESTS_PER_MINUTE": "300",
         "DBTRUN_FEED_INTERVAL_SECONDS": "10",
@@ -219,10 +228,14 @@ def strings_of(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield below, value
 
 
-def test_without_a_default_connection_nothing_is_mounted(helm: Helm) -> None:
-    deployment = helm.deployment("--set=connection.existingSecret=")
-    assert "volumes" not in deployment["spec"]["template"]["spec"]
-    assert "DBTRUN_CONNECTION_DIR" not in env_of(deployment)
+def test_without_a_default_connection_there_is_no_right_to_one(helm: Helm) -> None:
+    none = ("--set=connection.existingSecret=", "--set=watchNamespaces={team-a}")
+    assert "DBTRUN_CONNECTION_SECRET" not in env_of(helm.deployment(*none))
+    assert "dbtrun-default-connection" not in [each["metadata"]["name"] for each in helm.objects(*none)]
+
+
+def test_no_secret_is_mounted(helm: Helm) -> None:
+    assert "volumes" not in helm.deployment()["spec"]["template"]["spec"]
 
 
 def test_by_default_no_right_on_dbtruns_reaches_beyond_the_namespaces(helm: Helm) -> None:

@@ -22,6 +22,7 @@ from tests.controlplane import ControlPlane
 from tests.stack import Program, Stack, dbt_run, until
 from tests.stack.dbt import ACCOUNT
 from tests.stack.site import CRD, ROOT
+from tests.stack.stack import SECRET
 from watcher.cli import main
 from watcher.settings import described
 
@@ -221,25 +222,55 @@ async def test_a_token_that_dbt_cloud_refuses_is_told_on_the_object(stack: Stack
 
 
 @module
-async def test_the_default_connection_is_told_what_it_lacks(stack: Stack) -> None:
-    folder = stack.folder / "connection"
-    where = f"The default connection in {folder}"
-    await stack.apply(dbt_run("no-folder"))
-    assert await message(stack, "no-folder") == (
-        f"The default connection's directory {folder} does not exist: mount its Secret there."
-    )
-    folder.mkdir()
-    (folder / "account-id").write_text(str(ACCOUNT))
-    await stack.apply(dbt_run("no-token-file"))
-    assert (await message(stack, "no-token-file")).startswith(f"{where}: key `token` is missing")
-    (folder / "token").write_text(stack.token)
-    (folder / "account-id").write_bytes(NOISE)
-    await stack.apply(dbt_run("noise"))
-    assert (await message(stack, "noise")).startswith(f"{where}: key `account-id` is not UTF-8 text")
-    (folder / "account-id").unlink()
-    (folder / "account-id").mkdir()
-    await stack.apply(dbt_run("folder-for-a-file"))
-    assert "account-id cannot be read" in await message(stack, "folder-for-a-file")
+async def test_a_default_connection_says_what_it_lacks_and_is_used_once_it_is_mended(stack: Stack) -> None:
+    where = f"Secret {stack.namespace}/{SECRET}"
+    keys = {"token": stack.token, "account-id": str(ACCOUNT), "host": stack.url}
+    await stack.apply(dbt_run("default"))
+    assert await message(stack, "default") == f"There is no Secret '{SECRET}' in the namespace {stack.namespace}."
+    await stack.apply(stack.secret(SECRET, keys, kind="Opaque"))
+    await says(stack, "default", f"{where} is of type Opaque, not dbtrun.dev/connection")
+    await stack.kubectl("delete", "secret", SECRET)
+    await stack.apply(stack.secret(SECRET, keys | {"account-id": ""}))
+    await says(stack, "default", f"{where}: key `account-id` is ")
+    await stack.apply(stack.secret(SECRET, keys))
+    await stack.reaches("default", "Succeeded")
+
+
+async def says(stack: Stack, name: str, words: str) -> None:
+    async def told() -> bool:
+        return str((await stack.status(name)).get("message")).startswith(words)
+
+    await until(told, 60, f"{name} saying {words!r}")
+
+
+async def test_a_directory_of_a_default_connection_says_what_it_lacks(
+    plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "connection"
+    settings = {"DBTRUN_CONNECTION_SECRET": "", "DBTRUN_CONNECTION_DIR": str(folder)}
+    async with Stack.up(plane, namespace, tmp_path, settings=settings, connected=False) as stack:
+        where = f"The default connection in {folder}"
+        await stack.apply(dbt_run("no-folder"))
+        assert await message(stack, "no-folder") == (
+            f"The default connection's directory {folder} does not exist: mount its Secret there."
+        )
+        folder.mkdir()
+        (folder / "account-id").write_text(str(ACCOUNT))
+        await stack.apply(dbt_run("no-token-file"))
+        assert (await message(stack, "no-token-file")).startswith(f"{where}: key `token` is missing")
+        (folder / "token").write_text(stack.token)
+        (folder / "account-id").write_bytes(NOISE)
+        await stack.apply(dbt_run("noise"))
+        assert (await message(stack, "noise")).startswith(f"{where}: key `account-id` is not UTF-8 text")
+        (folder / "account-id").unlink()
+        (folder / "account-id").mkdir()
+        await stack.apply(dbt_run("folder-for-a-file"))
+        assert "account-id cannot be read" in await message(stack, "folder-for-a-file")
+        (folder / "account-id").rmdir()
+        (folder / "account-id").write_text(str(ACCOUNT))
+        (folder / "host").write_text(stack.url)
+        await stack.apply(dbt_run("mended"))
+        await stack.reaches("mended", "Succeeded")
 
 
 async def message(stack: Stack, name: str) -> str:

@@ -90,5 +90,7 @@ async def test_no_name_leads_to_another_resource(reader: SecretReader, namespace
 
 
 async def test_a_forbidden_secret_says_what_allows_it(powerless: ClusterAccess, namespace: str) -> None:
-    with pytest.raises(SecretForbidden, match=f"{namespace}: add it to secretNamespaces"):
+    with pytest.raises(
+        SecretForbidden, match=f"Secret 'dbt' in the namespace {namespace}: add the namespace to secretNamespaces"
+    ):
         await SecretReader(powerless).read(namespace, "dbt")

@@ -73,27 +73,25 @@ class Stack(Site):
         pod = deployment["spec"]["template"]["spec"]
         container = pod["containers"][0]
         kubeconfig = await self.plane.kubeconfig_for(self.namespace, pod["serviceAccountName"], seconds=DAY)
-        env = {item["name"]: item.get("value", self.namespace) for item in container["env"]}
+        fields = {"metadata.namespace": self.namespace, "metadata.name": "watcher"}
+        env = {
+            item["name"]: item["value"] if "value" in item else fields[item["valueFrom"]["fieldRef"]["fieldPath"]]
+            for item in container["env"]
+        }
         env |= {**FAST, "DBTRUN_KUBECONFIG": str(kubeconfig), **settings}
-        if "DBTRUN_CONNECTION_DIR" in env:
-            env["DBTRUN_CONNECTION_DIR"] = str(self.folder / "connection")
         command = container["command"]
         assert command[0] == "dbtrun", command
         self.watcher = self._program("watcher", [sys.executable, "-m", "watcher", *command[1:]], env)
 
     def another_watcher(self, name: str) -> Program:
         """A second replica of the watcher's Deployment, not started."""
-        self.others.append(Program(name, self.watcher.argv, self.watcher.env, self.folder / f"{name}.log"))
+        env = self.watcher.env | {"POD_NAME": name}
+        self.others.append(Program(name, self.watcher.argv, env, self.folder / f"{name}.log"))
         return self.others[-1]
 
     async def connect(self, token: str | None = None) -> None:
-        """Makes the default connection: the Secret, and the files as the kubelet would mount them."""
-        keys = self.keys(token)
-        await self.apply(self.secret(SECRET, keys))
-        mounted = self.folder / "connection"
-        mounted.mkdir(exist_ok=True)
-        for key, value in keys.items():
-            (mounted / key).write_text(value)
+        """Makes the default connection, or gives it another token."""
+        await self.apply(self.secret(SECRET, self.keys(token)))
 
     def _program(self, name: str, argv: list[str], env: Mapping[str, str]) -> Program:
         home = self.folder / "home"

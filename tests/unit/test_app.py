@@ -59,7 +59,7 @@ async def is_cancelled_from_within() -> None:
     raise asyncio.CancelledError
 
 
-PARTS = ["stream", "accounts", "events", "_leader"]
+PARTS = ["stream", "accounts", "connections", "events", "_leader"]
 ENDS: dict[Work, str] = {
     raises: "RuntimeError: boom",
     returns: "it had nothing more to do",

@@ -84,7 +84,7 @@ class World:
             case Connect():
                 now = clock()
                 trouble = Trouble(reason=Reason.UNREACHABLE, message="away", since=now, retry_at=now.mono + 60)
-                return replace(known, trouble=known.trouble or trouble)
+                return replace(known, trouble=replace(trouble, since=(known.trouble or trouble).since))
         return known
 
     def emit(self, run: DbtRun, event: Event) -> None:
@@ -123,6 +123,17 @@ async def test_an_object_is_worked_on_until_it_can_wait(loop_of: Loops) -> None:
     await asyncio.sleep(1)
     assert world.done == [("a", "Write")]
     assert world.runs["a"].status.phase is Phase.PENDING
+
+
+async def test_an_object_whose_connection_was_mended_connects_without_waiting(loop_of: Loops) -> None:
+    world = World({"a": ready("a")})
+    loop = loop_of(world)
+    loop.wake("a")
+    await asyncio.sleep(30)
+    assert world.done.count(("a", "Connect")) == 1
+    loop.mended(["a", "unknown"])
+    await asyncio.sleep(1)
+    assert world.done.count(("a", "Connect")) == 2
 
 
 async def test_waking_during_work_looks_again_and_never_twice_at_once(loop_of: Loops) -> None:

@@ -24,6 +24,8 @@ from watcher.settings import InvalidSetting, Settings
         ({"listen": "a:\N{SUPERSCRIPT TWO}"}, "--listen is 'a:\N{SUPERSCRIPT TWO}': write HOST:PORT"),
         ({"namespaces": "team-a,Team_B"}, "--namespaces has 'Team_B', which no namespace is called: write names"),
         ({"namespaces": "team-*"}, "--namespaces has 'team-*', which no namespace is called: write names"),
+        ({"connection_secret": "A/b"}, "--connection-secret is 'A/b': write lower-case letters, digits,"),
+        ({"connection_secret": "a", "connection_dir": "b"}, "--connection-secret and --connection-dir are both set:"),
         ({"connection_namespaces": "a,*"}, "--connection-namespaces has '*', which no namespace is called: write"),
         ({"lease_name": "a/b"}, "--lease-name is 'a/b': write lower-case letters"),
         ({"lease_seconds": 0}, "--lease-seconds is 0: it must be at least 1."),

@@ -91,8 +91,8 @@ class SecretReader:
             raise SecretMissing(f"There is no Secret {name!r} in the namespace {namespace}.") from None
         except Forbidden:
             raise SecretForbidden(
-                f"The watcher may not read Secrets in the namespace {namespace}:"
-                " add it to secretNamespaces in the chart's values."
+                f"The watcher may not read the Secret {name!r} in the namespace {namespace}:"
+                " add the namespace to secretNamespaces in the chart's values."
             ) from None
         return _typed(answer, f"{namespace}/{name}")
 

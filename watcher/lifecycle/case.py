@@ -27,7 +27,7 @@ from watcher.lifecycle.facts import Instant, Observation, RunFacts, Trouble
 from watcher.lifecycle.known import DENIED_INTERVAL, Known, wanted_run
 from watcher.lifecycle.outcome import Outcome
 from watcher.lifecycle.policy import Policy
-from watcher.lifecycle.statuses import bounded, seconds, stamped, with_attempt
+from watcher.lifecycle.statuses import bounded, seconds, stamped, sticky, with_attempt
 from watcher.lifecycle.text import clean
 
 
@@ -210,7 +210,7 @@ class Case:
         told = self.trouble_told
         if told is None or self.phase is not Phase.PENDING:
             return {}
-        same = self.status.phase is Phase.PENDING and self.status.reason is told.reason
+        same = self.status.phase is Phase.PENDING and self.status.reason is told.reason and sticky(told)
         return {"phase": Phase.PENDING, "reason": told.reason, "message": self.status.message if same else told.message}
 
 

@@ -132,6 +132,11 @@ class _Wanted:
         self.status = _TRI_STATE[status]
 
 
+def sticky(trouble: Trouble) -> bool:
+    """Whether the first words for a trouble stay. Ours for a connection do not vary, and say what to mend next."""
+    return trouble.reason is not Reason.INVALID_CONNECTION
+
+
 _TRI_STATE: Final = {True: ConditionStatus.TRUE, False: ConditionStatus.FALSE, None: ConditionStatus.UNKNOWN}
 
 
@@ -149,7 +154,8 @@ def _conditions(status: Status, trouble: Trouble | None, answered: bool) -> list
 
 def _reachable(status: Status, trouble: Trouble | None, answered: bool) -> _Wanted:
     if trouble is not None:
-        return _Wanted(ConditionType.REACHABLE, False, trouble.reason, clean(trouble.message, MAX_MESSAGE), sticky=True)
+        words = clean(trouble.message, MAX_MESSAGE)
+        return _Wanted(ConditionType.REACHABLE, False, trouble.reason, words, sticky=sticky(trouble))
     if answered:
         return _Wanted(ConditionType.REACHABLE, True, Reason.ANSWERING, "dbt Cloud answers.")
     before = status.condition(ConditionType.REACHABLE)

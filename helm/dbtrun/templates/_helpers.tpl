@@ -84,6 +84,14 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
   verbs: [get]
 {{- end -}}
 
+{{/* The default connection, where nothing else lets the watcher read it. */}}
+{{- define "dbtrun.defaultConnectionRules" -}}
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [{{ .Values.connection.existingSecret | quote }}]
+  verbs: [get]
+{{- end -}}
+
 {{/* spec.artifacts. The watcher changes no ConfigMap that is not the run's own, and can list none. */}}
 {{- define "dbtrun.artifactRules" -}}
 - apiGroups: [""]

@@ -150,10 +150,19 @@ def test_a_broken_connection_is_told_on_the_object_at_once() -> None:
 
 
 def test_the_wording_of_one_fault_is_written_once() -> None:
+    fault = trouble(since=5, retry_at=25, message="No route.")
+    obj, _ = rested(run(), Known(trouble=fault))
+    other = trouble(since=5, retry_at=25, message="No route to that host.")
+    assert isinstance(next_step(obj, Known(trouble=other)), Wait)
+
+
+def test_the_next_fault_of_a_connection_is_written() -> None:
     fault = trouble(Reason.INVALID_CONNECTION, since=20, retry_at=25, message="No Secret.")
     obj, _ = rested(run(), Known(trouble=fault))
-    other = trouble(Reason.INVALID_CONNECTION, since=20, retry_at=25, message="No such Secret.")
-    assert isinstance(next_step(obj, Known(trouble=other)), Wait)
+    obj, _ = rested(obj, Known(trouble=trouble(Reason.INVALID_CONNECTION, since=20, retry_at=25, message="No token.")))
+    reachable = obj.status.condition(ConditionType.REACHABLE)
+    assert reachable is not None
+    assert (obj.status.message, reachable.message) == ("No token.", "No token.")
 
 
 def test_a_short_outage_is_not_written() -> None:

@@ -1,0 +1,135 @@
+"""Secrets that could not be used are looked at again, in rounds whose cost has a bound."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from watcher.awaited import LOOK_SECONDS, LOOKS, Awaited, SecretData, SecretName
+
+pytestmark = pytest.mark.looptime
+
+ONE = SecretName("data", "one")
+
+
+@dataclass
+class Secret:
+    resource_version: str
+    type: str = "dbtrun.dev/connection"
+    data: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Stored:
+    """The Secrets of a cluster, by name their version, and who asked."""
+
+    def __init__(self) -> None:
+        self.versions: dict[SecretName, str] = {}
+        self.broken: set[SecretName] = set()
+        self.read_names: list[SecretName] = []
+
+    async def read(self, namespace: str, name: str) -> SecretData:
+        secret = SecretName(namespace, name)
+        self.read_names.append(secret)
+        if secret in self.broken:
+            raise RuntimeError("the API server is away")
+        if secret not in self.versions:
+            raise LookupError("There is none.")
+        return Secret(self.versions[secret])
+
+    def forget(self, namespace: str, name: str) -> None: ...
+
+
+class Round:
+    def __init__(self) -> None:
+        self.stored = Stored()
+        self.woken: list[str] = []
+        self.awaited = Awaited(self.stored, self._changed)
+
+    def _changed(self, uids: Collection[str]) -> None:
+        self.woken.extend(uids)
+
+
+@asynccontextmanager
+async def looking() -> AsyncIterator[Round]:
+    it = Round()
+    task = asyncio.create_task(it.awaited.run())
+    yield it
+    assert not task.done(), "it goes on"
+    task.cancel()
+
+
+async def rounds(count: int) -> None:
+    await asyncio.sleep((count + 0.5) * LOOK_SECONDS)
+
+
+async def test_a_secret_that_appears_wakes_all_who_wait_for_it_and_none_twice() -> None:
+    async with looking() as it:
+        for uid in ("a", "b"):
+            it.awaited.wait(uid, ONE, None)
+        await rounds(1)
+        assert it.woken == []
+        it.stored.versions[ONE] = "7"
+        await rounds(3)
+    assert it.woken == ["a", "b"]
+
+
+async def test_many_objects_that_wait_for_one_secret_cost_one_look_a_round() -> None:
+    async with looking() as it:
+        for number in range(1000):
+            it.awaited.wait(f"uid-{number}", ONE, None)
+        await rounds(2)
+    assert it.stored.read_names == [ONE, ONE]
+
+
+async def test_only_so_many_secrets_are_looked_at_in_a_round_and_each_has_its_turn() -> None:
+    names = [SecretName("data", f"secret-{number}") for number in range(2 * LOOKS)]
+    async with looking() as it:
+        for name in names:
+            it.awaited.wait(name.name, name, None)
+        await rounds(1)
+        assert len(it.stored.read_names) == LOOKS
+        await asyncio.sleep(LOOK_SECONDS)
+    assert it.stored.read_names == names
+
+
+async def test_an_unusable_secret_wakes_by_another_version_only() -> None:
+    async with looking() as it:
+        it.stored.versions[ONE] = "7"
+        it.awaited.wait("a", ONE, "7")
+        await rounds(2)
+        assert it.woken == []
+        it.stored.versions[ONE] = "8"
+        await rounds(1)
+    assert it.woken == ["a"]
+
+
+async def test_a_deleted_secret_wakes_nobody() -> None:
+    async with looking() as it:
+        it.awaited.wait("a", ONE, "7")
+        await rounds(2)
+    assert it.woken == []
+
+
+async def test_who_needs_it_no_more_is_not_woken() -> None:
+    async with looking() as it:
+        it.awaited.wait("a", ONE, None)
+        it.awaited.forget("a")
+        it.awaited.forget("a")
+        it.stored.versions[ONE] = "7"
+        await rounds(2)
+    assert (it.woken, it.stored.read_names) == ([], [])
+
+
+async def test_whatever_one_secret_does_the_others_are_looked_at() -> None:
+    other = SecretName("data", "other")
+    async with looking() as it:
+        it.stored.broken.add(ONE)
+        it.stored.versions[other] = "7"
+        it.awaited.wait("a", ONE, None)
+        it.awaited.wait("b", other, None)
+        await rounds(2)
+    assert it.woken == ["b"]
