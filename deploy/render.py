@@ -24,18 +24,24 @@ CHART: Final = ROOT / "helm/dbtrun"
 NAMESPACE: Final = "dbtrun-system"
 CRD: Final = "templates/crd.yaml"
 AIRFLOW: Final = "deploy/airflow/values.yaml"
-OVERLAYS: Final = {"sidecar": "airflow"}
-"""Folders of deploy/overlays, each with the values that its manifest is rendered with, and their namespaces."""
+ROLES: Final = "templates/roles-for-people.yaml"
+OVERLAYS: Final[dict[str, tuple[str, ...]]] = {
+    "cluster-wide": ("--namespace", NAMESPACE),
+    "high-availability": ("--namespace", NAMESPACE),
+    "namespace-admins": ("--namespace", NAMESPACE, "--show-only", ROLES),
+    "sidecar": ("--namespace", "airflow"),
+}
+"""Folders of deploy/overlays, each with the values of its manifest, to further arguments."""
 
 MANIFESTS: Final[dict[str, tuple[str, ...]]] = {
     "deploy/crd/dbtrun.dev_dbtruns.yaml": ("--namespace", NAMESPACE, "--show-only", CRD, "--set", "crds.keep=false"),
     "deploy/manifests/dbtrun.yaml": ("--namespace", NAMESPACE, "--set", "crds.enabled=false"),
 } | {
     f"deploy/overlays/{name}/dbtrun.yaml": (
-        *("--namespace", namespace, "--set", "crds.enabled=false"),
-        *("--values", str(ROOT / f"deploy/overlays/{name}/values.yaml")),
+        *("--set", "crds.enabled=false", "--values", str(ROOT / f"deploy/overlays/{name}/values.yaml")),
+        *arguments,
     )
-    for name, namespace in OVERLAYS.items()
+    for name, arguments in OVERLAYS.items()
 }
 """File to the arguments of `helm template` that make it. The CRD has its own: it is applied first and kept last."""
 

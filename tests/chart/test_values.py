@@ -107,6 +107,7 @@ OTHERWISE: Final[dict[str, Any]] = {
     "serviceAccount.create": False,
     "rbac.create": False,
     "rbac.aggregate": False,
+    "rbac.delegate": True,
     "rbac.existingClusterRole": "watchers",
     "service.enabled": False,
     "monitor.enabled": True,
