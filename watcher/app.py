@@ -131,6 +131,7 @@ class Watcher:
         self.metrics.oldest_step.set_function(self.reconciler.oldest)
         self.metrics.unreadable.set_function(lambda: len(self.mirror.all_unreadable))
         self.metrics.watch_broken.set_function(lambda: self.stream.problem is not None)
+        self.metrics.watch_scopes({name or "": scope for name, scope in self.stream.scopes.items()})
         self.metrics.clock_offset.set_function(lambda: access.clock.offset.total_seconds())
 
     def _elector(self, settings: Settings, access: ClusterAccess) -> Leader:
@@ -160,7 +161,7 @@ class Watcher:
     @property
     def checks(self) -> Checks:
         """What the probes ask."""
-        return Checks(vitals=self.vitals, ready=self._not_ready)
+        return Checks(vitals=self.vitals, ready=self._not_ready, notes=self._not_served)
 
     def _beat(self, lag: float) -> None:
         self.metrics.loop_lag.observe(lag)
@@ -170,7 +171,13 @@ class Watcher:
     def _not_ready(self) -> str | None:
         if not self.stream.synced.is_set():
             return self.stream.problem or "The first listing of DbtRuns is not complete."
+        if self.stream.unknown:
+            return f"The first listing of DbtRuns is not complete in {', '.join(self.stream.unknown)}."
         return None
+
+    def _not_served(self) -> str | None:
+        """One namespace that is missing takes nothing from the others, so it does not make the watcher unready."""
+        return self.stream.problem
 
     async def run(self, listener: socket.socket, stop: asyncio.Event) -> None:
         """Works until told to stop, then ends what is under way.
@@ -214,7 +221,7 @@ class Watcher:
         logger.info("Stopping: what is under way is finished first.")
 
     async def _begin(self) -> None:
-        """Acts once everything is known, as acting on half a listing would be acting blind, and once it may."""
+        """Acts once a namespace is known and once it may; what is listed later wakes by itself."""
         await self.stream.synced.wait()
         if self._leader is not None:
             logger.info("Waiting for the Lease.")

@@ -66,7 +66,13 @@ class Connections:
         Raises:
             Unusable: it cannot be used as it is.
         """
-        connection = await self._read(run)
+        try:
+            connection = await self._read(run)
+        except Unusable:
+            used = self._used.get(run.uid)
+            if not run.deleting or used is None:
+                raise
+            return used.connection.account_id  # a namespace that goes takes its Secrets first, and a cancel is owed
         account = self._accounts.use(run.uid, connection)
         if self._used.get(run.uid) is not account:
             self._followed.pop(run.uid, None)

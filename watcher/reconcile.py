@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from watcher.api import DbtRun, Phase
 from watcher.clock import Clock
 from watcher.lifecycle.decide import Interest, decide, interest
-from watcher.lifecycle.decisions import Decision, Event, Wait
+from watcher.lifecycle.decisions import Decision, Event, Wait, Write
 from watcher.lifecycle.facts import Instant, Observation, Trouble
 from watcher.lifecycle.known import DOUBTFUL, Known, remember
 from watcher.lifecycle.policy import Policy
@@ -273,7 +273,14 @@ class Reconciler:
         name = type(decision).__name__
         self._metrics.decisions.labels(name).inc()
         before = entry.known
-        known = await self._step(decision, run, before)
+        try:
+            known = await self._step(decision, run, before)
+        except Exception:
+            if isinstance(decision, Write):
+                entry.known = replace(entry.known, unwritten=True)
+            raise
+        if isinstance(decision, Write):
+            known = replace(known, unwritten=False)
         if known.account_id is not None and before.account_id is None:
             entry.connected_at = self._clock().mono
         entry.known = _merged(before, known, entry.known)

@@ -22,7 +22,8 @@ from tests.stack.proxy import Proxy
 from watcher.api import Phase, Status
 from watcher.cluster.access import ClusterAccess, Timeouts
 from watcher.cluster.mirror import Mirror
-from watcher.cluster.stream import Stream, StreamBroken, StreamSettings
+from watcher.cluster.scope import StreamSettings
+from watcher.cluster.stream import Stream, StreamBroken
 from watcher.cluster.writer import Writer
 
 QUICK = StreamSettings(retry_first=0.1, retry_most=0.3)
@@ -189,6 +190,13 @@ async def account(plane: ControlPlane, namespace: str, *verbs: str) -> Path:
     return await plane.kubeconfig_for(namespace, "follower")
 
 
+async def grant(plane: ControlPlane, namespace: str, subject: str) -> None:
+    await plane.kubectl(
+        "-n", namespace, "create", "rolebinding", "follower", "--role=follower", f"--serviceaccount={subject}"
+    )
+    await allow(plane, namespace, "list", "watch")
+
+
 async def allow(plane: ControlPlane, namespace: str, *verbs: str) -> None:
     role = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -212,7 +220,7 @@ async def test_a_missing_right_is_told_and_heals_when_it_is_given(
     kubeconfig = await account(served, namespace)
     async with following(kubeconfig, namespace, wait=False) as followed:
         await until(lambda: followed.stream.problem)
-        assert f"verbs list and watch on dbtruns.dbtrun.dev in the namespaces {namespace}" in str(
+        assert f"The namespace {namespace} is not served: the watcher needs the verbs list and watch" in str(
             followed.stream.problem
         )
         assert not followed.stream.synced.is_set()
@@ -222,15 +230,89 @@ async def test_a_missing_right_is_told_and_heals_when_it_is_given(
         await until(lambda: followed.stream.problem is None)
 
 
+async def test_where_a_watch_is_forbidden_lists_go_on_in_its_place(
+    admin: ClusterAccess, served: ControlPlane, namespace: str
+) -> None:
+    settings = replace(QUICK, give_up_after=1)
+    async with following(await account(served, namespace, "list"), namespace, settings=settings) as followed:
+        await until(lambda: "cannot watch resource" in str(followed.stream.problem))
+        await create(admin, namespace, "run")
+        await until(lambda: "run" in followed.names())
+
+
+class Unable(ClusterAccess):
+    """kopf cannot use what it is given."""
+
+    async def kopf_login(self) -> kopf.ConnectionInfo:
+        raise RuntimeError("no way in")
+
+
 async def test_a_watch_that_never_works_ends_the_stream_with_its_reason(served: ControlPlane, namespace: str) -> None:
-    access = await ClusterAccess.load(await account(served, namespace, "list"))
+    access = await Unable.load(served.kubeconfig)
     stream = Stream(access, Mirror(), lambda _: None, namespaces=[namespace], settings=replace(QUICK, give_up_after=1))
     try:
-        async with asyncio.timeout(30):
-            with pytest.raises(StreamBroken, match="cannot watch resource"):
+        async with asyncio.timeout(60):
+            with pytest.raises(StreamBroken, match=r"does not open|ended"):
                 await stream.run()
     finally:
         await access.close()
+
+
+# One namespace and the others.
+
+
+async def test_a_missing_namespace_costs_the_others_nothing(
+    admin: ClusterAccess, served: ControlPlane, namespace: str
+) -> None:
+    missing = f"{namespace}-missing"
+    kubeconfig = await account(served, namespace, "list", "watch")
+    async with following(kubeconfig, missing, namespace) as followed:
+        await create(admin, namespace, "run")
+        await until(lambda: "run" in followed.names())
+        await until(lambda: followed.stream.unknown == ())
+        assert list(followed.stream.problems) == [missing]
+        assert followed.restarts == []
+        served.create_namespace_sync(missing)
+        try:
+            await grant(served, missing, f"{namespace}:follower")
+            await create(admin, missing, "late")
+            await until(lambda: "late" in followed.names())
+            await until(lambda: not followed.stream.problems)
+        finally:
+            served.delete_namespace_sync(missing)
+
+
+async def test_a_namespace_whose_watch_ends_is_watched_again_and_the_others_go_on(
+    admin: ClusterAccess, served: ControlPlane, namespace: str
+) -> None:
+    other = f"{namespace}-other"
+    served.create_namespace_sync(other)
+    async with following(served.kubeconfig, namespace, other) as followed:
+        await until(lambda: followed.stream.unknown == ())
+        scope = followed.stream.scopes[other]
+        before = set(threading.enumerate())
+        assert scope._watching is not None
+        scope._watching.finish(RuntimeError("as if kopf had ended it"))
+        await until(lambda: followed.restarts)
+        for place in (namespace, other):
+            await create(admin, place, f"in-{place}")
+        await until(lambda: {f"in-{namespace}", f"in-{other}"} <= followed.names())
+        assert [thread.name for thread in set(threading.enumerate()) - before if thread.name == "kopf"] == []
+        assert len(followed.restarts) == 1
+    served.delete_namespace_sync(other)
+
+
+async def test_what_happened_in_a_gap_of_the_watch_is_listed(
+    admin: ClusterAccess, served: ControlPlane, namespace: str
+) -> None:
+    settings = replace(QUICK, prune_every=3600, stall_after=3600)
+    async with following(served.kubeconfig, namespace, settings=settings) as followed:
+        await create(admin, namespace, "run")
+        await until(lambda: "run" in followed.names())
+        ghost = await raw(admin, namespace, "run")
+        followed.mirror.apply("ADDED", ghost | {"metadata": ghost["metadata"] | {"uid": "ghost", "name": "ghost"}})
+        followed.stream.scopes[namespace].opened("1")
+        await until(lambda: "ghost" in followed.woken)
 
 
 # What the watch does not tell.
@@ -306,7 +388,7 @@ async def test_a_kopf_whose_thread_stands_still_is_replaced(
     task = asyncio.create_task(followed.stream.run())
     await create(admin, namespace, "run")
     await until(lambda: followed.restarts)
-    assert "did not bring a known version" in followed.restarts[0]
+    assert "it does not open" in followed.restarts[0]
     await create(admin, namespace, "later")
     await until(lambda: "later" in followed.names())
     assert followed.stream.silent() < 30

@@ -1,7 +1,9 @@
-"""kopf, kept apart: in its own thread and event loop.
+"""kopf, kept apart: in a thread and event loop of its own, with one operator for each namespace.
 
-On its way out kopf cancels whatever tasks it finds in its loop, so it gets one without ours. It only watches: it
-writes nothing to any object, and its handler returns None because kopf would write a result into the status.
+An operator ends with the first namespace that it may not watch, so each has its own. On its way out kopf cancels
+whatever tasks it finds in its loop: it is shown the operator's own alone. It only watches: it writes nothing to any
+object, and its handler returns None because kopf would write a result into the status. It does not list either: its
+list is answered with nothing but the version that its watch goes on from, as we list ourselves once the watch is open.
 """
 
 from __future__ import annotations
@@ -9,82 +11,162 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from contextlib import suppress
-from typing import Any, Final, Self
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, cast
+from weakref import WeakSet
 
+import aiohttp
 import kopf
+from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
+from yarl import URL
 
-from watcher.api import GROUP, PLURAL, VERSION
+from watcher.api import GROUP, PLURAL, VERSION, DbtRun
 from watcher.cluster.access import ClusterAccessError
+from watcher.cluster.mirror import Unreadable, interpret
 
 logger = logging.getLogger(__name__)
 
-Deliver = Callable[[str | None, Mapping[str, Any]], None]
 Login = Callable[[], Awaitable[kopf.ConnectionInfo]]
 
-SILENCE_SECONDS: Final = 90.0
-"""A watch without a byte for this long is opened anew. The API server sends a bookmark about once a minute."""
 IDENTITY: Final = "dbtrun"
 """Unused without peering. By default kopf asks for the user's name, and a container's uid often has none."""
+SILENCE_SECONDS: Final = 90.0
+"""A watch without a byte for this long is opened anew. The API server sends a bookmark about once a minute."""
 STOP_SECONDS: Final = 0.8
-"""How long a stop is awaited. A kopf that is still starting takes five: then its thread, a daemon, is left behind."""
+"""How long the end of a watch is awaited. A kopf that is still starting takes five: then it ends unattended."""
+ANSWER_SECONDS: Final = 2.0
+"""A thread that does not answer within this time stands still."""
+NOTHING: Final = {"fieldSelector": "metadata.name=-", "limit": "1"}
+"""A list that is always empty: no object has this name."""
 
 
-class KopfThread:
-    """`async with KopfThread(…) as thread`: events arrive by `deliver` in the caller's loop until the block is left."""
+class Listener(Protocol):
+    """What a watch tells, in the loop of whoever opened it."""
 
-    ended: asyncio.Future[None]
-    """Done when kopf has ended, with its exception if it had one."""
+    def opened(self, resource_version: str) -> None:
+        """It brings everything newer than this version. Called again after a gap, in which something may be missed."""
 
-    def __init__(
-        self, login: Login, namespaces: Collection[str], deliver: Deliver, *, silence: float = SILENCE_SECONDS
-    ) -> None:
-        self._namespaces = tuple(namespaces)
-        self._deliver = deliver
+    def changed(self, item: DbtRun | Unreadable) -> None:
+        """The object is new, or has changed."""
+
+    def deleted(self, uid: str) -> None:
+        """The object is gone."""
+
+
+class Watching(Protocol):
+    """An open watch."""
+
+    @property
+    def ended(self) -> asyncio.Future[None]:
+        """Done when kopf has ended it, with its exception if it had one."""
+
+    def finish(self, error: BaseException | None) -> None:
+        """Takes it for ended."""
+
+
+class Kopf:
+    """Opens watches, all in one thread; a thread that stands still is left behind and replaced."""
+
+    def __init__(self, login: Login, *, silence: float = SILENCE_SECONDS) -> None:
+        self._login = login
         self._silence = silence
-        self._stop = threading.Event()
-        self._registry = _registry(login, self._forward)
+        self._thread: _Thread | None = None
 
-    async def __aenter__(self) -> Self:
-        _quieten()
-        self._loop = asyncio.get_running_loop()
-        self.ended = self._loop.create_future()
-        # Not asyncio.to_thread: a thread of the pool that hangs would keep the process from exiting.
+    @asynccontextmanager
+    async def watch(self, namespace: str | None, listener: Listener) -> AsyncIterator[Watching]:
+        """Watches a namespace, or all with None, until the block is left."""
+        thread = self._running()
+        watch = _Watch(thread, namespace, listener, self._silence)
+        thread.watches.add(watch)
+        thread.run(watch.operate(self._login))
+        try:
+            yield watch
+        finally:
+            if not await watch.stop() and not await thread.answers():
+                self._abandon(thread)
+            thread.watches.discard(watch)
+
+    def close(self) -> None:
+        """Ends the thread; whatever is still open in it ends unattended."""
+        if self._thread is not None:
+            self._thread.end()
+            self._thread = None
+
+    def _running(self) -> _Thread:
+        if self._thread is None:
+            _quieten()
+            self._thread = _Thread()
+        return self._thread
+
+    def _abandon(self, thread: _Thread) -> None:
+        if self._thread is thread:
+            logger.warning("The thread in which kopf watches stands still; another one takes its place.")
+            self._thread = None
+        for watch in tuple(thread.watches):
+            watch.finish(RuntimeError("its thread stands still"))
+
+
+class _Thread:
+    """An event loop in a thread. A daemon, and not of asyncio's pool: one that hangs must not keep the process."""
+
+    def __init__(self) -> None:
+        self.watches: set[_Watch] = set()
+        self.sessions = _Sessions()
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_task_factory(cast("Any", _create_task))
+        self._over = asyncio.Event()
         threading.Thread(target=self._main, name="kopf", daemon=True).start()
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._stop.set()
-        await asyncio.wait({self.ended}, timeout=STOP_SECONDS)
-        if not self.ended.done():
-            logger.debug("kopf has not stopped within %s s; its thread is left behind.", STOP_SECONDS)
-        elif not self.ended.cancelled():
-            self.ended.exception()  # retrieved, or asyncio would complain about it
+    def run(self, work: Coroutine[Any, Any, None]) -> Future[None]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def call(self, callback: Callable[..., Any], *args: Any) -> None:
+        self._loop.call_soon_threadsafe(callback, *args)
+
+    async def answers(self) -> bool:
+        """Whether the thread does something within the time."""
+        answered = asyncio.wrap_future(self.run(asyncio.sleep(0)))
+        done, _ = await asyncio.wait({answered}, timeout=ANSWER_SECONDS)
+        return bool(done)
+
+    def end(self) -> None:
+        self.call(self._over.set)
 
     def _main(self) -> None:
-        error: BaseException | None = None
-        try:
-            asyncio.run(self._operate())
-        except BaseException as caught:  # noqa: BLE001 - it comes out of `ended`
-            error = caught
-        self._call(self._finish, error)
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._over.wait())
 
-    async def _operate(self) -> None:
-        scope: dict[str, Any] = {"namespaces": self._namespaces} if self._namespaces else {"clusterwide": True}
-        try:
-            await kopf.operator(
-                registry=self._registry,
-                settings=_settings(self._silence),
-                standalone=True,
-                identity=IDENTITY,  # type: ignore[arg-type]  # a NewType of str that kopf does not export
-                stop_flag=self._stop,
-                **scope,
-            )
-        finally:
-            self._stop.set()  # kopf awaits the flag in a thread, and asyncio.run awaits that thread
 
-    def _finish(self, error: BaseException | None) -> None:
+class _Watch:
+    """One namespace's operator, as both threads see it."""
+
+    def __init__(self, thread: _Thread, namespace: str | None, listener: Listener, silence: float) -> None:
+        self._thread = thread
+        self._namespace = namespace
+        self._listener = listener
+        self._silence = silence
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._stopped = False
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self.tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
+
+    async def stop(self) -> bool:
+        """Whether it has ended in time; nothing is told from here on."""
+        self._stopped = True
+        self._thread.call(self._stop.set)
+        await asyncio.wait({self.ended}, timeout=STOP_SECONDS)
+        if not self.ended.done():
+            logger.debug("kopf has not stopped within %s s; it ends unattended.", STOP_SECONDS)
+            return False
+        self.ended.exception()  # retrieved, or asyncio would complain about it
+        return True
+
+    def finish(self, error: BaseException | None) -> None:
         if self.ended.done():
             return
         if error is None:
@@ -92,32 +174,151 @@ class KopfThread:
         else:
             self.ended.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
-    def _forward(self, event_type: str | None, body: Mapping[str, Any]) -> None:
-        if not self._stop.is_set():
-            self._call(self._deliver, event_type, body)
+    # ── in kopf's thread ──
+
+    async def operate(self, login: Login) -> None:
+        _OWNER.set(self)
+        scope: dict[str, Any] = {"clusterwide": True} if self._namespace is None else {"namespaces": [self._namespace]}
+        error: BaseException | None = None
+        try:
+            tasks = await kopf.spawn_tasks(
+                registry=self._registry(login),
+                settings=_settings(self._silence),
+                standalone=True,
+                identity=IDENTITY,  # type: ignore[arg-type]  # a NewType of str that kopf does not export
+                memories=_Forgetful(),
+                stop_flag=self._stop,
+                **scope,
+            )
+            await kopf.run_tasks(tasks, ignored=cast("Collection[asyncio.Task[Any]]", _Strangers(self.tasks)))
+        except BaseException as caught:  # noqa: BLE001 - it comes out of `ended`
+            error = caught
+        self._call(self.finish, error)
+
+    def _registry(self, login: Login) -> kopf.OperatorRegistry:
+        # The default registry has login handlers of its own, which read ~/.kube/config.
+        registry = kopf.OperatorRegistry()
+
+        @kopf.on.login(registry=registry)
+        async def log_in(**_: Any) -> kopf.AiohttpSession:
+            try:
+                info = await login()
+            except ClusterAccessError as error:
+                logger.warning("kopf cannot log in: %s", error)
+                raise kopf.TemporaryError(str(error), delay=5) from error
+            requests = _Requests(self._thread.sessions.take(info), self._thread.sessions, self._listed)
+            return kopf.AiohttpSession(server=info.server, aiohttp_session=cast("aiohttp.ClientSession", requests))
+
+        @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
+        async def on_event(event: kopf.RawEvent, **_: Any) -> None:
+            body = event["object"]
+            if event["type"] == "DELETED":
+                self._tell(self._listener.deleted, body["metadata"]["uid"])
+            else:
+                self._tell(self._listener.changed, interpret(body))
+
+        return registry
+
+    def _listed(self, resource_version: str) -> None:
+        self._tell(self._listener.opened, resource_version)
+
+    def _tell(self, callback: Callable[..., None], *args: Any) -> None:
+        if not self._stopped:
+            self._call(self._told, callback, *args)
+
+    def _told(self, callback: Callable[..., None], *args: Any) -> None:
+        if not self._stopped:
+            callback(*args)
 
     def _call(self, callback: Callable[..., None], *args: Any) -> None:
         with suppress(RuntimeError):  # our loop is closed already: nobody listens any more
             self._loop.call_soon_threadsafe(callback, *args)
 
 
-def _registry(login: Login, forward: Deliver) -> kopf.OperatorRegistry:
-    # The default registry has login handlers of its own, which read ~/.kube/config.
-    registry = kopf.OperatorRegistry()
+_OWNER: ContextVar[_Watch] = ContextVar("owner")
+"""The watch for which a task of kopf's loop works; a task has it from the one that created it."""
 
-    @kopf.on.login(registry=registry)
-    async def log_in(**_: Any) -> kopf.ConnectionInfo:
-        try:
-            return await login()
-        except ClusterAccessError as error:
-            logger.warning("kopf cannot log in: %s", error)
-            raise kopf.TemporaryError(str(error), delay=5) from error
 
-    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    async def on_event(event: kopf.RawEvent, **_: Any) -> None:
-        forward(event["type"], event["object"])
+def _create_task(loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
+    task = asyncio.Task(coro, loop=loop, **options)
+    owner = _OWNER.get(None)
+    if owner is not None:
+        owner.tasks.add(task)
+    return task
 
-    return registry
+
+@dataclass(frozen=True)
+class _Strangers:
+    """Whatever runs in kopf's loop and is not this watch's."""
+
+    own: WeakSet[asyncio.Task[Any]]
+
+    def __contains__(self, task: object) -> bool:
+        return task not in self.own
+
+    def __iter__(self) -> Iterator[asyncio.Task[Any]]:
+        return (task for task in asyncio.all_tasks() if task in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+@dataclass
+class _Sessions:
+    """One session for all operators of a thread, and another when the identity changes (a renewed token)."""
+
+    _current: tuple[kopf.ConnectionInfo, aiohttp.ClientSession] | None = None
+    _users: dict[aiohttp.ClientSession, int] = field(default_factory=dict)
+
+    def take(self, info: kopf.ConnectionInfo) -> aiohttp.ClientSession:
+        if self._current is None or self._current[0] != info:
+            connector = aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context())
+            headers = {"User-Agent": IDENTITY, **info.as_http_headers()}
+            session = aiohttp.ClientSession(connector=connector, headers=headers, proxy=info.proxy_url)
+            self._current = info, session
+            self._users[session] = 0
+        session = self._current[1]
+        self._users[session] += 1
+        return session
+
+    async def leave(self, session: aiohttp.ClientSession) -> None:
+        self._users[session] -= 1
+        if not self._users[session]:
+            del self._users[session]
+            if self._current is not None and self._current[1] is session:
+                self._current = None
+            await session.close()
+
+
+class _Requests:
+    """A session as kopf uses it. Its list of DbtRuns is empty, and tells from where its watch goes on."""
+
+    def __init__(self, session: aiohttp.ClientSession, sessions: _Sessions, listed: Callable[[str], None]) -> None:
+        self._session = session
+        self._sessions = sessions
+        self._listed = listed
+        self.headers = session.headers
+        self.closed = False
+
+    async def request(self, *, method: str, url: str, **options: Any) -> aiohttp.ClientResponse:
+        asked = URL(url)
+        lists = asked.name == PLURAL and "watch" not in asked.query
+        response = await self._session.request(method, asked.update_query(NOTHING) if lists else asked, **options)
+        if lists and response.ok:
+            self._listed(str((await response.json())["metadata"]["resourceVersion"]))
+        return response
+
+    async def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            await self._sessions.leave(self._session)
+
+
+class _Forgetful(ResourceMemories):
+    """kopf would remember every object that it ever saw, a kilobyte each; no handler of ours needs it."""
+
+    async def recall(self, raw_body: Any, **options: Any) -> ResourceMemory:
+        return await super().recall(raw_body, **{**options, "ephemeral": True})
 
 
 def _quieten() -> None:
@@ -138,7 +339,7 @@ def _settings(silence: float) -> kopf.OperatorSettings:
     settings.watching.server_timeout = 300
     settings.watching.inactivity_timeout = silence
     settings.watching.connect_timeout = 10
-    settings.watching.chunk_size = 500
+    settings.queueing.idle_timeout = 0.5  # an object that changed is kept for so long
     settings.networking.request_timeout = 30
     settings.networking.error_backoffs = [1, 1, 2]  # then it ends, and we look why
     return settings

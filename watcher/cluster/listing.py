@@ -6,15 +6,20 @@ kopf tells neither when its first listing is complete nor what was deleted while
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from watcher.api import API_VERSION, GROUP, PLURAL
+from watcher.api import API_VERSION, GROUP, PLURAL, DbtRun
 from watcher.cluster.access import JSON, ClusterAccess, api_path
 from watcher.cluster.errors import ApiTrouble, Expired, NotServed, decode
+from watcher.cluster.mirror import Unreadable, interpret_json
 
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
+FIRST_PAGE: Final = 20
+"""Objects: an object can be larger than a megabyte, and nobody knows before the first page."""
+PAGE_BYTES: Final = 2_000_000
+"""What a page shall have: it is read in well under a second."""
 TRIES: Final = 3
 """A list is begun again when its continue token expired, which happens to one that takes five minutes."""
 
@@ -64,14 +69,25 @@ async def check_discovery(access: ClusterAccess) -> None:
         raise NotServed(f"{PLURAL} is not in {API_VERSION}")
 
 
-async def list_objects(access: ClusterAccess, namespace: str | None, page_size: int) -> AsyncIterator[dict[str, Any]]:
+async def check_list(access: ClusterAccess, namespace: str | None) -> None:
+    """Whether DbtRuns can be listed there.
+
+    Raises:
+        ApiTrouble: they cannot.
+    """
+    await access.request("GET", _path(namespace), query={"limit": 1}, accept=METADATA_ONLY)
+
+
+async def list_objects(
+    access: ClusterAccess, namespace: str | None, page_size: int
+) -> AsyncIterator[DbtRun | Unreadable]:
     """Every DbtRun of a namespace, or of the cluster. Begun again, it gives some objects twice.
 
     Raises:
         ApiTrouble: it cannot be listed, or not to its end.
     """
     async for raw in _list(access, namespace, page_size, JSON):
-        yield msgspec.json.decode(raw)
+        yield interpret_json(raw)
 
 
 async def list_versions(access: ClusterAccess, namespace: str | None, page_size: int) -> dict[str, str]:
@@ -103,12 +119,23 @@ async def _list(
 async def _pages(
     access: ClusterAccess, namespace: str | None, page_size: int, accept: str
 ) -> AsyncIterator[msgspec.Raw]:
-    path = api_path(f"apis/{API_VERSION}", namespace, PLURAL)
-    token = ""
+    token, limit = "", min(FIRST_PAGE, page_size)
     while True:
-        query: dict[str, str | int] = {"limit": page_size} | ({"continue": token} if token else {})
-        page = decode(await access.request("GET", path, query=query, accept=accept), _Page)
+        query: dict[str, str | int] = {"limit": limit} | ({"continue": token} if token else {})
+        answer = await access.request("GET", _path(namespace), query=query, accept=accept)
+        page = decode(answer, _Page)
+        limit = next_limit(limit, len(answer), page_size)
         for raw in page.items or ():
             yield raw
         if not (token := page.metadata.token):
             return
+
+
+def next_limit(limit: int, size: int, most: int) -> int:
+    """How many objects the next page shall have, after `limit` objects came in `size` bytes."""
+    fitting = limit * PAGE_BYTES // max(size, 1)
+    return max(1, min(fitting, 4 * limit, most))
+
+
+def _path(namespace: str | None) -> str:
+    return api_path(f"apis/{API_VERSION}", namespace, PLURAL)

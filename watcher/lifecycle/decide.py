@@ -17,6 +17,7 @@ from watcher.lifecycle.policy import Policy
 from watcher.lifecycle.statuses import NO_RUN
 from watcher.lifecycle.submitting import submitting_step
 from watcher.lifecycle.tampering import tampered
+from watcher.lifecycle.unwritten import let_go
 
 
 def decide(run: DbtRun, known: Known, now: Instant, policy: Policy) -> Decision:
@@ -28,6 +29,11 @@ def decide(run: DbtRun, known: Known, now: Instant, policy: Policy) -> Decision:
     case = Case(run=run, known=known, now=now, policy=policy)
     if run.deleting and not case.held:
         return Wait(None, "the object is going")
+    return let_go(case, _next(case))
+
+
+def _next(case: Case) -> Decision:
+    run, known = case.run, case.known
     lie = tampered(run, known)
     if lie is not None:
         nothing = {**NO_RUN, "start_time": None, "artifacts": (), "attempts": (), "conditions": ()}

@@ -24,6 +24,8 @@ def _sweep(case: Case) -> Decision | None:
         return None
     overdue = case.now.wall > attempt.sweep_after + timedelta(seconds=case.policy.deletion_grace)
     if overdue or attempt.number in case.known.swept:
+        if case.run.deleting and case.known.unwritten:
+            return None
         return case.write(attempts=with_attempt(case.status, replace(attempt, sweep_after=None)))
     # Never this far ahead, unless a clock was wrong: an object must not be held until then.
     distant = case.now.wall + timedelta(seconds=case.policy.quiet_period + case.policy.clock_skew)

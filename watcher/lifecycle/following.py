@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from watcher.api import Attempt, Phase, Reason, RetryStrategy, Step
 from watcher.lifecycle.case import Case
-from watcher.lifecycle.decisions import Cancel, Connect, Decision, Event, FetchDetails, RemoveFinalizer, Sweep
+from watcher.lifecycle.decisions import Connect, Decision, Event, FetchDetails, RemoveFinalizer, Sweep
 from watcher.lifecycle.facts import RunFacts, RunState
 from watcher.lifecycle.keeping import keep_step, told_artifacts
 from watcher.lifecycle.known import DetailsTry
@@ -17,6 +17,7 @@ from watcher.lifecycle.marker import marker
 from watcher.lifecycle.outcome import Outcome, outcome_of
 from watcher.lifecycle.statuses import NO_RUN, run_times, seconds, shown_steps, with_attempt
 from watcher.lifecycle.submitting import searched
+from watcher.lifecycle.unwritten import cancel_due, stop_wish
 
 
 def following_step(case: Case) -> Decision:
@@ -62,7 +63,7 @@ def _details(case: Case, facts: RunFacts) -> DetailsTry | None:
 def _end(case: Case, facts: RunFacts) -> Decision:
     attempt = case.attempt
     assert attempt is not None, "a followed run is an attempt's"  # noqa: S101
-    asked_for = case.status.reason if case.phase is Phase.CANCELLING else None
+    asked_for = _asked_for(case, facts)
     tried = _details(case, facts)
     results = tried.details.results if tried and tried.over and tried.details else None
     outcome = outcome_of(facts, asked_for, results)
@@ -74,6 +75,17 @@ def _end(case: Case, facts: RunFacts) -> Decision:
         return _twin_first(case, attempt) or _next_attempt(case, ended, facts, outcome)
     changes["artifacts"] = told_artifacts(case, facts)
     return keep_step(case, facts) or case.finish(outcome, attempt=ended, **changes)
+
+
+def _asked_for(case: Case, facts: RunFacts) -> Reason | None:
+    """Why we cancelled the run, if we did; it may be that only dbt Cloud could be told."""
+    if case.phase is Phase.CANCELLING:
+        return case.status.reason
+    passed, observation = _deadline(case), case.known.observation
+    if passed is not None and observation is not None and facts.finished_at is not None:
+        late = facts.finished_at - observation.clock_offset >= passed[0]
+        return passed[1] if late else stop_wish(case)
+    return stop_wish(case)
 
 
 def _steps_at_end(case: Case, facts: RunFacts, tried: DetailsTry | None) -> dict[str, Any]:
@@ -155,15 +167,14 @@ def _sweep(case: Case) -> Decision | None:
 
 
 def _stop(case: Case) -> Decision | None:
-    if case.phase is not Phase.CANCELLING:
-        reason = _stop_reason(case)
-        return case.write(**_cancelling(case, reason)) if reason is not None else None
     run_id = case.status.run_id
     assert run_id is not None, "only a known run is cancelled"  # noqa: S101
-    last = case.known.cancel
-    if last is not None and last.run_id == run_id and last.at + case.policy.cancel_repeat > case.now.mono:
-        return None
-    return None if case.pausing else Cancel(run_id)
+    if case.phase is not Phase.CANCELLING:
+        reason = _stop_reason(case)
+        if reason is None:
+            return None
+        return (cancel_due(case, run_id) if case.known.unwritten else None) or case.write(**_cancelling(case, reason))
+    return cancel_due(case, run_id)
 
 
 def _cancelling(case: Case, reason: Reason) -> dict[str, Any]:

@@ -100,6 +100,8 @@ class Known:
     """Number of the newest attempt that the status ever had: it never falls, unless somebody empties the status."""
     claim: Claim | None = None
     cancel: CancelTry | None = None
+    unwritten: bool = False
+    """The last try to write the status failed: what is owed to dbt Cloud and to a deletion does not wait for it."""
     details: DetailsTry | None = None
     kept: KeepTry | None = None
     swept: frozenset[int] = field(default_factory=frozenset)

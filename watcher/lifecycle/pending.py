@@ -13,6 +13,7 @@ from watcher.lifecycle.facts import RunFacts, RunState
 from watcher.lifecycle.marker import marker
 from watcher.lifecycle.outcome import Outcome
 from watcher.lifecycle.statuses import NO_RUN, run_fields, run_times, seconds, with_attempt
+from watcher.lifecycle.unwritten import stop_unwritten
 
 
 def pending_step(case: Case) -> Decision:
@@ -83,7 +84,11 @@ def _adopt(case: Case) -> Decision:
             message=f"Looking for run {case.spec.run_id}.",
         )
     if observation.run is not None:
-        return _hold(case) or take_on(case, Attempt(number=1, phase=Phase.PENDING, adopted=True), observation.run)
+        return (
+            stop_unwritten(case, observation.run)
+            or _hold(case)
+            or take_on(case, Attempt(number=1, phase=Phase.PENDING, adopted=True), observation.run)
+        )
     until = case.denied_until(observation, case.policy.adopt_grace)
     if until is not None:
         return case.rest(until, why="dbt Cloud does not know the run")

@@ -20,6 +20,7 @@ from watcher.lifecycle.marker import marked_cause, marker
 from watcher.lifecycle.outcome import Outcome
 from watcher.lifecycle.pending import take_on
 from watcher.lifecycle.statuses import seconds, with_attempt
+from watcher.lifecycle.unwritten import stop_unwritten
 
 SEARCHING: Final = "Whether dbt Cloud started the run is not known; it is being looked up."
 
@@ -35,7 +36,7 @@ def submitting_step(case: Case) -> Decision:
         return _send(case, claim, attempt)
     match claim.submission:
         case Started(run):
-            return take_on(case, attempt, run)
+            return stop_unwritten(case, run) or take_on(case, attempt, run)
         case Refused(reason, message):
             return _refused(case, attempt, reason, message)
         case NotSent():
@@ -122,7 +123,7 @@ def _recovered(case: Case, attempt: Attempt, lookup: LookUp) -> Decision:
     """The oldest run is the attempt's; a younger one is a twin, and the sweep cancels it."""
     twins = len(lookup.found) > 1
     swept = replace(attempt, sweep_after=seconds(case.now.wall)) if twins else _swept_later(case, attempt)
-    return take_on(case, swept, lookup.found[0])
+    return stop_unwritten(case, lookup.found[0]) or take_on(case, swept, lookup.found[0])
 
 
 def _swept_later(case: Case, attempt: Attempt) -> Attempt:
@@ -155,7 +156,7 @@ def _gave_up(case: Case, attempt: Attempt) -> Decision | None:
 
 def _look_up(case: Case, attempt: Attempt, lookup: LookUp | None, quiet_ends: float) -> Decision:
     told = case.write(reason=Reason.LOOKING_UP, message=SEARCHING)
-    if told is not None:
+    if told is not None and not case.known.unwritten:
         return told
     if lookup is not None:
         pause = min(case.policy.lookup_backoff * 2 ** (lookup.tries - 1), 40.0)

@@ -29,6 +29,8 @@ class Checks(NamedTuple):
     vitals: Vitals
     ready: Callable[[], str | None]
     """None, or one sentence that says what is missing."""
+    notes: Callable[[], str | None] = lambda: None
+    """What a ready watcher does not do, in sentences."""
 
 
 def health_app(checks: Checks, metrics: Metrics) -> Starlette:
@@ -41,7 +43,10 @@ def health_app(checks: Checks, metrics: Metrics) -> Starlette:
 
     async def ready(_: Request) -> Response:
         missing = checks.ready()
-        return PlainTextResponse(missing or "ok", status_code=200 if missing is None else 503)
+        if missing is not None:
+            return PlainTextResponse(missing, status_code=503)
+        notes = checks.notes()
+        return PlainTextResponse("ok" if notes is None else f"ok\n{notes}")
 
     async def page(_: Request) -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter as Count
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -45,6 +46,15 @@ class Part(Protocol):
     def name(self) -> str: ...
     @property
     def limit(self) -> float: ...
+
+
+class Scope(Protocol):
+    """A namespace that is served, or all of them."""
+
+    @property
+    def problem(self) -> str | None: ...
+    @property
+    def synced(self) -> bool: ...
 
 
 class Metrics:
@@ -95,9 +105,24 @@ class Metrics:
         """Shows what the accounts count themselves; iterated anew at each scrape."""
         self.registry.register(_Accounts(accounts))
 
+    def watch_scopes(self, scopes: Mapping[str, Scope]) -> None:
+        """Shows which of the namespaces that the settings name are served; asked at each scrape."""
+        served = Gauge(
+            "dbtrun_namespace_served",
+            "1 while the DbtRuns of a namespace are listed and watched; an empty name means all namespaces.",
+            ["namespace"],
+            registry=self.registry,
+        )
+        for name, scope in scopes.items():
+            served.labels(name).set_function(partial(_served, scope))
+
     def watch_parts(self, parts: Iterable[tuple[Part, float]]) -> None:
         """Shows how long each part has been silent; iterated anew at each scrape."""
         self.registry.register(_Parts(parts))
+
+
+def _served(scope: Scope) -> float:
+    return scope.synced and scope.problem is None
 
 
 @dataclass(eq=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -9,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.cluster.mirror import LAST_APPLIED, Mirror, read
+from watcher.api import DbtRun, Phase
+from watcher.cluster.mirror import Mirror, interpret, interpret_json, read
 
 
 def body(uid: str = "u1", version: int | str = 1, *, name: str = "run", namespace: str = "ns", **more: Any) -> Any:
@@ -131,7 +134,83 @@ def test_a_deleted_unreadable_object_is_forgotten(mirror: Mirror) -> None:
     assert mirror.all_unreadable == ()
 
 
-def test_the_copy_that_kubectl_leaves_is_not_kept() -> None:
-    run = read(body(metadata={"annotations": {LAST_APPLIED: "x" * 10_000, "mine": "1"}, "managedFields": [{}]}))
-    assert run.metadata.annotations == {"mine": "1"}
+def test_what_is_not_used_is_not_kept() -> None:
+    copy = {"kubectl.kubernetes.io/last-applied-configuration": "x" * 10_000, "theirs": "y" * 10_000}
+    marks = {"annotations": copy | {"dbtrun.dev/mine": "1"}, "labels": {"app": "z" * 63}, "managedFields": [{}]}
+    run = read(body(metadata=marks))
+    assert run.metadata.annotations == {"dbtrun.dev/mine": "1"}
     assert len(msgspec.json.encode(run)) < 500
+
+
+@given(st.booleans())
+def test_json_reads_as_its_body_does(readable: bool) -> None:
+    told = body(spec={"job": {"id": 1}} if readable else {"suspend": "often"})
+    assert interpret_json(msgspec.json.encode(told)) == interpret(told)
+
+
+# What rests.
+
+
+def finished(run: DbtRun) -> float | None:
+    return math.inf if run.status.phase is Phase.SUCCEEDED else None
+
+
+def done(uid: str = "u1", version: int = 1, **more: Any) -> Any:
+    return body(uid, version, status={"phase": "Succeeded", "attempts": [{"number": 2, "phase": "Succeeded"}]}, **more)
+
+
+def test_what_rests_is_known_and_not_kept() -> None:
+    mirror = Mirror(finished)
+    assert mirror.apply(None, done()) is None, "there is nothing to look at"
+    assert mirror.get("u1") is None
+    assert (len(mirror), mirror.resting, mirror.namespace("u1")) == (1, 1, "ns")
+    assert mirror.uids("ns") == {"u1"}
+    assert mirror.resource_version("u1") == "1"
+
+
+def test_what_begins_to_rest_is_looked_at_once_more() -> None:
+    mirror = Mirror(finished)
+    mirror.apply("ADDED", body())
+    assert mirror.apply("MODIFIED", done(version=2)) == "u1"
+    assert mirror.apply("MODIFIED", done(version=2)) is None
+    assert mirror.get("u1") is None
+
+
+def test_a_change_brings_a_resting_object_back_with_its_past() -> None:
+    mirror = Mirror(finished)
+    mirror.apply(None, done())
+    assert mirror.apply("MODIFIED", body(version=1)) is None
+    assert mirror.apply("MODIFIED", body(version=2)) == "u1"
+    assert version_of(mirror) == "2"
+    assert mirror.rested("u1") == 2
+
+
+def test_a_resting_object_is_pruned_and_deleted_without_a_look() -> None:
+    mirror = Mirror(finished)
+    for uid in ("a", "b"):
+        mirror.apply(None, done(uid))
+    assert mirror.apply("DELETED", done("a")) is None
+    assert mirror.prune(mirror.uids("ns"), set()) == frozenset()
+    assert (len(mirror), mirror.uids()) == (0, frozenset())
+
+
+def test_what_rests_for_a_time_is_given_back_when_it_is_over() -> None:
+    mirror = Mirror(lambda _run: 100.0)
+    for uid in ("a", "b"):
+        mirror.apply(None, done(uid, name=uid))
+    mirror.apply("DELETED", done("b"))
+    assert mirror.expired(99.0) == []
+    assert [(found.uid, found.namespace, found.name) for found in mirror.expired(100.0)] == [("a", "ns", "a")]
+    assert mirror.expired(200.0) == []
+
+
+def test_resting_objects_cost_next_to_nothing() -> None:
+    mirror = Mirror(finished)
+    bodies = [msgspec.json.encode(done(f"{n:036}", n, name=f"run-{n}")) for n in range(1, 5_001)]
+    tracemalloc.start()
+    for raw in bodies:
+        mirror.take(interpret_json(raw))
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert mirror.resting == 5_000
+    assert kept / 5_000 < 700, "bytes per object"

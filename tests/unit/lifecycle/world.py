@@ -77,6 +77,10 @@ class Down(Exception):
     """dbt Cloud does not answer."""
 
 
+class Unwritable(Exception):
+    """The API server refuses a status, as it does for a webhook that is down or a right that was taken away."""
+
+
 class Fate(StrEnum):
     """What becomes of one step."""
 
@@ -118,6 +122,8 @@ class ApiServer:
     told: list[Status] = field(default_factory=list)
     kept: dict[str, int] = field(default_factory=dict)
     """What the ConfigMap has: the run of each key."""
+    refusing: bool = False
+    """Whether no status can be written."""
 
     def get(self) -> DbtRun:
         if self.stored is None:
@@ -125,6 +131,8 @@ class ApiServer:
         return self.stored
 
     def write_status(self, seen: DbtRun, status: Status) -> DbtRun:
+        if self.refusing:
+            raise Unwritable
         current = self._checked(seen)
         if current.status.phase is not None and current.status.phase.final:
             same = (current.status.phase, current.status.reason, current.status.message)
@@ -368,6 +376,15 @@ class Watcher:
         try:
             if fate is not Fate.DIES_BEFORE:
                 self._perform(decision, fate)
+                if isinstance(decision, Write):
+                    self.known = replace(self.known, unwritten=False)
+        except Unwritable:
+            self.known = replace(self.known, unwritten=isinstance(decision, Write) or self.known.unwritten)
+            self.busy = -1  # the shell pauses the object
+            self.time.now += 5.0
+            self.cloud.work()
+            self.poll()
+            return
         except Conflict:
             self.listen()
         except Lost:

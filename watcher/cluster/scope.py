@@ -1,0 +1,308 @@
+"""One namespace: listed, watched and retried by itself, whatever becomes of the others.
+
+kopf says nothing when the CRD is missing, forgets deletions that happened while its watch was down, and has stopped
+watching without ending. So the watch is opened first, then we list, prune by a list now and then, and open the watch
+again when it owes us something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+from watcher.api import GROUP, PLURAL, DbtRun
+from watcher.cluster.access import ClusterAccess
+from watcher.cluster.echoes import Echoes
+from watcher.cluster.errors import ApiTrouble, Forbidden, NotServed
+from watcher.cluster.kopf_thread import SILENCE_SECONDS, Kopf, Watching
+from watcher.cluster.listing import check_discovery, check_list, list_objects, list_versions
+from watcher.cluster.mirror import Mirror, Unreadable
+
+logger = logging.getLogger(__name__)
+
+QUICK_END: Final = 60.0
+"""Seconds: a watch that ended sooner did not work."""
+FORBIDDEN: Final = 403
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """Times in seconds."""
+
+    page_size: int = 500
+    """Most objects per page of a list; a page of large objects has fewer."""
+    prune_every: float = 300.0
+    """A deletion that the watch missed is seen after this time; 10,000 objects cost 20 small requests."""
+    stall_after: float = 30.0
+    """A version that exists and did not come by on the watch for this long shows that the watch is dead."""
+    silent_after: float = SILENCE_SECONDS
+    """A watch that brings nothing at all for this long, not even a bookmark, is opened anew by kopf."""
+    open_within: float = 10.0
+    """A watch that is not open by then is not waited for: what exists is listed all the same."""
+    retry_first: float = 1.0
+    """Wait after the first failure; doubled up to `retry_most`, with jitter."""
+    retry_most: float = 30.0
+    """Longest wait: an installed CRD, a mended RBAC or a new namespace is noticed within it."""
+    give_up_after: int = 8
+    """Watches in a row that did not work, while lists did, before the scope counts as broken: some two minutes."""
+
+
+class Scope:
+    """Keeps the mirror true for one namespace, or for all.
+
+    `run` until cancelled; whatever the API server explains is told and waited out.
+    """
+
+    def __init__(
+        self,
+        access: ClusterAccess,
+        mirror: Mirror,
+        kopf: Kopf,
+        wake: Callable[[str], None],
+        namespace: str | None,
+        settings: StreamSettings,
+        on_restart: Callable[[str], None],
+        on_synced: Callable[[], None],
+    ) -> None:
+        self.namespace = namespace
+        self._access = access
+        self._mirror = mirror
+        self._kopf = kopf
+        self._wake = wake
+        self._settings = settings
+        self._on_restart = on_restart
+        self._on_synced = on_synced
+        self._echoes = Echoes()
+        self._opened = asyncio.Event()
+        self._gap = asyncio.Event()
+        self._prune_at = float("inf")
+        self._turned_at: float | None = None
+        self._quick_ends = 0
+        self._watching: Watching | None = None
+        self.synced = False
+        """Whether the first listing is complete."""
+        self.problem: str | None = None
+        """Why the mirror may be out of date at the moment, as a sentence; None when it is not."""
+        self.broken: BaseException | None = None
+        """What kopf said when its watch ended again and again although lists work, which a restart may mend."""
+
+    def silent(self) -> float:
+        """Seconds since this gave a sign of life; an API server that is away is no reason for silence."""
+        return 0.0 if self._turned_at is None else self._now() - self._turned_at
+
+    def expect(self, run: DbtRun) -> None:
+        """Our own write was answered with this: the watch has to bring it."""
+        self._echoes.expect(run.uid, run.metadata.resource_version, self._now())
+
+    # ── the watch's listener ──
+
+    def opened(self, resource_version: str) -> None:
+        """As `kopf_thread.Listener`."""
+        self._echoes.opened(resource_version, self._now())
+        if self._opened.is_set():
+            self._gap.set()
+        self._opened.set()
+
+    def changed(self, item: DbtRun | Unreadable) -> None:
+        """As `kopf_thread.Listener`."""
+        version = item.resource_version if isinstance(item, Unreadable) else item.metadata.resource_version
+        self._echoes.deliver(item.uid, version, self._now())
+        self._take(item)
+
+    def deleted(self, uid: str) -> None:
+        """As `kopf_thread.Listener`."""
+        self._echoes.forget(uid)
+        if self._mirror.gone(uid) is not None:
+            self._wake(uid)
+
+    # ── following ──
+
+    async def run(self) -> None:
+        """Follows until it is cancelled."""
+        failures = 0
+        while True:
+            self._turn()
+            try:
+                await self._ask()
+                began = self._now()
+                reason, error = await self._watch()
+            except ApiTrouble as trouble:
+                self._tell(_sentence(trouble, self.namespace))
+            except Exception as surprise:  # whatever one namespace brings, the others go on
+                logger.exception("DbtRuns%s cannot be followed.", self._where())
+                self._tell(f"DbtRuns{self._where()} cannot be followed: {type(surprise).__name__}.")
+            else:
+                failures = 0
+                self._ended(began, reason, error)
+                await self._pause(self._quick_ends)
+                continue
+            failures += 1
+            await self._pause(failures)
+
+    async def _ask(self) -> None:
+        await check_discovery(self._access)
+        await check_list(self._access, self.namespace)
+
+    async def _watch(self) -> tuple[str, BaseException | None]:
+        """Until the watch ends or shows itself dead: why."""
+        self._echoes.begin(self._now())
+        self._opened.clear()
+        self._gap.clear()
+        async with self._kopf.watch(self.namespace, self) as watching:
+            self._watching = watching
+            await self._opening(watching)
+            await self._list()
+            self._recovered()
+            return await self._follow(watching)
+
+    async def _opening(self, watching: Watching) -> None:
+        opened = asyncio.create_task(self._opened.wait())
+        either: set[asyncio.Future[Any]] = {watching.ended, opened}
+        patience = min(self._settings.open_within, self._settings.stall_after)
+        try:
+            await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            opened.cancel()
+
+    async def _list(self) -> None:
+        known = self._mirror.uids(self.namespace)
+        listed = set()
+        async for item in list_objects(self._access, self.namespace, self._settings.page_size):
+            self._turn()
+            listed.add(item.uid)
+            self._take(item)
+        self._forget_missing(known, listed)
+
+    async def _follow(self, watching: Watching) -> tuple[str, BaseException | None]:
+        doubt = asyncio.create_task(self._doubt())
+        either: set[asyncio.Future[Any]] = {watching.ended, doubt}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if doubt.done():
+                return doubt.result(), None
+            error = watching.ended.exception()
+            return f"The watch{self._where()} ended: {_words(error)}.", error
+        finally:
+            doubt.cancel()
+
+    async def _doubt(self) -> str:
+        """Returns when there is proof that the watch is dead."""
+        pace = min(self._settings.stall_after, self._settings.prune_every) / 4
+        self._prune_at = self._now() + pace  # the first doubt comes soon: kopf may have found nothing to watch
+        while True:
+            self._turn()
+            await self._gap_or(pace)
+            overdue = self._echoes.overdue(self._now(), self._settings.stall_after)
+            if overdue is not None:
+                what = f"it did not bring a known version of {self._name(overdue)}" if overdue else "it does not open"
+                return f"The watch{self._where()} is dead: {what}."
+            try:
+                await self._check()
+            except ApiTrouble as error:
+                logger.info("The mirror could not be checked against a list: %s", error)
+
+    async def _gap_or(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._gap.wait()
+        except TimeoutError:
+            pass
+
+    async def _check(self) -> None:
+        """Lists everything after a gap in the watch, and versions now and then."""
+        if self._gap.is_set():
+            await self._list()
+            self._gap.clear()
+        if self._now() >= self._prune_at:
+            self._prune_at = self._now() + self._prune_wait()
+            await self._prune()
+
+    async def _prune(self) -> None:
+        known = self._mirror.uids(self.namespace)
+        listed = await list_versions(self._access, self.namespace, self._settings.page_size)
+        self._forget_missing(known, listed)
+        for uid, resource_version in listed.items():
+            if not self._mirror.dead(uid):
+                self._echoes.expect(uid, resource_version, self._now())
+
+    def _take(self, item: DbtRun | Unreadable) -> None:
+        if (uid := self._mirror.take(item)) is not None:
+            self._wake(uid)
+
+    def _forget_missing(self, known: Collection[str], listed: Collection[str]) -> None:
+        for uid in self._mirror.prune(known, listed):
+            self._echoes.forget(uid)
+            self._wake(uid)
+
+    # ── telling ──
+
+    def _ended(self, began: float, reason: str, error: BaseException | None) -> None:
+        quick = self._now() - began < QUICK_END
+        self._quick_ends = self._quick_ends + 1 if quick else 0
+        self._tell(reason)
+        self.broken = None
+        explained = getattr(error, "status", None) == FORBIDDEN  # no restart gives a right
+        if self._quick_ends >= self._settings.give_up_after and not explained:
+            self.broken = error or RuntimeError(reason)
+        self._on_restart(reason)
+
+    def _turn(self) -> None:
+        self._turned_at = self._now()
+
+    def _tell(self, problem: str) -> None:
+        if problem != self.problem:
+            logger.warning("%s", problem, extra={"namespace": self.namespace})
+        self.problem = problem
+
+    def _recovered(self) -> None:
+        if self.problem is not None:
+            logger.info("DbtRuns%s can be listed again.", self._where(), extra={"namespace": self.namespace})
+        self.problem = None
+        if not self.synced:
+            self.synced = True
+            self._on_synced()
+
+    async def _pause(self, failures: int) -> None:
+        most = min(self._settings.retry_first * 2 ** max(failures - 1, 0), self._settings.retry_most)
+        await asyncio.sleep(most * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+
+    def _prune_wait(self) -> float:
+        return self._settings.prune_every * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
+
+    def _name(self, uid: str) -> str:
+        return str(self._mirror.get(uid) or uid)
+
+    def _where(self) -> str:
+        return "" if self.namespace is None else f" in the namespace {self.namespace}"
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _words(error: BaseException | None) -> str:
+    """kopf's errors carry the whole answer behind the server's sentence."""
+    said = error.args[0] if error and error.args else error
+    return str(said) if said else type(error).__name__ if error else "kopf stopped by itself"
+
+
+def _sentence(error: ApiTrouble, namespace: str | None) -> str:
+    match error:
+        case NotServed():
+            return (
+                f"The CRD {PLURAL}.{GROUP} is not installed: install the chart with crds.enabled=true, or apply"
+                f" deploy/crd/{GROUP}_{PLURAL}.yaml; the watcher goes on by itself."
+            )
+        case Forbidden() if namespace is not None:
+            return (
+                f"The namespace {namespace} is not served: the watcher needs the verbs list and watch on"
+                f" {PLURAL}.{GROUP} there, or the namespace does not exist ({error})."
+            )
+        case Forbidden():
+            return f"The watcher needs the verbs list and watch on {PLURAL}.{GROUP} in all namespaces: {error}."
+    where = "" if namespace is None else f" in the namespace {namespace}"
+    return f"DbtRuns{where} cannot be listed: {error}"

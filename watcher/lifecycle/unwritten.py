@@ -1,0 +1,51 @@
+"""What is done although the API server refuses the status: a run that nobody wants is ended, a deleted object let go.
+
+A webhook that is down, a right that was taken away or a namespace that is going must not keep a run alive.
+"""
+
+from __future__ import annotations
+
+from watcher.api import Reason
+from watcher.lifecycle.case import Case
+from watcher.lifecycle.decisions import Cancel, Decision, Event, RemoveFinalizer, Write
+from watcher.lifecycle.facts import RunFacts
+
+
+def stop_wish(case: Case) -> Reason | None:
+    """Why the object's owner wants its run ended, apart from deadlines."""
+    if case.run.deleting:
+        return Reason.DELETED if case.run.cancels_on_deletion else None
+    return Reason.CANCEL_REQUESTED if case.spec.cancel else None
+
+
+def cancel_due(case: Case, run_id: int) -> Decision | None:
+    """The request to cancel the run, unless one was sent lately or dbt Cloud must not be asked now."""
+    last = case.known.cancel
+    if last is not None and last.run_id == run_id and last.at + case.policy.cancel_repeat > case.now.mono:
+        return None
+    return None if case.pausing else case.reconnect() or Cancel(run_id)
+
+
+def stop_unwritten(case: Case, run: RunFacts) -> Decision | None:
+    """The end of a run that is unwanted before the status could be made to name it."""
+    if not case.known.unwritten or stop_wish(case) is None:
+        return None
+    if not run.state.over and (due := cancel_due(case, run.run_id)) is not None:
+        return due
+    last = case.known.cancel
+    asked = last is not None and last.run_id == run.run_id
+    if case.run.deleting and case.held and (run.state.over or asked):
+        return _let_go(f"dbt Cloud was asked to cancel run {run.run_id}.")
+    return None
+
+
+def let_go(case: Case, decision: Decision) -> Decision:
+    """The release of a deleted object whose end cannot be written, in place of another try to write it."""
+    if not (case.known.unwritten and case.run.deleting and isinstance(decision, Write)):
+        return decision
+    final = decision.status.phase is not None and decision.status.phase.final
+    return _let_go(decision.status.message) if final else decision
+
+
+def _let_go(told: str) -> RemoveFinalizer:
+    return RemoveFinalizer(Event("Warning", "EndNotWritten", f"The status could not be written. {told}"))
