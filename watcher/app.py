@@ -10,7 +10,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
@@ -18,7 +18,9 @@ from watcher.api import DbtRun
 from watcher.awaited import SecretName
 from watcher.cluster.access import ClusterAccess, ClusterAccessError
 from watcher.cluster.events import Events
+from watcher.cluster.expiry import Expiry
 from watcher.cluster.leader import Leader, LeaseSettings
+from watcher.cluster.leader_thread import LeaderThread
 from watcher.cluster.mirror import Mirror
 from watcher.cluster.secrets import SecretReader
 from watcher.cluster.stream import Stream, StreamBroken
@@ -26,6 +28,7 @@ from watcher.cluster.writer import Writer
 from watcher.connections import Connections
 from watcher.dbtcloud.accounts import Accounts
 from watcher.lifecycle.decisions import Event
+from watcher.lifecycle.ended import rests_until
 from watcher.perform import Performer
 from watcher.reconcile import Reconciler
 from watcher.settings import Settings, own_namespace
@@ -64,7 +67,7 @@ class Watcher:
 
     def __init__(self, settings: Settings, access: ClusterAccess) -> None:
         self.metrics = Metrics()
-        self.mirror = Mirror()
+        self.mirror = Mirror(lambda run: rests_until(run, access.clock().wall))
         self.events = Events(access)
         self.connections = Connections(
             SecretReader(access),
@@ -85,8 +88,12 @@ class Watcher:
             namespaces=settings.served_namespaces,
             on_restart=lambda _why: self.metrics.watch_restarts.inc(),
         )
+        writer = Writer(access)
+        self.expiry = Expiry(
+            self.mirror, writer, self.wake, lambda: access.clock().wall.timestamp(), lambda: self._acting
+        )
         performer = Performer(
-            objects=Writer(access),
+            objects=writer,
             record=self.mirror.record,
             forget_object=self.mirror.forget,
             connections=self.connections,
@@ -129,15 +136,20 @@ class Watcher:
         self.metrics.watch(self.accounts)
         self.metrics.watch_parts(self.vitals)
         self.metrics.oldest_step.set_function(self.reconciler.oldest)
+        self.metrics.known.set_function(lambda: len(self.mirror))
         self.metrics.unreadable.set_function(lambda: len(self.mirror.all_unreadable))
         self.metrics.watch_broken.set_function(lambda: self.stream.problem is not None)
         self.metrics.watch_scopes({name or "": scope for name, scope in self.stream.scopes.items()})
         self.metrics.clock_offset.set_function(lambda: access.clock.offset.total_seconds())
 
-    def _elector(self, settings: Settings, access: ClusterAccess) -> Leader:
+    def _elector(self, settings: Settings, access: ClusterAccess) -> LeaderThread:
         seconds = settings.lease_seconds
         lease = LeaseSettings(duration=seconds, renew_deadline=seconds * 2 / 3, retry=seconds * 2 / 15)
-        return Leader(access, own_namespace(), settings.lease_name, settings=lease, on_change=self._lead_changed)
+
+        def elect(client: ClusterAccess, on_change: Callable[[bool], None]) -> Leader:
+            return Leader(client, own_namespace(), settings.lease_name, settings=lease, on_change=on_change)
+
+        return LeaderThread(access.another, elect, self._lead_changed)
 
     def _lead_changed(self, leading: bool) -> None:
         """A watcher that loses its Lease ends: whoever starts anew has nothing to forget."""
@@ -194,6 +206,7 @@ class Watcher:
             "poller": self.accounts.run(),
             "secrets": self.connections.run(),
             "events": self.events.run(),
+            "expiry": self.expiry.run(),
             "reconciler": self._begin(),
         }
         async with asyncio.TaskGroup() as group:

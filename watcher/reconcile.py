@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Final, Protocol
 
 from watcher.api import DbtRun, Phase
@@ -32,6 +34,10 @@ TOLD_EACH: Final = 10
 """Failures of an object from one Event to the next; the first comes with the third failure."""
 STUCK_SECONDS: Final = 300.0
 """A step that takes longer is told: whatever it waits for has a shorter time-out, or many before it in a queue."""
+BEGUN_AT_ONCE: Final = 32
+"""Objects whose work begins in one turn of the loop: thousands that wake together must not hold up the rest of it."""
+FINISHED_AT_ONCE: Final = 8
+"""Finished objects that are worked on at a time: nobody waits for them, and new runs must not wait behind them."""
 RECONNECT: Final = 300.0
 """Seconds after which a connection is read anew: a changed Secret is used even while the old token still works."""
 
@@ -40,6 +46,9 @@ class Mirror(Protocol):
     """Where the objects are known."""
 
     def get(self, uid: str) -> DbtRun | None: ...
+
+    def rested(self, uid: str) -> int:
+        """The number of the last attempt of an object that was finished and left alone; 0 for any other."""
 
     def __len__(self) -> int: ...
 
@@ -67,6 +76,7 @@ class Entry:
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
     woken: bool = False
+    queued: bool = False
     failures: int = 0
     generation: int = 0
     """Of the object when it was last looked at."""
@@ -97,13 +107,20 @@ class Reconciler:
         """When the step that each uid is at began, monotonic seconds."""
         self._stuck: set[str] = set()
         self._moved_at = 0.0
+        self._soon: deque[str] = deque()
+        self._later: deque[str] = deque()
+        """Finished objects."""
+        self._finishing = 0
+        self._begins: asyncio.Handle | None = None
         self._stopping = False
 
     # ── reasons to look ──
 
     def wake(self, uid: str) -> None:
         """Something about this uid is new."""
-        entry = self._entries.setdefault(uid, Entry())
+        entry = self._entries.get(uid)
+        if entry is None:
+            entry = self._entries[uid] = Entry(known=_at_first(self._mirror.rested(uid)))
         entry.woken = True
         if self._pausing(uid, entry):
             return
@@ -113,8 +130,7 @@ class Reconciler:
             entry.timer.cancel()
             entry.timer = None
         if entry.task is None and not self._stopping:
-            entry.task = asyncio.create_task(self._work(uid, entry), name=f"reconcile {uid}")
-            entry.task.add_done_callback(lambda task: self._ended(uid, entry, task))
+            self._queue(uid, entry)
 
     def observed(self, uid: str, run_id: int, observation: Observation) -> None:
         """dbt Cloud told something of the run that the uid follows."""
@@ -172,6 +188,44 @@ class Reconciler:
             logger.warning("A step has not come back for %.0f s.", STUCK_SECONDS, extra={"run": self._name(uid)})
         self._stuck = stuck
 
+    # ── whose turn it is ──
+
+    def _queue(self, uid: str, entry: Entry) -> None:
+        finished = self._finished(uid)
+        if not (entry.queued and finished):  # one that is no longer finished waits in both queues, and the first counts
+            (self._later if finished else self._soon).append(uid)
+        entry.queued = True
+        self._plan()
+
+    def _finished(self, uid: str) -> bool:
+        run = self._mirror.get(uid)
+        return run is not None and run.status.phase is not None and run.status.phase.final and not run.deleting
+
+    def _plan(self) -> None:
+        if self._begins is None:
+            self._begins = asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        self._begins = None
+        for _ in range(BEGUN_AT_ONCE):
+            finished = not self._soon
+            if finished and self._finishing >= FINISHED_AT_ONCE:
+                return
+            queue = self._later if finished else self._soon
+            if not queue:
+                return
+            self._begin_one(queue.popleft(), finished)
+        self._plan()
+
+    def _begin_one(self, uid: str, finished: bool) -> None:
+        entry = self._entries.get(uid)
+        if entry is None or not entry.queued or entry.task is not None or self._stopping:
+            return
+        entry.queued = False
+        self._finishing += finished
+        task = entry.task = asyncio.create_task(self._work(uid, entry), name=f"reconcile {uid}")
+        task.add_done_callback(lambda task: self._ended(uid, entry, task, finished))
+
     # ── looking ──
 
     async def stop(self, seconds: float) -> None:
@@ -195,12 +249,13 @@ class Reconciler:
         finally:
             entry.task = None
             self._metrics.active.dec()
-            self._metrics.known.set(len(self._mirror))
         if entry.woken and not self._stopping:
             self.wake(uid)
 
-    def _ended(self, uid: str, entry: Entry, task: asyncio.Task[None]) -> None:
+    def _ended(self, uid: str, entry: Entry, task: asyncio.Task[None], finished: bool) -> None:
         """A task that died would leave its object alone for ever."""
+        self._finishing -= finished
+        self._plan()
         error = asyncio.CancelledError("cancelled from within") if task.cancelled() else task.exception()
         if error is not None and not self._stopping:
             self._failed(uid, entry, error)
@@ -326,6 +381,12 @@ class Reconciler:
 
     def _name(self, uid: str) -> str:
         return str(self._mirror.get(uid) or uid)
+
+
+@cache
+def _at_first(attempt: int) -> Known:
+    """What is known of an object that was not looked at yet: shared, as there are many."""
+    return Known(attempt=attempt)
 
 
 class RestlessObject(Exception):

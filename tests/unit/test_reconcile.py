@@ -60,6 +60,9 @@ class World:
     def get(self, uid: str) -> DbtRun | None:
         return self.runs.get(uid)
 
+    def rested(self, _uid: str) -> int:
+        return 0
+
     def __len__(self) -> int:
         return len(self.runs)
 

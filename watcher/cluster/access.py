@@ -68,7 +68,7 @@ class ClusterAccess:
         read: Callable[[], Awaitable[Configuration]],
         timeouts: Timeouts | None = None,
     ) -> None:
-        timeouts = timeouts or Timeouts()
+        self._timeouts = timeouts = timeouts or Timeouts()
         self._read = read
         self._client = ApiClient(configuration)
         self._client.user_agent = USER_AGENT
@@ -107,6 +107,14 @@ class ClusterAccess:
         except OSError as error:  # an SSLError is one
             where = "pod's ServiceAccount" if kubeconfig is None else f"kubeconfig {kubeconfig}"
             raise ClusterAccessError(f"The {where} cannot be used: a certificate or key in it is none.") from error
+
+    async def another(self) -> ClusterAccess:
+        """A client of its own for another event loop, with the same identity.
+
+        Raises:
+            ClusterAccessError: it cannot be read any more.
+        """
+        return ClusterAccess(await self._read(), self._read, self._timeouts)
 
     def __repr__(self) -> str:
         return f"ClusterAccess({self.host!r})"

@@ -235,6 +235,10 @@ class Mirror:
                 found.append(expiring)
         return found
 
+    def postpone(self, expiring: Expiring, due: float) -> None:
+        """Puts back what `expired` gave, for a later time."""
+        heapq.heappush(self._expiring, expiring._replace(due=due))
+
     def rouse(self, run: DbtRun) -> None:
         """Takes a resting object back, as it is now."""
         self._rest_no_more(run.uid)

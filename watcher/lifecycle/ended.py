@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import math
+from datetime import datetime, timedelta
+from typing import Final
 
 from msgspec.structs import replace
 
+from watcher.api import FINALIZER, DbtRun
 from watcher.lifecycle.case import Case
 from watcher.lifecycle.decisions import Decision, DeleteObject, RemoveFinalizer, Sweep, Wait
-from watcher.lifecycle.statuses import with_attempt
+from watcher.lifecycle.known import Known
+from watcher.lifecycle.statuses import stands, with_attempt
 from watcher.lifecycle.submitting import searched
+from watcher.lifecycle.tampering import tampered
+
+EXPIRES_SOON: Final = 60.0
+"""Seconds before its TTL is over in which a finished object is kept at hand."""
 
 
 def ended_step(case: Case) -> Decision:
     """The next thing to do for an object whose phase is final."""
-    return _sweep(case) or (RemoveFinalizer() if case.held else None) or case.write() or _expire(case)
+    return _sweep(case) or (RemoveFinalizer() if case.held else None) or _stamp(case) or _expire(case)
+
+
+def rests_until(run: DbtRun, now: datetime) -> float | None:
+    """Until when a finished object needs nothing, in seconds since the epoch (`inf`: for ever); None: look at it.
+
+    For whatever needs nothing, `ended_step` waits; so it need not be kept for a look.
+    """
+    status, attempt = run.status, run.status.attempt
+    if status.phase is None or not status.phase.final or run.deleting or run.unread:
+        return None
+    if FINALIZER in run.metadata.finalizers or (attempt is not None and attempt.sweep_after is not None):
+        return None
+    if not stands(status, run.metadata.generation) or tampered(run, Known()) is not None:
+        return None
+    ttl, ended = run.spec.ttl_seconds_after_finished, status.completion_time
+    if ttl is None or ended is None:
+        return math.inf
+    until = ended.timestamp() + ttl - EXPIRES_SOON
+    return until if until > now.timestamp() else None
+
+
+def _stamp(case: Case) -> Decision | None:
+    untouched = not case.run.unread and stands(case.status, case.run.metadata.generation)
+    return None if untouched else case.write()
 
 
 def _sweep(case: Case) -> Decision | None:

@@ -86,6 +86,16 @@ def stamped(status: Status, generation: int, now: datetime, trouble: Trouble | N
     return replace(status, observed_generation=generation, conditions=conditions)
 
 
+def stands(status: Status, generation: int) -> bool:
+    """Whether a final status says in its conditions, for this generation, what it says itself.
+
+    In whatever words: a release that words a condition differently does not write every finished object anew.
+    """
+    wanted = [(c.type, c.status, c.reason, generation) for c in _conditions(status, None, False)]
+    told = [(c.type, c.status, c.reason, c.observed_generation) for c in status.conditions]
+    return status.observed_generation == generation and told == wanted
+
+
 def _keep_transition(old: Condition | None, new: _Wanted, generation: int, now: datetime) -> Condition:
     same = old is not None and old.status is new.status
     return Condition(

@@ -1,0 +1,65 @@
+"""Brings back the finished objects whose TTL is about to end: the mirror keeps nothing of them but their version."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from watcher.cluster.errors import ApiTrouble, Gone
+from watcher.cluster.mirror import Expiring, Mirror
+from watcher.cluster.writer import Writer
+
+logger = logging.getLogger(__name__)
+
+EVERY: Final = 1.0
+"""Seconds between two looks."""
+AGAIN: Final = 30.0
+"""Seconds after which an object that could not be read is tried again."""
+
+
+class Expiry:
+    """`run` until cancelled.
+
+    Args:
+        now: seconds since the epoch, by the API server's clock.
+        acting: whether this watcher is the one that acts; another needs none of them.
+    """
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        objects: Writer,
+        wake: Callable[[str], None],
+        now: Callable[[], float],
+        acting: Callable[[], bool],
+    ) -> None:
+        self._mirror = mirror
+        self._objects = objects
+        self._wake = wake
+        self._now = now
+        self._acting = acting
+
+    async def run(self) -> NoReturn:
+        """Looks every second."""
+        while True:
+            await asyncio.sleep(EVERY)
+            if self._acting():
+                for expiring in self._mirror.expired(self._now()):
+                    await self._bring_back(expiring)
+
+    async def _bring_back(self, expiring: Expiring) -> None:
+        try:
+            run = await self._objects.get(expiring.namespace, expiring.name)
+        except Gone:
+            self._mirror.forget(expiring.uid)
+        except ApiTrouble as error:
+            logger.info("A finished object could not be read: %s", error)
+            self._mirror.postpone(expiring, self._now() + AGAIN)
+        else:
+            if run.uid == expiring.uid:
+                self._mirror.rouse(run)
+                self._wake(run.uid)
+            else:
+                self._mirror.forget(expiring.uid)
