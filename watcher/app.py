@@ -31,7 +31,7 @@ from watcher.lifecycle.decisions import Event
 from watcher.lifecycle.ended import rests_until
 from watcher.perform import Performer
 from watcher.reconcile import Reconciler
-from watcher.settings import Settings, own_namespace
+from watcher.settings import Settings, own_namespace, own_pod
 from watcher.telemetry import logs
 from watcher.telemetry.health import Checks, health_app, serve
 from watcher.telemetry.metrics import Metrics
@@ -68,7 +68,7 @@ class Watcher:
     def __init__(self, settings: Settings, access: ClusterAccess) -> None:
         self.metrics = Metrics()
         self.mirror = Mirror(lambda run: rests_until(run, access.clock().wall))
-        self.events = Events(access)
+        self.events = Events(access, own_pod())
         self.connections = Connections(
             SecretReader(access),
             _default_connection(settings),
@@ -140,6 +140,7 @@ class Watcher:
         self.metrics.unreadable.set_function(lambda: len(self.mirror.all_unreadable))
         self.metrics.watch_broken.set_function(lambda: self.stream.problem is not None)
         self.metrics.watch_scopes({name or "": scope for name, scope in self.stream.scopes.items()})
+        self.metrics.leader.set_function(self._may_act)
         self.metrics.clock_offset.set_function(lambda: access.clock.offset.total_seconds())
 
     def _elector(self, settings: Settings, access: ClusterAccess) -> LeaderThread:
@@ -147,7 +148,14 @@ class Watcher:
         lease = LeaseSettings(duration=seconds, renew_deadline=seconds * 2 / 3, retry=seconds * 2 / 15)
 
         def elect(client: ClusterAccess, on_change: Callable[[bool], None]) -> Leader:
-            return Leader(client, own_namespace(), settings.lease_name, settings=lease, on_change=on_change)
+            return Leader(
+                client,
+                own_namespace(),
+                settings.lease_name,
+                settings=lease,
+                pod=own_pod(),
+                on_change=on_change,
+            )
 
         return LeaderThread(access.another, elect, self._lead_changed)
 
@@ -173,7 +181,7 @@ class Watcher:
     @property
     def checks(self) -> Checks:
         """What the probes ask."""
-        return Checks(vitals=self.vitals, ready=self._not_ready, notes=self._not_served)
+        return Checks(vitals=self.vitals, ready=self._not_ready, notes=self._notes)
 
     def _beat(self, lag: float) -> None:
         self.metrics.loop_lag.observe(lag)
@@ -187,9 +195,15 @@ class Watcher:
             return f"The first listing of DbtRuns is not complete in {', '.join(self.stream.unknown)}."
         return None
 
-    def _not_served(self) -> str | None:
+    def _notes(self) -> str | None:
         """One namespace that is missing takes nothing from the others, so it does not make the watcher unready."""
-        return self.stream.problem
+        return "\n".join(filter(None, (self._standing_by(), self.stream.problem))) or None
+
+    def _standing_by(self) -> str | None:
+        if self._leader is None or self._may_act():
+            return None
+        holder = self._leader.holder
+        return f"standby: {holder} holds the Lease" if holder else "standby: the Lease is not held"
 
     async def run(self, listener: socket.socket, stop: asyncio.Event) -> None:
         """Works until told to stop, then ends what is under way.

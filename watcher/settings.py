@@ -155,6 +155,11 @@ def own_namespace() -> str:
     return OWN_NAMESPACE_FILE.read_text().strip() if OWN_NAMESPACE_FILE.exists() else "default"
 
 
+def own_pod() -> str:
+    """The name of the pod, from POD_NAME; empty outside of one."""
+    return os.environ.get("POD_NAME", "")
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.controlplane import ControlPlane
@@ -44,6 +45,24 @@ async def test_only_the_holder_acts(stack: Stack, standby: Program) -> None:
     await run_to_its_end(stack, "a")
     assert "ClaimStart" in stack.watcher.text()
     assert "ClaimStart" not in standby.text()
+
+
+async def page(program: Program, path: str) -> httpx.Response:
+    address = (await program.says(r"Listening on (\S+:\d+)")).group(1)
+    async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
+        return await http.get(f"http://{address}{path}")
+
+
+async def test_holder_and_standby_can_be_told_apart(stack: Stack, standby: Program) -> None:
+    assert "dbtrun_leader 1.0" in (await page(stack.watcher, "/metrics")).text
+    assert "dbtrun_leader 0.0" in (await page(standby, "/metrics")).text
+    (lease,) = (await stack.json("get", "leases"))["items"]
+    holder = lease["spec"]["holderIdentity"]
+    assert holder.startswith(f"{stack.watcher.env['POD_NAME']}_")
+    ready = [await page(program, "/readyz") for program in (stack.watcher, standby)]
+    assert [(each.status_code, each.text) for each in ready] == [
+        (200, "ok"), (200, f"ok\nstandby: {holder} holds the Lease"),
+    ]  # fmt: skip
 
 
 async def test_a_clean_stop_hands_over_at_once(stack: Stack, standby: Program) -> None:

@@ -37,7 +37,7 @@ class Events:
     """`emit` never waits and never fails; `run` sends what it was given until it is cancelled."""
 
     def __init__(self, access: ClusterAccess, instance: str = "") -> None:
-        """`instance` names this watcher among others; by default the host's name, which in a pod is the pod's."""
+        """`instance` names this watcher among others; by default the host's name."""
         self._access = access
         self._instance = (instance or socket.gethostname())[:128]
         self._queue: asyncio.PriorityQueue[tuple[bool, int, str, dict[str, Any]]] = asyncio.PriorityQueue()

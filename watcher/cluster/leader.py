@@ -78,11 +78,11 @@ class Leader:
         name: str,
         *,
         settings: LeaseSettings | None = None,
-        identity: str = "",
+        pod: str = "",
         on_change: Callable[[bool], None] = lambda _leading: None,
     ) -> None:
-        """`identity` must not outlive this process; by default it is the host's name and a random part."""
-        self.identity = identity or f"{socket.gethostname()}_{secrets.token_hex(4)}"
+        """`pod`, by default the host's name, and a random part are the holder: it must not outlive this process."""
+        self.identity = f"{pod or socket.gethostname()}_{secrets.token_hex(4)}"
         self._access = access
         self._namespace = namespace
         self._name = name
@@ -94,6 +94,11 @@ class Leader:
         self._seen = ""
         self._seen_at = 0.0
         self._trouble = ""
+
+    @property
+    def holder(self) -> str:
+        """Who held the Lease when it was last looked at; empty if nobody did, or if that is not known."""
+        return (self._lease.spec.holder_identity if self._lease else None) or ""
 
     def is_leader(self) -> bool:
         """Whether nobody else can hold the Lease at this instant."""

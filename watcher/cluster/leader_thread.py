@@ -22,7 +22,7 @@ OnChange = Callable[[bool], None]
 
 
 class LeaderThread:
-    """A `Leader` behind the same two methods.
+    """A `Leader` behind the same methods.
 
     Args:
         load: makes the client, in the thread.
@@ -40,6 +40,11 @@ class LeaderThread:
         self._elect = elect
         self._on_change = on_change
         self._leader: Leader | None = None
+
+    @property
+    def holder(self) -> str:
+        """Who held the Lease when it was last looked at; empty if nobody did, or if that is not known."""
+        return "" if self._leader is None else self._leader.holder
 
     def is_leader(self) -> bool:
         """Whether nobody else can hold the Lease at this instant."""

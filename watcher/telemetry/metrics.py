@@ -85,6 +85,9 @@ class Metrics:
         self.clock_offset = Gauge(
             "dbtrun_clock_offset_seconds", "The API server's clock minus this machine's.", registry=registry
         )
+        self.leader = Gauge(
+            "dbtrun_leader", "1 while this watcher holds the Lease and acts, 0 while it stands by.", registry=registry
+        )
         self.loop_lag = Histogram(
             "dbtrun_loop_lag_seconds",
             "How late the event loop was, once a second.",
