@@ -80,6 +80,7 @@ class Watcher:
             feed_seconds=settings.feed_interval_seconds,
             request_seconds=settings.request_seconds,
             clock=access.clock,
+            weights=settings.weights,
         )
         self.stream = Stream(
             access,

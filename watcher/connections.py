@@ -10,14 +10,13 @@ from typing import Final, NamedTuple, NoReturn, Protocol
 
 from watcher.api import CONNECTION_SECRET_TYPE, DbtRun, Reason
 from watcher.awaited import Awaited, SecretData, SecretName, Secrets
-from watcher.dbtcloud.accounts import Account, Accounts
+from watcher.dbtcloud.accounts import Account, Accounts, AccountSink
 from watcher.dbtcloud.connection import Connection, InvalidConnection, parse_connection
-from watcher.dbtcloud.poller import Sink
 from watcher.lifecycle.decide import Interest
-from watcher.lifecycle.facts import Instant, Observation, Trouble
+from watcher.lifecycle.facts import Instant, Observation, Place, Trouble
 from watcher.lifecycle.known import DOUBTFUL
 
-KEYS: Final = ("token", "account-id", "host", "ca.crt")
+KEYS: Final = ("token", "account-id", "host", "ca.crt", "max-concurrent-runs")
 
 
 class Unusable(Exception):
@@ -35,6 +34,7 @@ class Listener(Protocol):
     def troubled(self, uids: Iterable[str], trouble: Trouble) -> None: ...
     def answering(self, uids: Iterable[str]) -> None: ...
     def mended(self, uids: Iterable[str]) -> None: ...
+    def placed(self, uid: str, place: Place | None) -> None: ...
 
 
 class Connections:
@@ -91,7 +91,10 @@ class Connections:
         if wanted is None:
             account.poller.unfollow(uid)
             del self._followed[uid]
+            account.leave(uid)
         else:
+            if account.slots is not None:
+                account.slots.known(uid, wanted.run_id)
             account.poller.follow(uid, wanted.run_id, wanted.interval)
             self._followed[uid] = wanted
 
@@ -103,9 +106,9 @@ class Connections:
         self._source_of.pop(uid, None)
         self._awaited.forget(uid)
 
-    def sink_of(self, connection: Connection) -> Sink:
+    def sink_of(self, connection: Connection) -> AccountSink:
         """What the connection's poller reports to."""
-        return _AccountSink(self, connection)
+        return _Sink(self, connection)
 
     def users(self, connection: Connection) -> tuple[str, ...]:
         """The objects that use the connection."""
@@ -122,6 +125,10 @@ class Connections:
         for uid in uids:
             self.doubt(uid, trouble.reason)
         self._listener.troubled(uids, trouble)
+
+    def placed(self, uid: str, place: Place | None) -> None:
+        """Passes on where the object stands in the line for a run slot."""
+        self._listener.placed(uid, place)
 
     def answering(self, uids: Iterable[str]) -> None:
         """Passes on that dbt Cloud answers again."""
@@ -179,7 +186,7 @@ class _Source(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _AccountSink:
+class _Sink:
     """What one connection's poller reports to."""
 
     connections: Connections
@@ -196,6 +203,9 @@ class _AccountSink:
 
     def answering(self) -> None:
         self.connections.answering(self.connections.users(self.connection))
+
+    def placed(self, uid: str, place: Place | None) -> None:
+        self.connections.placed(uid, place)
 
 
 def _connection_in(secret: SecretData, where: str) -> Connection:

@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from watcher import artifacts
-from watcher.api import DbtRun, Results, Status
+from watcher.api import DbtRun, Phase, Results, Status
 from watcher.cluster.errors import Conflict, Gone
 from watcher.connections import Connections, Unusable
 from watcher.dbtcloud.accounts import Account
 from watcher.dbtcloud.budget import Priority
 from watcher.dbtcloud.errors import DbtCloudError, JobNotFound, NotFound, Rejected
+from watcher.fair import Applicant
 from watcher.lifecycle.decide import Interest
 from watcher.lifecycle.decisions import (
     AddFinalizer,
@@ -111,6 +112,10 @@ class Performer:
     def follow(self, run: DbtRun, wanted: Interest | None) -> None:
         """Tells the poller of the object's connection what to watch for it."""
         self.connections.follow(run.uid, wanted)
+        phase = run.status.phase
+        account = self.connections.account(run.uid)
+        if account is not None and (run.spec.suspend if phase in (None, Phase.PENDING) else phase.final):
+            account.leave(run.uid)
 
     def interrupt(self, uid: str) -> None:
         """The object's owner changed it: it does not wait for its start any longer before it is looked at."""
@@ -194,14 +199,23 @@ class Performer:
 
     async def _claim(self, decision: ClaimStart, run: DbtRun, known: Known, account: Account) -> Known:
         """The place and the right to send come first: a claim is only good for seconds, so few wait with one."""
-        if not await account.starts.begin(run.uid):
-            return known
+        applicant = Applicant(
+            uid=run.uid,
+            namespace=run.metadata.namespace,
+            priority=run.spec.priority,
+            created=run.metadata.creation_timestamp.timestamp() if run.metadata.creation_timestamp else 0.0,
+        )
+        place = account.slots.ask(applicant) if account.slots is not None else None
+        if place is not None or not await account.starts.begin(applicant):
+            return replace(known, place=place)
         try:
             claim = await self._claimed(decision, run, account)
         except BaseException:
             account.starts.end(run.uid)
             raise
-        return replace(known, claim=claim)
+        if account.slots is not None:
+            account.slots.claimed(run.uid)
+        return replace(known, claim=claim, place=None)
 
     async def _claimed(self, decision: ClaimStart, run: DbtRun, account: Account) -> Claim | None:
         async with account.claiming:

@@ -19,7 +19,7 @@ from watcher.api import DbtRun, Phase
 from watcher.clock import Clock
 from watcher.lifecycle.decide import Interest, decide, interest
 from watcher.lifecycle.decisions import Decision, Event, Wait, Write
-from watcher.lifecycle.facts import Instant, Observation, Trouble
+from watcher.lifecycle.facts import Instant, Observation, Place, Trouble
 from watcher.lifecycle.known import DOUBTFUL, Known, remember
 from watcher.lifecycle.policy import Policy
 from watcher.telemetry.metrics import Metrics
@@ -169,6 +169,13 @@ class Reconciler:
                 trouble = replace(entry.known.trouble, retry_at=self._clock().mono)
                 entry.known = replace(entry.known, trouble=trouble, account_id=None)
                 self.wake(uid)
+
+    def placed(self, uid: str, place: Place | None) -> None:
+        """The object's place in the line for a run slot is new; None: it may start."""
+        entry = self._entries.get(uid)
+        if entry is not None:
+            entry.known = replace(entry.known, place=place)
+            self.wake(uid)
 
     # ── health ──
 
@@ -420,7 +427,7 @@ def _merged(before: Known, performed: Known, meanwhile: Known) -> Known:
         return performed
     told = {
         name: getattr(meanwhile, name)
-        for name in ("observation", "missing_since", "trouble", "answered")
+        for name in ("observation", "missing_since", "trouble", "answered", "place")
         if getattr(performed, name) == getattr(before, name)
     }
     return replace(performed, **told)

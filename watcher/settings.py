@@ -59,6 +59,11 @@ class Settings:
         5.0, "Seconds between two looks at what has finished in an account: how late an end may be seen."
     )
     request_seconds: float = setting(30.0, "Seconds after which a request to dbt Cloud is given up.")
+    namespace_weights: str = setting(
+        "",
+        "Shares of starts and run slots, as `team-a=3,team-b=2`: turns of a namespace for each turn of one without a "
+        "weight.",
+    )
     submit_window_seconds: float = setting(30.0, "Seconds after its claim within which a start is sent, or not at all.")
     leader_election: bool = setting(True, "Act only while holding a Lease: several watchers never act at once.")
     lease_name: str = setting("dbtrun-watcher", "Name of the Lease, in the watcher's own namespace.")
@@ -72,7 +77,7 @@ class Settings:
     def __post_init__(self) -> None:
         for check in (self._check_numbers, self._check_logs, self._check_periods, self._check_names):
             check()
-        self.address  # noqa: B018 - raises when it is none
+        self.address, self.weights  # noqa: B018 - they raise when they cannot be used
 
     def _check_numbers(self) -> None:
         for name in ("requests_per_minute", "feed_interval_seconds", "request_seconds", "submit_window_seconds"):
@@ -130,6 +135,24 @@ class Settings:
         if self.connection_namespaces.strip() == ALL_NAMESPACES:
             return True
         return namespace in (_names(self.connection_namespaces) or (own_namespace(),))
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """The weights of the namespaces that have one.
+
+        Raises:
+            InvalidSetting: one is not written as NAMESPACE=NUMBER.
+        """
+        weights = {}
+        for item in _names(self.namespace_weights):
+            name, _, weight = item.partition("=")
+            if not (NAMESPACE.fullmatch(name) and re.fullmatch(r"[1-9][0-9]{0,2}", weight)):
+                raise InvalidSetting(
+                    f"{flag('namespace_weights')} has {item!r}: write NAMESPACE=WEIGHT with a weight from 1 to 999, "
+                    "separated by commas."
+                )
+            weights[name] = int(weight)
+        return weights
 
     @property
     def policy(self) -> Policy:

@@ -74,8 +74,11 @@ class Stack(Site):
         container = pod["containers"][0]
         kubeconfig = await self.plane.kubeconfig_for(self.namespace, pod["serviceAccountName"], seconds=DAY)
         fields = {"metadata.namespace": self.namespace, "metadata.name": "watcher"}
+        # The API server leaves an empty value out.
         env = {
-            item["name"]: item["value"] if "value" in item else fields[item["valueFrom"]["fieldRef"]["fieldPath"]]
+            item["name"]: fields[item["valueFrom"]["fieldRef"]["fieldPath"]]
+            if "valueFrom" in item
+            else item.get("value", "")
             for item in container["env"]
         }
         env |= {**FAST, "DBTRUN_KUBECONFIG": str(kubeconfig), **settings}

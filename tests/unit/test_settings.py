@@ -26,6 +26,8 @@ from watcher.settings import InvalidSetting, Settings
         ({"namespaces": "team-*"}, "--namespaces has 'team-*', which no namespace is called: write names"),
         ({"connection_secret": "A/b"}, "--connection-secret is 'A/b': write lower-case letters, digits,"),
         ({"connection_secret": "a", "connection_dir": "b"}, "--connection-secret and --connection-dir are both set:"),
+        ({"namespace_weights": "team-a"}, "--namespace-weights has 'team-a': write NAMESPACE=WEIGHT with a weight"),
+        ({"namespace_weights": "team-a=0"}, "--namespace-weights has 'team-a=0': write NAMESPACE=WEIGHT with a weight"),
         ({"connection_namespaces": "a,*"}, "--connection-namespaces has '*', which no namespace is called: write"),
         ({"lease_name": "a/b"}, "--lease-name is 'a/b': write lower-case letters"),
         ({"lease_seconds": 0}, "--lease-seconds is 0: it must be at least 1."),
@@ -56,3 +58,8 @@ def test_a_star_means_all_namespaces() -> None:
 def test_an_address_may_be_ipv6_or_name_no_host() -> None:
     assert Settings(listen="[::1]:80").address == ("::1", 80)
     assert Settings(listen=":80").address == ("", 80)
+
+
+def test_weights_are_read_by_namespace() -> None:
+    assert Settings(namespace_weights="team-a=3, team-b=2").weights == {"team-a": 3, "team-b": 2}
+    assert Settings().weights == {}

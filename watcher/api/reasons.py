@@ -13,6 +13,7 @@ class Reason(StrEnum):
     # on the way
     ACCEPTED = "Accepted"
     SUSPENDED = "Suspended"
+    WAITING_FOR_SLOT = "WaitingForSlot"
     RETRY_BACKOFF = "RetryBackoff"
     CLAIMED = "Claimed"
     LOOKING_UP = "LookingUp"
@@ -57,6 +58,10 @@ NOTHING: Final = "Nothing: it goes on by itself."
 REASON_DOCS: Final[dict[Reason, ReasonDoc]] = {
     Reason.ACCEPTED: ReasonDoc("The object was seen and waits for its turn.", NOTHING),
     Reason.SUSPENDED: ReasonDoc("`spec.suspend` holds the start back.", "Set `spec.suspend: false` to start it."),
+    Reason.WAITING_FOR_SLOT: ReasonDoc(
+        "The account has as many live runs as the connection's `max-concurrent-runs` allows.",
+        "Nothing: it starts when its turn comes. Raise `spec.priority` to start it before others of its namespace.",
+    ),
     Reason.RETRY_BACKOFF: ReasonDoc(
         "An attempt ended badly; the next one starts after `retry.backoffSeconds`.", NOTHING
     ),

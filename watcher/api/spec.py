@@ -105,6 +105,7 @@ class Spec(Fields, frozen=True, kw_only=True):
     active_deadline_seconds: int | None = None
     lost_contact_deadline_seconds: int = 21_600
     poll_interval_seconds: int = 30
+    priority: int = 0
     suspend: bool = False
     cancel: bool = False
     deletion_policy: DeletionPolicy | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 AT_ONCE: Final = 16
 """Requests under way. The API server gets no faster by more, and each one more makes the others slower."""
+OF_NAMESPACE: Final = re.compile(r"/namespaces/([^/]+)/")
+"""The namespace in a path: namespaces take turns."""
 REREAD_KUBECONFIG: Final = 300.0
 """Seconds after which a kubeconfig is read again: shorter than any common token's life (EKS: 15 minutes)."""
 
@@ -145,7 +148,8 @@ class ClusterAccess:
         """
         if urgency is None:
             return await self._send(method, path, query, body, content_type, accept)
-        async with self._turns.turn(urgency):
+        found = OF_NAMESPACE.search(path)
+        async with self._turns.turn(urgency, found[1] if found else ""):
             return await self._send(method, path, query, body, content_type, accept)
 
     async def _send(

@@ -1,21 +1,23 @@
 """Who may ask the API server next.
 
 Thousands of objects can want to write at once. Sent all together, they open a connection each, hold each other up past
-their time-outs, and starve the renewal of the Lease. So a few go at once, and the most pressing goes first.
+their time-outs, and starve the renewal of the Lease. So a few go at once; namespaces take turns, and within a namespace
+the most pressing request goes first.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import Enum
 
+from watcher.fair import Applicant, FairQueue
+
 
 class Urgency(Enum):
-    """What a request is for; the value is the seconds for which others may go first."""
+    """What a request is for; the value is the seconds for which others of its namespace may go first."""
 
     START = 0.0
     """A claim is good for seconds, and its run must be written down."""
@@ -25,39 +27,49 @@ class Urgency(Enum):
 
 
 class Turns:
-    """So many at once. In the queue the earliest deadline is first, so nobody waits for ever."""
+    """So many at once. Within a namespace the earliest deadline goes first, so no request waits for ever."""
 
     def __init__(self, at_once: int) -> None:
         self._free = at_once
-        self._queue: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._queue = FairQueue()
+        self._called: dict[str, asyncio.Future[None]] = {}
         self._arrivals = itertools.count()
 
     @asynccontextmanager
-    async def turn(self, urgency: Urgency) -> AsyncIterator[None]:
-        """A turn, for as long as the block lasts."""
-        await self._acquire(urgency)
+    async def turn(self, urgency: Urgency, namespace: str = "") -> AsyncIterator[None]:
+        """A turn, for as long as the block lasts.
+
+        Args:
+            namespace: whose request it is; requests of no namespace share a line of their own.
+        """
+        await self._acquire(urgency, namespace)
         try:
             yield
         finally:
             self._release()
 
-    async def _acquire(self, urgency: Urgency) -> None:
+    async def _acquire(self, urgency: Urgency, namespace: str) -> None:
         if self._free:
             self._free -= 1
             return
         loop = asyncio.get_running_loop()
         called: asyncio.Future[None] = loop.create_future()
-        heapq.heappush(self._queue, (loop.time() + urgency.value, next(self._arrivals), called))
+        uid = f"{next(self._arrivals):020}"  # padded, so that equal deadlines keep the order of arrival
+        self._called[uid] = called
+        self._queue.push(Applicant(uid=uid, namespace=namespace, created=loop.time() + urgency.value))
         try:
             await called
         except asyncio.CancelledError:
-            if not called.cancelled():  # called and cancelled at once: the turn goes on to the next
+            if called.cancelled():
+                self._queue.discard(uid)
+                self._called.pop(uid, None)
+            else:  # called and cancelled at once: the turn goes on to the next
                 self._release()
             raise
 
     def _release(self) -> None:
         while self._queue:
-            *_, called = heapq.heappop(self._queue)
+            called = self._called.pop(self._queue.pop().uid)
             if not called.done():
                 called.set_result(None)
                 return

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import httpx
 
@@ -21,7 +21,9 @@ from watcher.dbtcloud.channel import TOTAL_SECONDS
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.connection import Connection
 from watcher.dbtcloud.poller import FEED_SECONDS, Poller, Sink
+from watcher.dbtcloud.slots import Slots, Teller
 from watcher.dbtcloud.starts import Starts
+from watcher.fair import NO_WEIGHTS
 
 LINGER_SECONDS: Final = 300.0
 """How long an unused connection stays open: longer than any request that somebody may still be making with it."""
@@ -33,6 +35,10 @@ CLAIMS_AT_ONCE: Final = 8
 """Claims under way. More would wait for a busy API server beyond the time in which they are good, and all in vain."""
 
 log = logging.getLogger(__name__)
+
+
+class AccountSink(Sink, Teller, Protocol):
+    """What a connection's poller and its run slots report to."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +57,20 @@ class Account:
     claiming: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CLAIMS_AT_ONCE))
     """Held from the right to send to the claim."""
     starts: Starts = field(default_factory=Starts)
+    slots: Slots | None = None
+    """None: the connection has no limit of live runs."""
+
+    async def run(self) -> None:
+        """Polls, and hands out run slots, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.poller.run())
+            if self.slots is not None:
+                group.create_task(self.slots.run())
+
+    def leave(self, uid: str) -> None:
+        """The object waits for no run slot and holds none."""
+        if self.slots is not None:
+            self.slots.leave(uid)
 
     def may_look_closer(self, now: float) -> bool:
         """Whether a running run's steps may be read now: 10,000 of them must not cost an account its budget."""
@@ -69,11 +89,12 @@ class Accounts:
         feed_seconds: between two looks at what finished on an account.
         request_seconds: from the first byte sent to the last one read.
         transport: in place of the network, in tests.
+        weights: turns of the namespaces, for starts and run slots.
     """
 
     def __init__(
         self,
-        sink_of: Callable[[Connection], Sink],
+        sink_of: Callable[[Connection], AccountSink],
         *,
         requests_per_minute: int = REQUESTS_PER_MINUTE,
         burst: int = BURST,
@@ -82,7 +103,9 @@ class Accounts:
         linger: float = LINGER_SECONDS,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock = system_clock,
+        weights: Mapping[str, int] = NO_WEIGHTS,
     ) -> None:
+        self._weights = weights
         self._sink_of = sink_of
         self._rate = (requests_per_minute, burst)
         self._feed_seconds = feed_seconds
@@ -113,6 +136,7 @@ class Accounts:
         account = self._account_of.pop(uid, None)
         if account is not None:
             account.poller.unfollow(uid)
+            account.leave(uid)
             account.users.discard(uid)
             account.unused_since = self._clock().mono
 
@@ -149,14 +173,36 @@ class Accounts:
             # Whoever waits for a small budget that is being spent does not stand still.
             heard_at=lambda: max(client.polled_at, budget.granted_at if budget.waiting else -math.inf),
         )
-        account = Account(connection, client, budget, poller, unused_since=self._clock().mono)
+        account = Account(
+            connection,
+            client,
+            budget,
+            poller,
+            unused_since=self._clock().mono,
+            starts=Starts(weights=self._weights),
+            slots=self._slots(connection, client, poller, sink),
+        )
         self._accounts[connection] = account
         self._launch(account)
         return account
 
+    def _slots(self, connection: Connection, client: Client, poller: Poller, sink: AccountSink) -> Slots | None:
+        if connection.max_runs is None:
+            return None
+        return Slots(
+            connection.max_runs,
+            client.count_live,
+            lambda: poller.following,
+            sink,
+            sink.troubled,
+            sink.answering,
+            self._clock,
+            self._weights,
+        )
+
     def _launch(self, account: Account) -> None:
         if self._group is not None:
-            account.task = self._group.create_task(account.poller.run())
+            account.task = self._group.create_task(account.run())
 
     async def _close_unused(self) -> None:
         latest = self._clock().mono - self._linger

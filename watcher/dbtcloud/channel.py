@@ -59,6 +59,8 @@ class Page(Generic[T]):
     items: list[T]
     filters: Mapping[str, Any]
     more: bool
+    total: int | None = None
+    """Items of the whole list, if dbt Cloud says so."""
 
 
 class Channel:
@@ -130,7 +132,7 @@ class Channel:
         reply = received.data(decoder)
         seen = int(params.get("offset", 0)) + len(reply.data)
         more = seen < reply.total if reply.total is not None else len(reply.data) >= PAGE_SIZE
-        return Page(received, reply.data, reply.filters, more=more and bool(reply.data))
+        return Page(received, reply.data, reply.filters, more=more and bool(reply.data), total=reply.total)
 
     async def exchange(
         self,

@@ -24,6 +24,7 @@ from watcher.dbtcloud.budget import Budget, Priority
 from watcher.dbtcloud.channel import MAX_BODY, PAGE_SIZE, TOTAL_SECONDS, Channel
 from watcher.dbtcloud.connection import Connection
 from watcher.dbtcloud.errors import DbtCloudError, NotFound, Rejected, ServerFault, TooLarge, submission_of
+from watcher.dbtcloud.slots import LiveRuns
 from watcher.lifecycle.facts import Observation, RunFacts, RunState, Started, Submission, Undecided
 
 MAX_PAGES: Final = 200
@@ -203,6 +204,21 @@ class Client:
         except Rejected:
             return findings.batch(supported=False)
         return findings.batch()
+
+    async def count_live(self, newest: int) -> LiveRuns | None:
+        """Counts the runs of the account that are not over, and lists the newest of them.
+
+        None: dbt Cloud ignores the filter, or gives no total.
+        """
+        params = {"status__in": _array(LIVE), "order_by": "-id", "limit": str(newest), "offset": "0"}
+        try:
+            page = await self._channel.page("runs/", params, wire.RUNS, Priority.SUBMIT)
+        except Rejected:
+            return None
+        believable = "status__in" in page.filters and all(run.status in LIVE for run in page.items)
+        if page.total is None or not believable:
+            return None
+        return LiveRuns(count=max(page.total, len(page.items)), newest=frozenset(run.id for run in page.items))
 
     # ---- finding runs and jobs
 

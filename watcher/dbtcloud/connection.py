@@ -76,6 +76,8 @@ class Connection:
     token: Token
     ca: str | None = field(default=None, repr=False)
     """PEM certificates trusted instead of the usual ones; None: the usual ones."""
+    max_runs: int | None = None
+    """Live runs of the account at which nothing more is started; None: no limit."""
     tls: bool = True
     """False only for loopback: the simulator."""
 
@@ -94,7 +96,7 @@ def parse_connection(data: Mapping[str, bytes], where: str) -> Connection:
     """Reads a connection from the keys of a Secret, or from files of the same names.
 
     Args:
-        data: `token` and `account-id`; optional `host` (default cloud.getdbt.com) and `ca.crt`.
+        data: `token` and `account-id`; optional `host` (default cloud.getdbt.com), `ca.crt` and `max-concurrent-runs`.
         where: what holds the keys, as "Secret team/dbt-cloud": it opens every message.
 
     Raises:
@@ -102,7 +104,14 @@ def parse_connection(data: Mapping[str, bytes], where: str) -> Connection:
     """
     keys = _Keys(data, where)
     origin = _host(keys)
-    return Connection(host=origin.host, tls=origin.tls, account_id=_account_id(keys), token=_token(keys), ca=_ca(keys))
+    return Connection(
+        host=origin.host,
+        tls=origin.tls,
+        account_id=_account_id(keys),
+        token=_token(keys),
+        ca=_ca(keys),
+        max_runs=_max_runs(keys),
+    )
 
 
 class _Origin(NamedTuple):
@@ -147,6 +156,19 @@ def _account_id(keys: _Keys) -> int:
     value = keys.required("account-id", remedy)
     if not re.fullmatch(r"[0-9]{1,19}", value) or not 0 < int(value) <= MAX_ACCOUNT_ID:
         keys.refuse("account-id", "is not the number of an account", remedy)
+    return int(value)
+
+
+def _max_runs(keys: _Keys) -> int | None:
+    value = keys.text("max-concurrent-runs")
+    if value is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,5}", value) or int(value) < 1:
+        keys.refuse(
+            "max-concurrent-runs",
+            "is not a number from 1 to 99999",
+            "write how many runs of the account may be live at once, or remove the key for no limit",
+        )
     return int(value)
 
 

@@ -6,7 +6,10 @@ A dbt Cloud that lets every start hang would else hold all connections with them
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
+
+from watcher.fair import NO_WEIGHTS, Applicant, FairQueue
 
 STARTS_AT_ONCE: Final = 16
 """At half a second for each, more than the budget of an account allows."""
@@ -15,12 +18,19 @@ HELD_SECONDS: Final = 90.0
 
 
 class Starts:
-    """Places for uids, handed out in the order of asking."""
+    """Places for objects that start a run; namespaces take turns.
 
-    def __init__(self, at_once: int = STARTS_AT_ONCE, seconds: float = HELD_SECONDS) -> None:
+    Args:
+        weights: of the namespaces, for their turns.
+    """
+
+    def __init__(
+        self, at_once: int = STARTS_AT_ONCE, seconds: float = HELD_SECONDS, weights: Mapping[str, int] = NO_WEIGHTS
+    ) -> None:
         self._at_once = at_once
         self._seconds = seconds
         self._held: dict[str, asyncio.TimerHandle] = {}
+        self._queue = FairQueue(weights)
         self._waiting: dict[str, asyncio.Future[bool]] = {}
 
     @property
@@ -28,21 +38,22 @@ class Starts:
         """Places that are taken."""
         return len(self._held)
 
-    async def begin(self, uid: str) -> bool:
+    async def begin(self, applicant: Applicant) -> bool:
         """Waits for a place; False when it was interrupted and has none."""
-        if uid in self._held:
+        if applicant.uid in self._held:
             return True
         place: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting[uid] = place
+        self._waiting[applicant.uid] = place
+        self._queue.push(applicant)
         self._hand_out()
         try:
             return await place
         finally:
-            self._waiting.pop(uid, None)
+            self._give_up(applicant.uid)
 
     def interrupt(self, uid: str) -> None:
         """Something is new about a uid: it shall be looked at before it goes on to wait."""
-        place = self._waiting.pop(uid, None)
+        place = self._give_up(uid)
         if place is not None and not place.done():
             place.set_result(False)
 
@@ -53,9 +64,13 @@ class Starts:
             timer.cancel()
             self._hand_out()
 
+    def _give_up(self, uid: str) -> asyncio.Future[bool] | None:
+        self._queue.discard(uid)
+        return self._waiting.pop(uid, None)
+
     def _hand_out(self) -> None:
-        while self._waiting and len(self._held) < self._at_once:
-            uid = next(iter(self._waiting))
+        while self._queue and len(self._held) < self._at_once:
+            uid = self._queue.pop().uid
             place = self._waiting.pop(uid)
             if not place.done():
                 self._held[uid] = asyncio.get_running_loop().call_later(self._seconds, self.end, uid)

@@ -95,6 +95,18 @@ class Trouble:
     """Monotonic seconds before which nothing must be sent on this account; None: as backoff says."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an object stands in the line for a run slot of its connection."""
+
+    within: int | None
+    """It is among the first so many, rounded up; None: not known yet."""
+    limit: int
+    """Live runs of the account at which nothing more is started."""
+    priority: int
+    """The object's priority when it was put in the line."""
+
+
 @dataclass(frozen=True, slots=True)
 class Started:
     """dbt Cloud answered with a run: it exists."""

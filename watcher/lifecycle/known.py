@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from watcher.api import Artifact, DbtRun, Phase, Reason
-from watcher.lifecycle.facts import Details, Instant, Observation, RunFacts, Submission, Trouble
+from watcher.lifecycle.facts import Details, Instant, Observation, Place, RunFacts, Submission, Trouble
 
 DENIED_INTERVAL: Final = 5
 """Seconds between two polls of a run that dbt Cloud has denied: one denial may be a lagging replica."""
@@ -98,6 +98,8 @@ class Known:
     """The run that the observation is about: a denial carries no id."""
     attempt: int = 0
     """Number of the newest attempt that the status ever had: it never falls, unless somebody empties the status."""
+    place: Place | None = None
+    """Where the object stands in the line for a run slot; None: nothing is known to hold its start back."""
     claim: Claim | None = None
     cancel: CancelTry | None = None
     unwritten: bool = False

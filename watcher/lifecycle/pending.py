@@ -67,7 +67,24 @@ def _adopt_or_claim(case: Case) -> Decision:
             return _hold(case) or take_on(
                 case, Attempt(number=1, phase=Phase.PENDING, adopted=True), case.known.reusable
             )
-    return _hold(case) or _claim(case, job_id)
+    return _hold(case) or _waiting(case) or _claim(case, job_id)
+
+
+def _waiting(case: Case) -> Decision | None:
+    """The line for a run slot. An object whose priority changes asks again, by claiming."""
+    place = case.known.place
+    if place is None or place.priority != case.spec.priority:
+        return None
+    if place.within is None:
+        return case.rest(why="the account's live runs are being counted")
+    line = "next in line" if place.within == 1 else f"among the first {place.within} in line"
+    return case.rest(
+        why="waiting for a run slot",
+        phase=Phase.PENDING,
+        reason=Reason.WAITING_FOR_SLOT,
+        message=f"Waiting for a run slot: the account has {place.limit} live runs, the connection's "
+        f"max-concurrent-runs; {line}.",
+    )
 
 
 def _hold(case: Case) -> Decision | None:

@@ -30,6 +30,17 @@ class Poller(Protocol):
     def fallbacks(self) -> tuple[str, ...]: ...
 
 
+class Slots(Protocol):
+    """Run slots of a connection that limits concurrent runs."""
+
+    @property
+    def limit(self) -> int: ...
+    @property
+    def used(self) -> int | None: ...
+    @property
+    def waiting(self) -> int: ...
+
+
 class Account(Protocol):
     """What is counted of a connection to dbt Cloud."""
 
@@ -37,6 +48,8 @@ class Account(Protocol):
     def budget(self) -> Budget: ...
     @property
     def poller(self) -> Poller: ...
+    @property
+    def slots(self) -> Slots | None: ...
 
 
 class Part(Protocol):
@@ -161,5 +174,13 @@ class _Accounts(Collector):
         yield requests
         followed = sum(account.poller.following for account in accounts)
         yield GaugeMetricFamily("dbtrun_followed_runs", "dbt Cloud runs that are polled.", value=followed)
+        slots = GaugeMetricFamily(
+            "dbtrun_run_slots", "Run slots of connections that limit concurrent runs.", labels=["state"]
+        )
+        limited = [account.slots for account in accounts if account.slots is not None]
+        slots.add_metric(["limit"], sum(each.limit for each in limited))
+        slots.add_metric(["used"], sum(each.used or 0 for each in limited))
+        slots.add_metric(["waiting"], sum(each.waiting for each in limited))
+        yield slots
         dear = sum(bool(account.poller.fallbacks) for account in accounts)
         yield GaugeMetricFamily("dbtrun_fallback_connections", "Connections whose filters do not work.", value=dear)

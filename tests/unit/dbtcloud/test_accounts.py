@@ -18,7 +18,7 @@ from watcher.dbtcloud import errors
 from watcher.dbtcloud.accounts import Accounts
 from watcher.dbtcloud.budget import Priority
 from watcher.dbtcloud.connection import Connection, Token
-from watcher.lifecycle.facts import Instant, Observation, Trouble
+from watcher.lifecycle.facts import Instant, Observation, Place, Trouble
 
 pytestmark = pytest.mark.looptime
 
@@ -49,6 +49,9 @@ class Sink:
 
     def answering(self) -> None:
         self.log.append((self.connection.token.reveal(), Reason.ANSWERING))
+
+    def placed(self, uid: str, place: Place | None) -> None:
+        self.log.append((uid, place))
 
 
 def dbt_cloud(request: httpx.Request) -> httpx.Response:

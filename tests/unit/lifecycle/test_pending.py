@@ -37,7 +37,7 @@ from watcher.lifecycle.decisions import (
     Wait,
     Write,
 )
-from watcher.lifecycle.facts import RunState
+from watcher.lifecycle.facts import Place, RunState
 from watcher.lifecycle.known import Known
 from watcher.lifecycle.marker import marker
 
@@ -101,6 +101,34 @@ def test_the_next_attempt_is_claimed_after_its_backoff() -> None:
     claim = decided(ClaimStart, run(backing_off(50)), known(), 50).status
     assert claim.attempt is not None
     assert (claim.attempt.number, claim.attempt.marker, claim.attempt.not_before) == (2, marker(UID, 2), None)
+
+
+# ── the line for a run slot ──
+
+
+def test_an_object_that_waits_for_a_run_slot_says_so_and_its_place() -> None:
+    status = written(run(ACCEPTED), known(place=Place(within=50, limit=25, priority=0)))
+    assert (status.phase, status.reason) == (Phase.PENDING, Reason.WAITING_FOR_SLOT)
+    assert status.message == (
+        "Waiting for a run slot: the account has 25 live runs, the connection's max-concurrent-runs; "
+        "among the first 50 in line."
+    )
+    first = written(run(ACCEPTED), known(place=Place(within=1, limit=25, priority=0)))
+    assert first.message.endswith("; next in line.")
+
+
+def test_before_the_first_count_nothing_is_written_and_nothing_is_started() -> None:
+    obj, _ = rested(run(ACCEPTED), known(place=Place(within=None, limit=25, priority=0)))
+    assert (obj.status.phase, obj.status.reason) == (Phase.PENDING, Reason.ACCEPTED)
+
+
+def test_a_changed_priority_is_a_reason_to_ask_again() -> None:
+    decided(ClaimStart, run(ACCEPTED, priority=5), known(place=Place(within=50, limit=25, priority=0)))
+
+
+def test_an_object_in_line_can_be_cancelled() -> None:
+    status = written(run(ACCEPTED, cancel=True), known(place=Place(within=50, limit=25, priority=0)))
+    assert status.phase is Phase.CANCELLED
 
 
 # ── held back ──

@@ -1,0 +1,94 @@
+"""Teams that share one dbt Cloud account: a limit of live runs, turns between namespaces, priorities within one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.controlplane import ControlPlane
+from tests.stack import JOBS, Stack, dbt_run, until
+from watcher.api import API_VERSION, PLURAL
+
+LIMIT: Final = 3
+BACKLOG: Final = 300
+LIMITED: Final = {"connectionRef": {"name": "limited"}}
+
+
+@pytest.fixture
+async def stack(plane: ControlPlane, namespace: str, tmp_path: Path) -> AsyncIterator[Stack]:
+    """A watcher that serves two namespaces, whose connections limit the live runs of the account."""
+    other = f"{namespace}-b"
+    await asyncio.to_thread(plane.create_namespace_sync, other)
+    values = {"watchNamespaces": [namespace, other]}
+    async with Stack.up(plane, namespace, tmp_path, values=values) as stack:
+        secret = stack.secret("limited", stack.keys() | {"max-concurrent-runs": str(LIMIT)})
+        await stack.apply(secret)
+        await apply_elsewhere(stack, secret)
+        yield stack
+    await asyncio.to_thread(plane.delete_namespace_sync, other)
+
+
+async def apply_elsewhere(stack: Stack, *objects: dict[str, Any]) -> None:
+    """Applies the objects in the other namespace."""
+    listed = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+    await stack.plane.kubectl("-n", f"{stack.namespace}-b", "apply", "-f", "-", input=json.dumps(listed))
+
+
+async def everything(stack: Stack) -> dict[str, dict[str, Any]]:
+    """The status of every DbtRun of both namespaces, by name."""
+    listed = [
+        await stack.plane.read(f"/apis/{API_VERSION}/namespaces/{namespace}/{PLURAL}")
+        for namespace in (stack.namespace, f"{stack.namespace}-b")
+    ]
+    return {item["metadata"]["name"]: item.get("status", {}) for found in listed if found for item in found["items"]}
+
+
+def most_at_once(runs: list[dict[str, Any]]) -> int:
+    """Runs that were live together, from their creation to their end."""
+    edges = [(run["created_at"], 1) for run in runs] + [(run["finished_at"], -1) for run in runs if run["finished_at"]]
+    live = most = 0
+    for _, step in sorted(edges):
+        live += step
+        most = max(most, live)
+    return most
+
+
+async def test_a_connection_never_has_more_live_runs_than_it_allows(stack: Stack) -> None:
+    """One of the three slots is taken by a run that somebody started in dbt Cloud."""
+    strangers = await stack.ask("POST", "/runs", {"job_id": JOBS["endless"]})
+    names = [f"a{number:02}" for number in range(9)]
+    await stack.apply(*(dbt_run(name, "parallel", **LIMITED) for name in names))
+    await stack.reaches("a08", "Pending", reason="WaitingForSlot")
+    await stack.apply(dbt_run("urgent", "parallel", **LIMITED, priority=10))
+    await apply_elsewhere(stack, dbt_run("b", "parallel", **LIMITED))
+
+    async def over() -> bool:
+        return all(status.get("phase") == "Succeeded" for status in (await everything(stack)).values())
+
+    await until(over, 240, "all of them over", pause=0.5)
+    statuses = await everything(stack)
+    started = sorted(statuses, key=lambda name: statuses[name]["runId"])
+    runs = await stack.runs()
+    assert len(runs) == len(names) + 3
+    assert most_at_once(runs) == LIMIT
+    assert started.index("urgent") < len(names) - 1, f"{started}: before the backlog of its namespace"
+    assert started.index("b") < len(names) - 1, f"{started}: not behind the other namespace's backlog"
+    assert strangers["id"] in {run["id"] for run in runs if not run["finished_at"]}
+
+
+async def test_a_backlog_of_one_namespace_does_not_hold_up_another(stack: Stack) -> None:
+    await stack.apply(*(dbt_run(f"a{number:03}", "success") for number in range(BACKLOG)))
+    single = dbt_run("single", "success", connectionRef={"name": "plain"})
+    await apply_elsewhere(stack, stack.secret("plain", stack.keys()), single)
+
+    async def started() -> bool:
+        return (await everything(stack)).get("single", {}).get("runId") is not None
+
+    await until(started, 120, "the single run started", pause=0.1)
+    before = sum(status.get("runId") is not None for status in (await everything(stack)).values())
+    assert before < BACKLOG / 2, f"{before} of {BACKLOG} started before it"
