@@ -256,6 +256,7 @@ class Watcher:
             await self._leading.wait()
         logger.info("Watching %d DbtRuns.", len(self.mirror))
         self._acting = True
+        self.reconciler.begin()
         for uid in self.mirror.uids():
             self.reconciler.wake(uid)
         await asyncio.Event().wait()  # from here on it goes by what wakes it

@@ -37,13 +37,14 @@ from watcher.lifecycle.decisions import (
     RemoveFinalizer,
     ResolveJob,
     Resume,
+    SearchPast,
     Start,
     Sweep,
     Wait,
     Write,
 )
 from watcher.lifecycle.facts import Details, Instant, NotSent, RunFacts, Started, Submission, Trouble, Undecided
-from watcher.lifecycle.known import DOUBTFUL, CancelTry, Claim, DetailsTry, Known, LookUp
+from watcher.lifecycle.known import DOUBTFUL, CancelTry, Claim, DetailsTry, Known, LookBack, LookUp
 from watcher.telemetry.metrics import Metrics
 
 TROUBLE_PAUSE: Final = (1.0, 60.0)
@@ -266,6 +267,8 @@ class Performer:
                 return replace(known, reusable=await account.client.find_live(job_id), reuse_checked=True)
             case LookForRuns():
                 return await self._look_up(decision, known, account)
+            case SearchPast():
+                return await self._search_past(decision, run, known, account)
             case Sweep():
                 return await self._sweep(decision, run, known, account)
             case Cancel(run_id):
@@ -282,6 +285,22 @@ class Performer:
         found = await _runs_of(decision, account)
         tries = (claim.lookup.tries if claim.lookup else 0) + 1
         return replace(known, claim=replace(claim, lookup=LookUp(at=at, tries=tries, found=found)))
+
+    async def _search_past(self, decision: SearchPast, run: DbtRun, known: Known, account: Account) -> Known:
+        """In the place of the start that follows it, so that ten thousand searches do not go before the first start."""
+        if decision.starts and not await account.starts.begin(run.uid):
+            return known
+        found: tuple[RunFacts, ...] | None = None
+        at = self.clock().mono
+        try:
+            found = await account.client.find_past(decision.job_id, decision.marker, decision.retried, decision.since)
+        finally:
+            if found != ():
+                account.starts.end(run.uid)
+        before = known.looked_back
+        tries = before.lookup.tries + 1 if before and before.number == decision.number else 1
+        lookup = LookUp(at=at, tries=tries, found=found)
+        return replace(known, looked_back=LookBack(number=decision.number, lookup=lookup))
 
     async def _sweep(self, decision: Sweep, run: DbtRun, known: Known, account: Account) -> Known:
         for twin in await _runs_of(decision, account):

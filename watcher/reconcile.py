@@ -12,6 +12,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cache
 from typing import Final, Protocol
 
@@ -113,6 +114,11 @@ class Reconciler:
         self._finishing = 0
         self._begins: asyncio.Handle | None = None
         self._stopping = False
+        self._since: datetime | None = None
+
+    def begin(self) -> None:
+        """From now on this process sees every start. Before it is called, each attempt's past is looked up."""
+        self._since = self._clock().wall
 
     # ── reasons to look ──
 
@@ -120,7 +126,7 @@ class Reconciler:
         """Something about this uid is new."""
         entry = self._entries.get(uid)
         if entry is None:
-            entry = self._entries[uid] = Entry(known=_at_first(self._mirror.rested(uid)))
+            entry = self._entries[uid] = Entry(known=_at_first(self._mirror.rested(uid), self._since))
         entry.woken = True
         if self._pausing(uid, entry):
             return
@@ -391,9 +397,9 @@ class Reconciler:
 
 
 @cache
-def _at_first(attempt: int) -> Known:
+def _at_first(attempt: int, since: datetime | None) -> Known:
     """What is known of an object that was not looked at yet: shared, as there are many."""
-    return Known(attempt=attempt)
+    return Known(submitted=attempt, since=since)
 
 
 class RestlessObject(Exception):

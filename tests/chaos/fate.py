@@ -40,9 +40,17 @@ class Mishap(StrEnum):
     ANSWER_LOST = "the answer is lost"
     OVERTAKEN = "somebody else writes before"
     STALLS = "the watcher stands still for minutes before"
+    UNDONE = "the status goes back to how it was two versions ago before"
+    UNMADE = "the status goes back to how it was at first before"
+    RESTORED = "the watcher dies, and the status goes back to how it was two versions ago, after"
+    EMPTIED = "the watcher dies, and the status goes back to how it was at first, after"
 
 
 DEATHS: Final = (Mishap.DIES_BEFORE, Mishap.DIES_AFTER)
+RESTORES: Final = {Mishap.RESTORED: 2, Mishap.EMPTIED: None}
+"""A backup that is so many versions old, or the oldest, is restored, and the watcher begins anew."""
+UNDOINGS: Final = {Mishap.UNDONE: 2, Mishap.UNMADE: None}
+"""The same under a watcher that goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,11 @@ class Blow:
 
     step: int
     mishap: Mishap
+
+    @property
+    def restores(self) -> bool:
+        """Whether the status goes back."""
+        return self.mishap in {*UNDOINGS, *RESTORES}
 
     def __str__(self) -> str:
         return f"{self.mishap} effect {self.step}"
@@ -63,6 +76,8 @@ class Fate:
     blow: Blow | None = None
     overtake: Callable[[], None] = lambda: None
     """What somebody else does just before."""
+    restore: Callable[[int | None], None] = lambda _back: None
+    """Takes the object back by so many versions, or to its first."""
     effects: list[str] = field(default_factory=list)
     dead: asyncio.Event = field(default_factory=asyncio.Event)
     struck: bool = False
@@ -83,9 +98,14 @@ class Fate:
                 self.overtake()
             case Mishap.STALLS:
                 await asyncio.sleep(STALL)
+            case Mishap.UNDONE | Mishap.UNMADE:
+                self.restore(UNDOINGS[mishap])
         answer = await act()
         match mishap:
             case Mishap.DIES_AFTER:
+                await self._die()
+            case Mishap.RESTORED | Mishap.EMPTIED:
+                self.restore(RESTORES[mishap])
                 await self._die()
             case Mishap.ANSWER_LOST:
                 raise lost()
@@ -182,7 +202,7 @@ async def _changing_requests() -> set[str]:
 async def _call(method: Callable[..., Awaitable[object]]) -> None:
     known: dict[str, Any] = {
         "int": 1, "str": "x", "datetime": datetime.now(UTC), "Overrides": Overrides(), "Job": Job(id=1),
-        "Sequence": [1],
+        "Sequence": [1], "int | None": 1,
     }  # fmt: skip
     hints = get_type_hints(method)
     arguments = [

@@ -26,6 +26,8 @@ class Objects:
         self.stored: dict[str, DbtRun] = {}
         self.last: dict[str, DbtRun] = {}
         """Every object by its name as it was last, gone or not."""
+        self.versions: dict[str, list[DbtRun]] = {}
+        """Every version of every object, as backups have it."""
         self.files: dict[str, dict[str, bytes]] = {}
         """What ConfigMaps hold, by their names."""
         self.listeners: list[Heard] = []
@@ -63,6 +65,13 @@ class Objects:
             return
         metadata = replace(run.metadata, deletion_timestamp=self._now(), generation=run.metadata.generation + 1)
         self._store(replace(run, metadata=metadata))
+
+    def restore(self, name: str, back: int | None) -> None:
+        """The status is as it was so many versions ago, or at first; what people want of the object stays."""
+        if name in self.stored:
+            run, versions = self.stored[name], self.versions[name]
+            old = versions[0 if back is None else max(len(versions) - 1 - back, 0)]
+            self._store(replace(run, status=old.status))
 
     # ── what the watcher does ──
 
@@ -106,6 +115,7 @@ class Objects:
         stored = replace(run, metadata=replace(run.metadata, resource_version=version))
         gone = stored.deleting and not stored.metadata.finalizers
         self.last[run.metadata.name] = self.stored[run.metadata.name] = stored
+        self.versions.setdefault(run.metadata.name, []).append(stored)
         if gone:
             del self.stored[run.metadata.name]
         for listener in tuple(self.listeners):

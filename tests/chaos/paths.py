@@ -158,7 +158,7 @@ async def _cancel_with_lost_answer(world: World) -> None:
 
 async def _cancel_while_looking_up(world: World) -> None:
     await _lost_answer_and_lagging_list(world, "endless")
-    await world.phase(Phase.SUBMITTING, reason=Reason.LOOKING_UP)
+    await world.phase(Phase.SUBMITTING, Phase.PENDING, reason=Reason.LOOKING_UP)
     world.edit(cancel=True)
 
 
@@ -170,7 +170,7 @@ async def _delete(world: World) -> None:
 
 async def _delete_while_looking_up(world: World) -> None:
     await _lost_answer_and_lagging_list(world, "endless")
-    await world.phase(Phase.SUBMITTING, reason=Reason.LOOKING_UP)
+    await world.phase(Phase.SUBMITTING, Phase.PENDING, reason=Reason.LOOKING_UP)
     world.delete()
 
 

@@ -12,7 +12,7 @@ import itertools
 
 import pytest
 
-from tests.chaos.fate import DEATHS, Blow, Mishap, all_effects
+from tests.chaos.fate import DEATHS, RESTORES, UNDOINGS, Blow, Mishap, all_effects
 from tests.chaos.paths import PATHS, PLAIN
 from tests.chaos.stories import Story, tell
 from tests.chaos.world import in_virtual_time
@@ -57,8 +57,29 @@ def test_a_path_ends_as_it_must_wherever_the_watcher_dies(name: str, death: Mish
     assert everywhere(name, death) == []
 
 
+MARKED = [name for name in PATHS if name != "reuse"]
+"""Where a run can be told by its marker, or by the run that it resumes."""
+
+
+@pytest.mark.parametrize("name", MARKED)
+@pytest.mark.parametrize("mishap", UNDOINGS)
+def test_a_path_ends_as_it_must_wherever_a_running_watcher_finds_the_status_gone_back(
+    name: str, mishap: Mishap
+) -> None:
+    assert everywhere(name, mishap) == []
+
+
+@pytest.mark.parametrize("name", [name for name in MARKED if name in PLAIN])
+@pytest.mark.parametrize("mishap", RESTORES)
+def test_a_path_ends_as_it_must_wherever_a_cluster_is_restored(name: str, mishap: Mishap) -> None:
+    assert everywhere(name, mishap) == []
+
+
+OTHERS = [mishap for mishap in Mishap if mishap not in {*DEATHS, *UNDOINGS, *RESTORES}]
+
+
 @pytest.mark.parametrize("name", PLAIN)
-@pytest.mark.parametrize("mishap", [mishap for mishap in Mishap if mishap not in DEATHS])
+@pytest.mark.parametrize("mishap", OTHERS)
 def test_a_path_ends_as_it_must_whatever_else_happens_at_a_side_effect(name: str, mishap: Mishap) -> None:
     assert everywhere(name, mishap) == []
 

@@ -123,6 +123,12 @@ class World:
     def delete(self, name: str = "a") -> None:
         self.objects.request_deletion(name)
 
+    def restore(self, back: int | None, name: str = "a") -> None:
+        """The status is restored from a backup, and may have its end once more."""
+        if name in self.objects.stored:
+            self.ends[name] = []
+            self.objects.restore(name, back)
+
     def fault(self, effect: AnyEffect, *kinds: str, times: int | None = 1) -> None:
         self.simulator.faults.add(Rule(effect=effect, kinds=list(kinds), times=times))
 
@@ -208,7 +214,7 @@ class Dated:
 class Watcher:
     """One process of the watcher: what `watcher.app` puts together, with its fate in between."""
 
-    def __init__(self, world: World, fate: Fate, skew: float = 0.0) -> None:
+    def __init__(self, world: World, fate: Fate, skew: float = 0.0, requests_per_minute: int = 1_500) -> None:
         """`skew`: seconds that its machine's clock is ahead of the API server's."""
         self.fate, self.metrics = fate, Metrics()
         clock = ClusterClock(lambda: _ahead(now(), skew))
@@ -218,7 +224,9 @@ class Watcher:
         self._mirror = Mirror()
         connections = Connections(Secret(world.simulator), None, lambda _namespace: True)
         transport = FatefulTransport(world.wire, fate)
-        self._accounts = Accounts(connections.sink_of, transport=transport, clock=clock)
+        self._accounts = Accounts(
+            connections.sink_of, transport=transport, clock=clock, requests_per_minute=requests_per_minute
+        )
         performer = Performer(
             objects=cast(Written, self._objects),
             record=self._mirror.record,
@@ -240,6 +248,7 @@ class Watcher:
     async def live(self) -> None:
         """Works until it dies. What is left of it then does nothing more."""
         self._objects.tell(now().mono)  # the reply to the first list
+        self._reconciler.begin()
         parts = {asyncio.create_task(self._accounts.run()), asyncio.create_task(self.fate.dead.wait())}
         self._world.objects.listeners.append(self._hear)
         for run in self._world.objects.stored.values():

@@ -74,7 +74,7 @@ async def test_a_claim_is_still_good_when_a_slow_api_server_has_taken_it() -> No
         clock=clock,
         metrics=Metrics(),
     )
-    known = Known(account_id=1)
+    known = Known(account_id=1, untried=1)
     ages = []
 
     async def claim(run: DbtRun) -> None:

@@ -224,7 +224,7 @@ class Client:
 
     async def find_marked(self, job_id: int, marker: str, since: datetime) -> tuple[RunFacts, ...]:
         """The job's runs created since `since` (dbt Cloud's clock) whose cause opens with the marker, oldest first."""
-        ours = re.compile(re.escape(marker) + r"(?![0-9A-Za-z])")
+        ours = _opening(marker)
         return await search.find_runs(
             self._channel, job_id, since, lambda run: ours.match(run.cause) is not None, trigger=True
         )
@@ -233,6 +233,17 @@ class Client:
         """The job's runs created since `since` (dbt Cloud's clock) that resume the run, oldest first."""
         return await search.find_runs(
             self._channel, job_id, since, lambda run: run.retrying_run_id == run_id, trigger=False
+        )
+
+    async def find_past(self, job_id: int, marker: str, retried: int | None, since: datetime) -> tuple[RunFacts, ...]:
+        """The job's runs since `since` that have the marker or resume the run `retried`, oldest first."""
+        ours = _opening(marker)
+        return await search.find_runs(
+            self._channel,
+            job_id,
+            since,
+            lambda run: ours.match(run.cause) is not None or (retried is not None and run.retrying_run_id == retried),
+            trigger=True,
         )
 
     async def find_live(self, job_id: int) -> RunFacts | None:
@@ -250,6 +261,11 @@ class Client:
             JobNotFound: the message says which name has no match, or several.
         """
         return job.id if job.id is not None else await search.find_job(self._channel, job)
+
+
+def _opening(marker: str) -> re.Pattern[str]:
+    """A cause that opens with exactly this marker."""
+    return re.compile(re.escape(marker) + r"(?![0-9A-Za-z])")
 
 
 def _body(overrides: Overrides) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def decide(run: DbtRun, known: Known, now: Instant, policy: Policy) -> Decision:
 
 def _next(case: Case) -> Decision:
     run, known = case.run, case.known
-    lie = tampered(run, known)
+    lie = tampered(run)
     if lie is not None:
         nothing = {**NO_RUN, "start_time": None, "artifacts": (), "attempts": (), "conditions": ()}
         return case.finish(Outcome(Phase.ERROR, Reason.STATUS_TAMPERED, lie), attempt=None, **nothing)

@@ -103,6 +103,20 @@ class LookForRuns:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchPast:
+    """Find the runs that an attempt had before this process knew of it, created after `since`, in one search."""
+
+    job_id: int
+    number: int
+    marker: str
+    retried: int | None
+    """The run that the attempt may have resumed: such a run has no marker."""
+    since: datetime
+    starts: bool
+    """Whether the attempt is claimed if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sweep:
     """Find a twin of the attempt's run and cancel it."""
 
@@ -147,6 +161,7 @@ Decision = (
     | Start
     | Resume
     | LookForRuns
+    | SearchPast
     | Sweep
     | Cancel
     | FetchDetails

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from msgspec.structs import replace
 
-from watcher.api import Attempt, Phase, Reason, RetryStrategy, Step
+from watcher.api import Attempt, Phase, Reason, RetryStrategy, RetryWhen, Step
 from watcher.lifecycle.case import Case
 from watcher.lifecycle.decisions import Connect, Decision, Event, FetchDetails, RemoveFinalizer, Sweep
 from watcher.lifecycle.facts import RunFacts, RunState
 from watcher.lifecycle.keeping import keep_step, told_artifacts
-from watcher.lifecycle.known import DetailsTry
+from watcher.lifecycle.known import DetailsTry, saw_live
 from watcher.lifecycle.marker import marker
 from watcher.lifecycle.outcome import Outcome, outcome_of
 from watcher.lifecycle.statuses import NO_RUN, run_times, seconds, shown_steps, with_attempt
 from watcher.lifecycle.submitting import searched
 from watcher.lifecycle.unwritten import cancel_due, stop_wish
+
+NOT_RETRIED: Final = (
+    "It is not retried, as this watcher did not see the run live and cannot tell whether the cancel was asked for here."
+)
 
 
 def following_step(case: Case) -> Decision:
@@ -73,6 +77,8 @@ def _end(case: Case, facts: RunFacts) -> Decision:
         changes["results"] = results
     if asked_for is None and _may_retry(case, attempt, outcome):
         return _twin_first(case, attempt) or _next_attempt(case, ended, facts, outcome)
+    if _perhaps_our_cancel(case, outcome) and RetryWhen.CANCELLED in case.spec.retry.when:
+        outcome = outcome._replace(message=f"{outcome.message} {NOT_RETRIED}")
     changes["artifacts"] = told_artifacts(case, facts)
     return keep_step(case, facts) or case.finish(outcome, attempt=ended, **changes)
 
@@ -103,8 +109,17 @@ def _all_passed(steps: tuple[Step, ...], progress: str | None) -> dict[str, Any]
 
 
 def _may_retry(case: Case, attempt: Attempt, outcome: Outcome) -> bool:
-    wanted = not (case.spec.cancel or case.run.deleting or case.spec.adopts)
+    wanted = not (case.spec.cancel or case.run.deleting or case.spec.adopts or _perhaps_our_cancel(case, outcome))
     return wanted and outcome.retryable in case.spec.retry.when and attempt.number <= case.spec.retry.limit
+
+
+def _perhaps_our_cancel(case: Case, outcome: Outcome) -> bool:
+    """Whether the run may have been cancelled at our request, which a restored status does not know any more."""
+    attempt, cancel = case.attempt, case.known.cancel
+    if outcome.retryable is not RetryWhen.CANCELLED or attempt is None:
+        return False
+    ours = cancel is not None and cancel.run_id == attempt.run_id
+    return ours or not saw_live(case.run, case.known, attempt.number)
 
 
 def _next_attempt(case: Case, attempt: Attempt, facts: RunFacts, outcome: Outcome) -> Decision:

@@ -7,7 +7,18 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from watcher.api import Artifact, DbtRun, Phase, Reason
-from watcher.lifecycle.facts import Details, Instant, Observation, Place, RunFacts, Submission, Trouble
+from watcher.lifecycle.facts import (
+    Details,
+    Instant,
+    NotSent,
+    Observation,
+    Place,
+    Refused,
+    RunFacts,
+    Started,
+    Submission,
+    Trouble,
+)
 
 DENIED_INTERVAL: Final = 5
 """Seconds between two polls of a run that dbt Cloud has denied: one denial may be a lagging replica."""
@@ -15,6 +26,10 @@ DENIED_INTERVAL: Final = 5
 
 DOUBTFUL: Final = frozenset({Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.INVALID_CONNECTION})
 """Troubles that another token may mend: the connection is read anew."""
+
+
+CLOCK_MARGIN: Final = timedelta(seconds=5)
+"""A creationTimestamp has whole seconds, and replicas of the API server have clocks of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +54,21 @@ class Claim:
     sent: bool = False
     submission: Submission | None = None
     lookup: LookUp | None = None
+
+    @property
+    def may_have_started(self) -> bool:
+        """Whether a run of this claim may exist."""
+        unsent = self.own and not self.sent
+        return not (unsent or isinstance(self.submission, NotSent | Refused))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookBack:
+    """A finished search for a run that an attempt had before its first claim by this process."""
+
+    number: int
+    """The attempt's."""
+    lookup: LookUp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +126,17 @@ class Known:
     missing_since: float | None = None
     about: int | None = None
     """The run that the observation is about: a denial carries no id."""
-    attempt: int = 0
-    """Number of the newest attempt that the status ever had: it never falls, unless somebody empties the status."""
     place: Place | None = None
     """Where the object stands in the line for a run slot; None: nothing is known to hold its start back."""
+    since: datetime | None = None
+    """Since when this process sees every start, by the API server's clock; None: it does not know."""
+    submitted: int = 0
+    """Number of the newest attempt that, as this process knows, may have reached dbt Cloud."""
+    submitted_at: float = 0.0
+    """Monotonic seconds: not before `submitted` reached dbt Cloud."""
+    untried: int | None = None
+    """Since `since`, dbt Cloud showed that no attempt from this number on had been started; None: it did not."""
+    looked_back: LookBack | None = None
     claim: Claim | None = None
     cancel: CancelTry | None = None
     unwritten: bool = False
@@ -120,17 +157,60 @@ def wanted_run(run: DbtRun) -> int | None:
     return run.spec.run_id
 
 
+def witnessed(run: DbtRun, known: Known) -> bool:
+    """Whether the object was created while this process saw every start: then it knows of all runs of the object.
+
+    Any other object may have a past that its status does not tell, as a cluster can be restored from a backup.
+    """
+    created = run.metadata.creation_timestamp
+    return None not in (created, known.since) and created >= known.since + CLOCK_MARGIN  # type: ignore[operator]
+
+
+def certain(run: DbtRun, known: Known, number: int) -> bool:
+    """Whether the attempt has no run yet, without asking dbt Cloud."""
+    untried = known.untried is not None and number >= known.untried
+    return number > known.submitted and (untried or witnessed(run, known))
+
+
+def saw_live(run: DbtRun, known: Known, number: int) -> bool:
+    """Whether the run of the attempt was live under the eyes of this process, which then knows why it ended."""
+    return witnessed(run, known) or (known.untried is not None and known.untried > number)
+
+
 def remember(run: DbtRun, known: Known, now: Instant) -> Known:
     """Drops what is about another run or claim than the present one, and dates a claim when it is first seen."""
+    known = _learnt(run, known, now)
     wanted = wanted_run(run)
     if known.about != wanted:
         known = replace(known, about=wanted, observation=None, missing_since=None)
     attempt = run.status.attempt
-    if attempt is not None and attempt.number > known.attempt:
-        known = replace(known, attempt=attempt.number)
     if attempt is None or attempt.phase is not Phase.SUBMITTING or attempt.claim_time is None:
         return replace(known, claim=None) if known.claim else known
     claim = known.claim
     if claim is not None and (claim.number, claim.time) == (attempt.number, attempt.claim_time):
         return known
     return replace(known, claim=Claim(number=attempt.number, time=attempt.claim_time, since=now.mono))
+
+
+def _learnt(run: DbtRun, known: Known, now: Instant) -> Known:
+    """What this process learns of the attempts, and keeps whatever becomes of the status."""
+    claim, attempt = known.claim, run.status.attempt
+    submitted = claim.number if claim is not None and claim.may_have_started else 0
+    if attempt is not None and attempt.run_id is not None:
+        submitted = max(submitted, attempt.number)
+    if submitted > known.submitted:
+        known = replace(known, submitted=submitted, submitted_at=now.mono)
+    live = _seen_live(run, known)
+    if live is not None and live >= (known.untried or 0):
+        known = replace(known, untried=live + 1)
+    return known
+
+
+def _seen_live(run: DbtRun, known: Known) -> int | None:
+    """The attempt whose run dbt Cloud shows to be live: there is none after it yet."""
+    if known.claim is not None and isinstance(known.claim.submission, Started):
+        return known.claim.number
+    attempt, facts = run.status.attempt, known.observation.run if known.observation else None
+    if attempt is None or facts is None or facts.run_id != attempt.run_id or facts.state.over:
+        return None
+    return attempt.number

@@ -2,37 +2,57 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from msgspec.structs import replace
 
-from watcher.api import Attempt, Phase, Reason, Reuse
+from watcher.api import Attempt, Phase, Reason, RetryStrategy, Reuse
 from watcher.lifecycle.case import Case
-from watcher.lifecycle.decisions import AddFinalizer, ClaimStart, Decision, Event, FindLive, ResolveJob
+from watcher.lifecycle.decisions import AddFinalizer, ClaimStart, Decision, Event, FindLive, ResolveJob, SearchPast
 from watcher.lifecycle.facts import RunFacts, RunState
+from watcher.lifecycle.known import certain
 from watcher.lifecycle.marker import marker
 from watcher.lifecycle.outcome import Outcome
 from watcher.lifecycle.statuses import NO_RUN, run_fields, run_times, seconds, with_attempt
 from watcher.lifecycle.unwritten import stop_unwritten
 
+FIRST: Final = datetime(2001, 1, 1, tzinfo=UTC)
+"""Before any run: for an object that does not say when it was created."""
+
 
 def pending_step(case: Case) -> Decision:
     """The next thing to do for an object whose present attempt has not been claimed."""
-    return _held_back(case) or case.contact() or _other_account(case) or _adopt_or_claim(case)
+    overdue = case.deletion_overdue("The object was let go before its run was seen.")
+    return (
+        overdue
+        or _unwanted(case)
+        or _held_back(case)
+        or case.contact()
+        or _other_account(case)
+        or _adopt_or_claim(case)
+    )
+
+
+def _unwanted(case: Case) -> Decision | None:
+    """The end of an object of which nothing was started, if nobody wants it any more."""
+    if case.run.deleting and not (case.spec.adopts and case.run.cancels_on_deletion):
+        reason, why = Reason.DELETED, "The object was deleted"
+    elif case.spec.cancel and not case.spec.adopts:
+        reason, why = Reason.CANCEL_REQUESTED, "spec.cancel was set"
+    else:
+        return None
+    if not (case.spec.adopts or past_is_clear(case) or _cannot_be_asked(case)):
+        return None  # there may be a run to cancel
+    return case.finish(Outcome(Phase.CANCELLED, reason, f"{why} before anything was started."))
+
+
+def _cannot_be_asked(case: Case) -> bool:
+    """An object with a broken connection can be cancelled and deleted, unless this process knows of a start."""
+    return case.trouble_told is not None and _number(case) > case.known.submitted
 
 
 def _held_back(case: Case) -> Decision | None:
-    overdue = case.deletion_overdue("The object was let go before its run was seen.")
-    if overdue is not None:
-        return overdue
-    if case.run.deleting and not (case.spec.adopts and case.run.cancels_on_deletion):
-        return case.finish(
-            Outcome(Phase.CANCELLED, Reason.DELETED, "The object was deleted before anything was started.")
-        )
-    if case.spec.cancel and not case.spec.adopts:
-        return case.finish(
-            Outcome(Phase.CANCELLED, Reason.CANCEL_REQUESTED, "spec.cancel was set before anything was started.")
-        )
     if case.spec.suspend and not (case.spec.cancel or case.run.deleting):
         return case.rest(why="suspended", phase=Phase.PENDING, reason=Reason.SUSPENDED, message="spec.suspend is true.")
     not_before = case.attempt.not_before if case.attempt else None
@@ -60,6 +80,8 @@ def _adopt_or_claim(case: Case) -> Decision:
     if job_id is None:
         assert case.spec.job is not None, "the API server holds that job or runId is set"  # noqa: S101
         return ResolveJob(case.spec.job)
+    if not past_is_clear(case):
+        return _hold(case) or _search_past(case, job_id)
     if case.spec.reuse is Reuse.RUNNING and case.attempt is None:
         if not case.known.reuse_checked:
             return FindLive(job_id)
@@ -125,6 +147,7 @@ def _claim(case: Case, job_id: int) -> Decision:
         claim_time=case.now.wall,
         first_claim_time=attempt.first_claim_time or now,
         not_before=None,
+        sweep_after=_swept_later(case, attempt),
         reason=None,
         message="",
     )
@@ -141,6 +164,87 @@ def _claim(case: Case, job_id: int) -> Decision:
     )
 
 
+def _number(case: Case) -> int:
+    return case.attempt.number if case.attempt else 1
+
+
+def past_is_clear(case: Case) -> bool:
+    """Whether the attempt to be claimed has no run that the status does not know of."""
+    number, known = _number(case), case.known
+    if certain(case.run, known, number):
+        return True
+    back = known.looked_back
+    if back is None or back.number != number or back.lookup.found:
+        return False
+    # What this process has submitted may show as late as any start.
+    return number > known.submitted or back.lookup.at >= known.submitted_at + case.policy.quiet_period
+
+
+def _search_past(case: Case, job_id: int) -> Decision:
+    """A cluster can be restored from a backup, so a status may be older than the runs of its object."""
+    number, back = _number(case), case.known.looked_back
+    if back is not None and back.number == number:
+        if back.lookup.found:
+            return _take_up_again(case, back.lookup.found)
+        due = back.lookup.at + min(case.policy.lookup_backoff * 2 ** (back.lookup.tries - 1), 40.0)
+        if due > case.now.mono:
+            return case.rest(
+                due,
+                why="searching for a run again",
+                phase=Phase.PENDING,
+                reason=Reason.LOOKING_UP,
+                message="The status has gone back to before a start; the run is being looked up.",
+            )
+    wanted = not (case.run.deleting or case.spec.cancel)
+    mark = marker(case.run.uid, number)
+    return SearchPast(job_id, number, mark, _resumable(case), _past_since(case), starts=wanted)
+
+
+def _resumable(case: Case) -> int | None:
+    """The run that the attempt resumes, or may have resumed before the status went back."""
+    if case.attempt is None:
+        return case.spec.retry_of
+    if case.attempt.retry_of is not None or case.spec.retry.strategy is RetryStrategy.FRESH:
+        return case.attempt.retry_of
+    return next((before.run_id for before in reversed(case.status.attempts[:-1])), None)
+
+
+def _past_since(case: Case) -> datetime:
+    """An attempt is not older than the one before it, nor than its object."""
+    before = case.status.attempts[-2] if len(case.status.attempts) > 1 else None
+    if before is not None and before.queued_at is not None:
+        return before.queued_at
+    created = case.run.metadata.creation_timestamp or FIRST
+    return created - timedelta(seconds=case.policy.clock_skew)
+
+
+def _take_up_again(case: Case, found: tuple[RunFacts, ...]) -> Decision:
+    """The oldest run is the attempt's; a younger one is a twin, and the sweep cancels it."""
+    run = found[0]
+    attempt = case.attempt or _first_attempt(case)
+    resumed = run.retrying_run_id if run.retrying_run_id == _resumable(case) else None
+    attempt = replace(
+        attempt,
+        retry_of=resumed,
+        marker=marker(case.run.uid, attempt.number) if resumed is None else "",
+        not_before=None,
+        first_claim_time=attempt.first_claim_time or seconds(_past_since(case)),
+        sweep_after=seconds(case.now.wall) if len(found) > 1 else _swept_later(case, attempt),
+    )
+    told = (
+        f"dbt Cloud run {run.run_id} was started for attempt {attempt.number} already, which the status did not know: "
+        "was the cluster restored from a backup? The run is followed, and none is started."
+    )
+    return take_on(case, attempt, run, Event("Warning", "RunFound", told))
+
+
+def _swept_later(case: Case, attempt: Attempt) -> datetime | None:
+    """What this process has submitted may come later than assumed: then the sweep ends it."""
+    if attempt.number > case.known.submitted:
+        return attempt.sweep_after
+    return seconds(case.now.wall) + timedelta(seconds=case.policy.quiet_period)
+
+
 def _first_attempt(case: Case) -> Attempt:
     resumed = case.spec.retry_of
     mark = marker(case.run.uid, 1) if resumed is None else ""
@@ -153,13 +257,13 @@ def live_phase(run: RunFacts) -> tuple[Phase, Reason]:
     return (Phase.QUEUED, Reason.RUN_QUEUED) if queued else (Phase.RUNNING, Reason.RUN_STARTED)
 
 
-def take_on(case: Case, attempt: Attempt, run: RunFacts) -> Decision:
+def take_on(case: Case, attempt: Attempt, run: RunFacts, event: Event | None = None) -> Decision:
     """Record that this run is the attempt's: from here on it is followed, cancelled and told."""
     phase, reason = live_phase(run)
-    verb = "Following" if attempt.adopted else "Started"
+    verb = "Following" if attempt.adopted or event else "Started"
     taken = replace(attempt, phase=phase, run_id=run.run_id, **run_times(run))
     write = case.write(
-        Event("Normal", "Adopted" if attempt.adopted else "Started", f"{verb} dbt Cloud run {run.run_id}."),
+        event or Event("Normal", "Adopted" if attempt.adopted else "Started", f"{verb} dbt Cloud run {run.run_id}."),
         **{
             **NO_RUN,
             **run_fields(run),

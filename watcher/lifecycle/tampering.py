@@ -12,7 +12,6 @@ from itertools import pairwise
 from typing import Final
 
 from watcher.api import MARKER_PREFIX, Attempt, ConditionType, DbtRun, Phase, Status
-from watcher.lifecycle.known import Known
 from watcher.lifecycle.marker import marker
 from watcher.lifecycle.outcome import STOP_REASONS
 
@@ -24,9 +23,9 @@ RAN: Final = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.TIMED_OUT})
 """Ends that only a run can have."""
 
 
-def tampered(run: DbtRun, known: Known) -> str | None:
+def tampered(run: DbtRun) -> str | None:
     """What the watcher never writes, in a sentence for the object's owner."""
-    lie = _lie(run, known)
+    lie = _lie(run)
     if lie is None:
         return None
     told = f"{lie}: it was not written by the watcher. Create a new object."
@@ -35,7 +34,7 @@ def tampered(run: DbtRun, known: Known) -> str | None:
     return f"{told} A run that it started is not followed any more; its cause begins with {MARKER_PREFIX}{run.uid}."
 
 
-def _lie(run: DbtRun, known: Known) -> str | None:
+def _lie(run: DbtRun) -> str | None:
     status = run.status
     if not _numbered(status):
         return "The attempts in the status are not numbered as they are made"
@@ -44,8 +43,6 @@ def _lie(run: DbtRun, known: Known) -> str | None:
     if any(time.year not in YEARS for time in _times(status)):
         return "The status has a time that is none"
     phase = status.phase or Phase.PENDING
-    if not phase.final and (status.attempt.number if status.attempt else 0) < known.attempt:
-        return f"The status has lost attempt {known.attempt}"
     if phase is Phase.PENDING and run.spec.adopts and status.attempts:
         return "The status has an attempt before there is one"
     return None if _honest(phase, status, status.attempt) else f"The status says {phase} without what belongs to it"

@@ -34,6 +34,8 @@ JOB: Final = 321
 RUN: Final = 70_403_100_000_001
 ACCOUNT: Final = 42
 START: Final = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
+BEFORE: Final = START - timedelta(hours=1)
+"""When a watcher began that saw the object being created."""
 POLICY: Final = Policy()
 MARK: Final = marker(UID, 1)
 
@@ -64,6 +66,7 @@ def run(
         namespace="data",
         uid=UID,
         resource_version="1",
+        creation_timestamp=START,
         generation=generation,
         finalizers=(FINALIZER,) if held else (),
         deletion_timestamp=None if deleted is None else wall(deleted),
@@ -91,8 +94,8 @@ def seen(run: RunFacts | None, seconds: float = 20, **changes: Any) -> Observati
 
 
 def known(**changes: Any) -> Known:
-    """A connected watcher's knowledge."""
-    return Known(**{"account_id": ACCOUNT, "answered": True, **changes})
+    """A connected watcher's knowledge; it worked already when the object was created."""
+    return Known(**{"account_id": ACCOUNT, "answered": True, "since": BEFORE, **changes})
 
 
 def trouble(
@@ -191,9 +194,12 @@ def rested(obj: DbtRun, memory: Known, seconds: float = 20) -> tuple[DbtRun, flo
 
 def following(obj: DbtRun, observation: Observation | None = None, **changes: Any) -> Known:
     """A watcher that follows the object's run, and what it last saw of it."""
-    number = obj.status.attempt.number if obj.status.attempt else 0
+    number = obj.status.attempt.number if obj.status.attempt and obj.status.attempt.run_id else 0
     about = obj.status.run_id or obj.spec.run_id
-    return known(about=about, attempt=number, observation=observation, **changes)
+    past = {"submitted": number, "submitted_at": mono(20) if number else 0.0}
+    live = observation is not None and observation.run is not None and not observation.run.state.over
+    past |= {"untried": number + 1} if number and live else {}
+    return known(about=about, observation=observation, **{**past, **changes})
 
 
 def details_of(run: RunFacts | None = None, results: Results | None = None) -> Details:

@@ -39,7 +39,7 @@ def test_an_object_without_a_run_wants_none() -> None:
 
 def test_what_was_seen_of_another_run_is_forgotten() -> None:
     memory = known_with(following(run(live()), seen(facts()), missing_since=3.0), about=RUN - 1)
-    assert remember(run(live()), memory, at(20)) == following(run(live()))
+    assert remember(run(live()), memory, at(20)) == following(run(live()), untried=2)
 
 
 def test_what_was_seen_of_the_run_is_kept() -> None:
@@ -59,7 +59,7 @@ def test_the_date_of_a_met_claim_stays() -> None:
 
 def test_a_claim_of_our_own_is_kept() -> None:
     obj = run(claimed())
-    memory = known(attempt=1, claim=claim(obj, sent=True))
+    memory = known(submitted=1, claim=claim(obj, sent=True))
     assert remember(obj, memory, at(20)) == memory
 
 

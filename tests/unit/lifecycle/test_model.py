@@ -67,6 +67,16 @@ def go_on(world: World, end: RunState) -> None:
     world.cloud.go_on(end)
 
 
+def restore(world: World, back: int) -> None:
+    world.restore(back)
+
+
+def restore_at_once(world: World, back: int) -> None:
+    """Under a watcher that goes on, and sees what it did be gone."""
+    world.api.restore(back)
+    world.leader.listen()
+
+
 def ask_others(world: World) -> None:
     world.cloud.create("somebody else's")
 
@@ -92,6 +102,8 @@ EDITS: Final = [
     moved("edit", edit, "active_deadline_seconds", 60),
     moved("edit", edit, "queue_deadline_seconds", 20),
 ]
+RESTORES: Final = [moved("restore", restore, back) for back in (1, 2, 3, 5, 8, 99)]
+AT_ONCE: Final = [moved("restore_at_once", restore_at_once, back) for back in (1, 2, 3, 5, 8, 99)]
 PLAIN: Final = [*FATES, *RIVALS, *TIME, *CLOUD]
 ALL: Final = [*PLAIN, *EDITS, DELETE, moved("hide", hide)]
 
@@ -180,6 +192,30 @@ def test_a_lost_answer_and_a_rival_at_any_step_leave_one_run(reply: Move) -> Non
             world = World.of(run(held=False), POLICY, lag=LIST_LAG)
             told(world, [(0, reply), (steps, rival), (6, RIVALS[0])])
             assert world.starts()[MARK] <= 1, f"{rival.__name__} after {steps} steps"
+
+
+@pytest.mark.parametrize("move", RESTORES, ids=lambda m: m.__name__)
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_cluster_restored_at_any_step_leaves_one_run_of_each_attempt(move: Move, dies: bool) -> None:
+    for strategy in RetryStrategy:
+        for steps in range(24):
+            obj = run(held=False, retry=Retry(limit=2, strategy=strategy, backoff_seconds=0))
+            world = world_of(obj, [RunState.SUCCESS, RunState.ERROR, RunState.ERROR], True)
+            blows = [(0, moved("tick", World.tick, Fate.DIES_BEFORE))] if dies else []
+            told(world, [(steps, move), *blows])
+            assert all(runs == 1 for runs in world.starts().values()), (steps, strategy, world.starts())
+            assert world.ended, f"after {steps} steps"
+
+
+@pytest.mark.parametrize("move", AT_ONCE, ids=lambda m: m.__name__)
+@pytest.mark.parametrize("lag", [0.0, LIST_LAG])
+def test_a_running_watcher_whose_writes_are_undone_knows_what_it_started(move: Move, lag: float) -> None:
+    for steps in range(24):
+        obj = run(held=False, retry=Retry(limit=1, backoff_seconds=0))
+        world = world_of(obj, [RunState.SUCCESS, RunState.ERROR], True, lag=lag)
+        told(world, [(steps, move)])
+        assert all(runs == 1 for runs in world.starts().values()), (steps, world.starts())
+        assert world.ended, f"after {steps} steps"
 
 
 def test_a_watcher_that_was_paused_after_its_claim_does_not_send_it_when_it_wakes() -> None:

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace as with_fields
 
-from tests.unit.lifecycle.builders import ACCOUNT, JOB, START
+from tests.unit.lifecycle.builders import ACCOUNT, BEFORE, JOB, START
 from watcher.api import FINALIZER, Artifact, DbtRun, Phase, Reason, Status
 from watcher.api.status import MAX_STATUS
 from watcher.lifecycle.decide import decide, interest
@@ -35,6 +35,7 @@ from watcher.lifecycle.decisions import (
     RemoveFinalizer,
     ResolveJob,
     Resume,
+    SearchPast,
     Start,
     Sweep,
     Wait,
@@ -54,7 +55,7 @@ from watcher.lifecycle.facts import (
     Undecided,
 )
 from watcher.lifecycle.keeping import config_map_name, key_of
-from watcher.lifecycle.known import CancelTry, Claim, DetailsTry, KeepTry, Known, LookUp, remember
+from watcher.lifecycle.known import CancelTry, Claim, DetailsTry, KeepTry, Known, LookBack, LookUp, remember
 from watcher.lifecycle.policy import Policy
 
 MAX_DECISIONS: Final = 12
@@ -63,6 +64,8 @@ LIST_LAG: Final = 40.0
 """Seconds that a new run needs at most to show in lists, as the quiet period assumes."""
 REQUEST: Final = 29.0
 """Seconds that a start request is under way at most, as the quiet period assumes."""
+RESTORE: Final = 130.0
+"""Seconds that nobody can write for, while a cluster is restored."""
 
 
 class Conflict(Exception):
@@ -120,10 +123,19 @@ class ApiServer:
     time: Time
     stored: DbtRun | None
     told: list[Status] = field(default_factory=list)
+    versions: list[DbtRun] = field(default_factory=list)
+    """Everything that was ever stored, as backups have it."""
     kept: dict[str, int] = field(default_factory=dict)
     """What the ConfigMap has: the run of each key."""
     refusing: bool = False
     """Whether no status can be written."""
+
+    def __post_init__(self) -> None:
+        self.versions += [self.stored] if self.stored else []
+
+    def restore(self, back: int) -> None:
+        """The cluster is restored from a backup that is so many versions old."""
+        self._store(self.versions[max(len(self.versions) - 1 - back, 0)])
 
     def get(self) -> DbtRun:
         if self.stored is None:
@@ -182,8 +194,9 @@ class ApiServer:
         return current
 
     def _store(self, changed: DbtRun) -> DbtRun:
-        version = str(int(changed.metadata.resource_version) + 1)
+        version = str(len(self.versions) + 1)
         self.stored = with_fields(changed, metadata=with_fields(changed.metadata, resource_version=version))
+        self.versions.append(self.stored)
         return self.stored
 
 
@@ -323,7 +336,7 @@ class Watcher:
     boot: float
     """What its monotonic clock showed when the story began."""
     mirror: DbtRun | None = None
-    known: Known = field(default_factory=Known)
+    known: Known = field(default_factory=lambda: Known(since=BEFORE))
     busy: int = 0
     """Decisions since it last could wait."""
 
@@ -336,7 +349,12 @@ class Watcher:
         self.mirror = self.api.stored
 
     def die(self) -> None:
-        self.known, self.mirror = Known(), self.api.stored
+        self.begin(Known())
+        self.mirror = self.api.stored
+
+    def begin(self, known: Known) -> None:
+        """From here on it is the one that acts."""
+        self.known = replace(known, since=self.time.wall)
 
     def poll(self) -> None:
         """The poller tells what it sees of the run that the object wants followed."""
@@ -477,6 +495,13 @@ class Watcher:
                 tries = (claim.lookup.tries if claim.lookup else 0) + 1
                 lookup = LookUp(at=at, tries=tries, found=self._runs_of(decision))
                 self.known = replace(self.known, claim=replace(claim, lookup=lookup))
+            case SearchPast(_, number, mark, retried):
+                before, at = self.known.looked_back, self.now.mono
+                tries = before.lookup.tries + 1 if before and before.number == number else 1
+                young = (run for run in self.cloud.listing() if run.created_at and run.created_at >= decision.since)
+                found = tuple(run for run in young if marked(run, mark) or (retried and run.retrying_run_id == retried))
+                lookup = LookUp(at=at, tries=tries, found=found)
+                self.known = replace(self.known, looked_back=LookBack(number=number, lookup=lookup))
             case Sweep(_, attempt):
                 for twin in self._runs_of(decision):
                     if twin.run_id != attempt.run_id:
@@ -526,7 +551,7 @@ class Watcher:
         young = (run for run in self.cloud.listing() if run.created_at and run.created_at >= decision.since)
         if attempt.retry_of is not None:
             return tuple(run for run in young if run.retrying_run_id == attempt.retry_of)
-        return tuple(run for run in young if (run.cause or "").partition(" ")[0] == attempt.marker)
+        return tuple(run for run in young if marked(run, attempt.marker))
 
     def _remember(self) -> None:
         assert self.mirror is not None
@@ -539,6 +564,11 @@ class Watcher:
         )
         account = None if retry else self.known.account_id
         self.known = replace(self.known, trouble=told, answered=False, account_id=account)
+
+
+def marked(run: RunFacts, mark: str) -> bool:
+    """Whether the run carries this marker."""
+    return (run.cause or "").partition(" ")[0] == mark
 
 
 @dataclass
@@ -569,7 +599,14 @@ class World:
     def swap(self) -> None:
         """The other watcher takes over, with the memory and the copy of the object that it has."""
         self.watchers = (self.watchers[1], self.watchers[0])
+        self.leader.begin(self.leader.known)
         self.leader.busy = 0
+
+    def restore(self, back: int) -> None:
+        """The cluster is restored to so many versions ago. That takes longer than a start may be under way."""
+        self.pass_time(RESTORE)
+        self.api.restore(back)
+        self.leader.listen()
 
     def tick(self, fate: Fate = Fate.DONE) -> None:
         """The leader's next step; while it waits, time passes and it hears what is new."""
@@ -584,6 +621,7 @@ class World:
         """Both watchers believe that they lead, and do at the same time what they decided at the same time."""
         for watcher in self.watchers:
             watcher.listen()
+            watcher.begin(watcher.known)
             watcher.busy = 0
         for _ in range(steps):
             decided = [(watcher, watcher.decision()) for watcher in self.watchers if watcher.mirror is not None]

@@ -1,0 +1,62 @@
+"""What it costs not to trust a status: nothing for an object whose birth was seen, one search for each other."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import pytest
+
+from tests.chaos.fate import Fate
+from tests.chaos.world import Watcher, World, in_virtual_time
+from watcher.api import Phase
+from watcher.dbtcloud.budget import BURST
+from watcher.lifecycle.known import CLOCK_MARGIN
+from watcher.lifecycle.policy import Policy
+
+MANY: Final = 400
+PER_MINUTE: Final = 300
+
+
+@pytest.mark.parametrize(("fresh", "searches"), [(True, 0), (False, 1)])
+def test_only_an_object_that_is_met_costs_a_search(fresh: bool, searches: int) -> None:
+    async def play() -> None:
+        world = World(Policy())
+        watcher = Watcher(world, Fate())
+        if not fresh:
+            world.create("success")
+            await asyncio.sleep(1)
+        living = asyncio.create_task(watcher.live())
+        if fresh:
+            await asyncio.sleep(CLOCK_MARGIN.total_seconds() + 1)
+            world.create("success")
+        await world.phase(Phase.QUEUED, Phase.RUNNING)
+        made = world.simulator.requests.kinds
+        assert (made["start"], made["list-runs"]) == (1, searches)
+        watcher.fate.dead.set()
+        await living
+
+    in_virtual_time(play)
+
+
+def test_a_restart_with_many_pending_objects_keeps_within_the_budget_and_starts_at_once() -> None:
+    async def play() -> None:
+        world = World(Policy())
+        watcher = Watcher(world, Fate(), requests_per_minute=PER_MINUTE)
+        for number in range(MANY):
+            world.create("endless", name=f"r{number}")
+        await asyncio.sleep(1)
+        living = asyncio.create_task(watcher.live())
+        starts = searches = seconds = 0
+        while starts < MANY:
+            await asyncio.sleep(5)
+            seconds += 5
+            made = world.simulator.requests.kinds
+            starts, searches = made["start"], made["list-runs"]
+            assert sum(made.values()) <= PER_MINUTE * seconds / 60 + BURST, made
+            assert starts >= searches / 4, "the searches do not go before the starts"
+            assert seconds < 300 * MANY / PER_MINUTE, made
+        watcher.fate.dead.set()
+        await living
+
+    in_virtual_time(play)
