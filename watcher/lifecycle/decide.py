@@ -33,7 +33,7 @@ def decide(run: DbtRun, known: Known, now: Instant, policy: Policy) -> Decision:
 
 
 def _next(case: Case) -> Decision:
-    run, known = case.run, case.known
+    run = case.run
     lie = tampered(run)
     if lie is not None:
         nothing = {**NO_RUN, "start_time": None, "artifacts": (), "attempts": (), "conditions": ()}

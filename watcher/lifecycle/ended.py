@@ -11,7 +11,6 @@ from msgspec.structs import replace
 from watcher.api import FINALIZER, DbtRun
 from watcher.lifecycle.case import Case
 from watcher.lifecycle.decisions import Decision, DeleteObject, RemoveFinalizer, Sweep, Wait
-from watcher.lifecycle.known import Known
 from watcher.lifecycle.statuses import stands, with_attempt
 from watcher.lifecycle.submitting import searched
 from watcher.lifecycle.tampering import tampered
@@ -35,7 +34,7 @@ def rests_until(run: DbtRun, now: datetime) -> float | None:
         return None
     if FINALIZER in run.metadata.finalizers or (attempt is not None and attempt.sweep_after is not None):
         return None
-    if not stands(status, run.metadata.generation) or tampered(run, Known()) is not None:
+    if not stands(status, run.metadata.generation) or tampered(run) is not None:
         return None
     ttl, ended = run.spec.ttl_seconds_after_finished, status.completion_time
     if ttl is None or ended is None:
