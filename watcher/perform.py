@@ -200,13 +200,10 @@ class Performer:
 
     async def _claim(self, decision: ClaimStart, run: DbtRun, known: Known, account: Account) -> Known:
         """The place and the right to send come first: a claim is only good for seconds, so few wait with one."""
-        applicant = Applicant(
-            uid=run.uid,
-            namespace=run.metadata.namespace,
-            priority=run.spec.priority,
-            created=run.metadata.creation_timestamp.timestamp() if run.metadata.creation_timestamp else 0.0,
-        )
+        applicant = _applicant(run)
         place = account.slots.ask(applicant) if account.slots is not None else None
+        if place is not None:
+            account.starts.end(run.uid)
         if place is not None or not await account.starts.begin(applicant):
             return replace(known, place=place)
         try:
@@ -288,7 +285,7 @@ class Performer:
 
     async def _search_past(self, decision: SearchPast, run: DbtRun, known: Known, account: Account) -> Known:
         """In the place of the start that follows it, so that ten thousand searches do not go before the first start."""
-        if decision.starts and not await account.starts.begin(run.uid):
+        if decision.starts and not await account.starts.begin(_applicant(run)):
             return known
         found: tuple[RunFacts, ...] | None = None
         at = self.clock().mono
@@ -362,6 +359,16 @@ class Performer:
         account_id = None if trouble.reason in DOUBTFUL else known.account_id
         told = replace(trouble, since=since, retry_at=retry_at)
         return replace(known, trouble=told, answered=False, account_id=account_id)
+
+
+def _applicant(run: DbtRun) -> Applicant:
+    created = run.metadata.creation_timestamp
+    return Applicant(
+        uid=run.uid,
+        namespace=run.metadata.namespace,
+        priority=run.spec.priority,
+        created=created.timestamp() if created else 0.0,
+    )
 
 
 def _being_ended() -> bool:
