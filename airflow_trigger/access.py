@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook
 
+from airflow_trigger.arguments import boolean, text
 from airflow_trigger.cluster import ClusterConfig, own_namespace
+from airflow_trigger.failures import InvalidArgument
+from airflow_trigger.naming import namespace_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,30 +31,50 @@ class Access:
 
 
 def resolve(
-    conn_id: str | None,
+    conn_id: object,
     *,
-    namespace: str | None,
-    in_cluster: bool | None,
-    config_file: str | None,
-    cluster_context: str | None,
+    namespace: object,
+    in_cluster: object,
+    config_file: object,
+    cluster_context: object,
 ) -> Access:
     """What the arguments say, then the connection, then the pod's own ServiceAccount and namespace.
 
+    A connection written as a URI holds nothing but text: `in_cluster=false` means what it says.
+
     Raises:
-        ValueError: they contradict each other, or the connection holds a kubeconfig's content.
+        InvalidArgument: they contradict each other, or the connection holds a kubeconfig's content.
     """
+    conn_id = text("kubernetes_conn_id", conn_id)
+    asked = namespace_name(namespace)
+    chosen, file = boolean("in_cluster", in_cluster), text("config_file", config_file)
+    context = text("cluster_context", cluster_context)
     extra = {} if conn_id is None else _extra(BaseHook.get_connection(conn_id).extra_dejson)
-    if extra.get("kube_config") and config_file is None:
-        raise ValueError(
+    if extra.get("kube_config") and file is None:
+        raise InvalidArgument(
             f"kubernetes_conn_id {conn_id!r} holds the content of a kubeconfig, which a trigger would store: "
             "mount it as a file and set the connection's kube_config_path, or use in_cluster"
         )
-    if in_cluster is None and config_file is None:
-        in_cluster, config_file = extra.get("in_cluster") or None, extra.get("kube_config_path") or None
-    context = cluster_context or (extra.get("cluster_context") or None if config_file else None)
-    return Access(
-        ClusterConfig(in_cluster, config_file, context), namespace or extra.get("namespace") or own_namespace()
-    )
+    of = f"kubernetes_conn_id {conn_id!r}: "
+    if chosen is None and file is None:
+        chosen = boolean(f"{of}in_cluster", extra.get("in_cluster")) or None
+        file = text(f"{of}kube_config_path", extra.get("kube_config_path"))
+    if context is None and file is not None:
+        context = text(f"{of}cluster_context", extra.get("cluster_context"))
+    home = asked or namespace_name(extra.get("namespace")) or own_namespace()
+    return Access(cluster_config(chosen, file, context), home)
+
+
+def cluster_config(in_cluster: bool | None, config_file: str | None, context: str | None) -> ClusterConfig:
+    """Which cluster.
+
+    Raises:
+        InvalidArgument: the arguments exclude each other.
+    """
+    try:
+        return ClusterConfig(in_cluster, config_file, context)
+    except ValueError as error:
+        raise InvalidArgument(str(error)) from None
 
 
 def _extra(extra: Mapping[str, Any]) -> dict[str, Any]:

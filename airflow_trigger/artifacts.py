@@ -4,30 +4,35 @@ from __future__ import annotations
 
 from base64 import b64decode
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_trigger.access import Access, resolve
+from airflow_trigger.arguments import number, text
 from airflow_trigger.blocking import blocking
-from airflow_trigger.cluster import ClusterError, NotFound, Unreachable, connect
-from airflow_trigger.dbtruns import Unreadable
-from airflow_trigger.failures import DbtRunException, DbtRunLostContact, DbtRunRefused, InvalidArgument
-from airflow_trigger.manifest import number
+from airflow_trigger.cluster import ClusterError, Expired, NotFound, Unreachable, connect
+from airflow_trigger.failures import (
+    DbtRunException,
+    DbtRunLostContact,
+    DbtRunRefused,
+    InvalidArgument,
+    warn_without_effect,
+)
+from airflow_trigger.naming import object_name
 from airflow_trigger.objects import Intent, Lite, Run, Truth
 from airflow_trigger.patience import patiently
+from airflow_trigger.reading import Requests, decoded, everything, one
 from watcher.api import GROUP, PLURAL, VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_trigger.cluster import ClusterConfig
-
-T = TypeVar("T")
 
 PAGE: Final = 500
 READ_SECONDS: Final = 60.0
@@ -48,6 +53,10 @@ class DbtRunArtifactOperator(BaseOperator):
     :param in_cluster: use the pod's ServiceAccount.
     :param config_file: a kubeconfig.
     :param cluster_context: its context.
+    :param dbt_cloud_conn_id: has no effect, as the next three.
+    :param account_id: of the provider's operator.
+    :param step: of the provider's operator.
+    :param hook_params: of the provider's operator.
     """
 
     template_fields: Sequence[str] = ("name", "run_id", "path", "output_file_name", "namespace")
@@ -65,6 +74,10 @@ class DbtRunArtifactOperator(BaseOperator):
         in_cluster: bool | None = None,
         config_file: str | None = None,
         cluster_context: str | None = None,
+        dbt_cloud_conn_id: str | None = None,
+        account_id: int | None = None,
+        step: int | None = None,
+        hook_params: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -77,6 +90,13 @@ class DbtRunArtifactOperator(BaseOperator):
         self.in_cluster = in_cluster
         self.config_file = config_file
         self.cluster_context = cluster_context
+        self.dbt_cloud_conn_id = dbt_cloud_conn_id
+        self.account_id = account_id
+        self.step = step
+        self.hook_params = hook_params or {}
+        warn_without_effect(
+            dbt_cloud_conn_id=dbt_cloud_conn_id, account_id=account_id, step=step, hook_params=hook_params
+        )
 
     def connect(self, config: ClusterConfig) -> AbstractAsyncContextManager[Requests]:
         """The way to the API server: the seam where tests put their own."""
@@ -90,41 +110,39 @@ class DbtRunArtifactOperator(BaseOperator):
             DbtRunException: the run is not over.
             DbtRunLostContact: the DbtRun or its ConfigMap cannot be read.
         """
-        home, run_id = self._home(), self._run_id()
+        home = self._home()
+        name, run_id = object_name("name", self.name), number("run_id", self.run_id)
+        path, output = text("path", self.path), text("output_file_name", self.output_file_name)
+        if (name is None) == (run_id is None):
+            raise InvalidArgument("Give name (of a DbtRun) or run_id (of a dbt Cloud run), and not both.")
+        if path is None:
+            raise InvalidArgument("path must be text: a file below target/, as in spec.artifacts")
         try:
-            run, content = blocking(self._read(home, run_id))
+            run, content = blocking(patiently(lambda: self._read(home, name, run_id, path), READ_SECONDS))
         except NotFound as error:
             raise DbtRunLostContact(f"The file cannot be read; it goes when its DbtRun goes: {error}") from None
         except ClusterError as error:
             raise DbtRunLostContact(f"The file cannot be read. {error}") from None
-        target = Path(self.output_file_name or f"{run.run_id}_{self.path}".replace("/", "-"))
-        self.log.info("Writing %s of DbtRun %s to %s.", self.path, run.metadata.name, target)
+        target = Path(output or f"{run.run_id}_{path}".replace("/", "-"))
+        self.log.info("Writing %s of DbtRun %s to %s.", path, run.metadata.name, target)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
         return str(target)
 
     def _home(self) -> Access:
-        try:
-            return resolve(
-                self.kubernetes_conn_id,
-                namespace=self.namespace,
-                in_cluster=self.in_cluster,
-                config_file=self.config_file,
-                cluster_context=self.cluster_context,
-            )
-        except ValueError as error:
-            raise InvalidArgument(str(error)) from None
+        return resolve(
+            self.kubernetes_conn_id,
+            namespace=self.namespace,
+            in_cluster=self.in_cluster,
+            config_file=self.config_file,
+            cluster_context=self.cluster_context,
+        )
 
-    def _run_id(self) -> int | None:
-        if bool(self.name) == bool(self.run_id):
-            raise InvalidArgument("Give name (of a DbtRun) or run_id (of a dbt Cloud run), and not both.")
-        return number("run_id", self.run_id)
-
-    async def _read(self, home: Access, run_id: int | None) -> tuple[KeepingRun, bytes]:
+    async def _read(self, home: Access, name: str | None, run_id: int | None, path: str) -> tuple[KeepingRun, bytes]:
         async with self.connect(home.config) as requests:
             files = Files(requests, home.namespace)
-            run = await files.run(self.name) if run_id is None else keeper(await files.runs(), run_id, self.path)
-            kept = kept_file(run, self.path)
+            run = await files.run(name) if run_id is None else keeper(await files.runs(), run_id, path)
+            kept = kept_file(run, path)
             return run, await files.content(str(kept.config_map), str(kept.key))
 
 
@@ -199,14 +217,6 @@ def kept_file(run: KeepingRun, path: str) -> KeptFile:
 # ── requests ──
 
 
-class Requests(Protocol):
-    """What is needed of a cluster. Raises ClusterError of the kind that says what can be done."""
-
-    async def request(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: object = None
-    ) -> bytes: ...
-
-
 class Files:
     """The DbtRuns of a namespace, and the ConfigMaps of their files."""
 
@@ -217,17 +227,15 @@ class Files:
 
     async def run(self, name: str | None) -> KeepingRun:
         """One of the DbtRuns."""
-        return _decoded(await self._get(f"{self._runs}/{name}"), _RUN)
+        return one(await self._requests.request("GET", f"{self._runs}/{name}"), _RUN)
 
     async def runs(self) -> list[KeepingRun]:
         """All of them: selecting custom resources by a field needs Kubernetes 1.31."""
-        query, found = {"limit": str(PAGE)}, list[KeepingRun]()
-        while True:
-            page = _decoded(await self._get(self._runs, query), _PAGE)
-            found += page.items
-            if not page.metadata.continue_:
-                return found
-            query["continue"] = page.metadata.continue_
+        try:
+            found, _ = await everything(self._requests, self._runs, {"limit": str(PAGE)}, _RUN)
+        except Expired as error:
+            raise Unreachable(f"the list took too long: {error}") from error
+        return found
 
     async def content(self, config_map: str, key: str) -> bytes:
         """A file as dbt Cloud had it.
@@ -235,24 +243,12 @@ class Files:
         Raises:
             NotFound: somebody took it out of its ConfigMap.
         """
-        stored = _decoded(await self._get(f"{self._config_maps}/{config_map}"), _CONFIG_MAP)
+        stored = decoded(await self._requests.request("GET", f"{self._config_maps}/{config_map}"), _CONFIG_MAP)
         if key in stored.data:
             return stored.data[key].encode()
         if key in stored.binary_data:
             return b64decode(stored.binary_data[key])
         raise NotFound(f"ConfigMap {config_map} has no key {key}")
-
-    async def _get(self, path: str, query: Mapping[str, str] | None = None) -> bytes:
-        return await patiently(lambda: self._requests.request("GET", path, query=query), READ_SECONDS)
-
-
-class _ListMeta(msgspec.Struct):
-    continue_: str = msgspec.field(default="", name="continue")
-
-
-class _Page(msgspec.Struct):
-    items: list[KeepingRun]
-    metadata: _ListMeta = msgspec.field(default_factory=_ListMeta)
 
 
 class _ConfigMap(msgspec.Struct, rename="camel"):
@@ -261,14 +257,4 @@ class _ConfigMap(msgspec.Struct, rename="camel"):
 
 
 _RUN = msgspec.json.Decoder(KeepingRun)
-_PAGE = msgspec.json.Decoder(_Page)
 _CONFIG_MAP = msgspec.json.Decoder(_ConfigMap)
-
-
-def _decoded(answer: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    try:
-        return decoder.decode(answer)
-    except msgspec.ValidationError as error:
-        raise Unreadable(f"The answer cannot be read: {error}; is the chart's CRD of another version?") from None
-    except msgspec.DecodeError as error:
-        raise Unreachable(f"the answer is not one of a Kubernetes API: {error}") from None

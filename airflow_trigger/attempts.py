@@ -3,10 +3,11 @@
 A worker may die after it created an object, Airflow may be away when the run ends, a person may clear a task. So a try
 does not remember: it looks at the objects that carry its task's labels, and the newest of them decides.
 
-Two annotations make that safe. `waiting-try` is the last try that took the object on, so that the end of an older one
-does not cancel it. `consumed` says that a try told Airflow the outcome; it carries the try's `max_tries`, which
-Airflow raises when a task is cleared and never otherwise: so a crash just after a success is told from a wish to run
-again.
+Two annotations make that safe. `waiting-try` names the last try that took the object on, so that the end of an older
+one does not cancel it. `consumed` names the try that told Airflow the outcome. Both carry what tells one life of a task
+from the next (see `Mark`): Airflow uses a run id again when a DAG run is deleted and created again, and it counts tries
+in a way that can come out the same after a person cleared a task. So a crash just after a success is told from a wish
+to run again.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from watcher.api import Phase, Reason
 
 if TYPE_CHECKING:
-    from airflow_trigger.taskruns import TaskRun
+    from airflow_trigger.taskruns import TaskIntent, TaskRun
 
 PREFIX: Final = "airflow.dbtrun.dev"
 TASK_INSTANCE: Final = f"{PREFIX}/task-instance"
@@ -28,7 +30,9 @@ TASK_INSTANCE: Final = f"{PREFIX}/task-instance"
 TRY: Final = f"{PREFIX}/try"
 """Label: the number in the object's name, at least the try that created it."""
 WAITING_TRY: Final = f"{PREFIX}/waiting-try"
+"""Annotation: the `Mark` of the last try that took the object on."""
 CONSUMED: Final = f"{PREFIX}/consumed"
+"""Annotation: the `Mark` of the try that told Airflow the outcome."""
 
 MAX_NAME: Final = 63
 MAX_LABEL: Final = 63
@@ -85,17 +89,71 @@ class TaskKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """A try, and what tells its life of the task from others. A field that is not known is None and not compared.
+
+    `max_tries` is what Airflow makes of the tries so far plus `retries` when the task is cleared. `clears` counts the
+    clears in the DAG run, of this task and of others. `began` is when the DAG run started: it changes when a DAG run
+    that was over is cleared, and when one is created again. `token` is unique to the try.
+    """
+
+    number: int
+    max_tries: int | None = None
+    retries: int | None = None
+    clears: int | None = None
+    began: str | None = None
+    token: str | None = None
+
+    def __str__(self) -> str:
+        parts = (self.number, self.max_tries, self.retries, self.clears, self.began, self.token)
+        return "/".join("" if part is None else str(part) for part in parts).rstrip("/")
+
+    @classmethod
+    def parse(cls, written: str | None) -> Mark:
+        """What `str` wrote; fields that are missing or no numbers are not known."""
+        parts: list[str | None] = [part or None for part in (written or "").split("/")]
+        number, max_tries, retries, clears, began, token, *_ = parts + [None] * 6
+        return cls(_whole(number) or 0, _whole(max_tries), _whole(retries), _whole(clears), began, token)
+
+    def in_life_of(self, other: Mark) -> bool:
+        """Whether both are tries of one life: nobody cleared the task, or created its DAG run again, in between."""
+        if self.number == other.number and self.token is not None and other.token is not None:
+            return self.token == other.token
+        if _differ(self.began, other.began) or _differ(self.max_tries, other.max_tries):
+            return False
+        # A clear after `retries` was lowered may come out at the same max_tries.
+        counted = self.clears is not None and self.clears == other.clears
+        return counted or not _differ(self.retries, other.retries)
+
+    def follows(self, other: Mark) -> bool:
+        """Whether this is the same try, or a later one of the same life: in one life the numbers only grow."""
+        return self.number >= other.number and self.in_life_of(other)
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 19 else None
+
+
+def _differ(one: object, other: object) -> bool:
+    return one is not None and other is not None and one != other
+
+
+@dataclass(frozen=True, slots=True)
 class Try:
-    """One try of a task instance. `max_tries` changes when the task is cleared, and only then."""
+    """One try of a task instance. `max_tries` is how many Airflow makes after the first, unless somebody clears it."""
 
     key: TaskKey
     number: int
     max_tries: int
+    retries: int | None = None
+    clears: int | None = None
+    began: str | None = None
+    token: str | None = None
 
     @property
-    def consumption(self) -> str:
-        """The value of the annotation that says this try used the outcome."""
-        return f"{self.number}/{self.max_tries}"
+    def mark(self) -> Mark:
+        """What it leaves on an object."""
+        return Mark(self.number, self.max_tries, self.retries, self.clears, self.began, self.token)
 
     @property
     def is_last(self) -> bool:
@@ -104,21 +162,37 @@ class Try:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON primitives, for a trigger."""
-        return {**asdict(self.key), "try_number": self.number}
+        return {**asdict(self.key), "try_number": self.number, "mark": str(self.mark)}
 
 
-def try_of(task_instance: Any) -> Try:
-    """The try that a task instance of any Airflow version stands for."""
-    map_index = task_instance.map_index
-    key = TaskKey(
-        task_instance.dag_id, task_instance.run_id, task_instance.task_id, -1 if map_index is None else map_index
+def try_of(context: Any, retries: int | None = None) -> Try:
+    """The try that the context of any Airflow version stands for. `retries` is the task's own argument."""
+    instance, dag_run = context["ti"], context.get("dag_run")
+    map_index = -1 if instance.map_index is None else instance.map_index
+    return Try(
+        TaskKey(instance.dag_id, instance.run_id, instance.task_id, map_index),
+        instance.try_number,
+        instance.max_tries,
+        retries,
+        getattr(dag_run, "clear_number", None),
+        _moment(getattr(dag_run, "start_date", None)),
+        # Airflow 2 has no id of a try; it has the moment at which the try began, which a deferral does not change.
+        str(getattr(instance, "id", None) or _moment(instance.start_date) or "") or None,
     )
-    return Try(key, task_instance.try_number, task_instance.max_tries)
+
+
+def _moment(when: datetime | None) -> str | None:
+    return None if when is None else when.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def is_label(text: str) -> bool:
+    """Whether `text` is valid as a label's value."""
+    return len(text) <= MAX_LABEL and _LABEL.fullmatch(text) is not None
 
 
 def label_value(text: str) -> str:
     """`text` if it is valid as a label's value, else something like it that is."""
-    if len(text) <= MAX_LABEL and _LABEL.fullmatch(text):
+    if is_label(text):
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     cleaned = re.sub(r"[^A-Za-z0-9_.]+", "-", text)[: MAX_LABEL - 9].strip("-_.")
@@ -162,24 +236,76 @@ class Await:
     run: TaskRun
 
 
-Choice = Create | Attach | Use | Await
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """It is going on for another life of the task, or it is not what this try asks for: end it first."""
+
+    run: TaskRun
 
 
-def choose(runs: Sequence[TaskRun], attempt: Try, *, from_failure: bool = False) -> Choice:
-    """What the try does, by the newest object of its task. `from_failure`: a failed run is resumed, not repeated."""
-    newest = max(runs, key=lambda run: run.number, default=None)
-    if newest is None:
-        return Create(attempt.number)
-    following = Create(max(attempt.number, newest.number + 1), resumes=_resumed(newest) if from_failure else None)
+Choice = Create | Attach | Use | Await | Replace
+
+
+def choose(
+    runs: Sequence[TaskRun],
+    attempt: Try,
+    wanted: TaskIntent,
+    *,
+    from_failure: bool = False,
+    leaves: bool = False,
+    above: int = 0,
+) -> Choice:
+    """What the try does, by the newest object of its task.
+
+    Args:
+        runs: the objects that carry the task's label. Those whose names the task would not give are not looked at.
+        attempt: the try.
+        wanted: the spec that the try would create.
+        from_failure: a failed run is resumed, not repeated.
+        leaves: what goes on for another life of the task is left alone, not ended.
+        above: numbers up to this are not free, though no object in `runs` has them.
+    """
+    named = sorted((run for run in runs if run.name == attempt.key.object_name(run.number)), key=lambda run: run.number)
+    ours: list[TaskRun] = []
+    for run in named:
+        if _is_what(wanted, run, ours, from_failure=from_failure):
+            ours.append(run)
+    number = max(attempt.number, above + 1, named[-1].number + 1 if named else 0)
+    if not named:
+        return Create(number)
+    newest = named[-1]
+    belongs = bool(ours) and ours[-1] is newest
+    following = Create(number, resumes=_resumed(newest) if from_failure and belongs else None)
     if newest.unwanted:
         return following if newest.final else Await(newest)
-    if newest.consumed and newest.consumed_under != attempt.max_tries:
-        return following
+    if not belongs or not attempt.mark.follows(newest.mark):
+        return following if newest.final or newest.consumed or leaves else Replace(newest)
+    return _going_on(newest, following)
+
+
+def _going_on(newest: TaskRun, following: Create) -> Choice:
+    """In the life of the task that the newest object is of."""
     if not newest.final:
         return Attach(newest)
     if newest.status.reason == Reason.LOST_CONTACT and newest.run_id is not None:
         return Create(following.number, follows=newest.run_id)
     return Use(newest) if _usable(newest) else following
+
+
+def _is_what(wanted: TaskIntent, run: TaskRun, before: Sequence[TaskRun], *, from_failure: bool) -> bool:
+    """Whether the object is one that this task would create after those before it.
+
+    Whoever may create objects can give one any labels: only what an object runs makes it the task's.
+    """
+    spec = run.spec
+    if (spec.connection_ref, spec.account_id) != (wanted.connection_ref, wanted.account_id):
+        return False
+    if spec.run_id is not None:
+        lost = any(one.run_id == spec.run_id and one.status.reason == Reason.LOST_CONTACT for one in before)
+        followed = any(one.spec.run_id == spec.run_id for one in before)
+        return spec.job is None and (lost or followed)
+    resumes = spec.retry_of is None or from_failure or any(one.run_id == spec.retry_of for one in before)
+    return resumes and (spec.job, spec.overrides or None) == (wanted.job, wanted.overrides or None)
 
 
 def _usable(run: TaskRun) -> bool:

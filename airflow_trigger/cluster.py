@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 REQUEST_SECONDS: Final = 15.0
 MAX_SENTENCE: Final = 500
+MAX_QUOTED: Final = 4_096
+"""Bytes of an answer that is not one of Kubernetes: enough for a sentence."""
+LONGEST_ASKED: Final = 60.0
+"""Seconds that a server may ask us to wait: more would be as good as not to ask again."""
+QUOTA_SECONDS: Final = 10.0
+"""The pause before a ResourceQuota that is used up is tried again."""
 
 
 class ClusterError(Exception):
@@ -49,7 +55,11 @@ class NotFound(ClusterError):
 
 
 class AlreadyExists(ClusterError):
-    """409: somebody was first, or the version is stale."""
+    """409: there is an object of that name."""
+
+
+class Conflict(ClusterError):
+    """409 of any other reason: the version is stale, or two requests met."""
 
 
 class Rejected(ClusterError):
@@ -69,6 +79,10 @@ class Unreachable(ClusterError):
     def __init__(self, message: str, retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class QuotaExceeded(Unreachable):
+    """A ResourceQuota of the namespace is used up: there is room again when DbtRuns are deleted."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,7 @@ def own_namespace(folder: Path = SERVICE_ACCOUNT) -> str:
     """The pod's own namespace; outside of a pod `default`."""
     try:
         return (folder / "namespace").read_text(encoding="utf-8").strip() or "default"
-    except OSError:
+    except (OSError, ValueError):
         return "default"
 
 
@@ -105,21 +119,38 @@ class _Details(msgspec.Struct):
 
 
 class _Failure(msgspec.Struct):
+    kind: str = ""
     message: str = ""
+    reason: str = ""
     code: int = 0
     details: _Details = msgspec.field(default_factory=_Details)
 
 
 def failure(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> ClusterError:
-    """The error that an HTTP status and a Kubernetes `Status` body stand for."""
+    """The error that an HTTP status and a Kubernetes `Status` body stand for.
+
+    Without such a body it is not the API server that speaks, but something on the way to it.
+    """
     try:
         said = msgspec.json.decode(body, type=_Failure)
-    except msgspec.MsgspecError:
-        said = _Failure(message=body.decode("utf-8", "replace"))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        said = _Failure(message=body[:MAX_QUOTED].decode("utf-8", "replace"))
     message = short(said.message) or f"HTTP {status}"
+    asked = min(max(said.details.retry_after, _seconds((headers or {}).get("Retry-After"))), LONGEST_ASKED)
+    if status == 404 and (headers or {}).get("Audit-Id"):
+        # An API server that knows nothing of the group answers in plain text; a proxy may say the same.
+        said = msgspec.structs.replace(said, kind="Status")
+    if said.kind != "Status":
+        return Unreachable(f"HTTP {status}, and not from a Kubernetes API: {message}", asked)
+    return _refusal(status, said, message) or Unreachable(f"HTTP {status}: {message}", asked)
+
+
+def _refusal(status: int, said: _Failure, message: str) -> ClusterError | None:
     match status:
         case 401:
             return NotPermitted(f"Kubernetes does not accept the credentials: {message}")
+        case 403 if "exceeded quota:" in message:
+            return QuotaExceeded(f"a ResourceQuota of the namespace is used up: {message}", QUOTA_SECONDS)
         case 403:
             return NotPermitted(f"Kubernetes refuses it: {message}")
         case 404 if said.details.kind == "namespaces" or not said.details.name:
@@ -129,18 +160,16 @@ def failure(status: int, body: bytes, headers: Mapping[str, str] | None = None) 
         case 404:
             return NotFound(message)
         case 409:
-            return AlreadyExists(message)
+            return AlreadyExists(message) if said.reason == "AlreadyExists" else Conflict(message)
         case 410:
             return Expired(message)
         case 400 | 413 | 422:
             return Rejected(message)
-        case _:
-            asked = max(said.details.retry_after, _seconds((headers or {}).get("Retry-After")))
-            return Unreachable(f"HTTP {status}: {message}", asked)
+    return None
 
 
 def _seconds(header: str | None) -> float:
-    return float(header) if header and header.isdecimal() else 0.0
+    return float(header) if header and header.isascii() and header.isdecimal() else 0.0
 
 
 def short(text: str) -> str:

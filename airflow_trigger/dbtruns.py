@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from airflow_trigger.cluster import Denial, Rejected, Unreachable, failure
+from airflow_trigger.cluster import Rejected, Unreachable, failure, short
 from airflow_trigger.objects import Run
+from airflow_trigger.reading import TROUBLE, create, decoded, everything, known, one
 from watcher.api import FINAL_PHASES, GROUP, PLURAL, VERSION, Phase
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from airflow_trigger.http import Cluster
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 PAGE: Final = 100
@@ -39,10 +39,6 @@ def _in_no(phases: Iterable[str]) -> str:
 ENDED: Final = _in_no({"", *Phase} - FINAL_PHASES)
 """What is over stays selected until it is deleted; "" is the phase of an object that no watcher has seen yet."""
 LIVE: Final = _in_no(FINAL_PHASES)
-
-
-class Unreadable(Denial):
-    """The object is not what the API allows: another version of its CRD is installed."""
 
 
 class Added(msgspec.Struct, frozen=True):
@@ -107,14 +103,8 @@ class DbtRuns:
             return await self._listed(selection)
 
     async def _listed(self, selection: Mapping[str, str]) -> Listing:
-        runs: dict[str, Run] = {}
-        query = {"limit": str(PAGE), **selection}
-        while True:
-            page = _decoded(await self._cluster.request("GET", self._path, query=query), _PAGE)
-            runs |= {run.metadata.name: run for run in map(_readable, page.items) if run}
-            if not page.metadata.continue_:
-                return Listing(runs, page.metadata.resource_version)
-            query["continue"] = page.metadata.continue_
+        found, version = await everything(self._cluster, self._path, {"limit": str(PAGE), **selection}, _RUN)
+        return Listing({run.metadata.name: run for run in found}, known(version))
 
     async def watch(self, version: str, silence_seconds: float) -> AsyncGenerator[Change]:
         """Changes after `version` to what is over, or thereby is, until the server ends it in peace.
@@ -148,25 +138,15 @@ class DbtRuns:
 
     async def get(self, name: str) -> Run:
         """One of them, as it is now."""
-        return _run(await self._cluster.request("GET", f"{self._path}/{name}"))
+        return one(await self._cluster.request("GET", f"{self._path}/{name}"), _RUN)
 
     async def create(self, body: Mapping[str, Any]) -> Run:
         """A new one; AlreadyExists if the name is taken."""
-        return _run(await self._cluster.request("POST", self._path, body=body))
+        return one(await create(self._cluster, self._path, body), _RUN)
 
     async def patch(self, name: str, body: Mapping[str, Any]) -> Run:
         """Merges `body` into the object."""
-        return _run(await self._cluster.request("PATCH", f"{self._path}/{name}", body=body))
-
-
-class _ListMeta(msgspec.Struct):
-    resource_version: str = msgspec.field(name="resourceVersion")
-    continue_: str = msgspec.field(default="", name="continue")
-
-
-class _Page(msgspec.Struct):
-    metadata: _ListMeta
-    items: list[msgspec.Raw]
+        return one(await self._cluster.request("PATCH", f"{self._path}/{name}", body=body), _RUN)
 
 
 class _Event(msgspec.Struct):
@@ -174,15 +154,18 @@ class _Event(msgspec.Struct):
     object: msgspec.Raw
 
 
+class _Version(msgspec.Struct):
+    resource_version: str = msgspec.field(name="resourceVersion")
+
+
 class _Bookmark(msgspec.Struct):
-    metadata: _ListMeta
+    metadata: _Version
 
 
 class _ErrorStatus(msgspec.Struct):
     code: int = 500
 
 
-_PAGE = msgspec.json.Decoder(_Page)
 _RUN = msgspec.json.Decoder(Run)
 _EVENT = msgspec.json.Decoder(_Event)
 _BOOKMARK = msgspec.json.Decoder(_Bookmark)
@@ -196,16 +179,18 @@ def read_change(line: bytes | bytearray) -> Change | None:
         ClusterError: the server ended the watch with an error, Expired if the version is too old.
         Unreachable: the line is not a watch event.
     """
-    event = _decoded(line, _EVENT)
+    event = decoded(line, _EVENT)
     match event.type:
         case "BOOKMARK":
-            return Progress(_decoded(event.object, _BOOKMARK).metadata.resource_version)
+            return Progress(known(decoded(event.object, _BOOKMARK).metadata.resource_version))
         case "ERROR":
-            raise failure(_decoded(event.object, _ERROR).code, bytes(event.object))
-        case kind:
+            raise failure(decoded(event.object, _ERROR).code, bytes(event.object))
+        case "ADDED" | "MODIFIED" | "DELETED" as kind:
             run = _readable(event.object)
             change = Removed if kind == "DELETED" else Added
             return None if run is None else change(run, run.metadata.resource_version)
+        case kind:
+            raise Unreachable(f"the answer is not one of a Kubernetes API: a watch event of type {short(kind)!r}")
 
 
 class Stream(Protocol):
@@ -228,23 +213,9 @@ async def lines(stream: Stream) -> AsyncIterator[bytearray]:
             raise Unreachable(f"a watch event is longer than {MAX_LINE} bytes")
 
 
-def _decoded(body: bytes | bytearray | msgspec.Raw, decoder: msgspec.json.Decoder[T]) -> T:
-    try:
-        return decoder.decode(body)
-    except msgspec.MsgspecError as error:
-        raise Unreachable(f"the answer is not one of a Kubernetes API: {error}") from None
-
-
-def _run(body: bytes) -> Run:
-    try:
-        return _RUN.decode(body)
-    except msgspec.MsgspecError as error:
-        raise Unreadable(f"The DbtRun cannot be read: {error}; is the chart's CRD of another version?") from None
-
-
 def _readable(raw: msgspec.Raw) -> Run | None:
     try:
         return _RUN.decode(raw)
-    except msgspec.MsgspecError as error:
-        log.warning("A DbtRun cannot be read and is left out: %s", error)
+    except TROUBLE as error:
+        log.warning("A DbtRun cannot be read and is left out: %s", short(str(error)))
         return None

@@ -24,6 +24,12 @@ NO_ACCESS: Final = "NoAccess"
 """Kubernetes did not let the trigger look, for longer than it was willing to wait."""
 NOT_ACCEPTED: Final = "NotAccepted"
 """The DbtRun that should follow the run could not be created, or its name is taken."""
+INVALID_ARGUMENT: Final = "InvalidArgument"
+"""An argument of the trigger cannot be used."""
+BROKEN: Final = "TriggerBroke"
+"""The trigger met something that it does not foresee; the triggerer's log has the traceback."""
+STARTED: Final = "Started"
+"""The dbt Cloud run is known: for waits that go no further."""
 
 EventStatus = Literal["success", "error", "cancelled", "timeout"]
 
@@ -72,7 +78,7 @@ class Subject:
         """The same with what `run` adds."""
         if run is None:
             return self
-        return Subject(self.namespace, self.name, run.run_id or self.run_id, run.status.url or self.url)
+        return Subject(self.namespace, self.name, run.run_id or self.run_id, run.status.link or self.url)
 
     def event(self, status: EventStatus, reason: str, *sentences: str) -> Payload:
         """The payload."""
@@ -137,10 +143,28 @@ def _stop(text: str) -> str:
     return text if not text or text.endswith((".", "!", "?", "…")) else f"{text}."
 
 
-def waited_too_long(subject: Subject, last: Run | None, seconds: float) -> Payload:
-    """The event of a wait that passed its end time, after `seconds`."""
+def started(subject: Subject, run: Run) -> Payload:
+    """The event of a run that is known now, for a wait that goes no further."""
+    about = subject.of(run)
+    return about.event("success", STARTED, f"{about.title} was started.")
+
+
+def invalid(subject: Subject, message: str) -> Payload:
+    """The event of a trigger whose arguments cannot be used."""
+    return subject.event("error", INVALID_ARGUMENT, f"The trigger cannot wait: {_stop(message)}")
+
+
+def broken(subject: Subject) -> Payload:
+    """The event of a trigger that met something which it does not foresee."""
+    sentence = "The trigger broke; the triggerer's log says how. What became of the run is not known."
+    return subject.event("error", BROKEN, sentence)
+
+
+def waited_too_long(subject: Subject, last: Run | None, seconds: float, trouble: str = "") -> Payload:
+    """The event of a wait that passed its end time, after `seconds`. `trouble` is what it met last."""
     about = subject.of(last)
-    return about.event("timeout", WAIT_TIMEOUT, too_long(about.within, last, seconds))
+    why = f"The last trouble was: {_stop(trouble)}" if trouble else ""
+    return about.event("timeout", WAIT_TIMEOUT, too_long(about.within, last, seconds), why)
 
 
 def too_long(who: str, last: Run | None, seconds: float) -> str:

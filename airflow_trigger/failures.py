@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowSensorTimeout
 
-from airflow_trigger.event import NO_ACCESS, NOT_ACCEPTED, NOT_FOUND
+from airflow_trigger.event import BROKEN, INVALID_ARGUMENT, NO_ACCESS, NOT_ACCEPTED, NOT_FOUND
 from watcher.api import REASON_DOCS, Phase, Reason
 from watcher.api.status import FAILED_NODE
 
@@ -68,9 +68,10 @@ REFUSED: Final = frozenset(
         Reason.RUN_NOT_FOUND,
         Reason.STATUS_TAMPERED,
         NOT_ACCEPTED,
+        INVALID_ARGUMENT,
     }
 )
-UNKNOWN: Final = frozenset({Reason.LOST_CONTACT, NO_ACCESS, NOT_FOUND})
+UNKNOWN: Final = frozenset({Reason.LOST_CONTACT, NO_ACCESS, NOT_FOUND, BROKEN})
 STATUSES: Final = frozenset({"success", "error", "cancelled", "timeout"})
 
 
@@ -117,8 +118,8 @@ def report(run: TaskRun) -> Iterator[str]:
     """The lines that explain an end in the task's log, from the object alone."""
     status = run.status
     yield f"DbtRun {run.metadata.namespace}/{run.name}: {status.phase} ({status.reason}). {status.message}"
-    if status.url:
-        yield f"dbt Cloud run {run.run_id}: {status.url}"
+    if status.link:
+        yield f"dbt Cloud run {run.run_id}: {status.link}"
     if status.phase == Phase.SUCCEEDED:
         return
     if status.reason in REASON_DOCS and status.phase == Phase.ERROR:
@@ -136,19 +137,23 @@ def _nodes(run: TaskRun) -> Iterator[str]:
         yield f"… and {more} more failed nodes."
 
 
-def warn_of_arguments_without_effect(hook_params: object, openlineage: bool = False) -> None:
-    """Arguments of the provider that have no place here, each with what takes it."""
-    if hook_params:
-        warnings.warn(
-            "hook_params has no effect: nothing here calls dbt Cloud. The watcher retries and limits its requests; "
-            "its time-outs are settings of the chart.",
-            FutureWarning,
-            stacklevel=3,
-        )
-    if openlineage:
-        warnings.warn(
-            "openlineage_inject_parent_job_info has no effect: the run's cause carries the watcher's marker. Read the "
-            "DbtRun's labels airflow.dbtrun.dev/dag-id, run-id and task-id instead.",
-            FutureWarning,
-            stacklevel=3,
-        )
+NO_CALLS: Final = "nothing here calls dbt Cloud"
+WITHOUT_EFFECT: Final = {
+    "hook_params": f"{NO_CALLS}. The watcher retries and limits its requests; its time-outs are settings of the chart.",
+    "openlineage_inject_parent_job_info": "the run's cause carries the watcher's marker. Read the DbtRun's labels "
+    "airflow.dbtrun.dev/dag-id, run-id and task-id instead.",
+    "durable": "every try looks for the run of the one before. A run is started anew when the task is cleared.",
+    "dbt_cloud_conn_id": f"{NO_CALLS}: the DbtRuns of the namespace are read.",
+    "account_id": f"{NO_CALLS}: the DbtRuns of the namespace are read.",
+    "order_by": "the list is always newest first.",
+    "include_related": "a row has what the status of the DbtRun has.",
+    "step": "a file is kept as the last step of the run left it.",
+}
+"""Arguments of the provider that have no place here, each with what takes it."""
+
+
+def warn_without_effect(**given: object) -> None:
+    """A warning for each argument that was given and has no place here."""
+    for argument, value in given.items():
+        if value:
+            warnings.warn(f"{argument} has no effect: {WITHOUT_EFFECT[argument]}", FutureWarning, stacklevel=3)

@@ -11,6 +11,7 @@ from airflow_trigger.objects import Denied, Gone, Run, State
 
 if TYPE_CHECKING:
     from airflow_trigger.event import Payload, Subject
+    from airflow_trigger.waits import Wait
 
 
 class Todo(Enum):
@@ -20,6 +21,9 @@ class Todo(Enum):
     CREATE = "create"
 
 
+HELD_SECONDS: Final = 10.0
+SOON_SECONDS: Final = 30.0
+"""Between the deferral and the start of its trigger: usually a second, and the clocks of two machines."""
 WAIT: Final = Todo.WAIT
 CREATE: Final = Todo.CREATE
 
@@ -28,15 +32,17 @@ CREATE: Final = Todo.CREATE
 class Follower:
     """Judges the states of one DbtRun.
 
-    `adopts` is the dbt Cloud run for which the object may be created; None: it must exist. `grace` is how many seconds
-    a refusal may last: a Role is often granted a moment after the DAG, and rotated credentials take a while.
+    `grace` is how many seconds a refusal may last: a Role is often granted a moment after the DAG, and rotated
+    credentials take a while. `trouble` is what kept the object from being created or read, for the sentence of a wait
+    that was too long.
     """
 
     subject: Subject
-    adopts: int | None
     grace: float
+    wait: Wait
     last: Run | None = None
     denied_since: float | None = None
+    trouble: str = ""
 
     def judge(self, state: State, now: float) -> Payload | Todo:
         """The event, or what to do until there is one. `now` is in seconds of any steady clock."""
@@ -57,7 +63,7 @@ class Follower:
         last = state.last or self.last
         if last is not None and last.final and self._is_ours(last):
             return event.ended(self.subject, last)
-        if self.adopts is not None and self.last is None:
+        if self.wait.adopts and self.last is None:
             return CREATE
         return event.deleted(self.subject, last)
 
@@ -67,23 +73,41 @@ class Follower:
         if run.final:
             return event.ended(self.subject, run)
         # One that is already going away is not followed: an adopted run gets a new object when it is gone.
-        if self.last is not None or not run.deleting or self.adopts is None:
+        if self.last is not None or not run.deleting or not self.wait.adopts:
             self.last = run
         return WAIT
 
     def _is_ours(self, run: Run) -> bool:
         if self.last is not None and run.metadata.uid != self.last.metadata.uid:
             return False
-        return self.adopts is None or run.spec.run_id == self.adopts
+        return self.wait.is_followed_by(run.spec)
 
     def _taken(self, run: Run) -> Payload:
         if self.last is not None:
             return event.deleted(self.subject, self.last)
-        return event.not_accepted(
-            self.subject,
-            f"an object of that name follows {_what(run)}; delete it, or give the trigger the name of another",
-        )
+        return event.not_accepted(self.subject, taken_by(run))
 
 
-def _what(run: Run) -> str:
-    return "a job" if run.spec.run_id is None else f"run {run.spec.run_id}"
+def taken_by(run: Run) -> str:
+    """What is wrong with an object that has the name but not the spec."""
+    followed = "a job" if run.spec.run_id is None else f"run {run.spec.run_id}"
+    by = f" by connection {run.spec.connection_ref.name}" if run.spec.connection_ref else ""
+    return f"an object of that name follows {followed}{by}; delete it, or give the trigger the name of another"
+
+
+def held(deferred_at: float | None, began: float, now: float) -> float:
+    """For how many seconds an event is held back.
+
+    Airflow fails a task whose event comes before its scheduler knows that the task's first process is over: it takes
+    the end of that process for the end of the second. The scheduler learns it some seconds after the deferral. So an
+    event is held until HELD_SECONDS after the trigger began, if it began soon after the deferral. A trigger that began
+    later, as after a restart of the triggerer, is past that.
+
+    Args:
+        deferred_at: when a worker deferred the task, in seconds since the epoch; None: none did.
+        began: when the trigger began to run.
+        now: when the event is there.
+    """
+    if deferred_at is None or began - deferred_at > SOON_SECONDS:
+        return 0.0
+    return max(0.0, began + HELD_SECONDS - now)

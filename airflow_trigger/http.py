@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from airflow_trigger.cluster import ClusterConfig
 
 CONNECT_SECONDS: Final = 10.0
+MAX_ANSWER: Final = 64 * 1024 * 1024
+"""Bytes of one answer. A page of a list holds 100 objects, of a few kB each."""
+MAX_FAILURE: Final = 1024 * 1024
 REQUESTS_AT_ONCE: Final = 4
 """Single requests in flight per cluster: a restarted triggerer must not flood the API server, and each TLS connection
 costs a buffer of 256 kB."""
@@ -93,7 +96,7 @@ class Cluster:
         """
         timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
         async with self._slots, self._answer(method, path, query, body, timeout) as answer:
-            return await answer.read()
+            return await _read(answer, MAX_ANSWER)
 
     @asynccontextmanager
     async def stream(
@@ -128,7 +131,7 @@ class Cluster:
             answer = await self._send(method, path, query, body, timeout)
             async with answer:
                 if not answer.ok:
-                    raise failure(answer.status, await answer.read(), answer.headers)
+                    raise failure(answer.status, await _read(answer, MAX_FAILURE), answer.headers)
                 yield answer
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unreachable(f"{type(error).__name__}: {short(str(error))}" if str(error) else "no answer") from error
@@ -154,6 +157,16 @@ class Cluster:
     async def _renew(self, stale: client.ApiClient) -> None:
         if self._client is stale:
             await self.close()
+
+
+async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body, decompressed as it comes and no further than allowed."""
+    body = bytearray()
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > limit:
+            raise Unreachable(f"the answer is longer than {limit} bytes")
+    return bytes(body)
 
 
 def _new_client(configuration: client.Configuration) -> client.ApiClient:

@@ -32,6 +32,7 @@ from airflow_trigger.cluster import (
     ClusterError,
     Denial,
     NotFound,
+    Rejected,
     Unreachable,
     clusters,
 )
@@ -122,8 +123,10 @@ class Subscription:
         state, self._state = self._state, None
         return state
 
-    async def create(self, body: Mapping[str, Any]) -> None:
+    async def create(self, body: Mapping[str, Any]) -> ClusterError | None:
         """Creates the object. What came of it is the next state: Seen (also somebody else's), Denied, or Gone: again.
+
+        Returns the trouble that keeps it from being created for now; None if there is none.
 
         Raises:
             Rejected: it breaks a rule of the API.
@@ -134,9 +137,13 @@ class Subscription:
             await self._ask()
         except Denial as error:
             await self._refused(error)
-        except Unreachable as error:
+        except Rejected:
+            raise
+        except ClusterError as error:
             await self._changed_within(self._pause(error))
             self.doubt()
+            return error
+        return None
 
     def tell(self, state: State) -> None:
         """Leaves a state for the reader; one that it has not taken yet is replaced."""
@@ -157,7 +164,7 @@ class Subscription:
             self.tell(Gone())
         except Denial as error:
             await self._refused(error)
-        except Unreachable as error:
+        except ClusterError as error:
             await self._changed_within(self._pause(error))
 
     async def _refused(self, error: Denial) -> None:
@@ -166,9 +173,9 @@ class Subscription:
             self.tell(Denied(str(error)))
             self.doubt()
 
-    def _pause(self, error: Unreachable) -> float:
+    def _pause(self, error: ClusterError) -> float:
         self._retries = self._retries or self._hub.pace.retries()
-        return max(next(self._retries), error.retry_after)
+        return max(next(self._retries), error.retry_after if isinstance(error, Unreachable) else 0.0)
 
     def _wake(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():

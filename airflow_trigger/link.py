@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
+from airflow_trigger.objects import safe_link
+
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, TaskInstanceKey
 
@@ -17,4 +19,5 @@ class DbtRunLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """The address that the task left in its XCom: on Airflow 2 this runs in the web server, which knows no more."""
-        return XCom.get_value(key="job_run_url", ti_key=ti_key) or ""
+        # Anybody who runs a task can write an XCom.
+        return safe_link(XCom.get_value(key="job_run_url", ti_key=ti_key)) or ""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_trigger.access import Access, resolve
-from airflow_trigger.attempts import PREFIX, label_value
+from airflow_trigger.arguments import mapping, number, shown, text
+from airflow_trigger.attempts import PREFIX, is_label, label_value
 from airflow_trigger.blocking import blocking
 from airflow_trigger.cluster import ClusterError
-from airflow_trigger.failures import DbtRunLostContact, InvalidArgument
+from airflow_trigger.failures import DbtRunLostContact, InvalidArgument, warn_without_effect
 from airflow_trigger.taskruns import Patiently, TaskRun, TaskRuns, connected
 from watcher.api import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from airflow_trigger.cluster import ClusterConfig
 
 LIST_SECONDS: Final = 120.0
+_KEY = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9.]{0,251}[A-Za-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 CODES: Final[dict[int, set[str]]] = {
     1: {Phase.QUEUED},
     2: {Phase.RUNNING},
@@ -49,6 +53,11 @@ class DbtRunListOperator(BaseOperator):
     :param in_cluster: use the pod's ServiceAccount.
     :param config_file: a kubeconfig.
     :param cluster_context: its context.
+    :param dbt_cloud_conn_id: has no effect, as the next four.
+    :param account_id: of the provider's operator.
+    :param order_by: of the provider's operator.
+    :param include_related: of the provider's operator.
+    :param hook_params: of the provider's operator.
     """
 
     template_fields: Sequence[str] = ("job_id", "by_dag", "by_task", "labels", "namespace")
@@ -68,6 +77,11 @@ class DbtRunListOperator(BaseOperator):
         in_cluster: bool | None = None,
         config_file: str | None = None,
         cluster_context: str | None = None,
+        dbt_cloud_conn_id: str | None = None,
+        account_id: int | None = None,
+        order_by: str | None = None,
+        include_related: list[str] | None = None,
+        hook_params: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -82,6 +96,18 @@ class DbtRunListOperator(BaseOperator):
         self.in_cluster = in_cluster
         self.config_file = config_file
         self.cluster_context = cluster_context
+        self.dbt_cloud_conn_id = dbt_cloud_conn_id
+        self.account_id = account_id
+        self.order_by = order_by
+        self.include_related = include_related
+        self.hook_params = hook_params or {}
+        warn_without_effect(
+            dbt_cloud_conn_id=dbt_cloud_conn_id,
+            account_id=account_id,
+            order_by=order_by,
+            include_related=include_related,
+            hook_params=hook_params,
+        )
 
     def connect(self, config: ClusterConfig, namespace: str) -> AbstractAsyncContextManager[TaskRuns]:
         """The way to the API server: the seam where tests put their own."""
@@ -89,62 +115,76 @@ class DbtRunListOperator(BaseOperator):
 
     def execute(self, context: Context) -> list[dict[str, Any]] | dict[str, Any] | None:
         """The runs, or the newest."""
+        home = resolve(
+            self.kubernetes_conn_id,
+            namespace=self.namespace,
+            in_cluster=self.in_cluster,
+            config_file=self.config_file,
+            cluster_context=self.cluster_context,
+        )
+        job_id, wanted = number("job_id", self.job_id), phases(self.status_filter)
+        selected = selector(self.by_dag, self.by_task, self.labels)
         try:
-            home = resolve(
-                self.kubernetes_conn_id,
-                namespace=self.namespace,
-                in_cluster=self.in_cluster,
-                config_file=self.config_file,
-                cluster_context=self.cluster_context,
-            )
-            found = blocking(self._listed(home))
-            chosen = [row(run) for run in newest_first(found, self.job_id, phases(self.status_filter))]
-        except ValueError as error:
-            raise InvalidArgument(str(error)) from None
+            found = blocking(self._listed(home, selected))
         except ClusterError as error:
             raise DbtRunLostContact(f"DbtRuns could not be listed. {error}") from None
+        chosen = [row(run) for run in newest_first(found, job_id, wanted)]
         self.log.info("Found %s DbtRuns.", len(chosen))
         return next(iter(chosen), None) if self.latest_only else chosen
 
-    async def _listed(self, home: Access) -> list[TaskRun]:
+    async def _listed(self, home: Access, selected: str) -> list[TaskRun]:
         async with self.connect(home.config, home.namespace) as runs:
-            return await Patiently(runs, LIST_SECONDS).list(selector(self.by_dag, self.by_task, self.labels))
+            return await Patiently(runs, LIST_SECONDS).list(selected)
 
 
-def selector(by_dag: str | None, by_task: str | None, labels: Mapping[str, str] | None) -> str:
-    """The label selector."""
-    wanted = {f"{PREFIX}/dag-id": by_dag, f"{PREFIX}/task-id": by_task}
+def selector(by_dag: object, by_task: object, labels: object) -> str:
+    """The label selector.
+
+    Raises:
+        InvalidArgument: an argument is no text, or not what a label can be.
+    """
+    wanted = {f"{PREFIX}/dag-id": text("by_dag", by_dag), f"{PREFIX}/task-id": text("by_task", by_task)}
     ids = {key: label_value(value) for key, value in wanted.items() if value is not None}
-    return ",".join(f"{key}={value}" for key, value in (ids | dict(labels or {})).items())
+    return ",".join(f"{key}={value}" for key, value in (ids | _labels(labels)).items())
 
 
-def phases(status_filter: int | str | Iterable[int | str] | None) -> set[str] | None:
+def _labels(labels: object) -> dict[str, str]:
+    found = {key: text(f"labels[{key!r}]", value) or "" for key, value in mapping("labels", labels).items()}
+    odd = next((key for key, value in found.items() if not (_KEY.fullmatch(key) and is_label(value))), None)
+    if odd is not None:
+        raise InvalidArgument(f"labels[{odd!r}] is not a label of Kubernetes: {shown(found[odd])}")
+    return found
+
+
+def phases(status_filter: object) -> set[str] | None:
     """The phases that are asked for; None: all, also those of a newer watcher.
 
     Raises:
-        ValueError: there is no such phase or code.
+        InvalidArgument: there is no such phase or code.
     """
-    if status_filter is None:
+    if status_filter is None or status_filter == "":
         return None
-    asked = [status_filter] if isinstance(status_filter, int | str) else status_filter
-    return {phase for one in asked for phase in _phases_of(one)}
+    if isinstance(status_filter, Sequence | Set) and not isinstance(status_filter, str | bytes):
+        return {phase for one in status_filter for phase in _phases_of(one)}
+    return _phases_of(status_filter)
 
 
-def _phases_of(one: int | str) -> set[str]:
-    if isinstance(one, int):
-        if one not in CODES:
-            raise ValueError(f"status_filter: dbt Cloud has no status {one}; it has {', '.join(map(str, CODES))}")
-        return CODES[one]
-    if one not in {phase.value for phase in Phase}:
-        raise ValueError(f"status_filter: there is no phase {one!r}; there are {', '.join(Phase)}")
+def _phases_of(one: object) -> set[str]:
+    code = int(one) if isinstance(one, str) and one.isascii() and one.isdecimal() and len(one) < 9 else one
+    if isinstance(code, int) and not isinstance(code, bool):
+        if code not in CODES:
+            raise InvalidArgument(f"status_filter: dbt Cloud has no status {code}; it has {', '.join(map(str, CODES))}")
+        return CODES[code]
+    if not isinstance(one, str) or one not in {phase.value for phase in Phase}:
+        raise InvalidArgument(f"status_filter: there is no phase {shown(one)}; there are {', '.join(Phase)}")
     return {one}
 
 
-def newest_first(runs: Iterable[TaskRun], job_id: object, wanted: set[str] | None) -> Iterator[TaskRun]:
+def newest_first(runs: Iterable[TaskRun], job_id: int | None, wanted: set[str] | None) -> Iterator[TaskRun]:
     """Those of the job in the phases."""
     # Here, not as a field selector: those on custom resources need Kubernetes 1.31.
     for run in sorted(runs, key=lambda run: (run.metadata.creation_timestamp, run.number), reverse=True):
-        of_job = job_id is None or str(run.status.job_id) == str(job_id)
+        of_job = job_id is None or run.status.job_id == job_id
         if of_job and (wanted is None or (run.status.phase or Phase.PENDING) in wanted):
             yield run
 
@@ -161,7 +201,7 @@ def row(run: TaskRun) -> dict[str, Any]:
         "run_id": run.run_id,
         "job_id": status.job_id,
         "account_id": status.account_id,
-        "url": status.url,
+        "url": status.link,
         "created_at": run.metadata.creation_timestamp,
         "queued_at": _text(status.queued_at),
         "started_at": _text(status.started_at),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -16,9 +16,10 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec.structs import fields, replace
 
+from airflow_trigger.arguments import boolean, mapping, number, shown, text, texts
 from airflow_trigger.attempts import WAITING_TRY, Create, Try
 from airflow_trigger.failures import InvalidArgument
-from airflow_trigger.naming import connection_name
+from airflow_trigger.naming import connection_name, object_name
 from watcher.api import (
     API_VERSION,
     KIND,
@@ -53,6 +54,9 @@ RUN_CONFIG: Final = {
     "timeout_seconds_override": "timeoutSeconds",
 }
 """Names of dbt Cloud's API, and what they are in `spec.overrides`."""
+TEXTS: Final = frozenset({"schema_override", "git_branch", "git_sha", "target_name_override", "dbt_version_override"})
+NUMBERS: Final = frozenset({"threads_override", "timeout_seconds_override"})
+FLAGS: Final = frozenset({"generate_docs_override"})
 PULL_REQUEST: Final = {
     "github_pull_request_id": "github",
     "gitlab_merge_request_id": "gitlab",
@@ -65,23 +69,23 @@ PULL_REQUEST: Final = {
 class Wish:
     """What a task wants to run. Durations in seconds."""
 
-    conn_id: str
-    connection: str | None = None
+    conn_id: object
+    connection: object = None
     job_id: object = None
-    project_name: str | None = None
-    environment_name: str | None = None
-    job_name: str | None = None
+    project_name: object = None
+    environment_name: object = None
+    job_name: object = None
     account_id: object = None
-    cause: str | None = None
+    cause: object = None
     steps: object = None
-    schema: str | None = None
+    schema: object = None
     run_config: object = field(default_factory=dict)
     reuse: bool = False
     retry: object = None
     queue_deadline: float | None = None
     active_deadline: float | None = None
     check_interval: float = 60.0
-    deletion_policy: str | None = None
+    deletion_policy: object = None
     artifacts: object = None
     ttl: float | None = None
 
@@ -98,7 +102,7 @@ def manifest(wish: Wish, attempt: Try, create: Create) -> dict[str, Any]:
         "metadata": {
             "name": attempt.key.object_name(create.number),
             "labels": attempt.key.labels(create.number),
-            "annotations": attempt.key.annotations() | {WAITING_TRY: str(attempt.number)},
+            "annotations": attempt.key.annotations() | {WAITING_TRY: str(attempt.mark)},
         },
         "spec": _follow(wish, create.follows) if create.follows is not None else _start(wish, create.resumes),
     }
@@ -133,23 +137,16 @@ def _follow(wish: Wish, run_id: int) -> dict[str, Any]:
 
 
 def _common(wish: Wish) -> Spec:
-    name = wish.connection or _secret(wish.conn_id)
+    name = object_name("connection", wish.connection) or connection_name("dbt_cloud_conn_id", wish.conn_id)
     return Spec(
         connection_ref=None if name is None else ConnectionRef(name=name),
         account_id=number("account_id", wish.account_id),
         queue_deadline_seconds=whole_seconds(wish.queue_deadline),
         active_deadline_seconds=whole_seconds(wish.active_deadline),
         poll_interval_seconds=min(max(round(wish.check_interval), MIN_POLL), MAX_POLL),
-        artifacts=_texts("artifacts", wish.artifacts, "paths below target/"),
+        artifacts=texts("artifacts", wish.artifacts, "paths below target/"),
         ttl_seconds_after_finished=None if wish.ttl is None else max(0, round(wish.ttl)),
     )
-
-
-def _secret(conn_id: str) -> str | None:
-    try:
-        return connection_name(conn_id)
-    except ValueError as error:
-        raise InvalidArgument(f"dbt_cloud_{error}") from None
 
 
 def job_of(wish: Wish) -> Job:
@@ -157,53 +154,45 @@ def job_of(wish: Wish) -> Job:
     job_id = number("job_id", wish.job_id)
     if job_id is not None:
         return Job(id=job_id)
-    if not (wish.project_name and wish.environment_name and wish.job_name):
+    project, environment, name = (
+        text(argument, getattr(wish, argument)) for argument in ("project_name", "environment_name", "job_name")
+    )
+    if not (project and environment and name):
         raise InvalidArgument("Either job_id or project_name, environment_name, and job_name must be provided.")
-    return Job(name=wish.job_name, project=wish.project_name, environment=wish.environment_name)
-
-
-def number(argument: str, value: object) -> int | None:
-    """A number, also one that a template made text; None if there is none.
-
-    Raises:
-        InvalidArgument: it is something else.
-    """
-    if value is None or value == "":
-        return None
-    try:
-        return int(str(value))
-    except ValueError:
-        raise InvalidArgument(f"{argument} must be a number, not {value!r}") from None
+    return Job(name=name, project=project, environment=environment)
 
 
 def _run_config(wish: Wish) -> tuple[str | None, Overrides]:
     """Cause and overrides; `additional_run_config` is laid over the arguments, as the provider does."""
-    if not isinstance(wish.run_config, Mapping):
-        raise InvalidArgument(f"additional_run_config must be a mapping, not {wish.run_config!r}")
-    config = dict(wish.run_config)
-    cause = config.pop("cause", wish.cause)
+    config = mapping("additional_run_config", wish.run_config)
+    configured = text("additional_run_config['cause']", config.pop("cause", None))
+    cause = configured or text("trigger_reason", wish.cause)
     pull_request = {PULL_REQUEST[key]: config.pop(key) for key in PULL_REQUEST.keys() & config.keys()}
     unknown = sorted(config.keys() - RUN_CONFIG.keys())
     if unknown:
         known = ", ".join(("cause", *RUN_CONFIG, *PULL_REQUEST))
         raise InvalidArgument(f"additional_run_config has no {', '.join(unknown)}; it takes {known}")
     given: dict[str, Any] = {
-        "steps": _texts("steps_override", wish.steps, "dbt commands") or None,
-        "schema": wish.schema or None,
+        "steps": texts("steps_override", wish.steps, "dbt commands") or None,
+        "schema": text("schema_override", wish.schema),
     }
-    given |= {RUN_CONFIG[key]: value for key, value in config.items()}
+    given |= {RUN_CONFIG[key]: _configured(key, value) for key, value in config.items()}
     if any(value is not None for value in pull_request.values()):
         given["pullRequestId"] = pull_request
     present = {key: value for key, value in given.items() if value is not None}
-    return None if cause is None else str(cause), _converted("additional_run_config", present, Overrides)
+    return cause, _converted("additional_run_config", present, Overrides)
 
 
-def _texts(argument: str, value: object, of: str) -> tuple[str, ...]:
-    if not value:
-        return ()
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise InvalidArgument(f"{argument} must be a list of {of}, not {value!r}")
-    return tuple(str(each) for each in value)
+def _configured(key: str, value: object) -> object:
+    """A value of `additional_run_config`, refused under its own name; None: the job's own."""
+    argument = f"additional_run_config[{key!r}]"
+    if key in TEXTS:
+        return text(argument, value)
+    if key in NUMBERS:
+        return number(argument, value)
+    if key in FLAGS:
+        return boolean(argument, None if value == "" else value)
+    return texts(argument, value, "dbt commands") or None
 
 
 def _converted(argument: str, wire: Mapping[str, Any], kind: type[T]) -> T:
@@ -216,7 +205,7 @@ def _converted(argument: str, wire: Mapping[str, Any], kind: type[T]) -> T:
 
 def retry_of(value: object) -> Retry:
     """`retry` as a number of further attempts, or a mapping with the fields of `spec.retry`."""
-    if value is None:
+    if value is None or (value == 0 and not isinstance(value, bool)) or value == "0":
         return Retry()
     if not isinstance(value, Mapping):
         return Retry(limit=number("retry", value) or 0)
@@ -228,11 +217,11 @@ def retry_of(value: object) -> Retry:
     return _converted("retry", wire, Retry)
 
 
-def _policy(value: str | None) -> DeletionPolicy | None:
+def _policy(value: object) -> DeletionPolicy | None:
     try:
-        return None if value is None else DeletionPolicy(value)
+        return None if value is None else DeletionPolicy(str(value))
     except ValueError:
-        raise InvalidArgument(f"deletion_policy must be Cancel or Orphan, not {value!r}") from None
+        raise InvalidArgument(f"deletion_policy must be Cancel or Orphan, not {shown(value)}") from None
 
 
 def _shortened(cause: str | None) -> str | None:
@@ -245,20 +234,6 @@ def _shortened(cause: str | None) -> str | None:
 def whole_seconds(duration: float | None) -> int | None:
     """Seconds as the API takes them: 1 up to a year."""
     return None if duration is None else min(max(1, math.ceil(duration)), MAX_SECONDS)
-
-
-def in_seconds(argument: str, value: float | timedelta | None) -> float | None:
-    """A duration given as seconds or as a timedelta.
-
-    Raises:
-        InvalidArgument: it is neither, or negative.
-    """
-    if value is None:
-        return None
-    seconds: object = value.total_seconds() if isinstance(value, timedelta) else value
-    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
-        raise InvalidArgument(f"{argument} must be seconds or a timedelta, and not negative; it is {value!r}")
-    return float(seconds)
 
 
 def active_deadline(given: float | None, execution_timeout: timedelta | None, timeout: float) -> float:

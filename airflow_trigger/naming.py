@@ -6,6 +6,9 @@ import hashlib
 import re
 from typing import Final
 
+from airflow_trigger.arguments import shown, text
+from airflow_trigger.failures import InvalidArgument
+
 DEFAULT_CONN_ID: Final = "dbt_cloud_default"
 """The provider's default connection: here it means the watcher's default connection."""
 MAX_NAME: Final = 63
@@ -14,18 +17,52 @@ MAX_NAME: Final = 63
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 
-def connection_name(conn_id: str) -> str | None:
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+def namespace_name(value: object) -> str | None:
+    """A namespace; None: none was given.
+
+    Raises:
+        InvalidArgument: no namespace can have such a name.
+    """
+    name = text("namespace", value)
+    if name is not None and not _LABEL.fullmatch(name):
+        raise InvalidArgument(
+            f"namespace {shown(name)} cannot name a namespace: use lower-case letters, digits and '-', at most 63, "
+            "with a letter or digit at both ends"
+        )
+    return name
+
+
+def object_name(argument: str, value: object) -> str | None:
+    """The name of a Kubernetes object; None: none was given.
+
+    Raises:
+        InvalidArgument: no object can have such a name; the sentence names `argument`.
+    """
+    name = text(argument, value)
+    if name is not None and (len(name) > 253 or not _SUBDOMAIN.fullmatch(name)):
+        raise InvalidArgument(
+            f"{argument} {shown(name)} cannot name a Kubernetes object: use lower-case letters, digits, '-' and '.', "
+            "with a letter or digit at both ends"
+        )
+    return name
+
+
+def connection_name(argument: str, value: object) -> str | None:
     """The Secret that an Airflow connection id stands for; None for the watcher's default connection.
 
     Raises:
-        ValueError: no Secret can have such a name.
+        InvalidArgument: no Secret can have such a name; the sentence names `argument`.
     """
-    if conn_id == DEFAULT_CONN_ID:
+    conn_id = "" if value == "" else text(argument, value)
+    if conn_id is None or conn_id == DEFAULT_CONN_ID:
         return None
     name = conn_id.lower().replace("_", "-")
     if len(name) > 253 or not _SUBDOMAIN.fullmatch(name):
-        raise ValueError(
-            f"conn_id {conn_id!r} cannot name a connection Secret: use letters, digits, '-', '_' and '.', "
+        raise InvalidArgument(
+            f"{argument} {shown(conn_id)} cannot name a connection Secret: use letters, digits, '-', '_' and '.', "
             "with a letter or digit at both ends"
         )
     return name

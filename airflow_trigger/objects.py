@@ -6,12 +6,19 @@ Words stay plain strings: a newer watcher may know phases and reasons that this 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 
 from watcher.api import FINAL_PHASES, DeletionPolicy
+
+MAX_LINK: Final = 2_000
+_HOST: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:[0-9]{1,5})?")
+_ODD: Final = frozenset(" \\\"'<>`")
 
 
 class Lite(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
@@ -26,15 +33,27 @@ class Meta(Lite, frozen=True, kw_only=True):
     resource_version: str
     deletion_timestamp: str | None = None
 
+    def __post_init__(self) -> None:
+        if not (self.resource_version.isascii() and self.resource_version.isdecimal()):
+            raise ValueError("metadata.resourceVersion is not a number")
+
     @property
     def version(self) -> int:
         """The resourceVersion as a number: Kubernetes documents it as one that grows."""
         return int(self.resource_version)
 
 
+class Reference(Lite, frozen=True, kw_only=True):
+    """An object by its name."""
+
+    name: str = ""
+
+
 class Intent(Lite, frozen=True, kw_only=True):
     """The part of `spec` that decides which run this is and what a deletion does to it."""
 
+    connection_ref: Reference | None = None
+    account_id: int | None = None
     run_id: int | None = None
     deletion_policy: str | None = None
 
@@ -65,6 +84,11 @@ class Truth(Lite, frozen=True, kw_only=True):
     finished_at: datetime | None = None
     completion_time: datetime | None = None
     results: Results = Results()
+
+    @property
+    def link(self) -> str | None:
+        """The address, if a person can open it without being led astray."""
+        return safe_link(self.url)
 
 
 class Run(Lite, frozen=True, kw_only=True):
@@ -97,6 +121,18 @@ class Run(Lite, frozen=True, kw_only=True):
     def run_id(self) -> int | None:
         """The dbt Cloud run, as soon as it is known."""
         return self.status.run_id or self.spec.run_id
+
+
+def safe_link(url: str | None) -> str | None:
+    """`url` if it is what dbt Cloud's are: https, a host that is what it looks like, nothing that hides another."""
+    if not isinstance(url, str) or len(url) > MAX_LINK or not url.isascii() or not url.isprintable():
+        return None
+    try:
+        parts = urlsplit(url)
+        plain = parts.scheme == "https" and _HOST.fullmatch(parts.netloc) is not None
+    except ValueError:
+        return None
+    return url if plain and not set(url) & _ODD else None
 
 
 @dataclass(frozen=True, slots=True)

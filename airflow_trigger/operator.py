@@ -6,6 +6,7 @@ process. What was done is on the object, and whoever comes next finds it there (
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -14,13 +15,15 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from airflow.providers.common.compat.sdk import AirflowException, BaseOperator, conf
+from airflow.configuration import conf
+from airflow.providers.common.compat.sdk import AirflowException, BaseOperator
 
 from airflow_trigger import event as events
 from airflow_trigger.access import Access, resolve
+from airflow_trigger.arguments import seconds
 from airflow_trigger.attempts import Attach, Await, Create, Try, Use, try_of
 from airflow_trigger.blocking import blocking
-from airflow_trigger.cluster import ClusterConfig, ClusterError, NotFound, Rejected
+from airflow_trigger.cluster import ClusterConfig, ClusterError, NotFound, QuotaExceeded, Rejected
 from airflow_trigger.event import NO_ACCESS, WAIT_TIMEOUT, Subject
 from airflow_trigger.failures import (
     DbtRunCancelled,
@@ -31,13 +34,14 @@ from airflow_trigger.failures import (
     checked,
     failure,
     report,
-    warn_of_arguments_without_effect,
+    warn_without_effect,
 )
 from airflow_trigger.link import DbtRunLink
-from airflow_trigger.manifest import DAY, Wish, active_deadline, in_seconds, manifest
+from airflow_trigger.manifest import DAY, Wish, active_deadline, manifest
 from airflow_trigger.naming import DEFAULT_CONN_ID
 from airflow_trigger.taskruns import Patiently, TaskRun, TaskRuns, belonging, cancel, connected, consume, submitted
-from airflow_trigger.trigger import DbtRunTrigger
+from airflow_trigger.trigger import DbtRunTrigger, PauseTrigger
+from watcher.api import Phase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -56,6 +60,10 @@ API_SECONDS: Final = 300.0
 READ_SECONDS: Final = 60.0
 """The same when the event of the trigger tells the outcome already."""
 KILL_SECONDS: Final = 15.0
+START_SECONDS: Final = API_SECONDS
+"""How long a worker that may not defer waits for the id of a run whose end it does not wait for."""
+QUOTA_PAUSE_SECONDS: Final = 30.0
+"""Between two tries to create an object for which a ResourceQuota has no room."""
 DEFER_MARGIN: Final = 60.0
 """Airflow ends a deferral this much after the trigger should have: only when no triggerer runs."""
 FRAMEWORK_FAILURE: Final = "__fail__"
@@ -84,6 +92,7 @@ class DbtRunOperator(BaseOperator):
     :param deferrable: wait in the triggerer, not in a worker.
     :param hook_params: has no effect.
     :param openlineage_inject_parent_job_info: has no effect.
+    :param durable: has no effect: every try looks for the run of the one before.
     :param connection: name of the connection Secret, as it is, instead of dbt_cloud_conn_id.
     :param retry: further attempts inside this try: a number, or a mapping with the fields of `spec.retry`.
     :param queue_deadline: seconds or timedelta from submission to start; passing it cancels the run.
@@ -139,6 +148,7 @@ class DbtRunOperator(BaseOperator):
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         hook_params: dict[str, Any] | None = None,
         openlineage_inject_parent_job_info: bool = False,
+        durable: bool = True,
         connection: str | None = None,
         retry: int | Mapping[str, Any] | None = None,
         queue_deadline: float | timedelta | None = None,
@@ -173,6 +183,7 @@ class DbtRunOperator(BaseOperator):
         self.deferrable = deferrable
         self.hook_params = hook_params or {}
         self.openlineage_inject_parent_job_info = openlineage_inject_parent_job_info
+        self.durable = durable
         self.connection = connection
         self.retry = retry
         self.queue_deadline = queue_deadline
@@ -190,7 +201,11 @@ class DbtRunOperator(BaseOperator):
         self._try: Try | None = None
         self._access: Access | None = None
         self._killed = False
-        warn_of_arguments_without_effect(hook_params, openlineage_inject_parent_job_info)
+        warn_without_effect(
+            hook_params=hook_params,
+            openlineage_inject_parent_job_info=openlineage_inject_parent_job_info,
+            durable=not durable,
+        )
 
     # ── what Airflow calls ──
 
@@ -202,11 +217,32 @@ class DbtRunOperator(BaseOperator):
     def execute(self, context: Context) -> int | None:
         """Finds or creates the DbtRun of this try, and waits for it."""
         self._enter(context)
-        belongs = self._run(self._begin())
-        if isinstance(belongs, Await):
-            self.log.info("DbtRun %s is still being cancelled: nothing is started before it ended.", belongs.run.name)
-            return self._wait(context, belongs.run, "execute_after_cancel")
-        return self._begun(context, belongs.run)
+        while True:
+            try:
+                belongs = self._run(self._begin())
+            except QuotaExceeded as error:
+                self._pause(context, error)
+                continue
+            if isinstance(belongs, Await):
+                self.log.info("DbtRun %s is being cancelled: nothing is started before it ended.", belongs.run.name)
+                return self._wait(context, belongs.run, "execute_after_cancel")
+            return self._begun(context, belongs.run)
+
+    def execute_after_pause(self, context: Context, event: Mapping[str, Any] | None = None) -> int | None:
+        """Resumes when it is time to try again what a ResourceQuota did not allow."""
+        return self.execute(context)
+
+    def execute_after_start(self, context: Context, event: Mapping[str, Any] | None = None) -> int | None:
+        """Resumes when the run that is not waited for was started, or the wait for that was too long."""
+        self._enter(context)
+        told = checked(event)
+        run = self._look(told)
+        if run is not None and (run.final or run.run_id is not None):
+            return self._begun(context, run)
+        error = failure(told)
+        if error is not None:
+            raise error
+        return told.get("run_id")
 
     def execute_after_cancel(self, context: Context, event: Mapping[str, Any] | None = None) -> int | None:
         """Resumes when the run of an earlier try, which was being cancelled, is over."""
@@ -258,22 +294,19 @@ class DbtRunOperator(BaseOperator):
         return True
 
     def _enter(self, context: Context) -> None:
-        self._try = try_of(context["ti"])
+        self._try = try_of(context, self.retries)
         if self._access is None:
-            try:
-                self._access = resolve(
-                    self.kubernetes_conn_id,
-                    namespace=self.namespace,
-                    in_cluster=self.in_cluster,
-                    config_file=self.config_file,
-                    cluster_context=self.cluster_context,
-                )
-            except ValueError as error:
-                raise InvalidArgument(str(error)) from None
+            self._access = resolve(
+                self.kubernetes_conn_id,
+                namespace=self.namespace,
+                in_cluster=self.in_cluster,
+                config_file=self.config_file,
+                cluster_context=self.cluster_context,
+            )
 
     def _begun(self, context: Context, run: TaskRun) -> int | None:
         try:
-            self._push(context, run.run_id, run.status.url, run.name)
+            self._push(context, run.run_id, run.status.link, run.name)
         except Exception:  # whatever a release of Airflow raises, as when the DAG run was just deleted
             self._let_go()
             raise
@@ -282,16 +315,45 @@ class DbtRunOperator(BaseOperator):
         if self._killed:
             raise DbtRunCancelled(f"The task was ended while DbtRun {run.name} was being started.")
         if self.wait_for_termination:
-            self.log.info("Waiting for DbtRun %s, %s.", run.name, run.status.url or "which is not started yet")
+            self.log.info("Waiting for DbtRun %s, %s.", run.name, run.status.link or "which is not started yet")
             return self._wait(context, run, "execute_complete")
         if run.run_id is None:
-            who = Subject(self._home.namespace, run.name).within
-            raise DbtRunTimedOut(events.too_long(who, run, self._timeout))
+            return self._wait_for_start(context, run)
         self._consume(run)
         return run.run_id
 
+    def _wait_for_start(self, context: Context, run: TaskRun) -> int | None:
+        if self.deferrable and self._timeout > 0:
+            trigger = self._trigger(run, until_started=True)
+            self.defer(trigger=trigger, method_name="execute_after_start", timeout=self._longest_deferral(context))
+        told = run.status.message or "no watcher has taken it on"
+        raise DbtRunTimedOut(
+            f"Timeout: DbtRun {self._home.namespace}/{run.name} has started no dbt Cloud run after "
+            f"{round(self._start_patience)} seconds (last seen: {run.status.phase or Phase.PENDING}: {told}); it was "
+            "not cancelled, and the next try takes it over."
+        )
+
+    @property
+    def _start_patience(self) -> float:
+        """Seconds for which a worker waits until the run has an id."""
+        if self.wait_for_termination:
+            return SUBMISSION_SECONDS
+        return min(SUBMISSION_SECONDS if self.deferrable else START_SECONDS, self._timeout)
+
+    def _pause(self, context: Context, error: QuotaExceeded) -> None:
+        """Waits until there may be room: in the triggerer if it may, else here."""
+        waited = (datetime.now(tz=UTC) - context["ti"].start_date).total_seconds()
+        rest = self._timeout - waited
+        if rest <= 0:
+            raise DbtRunTimedOut(f"Timeout: no DbtRun could be created for {round(waited)} seconds: {error}")
+        self.log.warning("The DbtRun cannot be created yet: %s", error)
+        pause = min(QUOTA_PAUSE_SECONDS, max(rest, 1.0))
+        if self.deferrable:
+            self.defer(trigger=PauseTrigger(time.time() + pause), method_name="execute_after_pause")
+        blocking(asyncio.sleep(pause))
+
     def _wait(self, context: Context, run: TaskRun, method: str) -> int | None:
-        trigger = self._trigger(run, context)
+        trigger = self._trigger(run)
         if self.deferrable:
             self.defer(trigger=trigger, method_name=method, timeout=self._longest_deferral(context))
         outcome: int | None = getattr(self, method)(context, self._run(self.awaited(trigger)))
@@ -301,7 +363,7 @@ class DbtRunOperator(BaseOperator):
         """The last act is to mark the outcome consumed: whatever breaks before, the next try finds it."""
         told = events.ended(Subject(self._home.namespace, run.name), run)
         error = failure(told)
-        self._push(context, run.run_id, run.status.url, run.name)
+        self._push(context, run.run_id, run.status.link, run.name)
         for line in report(run):
             self.log.log(logging.INFO if error is None else logging.ERROR, "%s", line)
         self._consume(run)
@@ -312,7 +374,7 @@ class DbtRunOperator(BaseOperator):
     def _stopped(self, context: Context, stopped: AirflowException) -> int | None:
         """A run that did end is not a time-out; one that is cut off by execution_timeout is cancelled."""
         run = self._last_seen()
-        if run is not None and run.final and not (run.consumed or run.unwanted):
+        if run is not None and run.final and self._is_unread(run):
             return self._finish(context, run)
         if "timeout" not in str(stopped).lower():
             raise stopped
@@ -322,6 +384,10 @@ class DbtRunOperator(BaseOperator):
             raise DbtRunTimedOut(events.too_long(who, run, self._timeout)) from stopped
         limit = f"execution_timeout ({self.execution_timeout})"
         raise DbtRunTimedOut(f"Timeout: {who} passed {limit}; it {self._cut_off()}.") from stopped
+
+    def _is_unread(self, run: TaskRun) -> bool:
+        """Whether its end is one that this try may tell Airflow."""
+        return not (run.consumed or run.unwanted) and self._attempt.mark.in_life_of(run.mark)
 
     def _let_go(self) -> None:
         """Of a try that fails now. The next one takes its run over; after the last nobody waits for it."""
@@ -363,6 +429,8 @@ class DbtRunOperator(BaseOperator):
             return blocking(work)
         except Rejected as error:
             raise DbtRunRefused(f"Kubernetes does not accept the DbtRun: {error}") from None
+        except QuotaExceeded:
+            raise
         except ClusterError as error:
             raise DbtRunLostContact(f"The DbtRun could not be created or read. {error}") from None
 
@@ -373,15 +441,20 @@ class DbtRunOperator(BaseOperator):
 
     async def _begin(self) -> Attach | Use | Await:
         async with self._runs() as runs:
-            found = await belonging(runs, self._attempt, self._manifest, from_failure=self._resumes)
+            found = await belonging(
+                runs,
+                self._attempt,
+                self._manifest,
+                from_failure=self._resumes,
+                leaves=not self.cancel_on_kill,
+            )
             if isinstance(found, Await):
                 return found
             # Killed while the request was on its way: nobody else knows the object yet.
             if self._killed and self.cancel_on_kill:
-                await cancel(runs, found.run, self._attempt.number)
+                await cancel(runs, found.run, self._attempt.mark)
                 return found
-            patience = SUBMISSION_SECONDS if self.wait_for_termination else self._timeout
-            return replace(found, run=await submitted(runs, found.run, patience))
+            return replace(found, run=await submitted(runs, found.run, self._start_patience))
 
     @property
     def _resumes(self) -> bool:
@@ -395,7 +468,7 @@ class DbtRunOperator(BaseOperator):
     def _wish(self) -> Wish:
         key = self._attempt.key
         default = f"Triggered via Apache Airflow by task {key.task_id!r} in the {key.dag_id} DAG."
-        ttl = in_seconds("ttl", self.ttl)
+        ttl = seconds("ttl", self.ttl)
         return Wish(
             conn_id=self.dbt_cloud_conn_id,
             connection=self.connection,
@@ -404,15 +477,15 @@ class DbtRunOperator(BaseOperator):
             environment_name=self.environment_name,
             job_name=self.job_name,
             account_id=self.account_id,
-            cause=self.trigger_reason or default,
+            cause=default if self.trigger_reason in (None, "") else self.trigger_reason,
             steps=self.steps_override,
             schema=self.schema_override,
             run_config=self.additional_run_config,
             reuse=self.reuse_existing_run,
             retry=self.retry,
-            queue_deadline=in_seconds("queue_deadline", self.queue_deadline),
+            queue_deadline=seconds("queue_deadline", self.queue_deadline),
             active_deadline=active_deadline(
-                in_seconds("active_deadline", self.active_deadline),
+                seconds("active_deadline", self.active_deadline),
                 self.execution_timeout if self.cancel_on_kill else None,
                 self._timeout,
             ),
@@ -424,16 +497,15 @@ class DbtRunOperator(BaseOperator):
 
     @property
     def _timeout(self) -> float:
-        return in_seconds("timeout", self.timeout) or 0.0
+        return _required("timeout", self.timeout)
 
     @property
     def _check_interval(self) -> float:
-        return in_seconds("check_interval", self.check_interval) or 0.0
+        return _required("check_interval", self.check_interval)
 
-    def _trigger(self, run: TaskRun, context: Context) -> DbtRunTrigger:
+    def _trigger(self, run: TaskRun, *, until_started: bool = False) -> DbtRunTrigger:
         config = self._home.config
         return DbtRunTrigger(
-            conn_id=self.dbt_cloud_conn_id,
             run_id=run.run_id,
             end_time=time.time() + self._timeout,
             poll_interval=self._check_interval,
@@ -444,15 +516,13 @@ class DbtRunOperator(BaseOperator):
             config_file=config.config_file,
             cluster_context=config.context,
             cancel_for=self._attempt.as_dict() if self.cancel_on_kill and not run.unwanted else None,
+            until_started=until_started,
         )
 
     @staticmethod
     async def awaited(trigger: DbtRunTrigger) -> dict[str, Any]:
         """The one event of the trigger, waited for here."""
-        async for event in trigger.run():
-            payload: dict[str, Any] = event.payload
-            return payload
-        raise AssertionError("a trigger fires")
+        return dict(await trigger.outcome())
 
     def _longest_deferral(self, context: Context) -> timedelta:
         rest = self._rest(context)
@@ -483,12 +553,15 @@ class DbtRunOperator(BaseOperator):
     async def _newest(self) -> TaskRun | None:
         async with self._runs(READ_SECONDS) as runs:
             found = await runs.list(self._attempt.key.selector)
-            return max(found, key=lambda run: run.number, default=None)
+            own = [run for run in found if run.name == self._attempt.key.object_name(run.number)]
+            return max(own, key=lambda run: run.number, default=None)
 
     async def _cancel_all(self, attempt: Try) -> None:
         async with self._runs(KILL_SECONDS) as runs:
             for run in await runs.list(attempt.key.selector):
-                if await cancel(runs, run, attempt.number):
+                if run.name != attempt.key.object_name(run.number):
+                    continue
+                if await cancel(runs, run, attempt.mark):
                     self.log.info("DbtRun %s is being cancelled.", run.name)
 
     def _consume(self, run: TaskRun) -> None:
@@ -502,7 +575,7 @@ class DbtRunOperator(BaseOperator):
             )
 
     async def _mark(self, run: TaskRun) -> None:
-        ttl = in_seconds("ttl", self.ttl)
+        ttl = seconds("ttl", self.ttl)
         async with self._runs(READ_SECONDS) as runs:
             await consume(runs, run, self._attempt, None if ttl is None else round(ttl))
 
@@ -511,3 +584,10 @@ class DbtRunOperator(BaseOperator):
         for key, value in {"job_run_url": url, "job_run_id": run_id, "dbtrun_name": name}.items():
             if value is not None:
                 context["ti"].xcom_push(key=key, value=value)
+
+
+def _required(argument: str, value: object) -> float:
+    found = seconds(argument, value)
+    if found is None:
+        raise InvalidArgument(f"{argument} must be seconds or a timedelta, and not negative; it is {value!r}")
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from airflow_trigger.cluster import Unreachable
+from airflow_trigger.cluster import QuotaExceeded, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -20,6 +20,7 @@ async def patiently(ask: Callable[[], Awaitable[T]], seconds: float) -> T:
     """The answer, asked for until there is one or `seconds` have passed.
 
     Raises:
+        QuotaExceeded: at once, for that may last much longer.
         ClusterError: of the last answer; Unreachable: there was none in time.
     """
     clock = asyncio.get_running_loop().time
@@ -27,6 +28,8 @@ async def patiently(ask: Callable[[], Awaitable[T]], seconds: float) -> T:
     while True:
         try:
             return await ask()
+        except QuotaExceeded:
+            raise
         except Unreachable as error:
             pause = max(pause, error.retry_after)
             if clock() + pause > ends:

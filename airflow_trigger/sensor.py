@@ -6,16 +6,17 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from airflow.configuration import conf
 from airflow.providers.common.compat.sdk import (
     AirflowException,
     AirflowSkipException,
     BaseSensorOperator,
     PokeReturnValue,
-    conf,
 )
 
 from airflow_trigger import event as events
 from airflow_trigger.access import Access, resolve
+from airflow_trigger.arguments import number
 from airflow_trigger.blocking import blocking
 from airflow_trigger.cluster import AlreadyExists, ClusterError, NotFound, Rejected, Unreachable
 from airflow_trigger.event import WAIT_TIMEOUT, Subject
@@ -23,14 +24,13 @@ from airflow_trigger.failures import (
     DbtRunLostContact,
     DbtRunRefused,
     DbtRunSensorTimeout,
-    InvalidArgument,
     checked,
     failure,
     report,
-    warn_of_arguments_without_effect,
+    warn_without_effect,
 )
-from airflow_trigger.manifest import number
-from airflow_trigger.naming import DEFAULT_CONN_ID
+from airflow_trigger.follow import taken_by
+from airflow_trigger.naming import DEFAULT_CONN_ID, connection_name, object_name
 from airflow_trigger.taskruns import Patiently, TaskRun, TaskRuns, connected
 from airflow_trigger.trigger import DbtRunTrigger
 from watcher.api import Phase
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_trigger.cluster import ClusterConfig
+    from airflow_trigger.waits import Wait
 
 LOOK_SECONDS: Final = 20.0
 DEFER_MARGIN: Final = 60.0
@@ -101,7 +102,7 @@ class DbtRunSensor(BaseSensorOperator):
         self.config_file = config_file
         self.cluster_context = cluster_context
         self._access: Access | None = None
-        warn_of_arguments_without_effect(hook_params)
+        warn_without_effect(hook_params=hook_params)
 
     def connect(self, config: ClusterConfig, namespace: str) -> AbstractAsyncContextManager[TaskRuns]:
         """The way to the API server: the seam where tests put their own."""
@@ -130,15 +131,17 @@ class DbtRunSensor(BaseSensorOperator):
         Raises:
             DbtRunException: it ended otherwise, or it cannot be looked at.
         """
-        trigger = self._trigger()
-        run = self._look(trigger)
+        wait = self._trigger().plan()
+        run = self._look(wait)
+        if run is not None and not wait.is_followed_by(run.spec):
+            raise DbtRunRefused(events.not_accepted(Subject(wait.namespace, wait.name), taken_by(run))["message"])
         if run is None or not run.final:
-            phase = "not known, the API server does not answer" if run is None else run.status.phase or Phase.PENDING
-            self.log.info("The phase of DbtRun %s is %s.", trigger.object_name, phase)
+            phase = "not known" if run is None else run.status.phase or Phase.PENDING
+            self.log.info("The phase of DbtRun %s is %s.", wait.name, phase)
             return PokeReturnValue(is_done=False)
         for line in report(run):
             self.log.info("%s", line)
-        error = failure(events.ended(Subject(trigger.namespace, run.name), run))
+        error = failure(events.ended(Subject(wait.namespace, run.name), run))
         if error is not None:
             raise error
         return PokeReturnValue(is_done=True, xcom_value=run.run_id)
@@ -167,49 +170,56 @@ class DbtRunSensor(BaseSensorOperator):
         return self._access
 
     def _trigger(self) -> DbtRunTrigger:
-        try:
-            home = self._home()
-            return DbtRunTrigger(
-                conn_id=self.connection or self.dbt_cloud_conn_id,
-                run_id=number("run_id", self.run_id),
-                end_time=time.time() + self.timeout,
-                poll_interval=self.poke_interval,
-                account_id=number("account_id", self.account_id),
-                name=self.name,
-                namespace=home.namespace,
-                in_cluster=home.config.in_cluster,
-                config_file=home.config.config_file,
-                cluster_context=home.config.context,
-            )
-        except ValueError as error:
-            raise InvalidArgument(str(error)) from None
+        """With arguments that can be used.
 
-    def _look(self, trigger: DbtRunTrigger) -> TaskRun | None:
-        """The object; None while the API server does not answer, which is no reason to give up waiting."""
+        Raises:
+            InvalidArgument: one of them cannot.
+        """
+        home = self._home()
+        own = object_name("connection", self.connection)
+        # Here and not in the trigger, which has other names for them.
+        connection_name("dbt_cloud_conn_id", self.dbt_cloud_conn_id)
+        trigger = DbtRunTrigger(
+            conn_id=own or self.dbt_cloud_conn_id,
+            run_id=number("run_id", self.run_id),
+            end_time=time.time() + self.timeout,
+            poll_interval=self.poke_interval,
+            account_id=number("account_id", self.account_id),
+            name=object_name("name", self.name),
+            namespace=home.namespace,
+            in_cluster=home.config.in_cluster,
+            config_file=home.config.config_file,
+            cluster_context=home.config.context,
+        )
+        trigger.plan()
+        return trigger
+
+    def _look(self, wait: Wait) -> TaskRun | None:
+        """The object; None while it cannot be asked for or created, which is no reason to give up waiting."""
         try:
-            return blocking(self._seen(trigger))
-        except Unreachable:
+            return blocking(self._seen(wait))
+        except Unreachable as error:
+            self.log.warning("DbtRun %s cannot be read or created now: %s", wait.name, error)
             return None
         except NotFound:
-            raise DbtRunLostContact(f"DbtRun {trigger.namespace}/{trigger.object_name} does not exist.") from None
+            raise DbtRunLostContact(f"DbtRun {wait.namespace}/{wait.name} does not exist.") from None
         except Rejected as error:
             raise DbtRunRefused(f"Kubernetes does not accept the DbtRun: {error}") from None
         except ClusterError as error:
             raise DbtRunLostContact(f"The DbtRun could not be created or read. {error}") from None
 
-    async def _seen(self, trigger: DbtRunTrigger) -> TaskRun:
-        home = self._home()
-        async with self.connect(home.config, home.namespace) as connection:
+    async def _seen(self, wait: Wait) -> TaskRun:
+        async with self.connect(wait.config, wait.namespace) as connection:
             runs = Patiently(connection, LOOK_SECONDS)
             try:
-                return await runs.get(trigger.object_name)
+                return await runs.get(wait.name)
             except NotFound:
-                if self.name is not None:
+                if not wait.adopts:
                     raise
             try:
-                return await runs.create(trigger.manifest())
+                return await runs.create(wait.manifest())
             except AlreadyExists:
-                return await runs.get(trigger.object_name)
+                return await runs.get(wait.name)
 
     def _longest_deferral(self, context: Context) -> timedelta:
         longest = timedelta(seconds=self.timeout + DEFER_MARGIN)

@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from airflow_trigger.attempts import CONSUMED, TRY, WAITING_TRY, Attach, Await, Create, Try, Use, choose
-from airflow_trigger.cluster import AlreadyExists, ClusterConfig, Unreachable, connect
-from airflow_trigger.dbtruns import Unreadable
+from airflow_trigger.attempts import CONSUMED, TRY, WAITING_TRY, Attach, Await, Create, Mark, Replace, Try, Use, choose
+from airflow_trigger.cluster import AlreadyExists, ClusterConfig, Conflict, Expired, Unreachable, connect
 from airflow_trigger.objects import Intent, Lite, Meta, Results, Run, Truth
 from airflow_trigger.patience import patiently
-from watcher.api import GROUP, PLURAL, VERSION
+from airflow_trigger.reading import create, everything, one
+from watcher.api import GROUP, PLURAL, VERSION, Reason
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from airflow_trigger.http import Cluster
-
-T = TypeVar("T")
 
 PAGE: Final = 500
 FIRST_LOOK: Final = 0.2
@@ -39,8 +37,11 @@ class TaskMeta(Meta, frozen=True, kw_only=True):
 
 
 class TaskIntent(Intent, frozen=True, kw_only=True):
-    """With the wish to end it."""
+    """With what it runs, as it is on the wire, and the wish to end it."""
 
+    job: dict[str, Any] | None = None
+    overrides: dict[str, Any] | None = None
+    retry_of: int | None = None
     cancel: bool = False
 
 
@@ -95,9 +96,9 @@ class TaskRun(Run, frozen=True, kw_only=True):
         return _number(self.metadata.labels.get(TRY))
 
     @property
-    def waiting_try(self) -> int:
+    def waiting(self) -> Mark:
         """The last try that took it on."""
-        return _number(self.metadata.annotations.get(WAITING_TRY))
+        return Mark.parse(self.metadata.annotations.get(WAITING_TRY))
 
     @property
     def consumed(self) -> bool:
@@ -105,9 +106,9 @@ class TaskRun(Run, frozen=True, kw_only=True):
         return CONSUMED in self.metadata.annotations
 
     @property
-    def consumed_under(self) -> int:
-        """The `max_tries` of the try that told it."""
-        return _number(self.metadata.annotations.get(CONSUMED, "").partition("/")[2])
+    def mark(self) -> Mark:
+        """The try that told Airflow the outcome, else the last that took it on."""
+        return Mark.parse(self.metadata.annotations[CONSUMED]) if self.consumed else self.waiting
 
     @property
     def unwanted(self) -> bool:
@@ -142,50 +143,29 @@ class HttpTaskRuns:
         self._path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
 
     async def list(self, labels: str = "", fields: str = "") -> list[TaskRun]:
-        """Those that the selectors match, all pages."""
-        wanted = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields}
-        query = {key: value for key, value in wanted.items() if value}
-        found: list[TaskRun] = []
-        while True:
-            page = _decoded(await self._cluster.request("GET", self._path, query=query), _PAGE)
-            found += page.items
-            if not page.metadata.continue_:
-                return found
-            query["continue"] = page.metadata.continue_
+        """Those that the selectors match, all pages; what cannot be read is left out with a warning."""
+        selectors = {"labelSelector": labels, "fieldSelector": fields}
+        query = {"limit": str(PAGE)} | {key: value for key, value in selectors.items() if value}
+        try:
+            found, _ = await everything(self._cluster, self._path, query, _RUN)
+        except Expired as error:
+            raise Unreachable(f"the list took too long: {error}") from error
+        return found
 
     async def get(self, name: str) -> TaskRun:
         """One of them."""
-        return _decoded(await self._cluster.request("GET", f"{self._path}/{name}"), _RUN)
+        return one(await self._cluster.request("GET", f"{self._path}/{name}"), _RUN)
 
     async def create(self, body: Mapping[str, Any]) -> TaskRun:
         """A new one; AlreadyExists if the name is taken."""
-        return _decoded(await self._cluster.request("POST", self._path, body=body), _RUN)
+        return one(await create(self._cluster, self._path, body), _RUN)
 
     async def patch(self, name: str, body: Mapping[str, Any]) -> TaskRun:
-        """Merges `body` into it; AlreadyExists if it carries a resourceVersion that is stale."""
-        return _decoded(await self._cluster.request("PATCH", f"{self._path}/{name}", body=body), _RUN)
+        """Merges `body` into it; Conflict if it carries a resourceVersion that is stale."""
+        return one(await self._cluster.request("PATCH", f"{self._path}/{name}", body=body), _RUN)
 
 
-class _ListMeta(msgspec.Struct):
-    continue_: str = msgspec.field(default="", name="continue")
-
-
-class _Page(msgspec.Struct):
-    items: list[TaskRun]
-    metadata: _ListMeta = msgspec.field(default_factory=_ListMeta)
-
-
-_PAGE = msgspec.json.Decoder(_Page)
 _RUN = msgspec.json.Decoder(TaskRun)
-
-
-def _decoded(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise Unreadable(f"The DbtRun cannot be read: {error}; is the chart's CRD of another version?") from None
-    except msgspec.DecodeError as error:
-        raise Unreachable(f"the answer is not one of a Kubernetes API: {error}") from None
 
 
 @asynccontextmanager
@@ -227,54 +207,89 @@ async def take_over(runs: TaskRuns, run: TaskRun, attempt: Try) -> TaskRun | Non
 
     The version makes it either before or after a cancel on behalf of an older try, never both.
     """
-    if run.waiting_try == attempt.number:
+    if run.waiting == attempt.mark:
         return run
-    metadata = {"resourceVersion": run.metadata.resource_version, "annotations": {WAITING_TRY: str(attempt.number)}}
+    metadata = {"resourceVersion": run.metadata.resource_version, "annotations": {WAITING_TRY: str(attempt.mark)}}
     try:
         return await runs.patch(run.name, {"metadata": metadata})
-    except AlreadyExists:
+    except Conflict:
         return None
 
 
-async def cancel(runs: TaskRuns, run: TaskRun, number: int) -> bool:
-    """Cancels it on behalf of try `number`; False if it is over, or no longer that try's."""
-    while not (run.final or run.unwanted or run.consumed or run.waiting_try > number):
-        body = {"metadata": {"resourceVersion": run.metadata.resource_version}, "spec": {"cancel": True}}
-        try:
-            await runs.patch(run.name, body)
-        except AlreadyExists:
-            run = await runs.get(run.name)
-        else:
+async def cancel(runs: TaskRuns, run: TaskRun, mark: Mark) -> bool:
+    """Cancels it on behalf of the try that `mark` names; False if it is over, or no longer that try's."""
+    while not (run.final or run.unwanted or run.consumed) and mark.follows(run.waiting):
+        if await end(runs, run):
             return True
+        run = await runs.get(run.name)
     return False
 
 
+async def end(runs: TaskRuns, run: TaskRun) -> bool:
+    """Asks for its end; False if it changed meanwhile."""
+    try:
+        await runs.patch(
+            run.name, {"metadata": {"resourceVersion": run.metadata.resource_version}, "spec": {"cancel": True}}
+        )
+    except Conflict:
+        return False
+    return True
+
+
 async def consume(runs: TaskRuns, run: TaskRun, attempt: Try, ttl_seconds: int | None) -> None:
-    """Writes on the object that Airflow is told its outcome now; from here on it is kept for `ttl_seconds` only."""
-    metadata = {"annotations": {CONSUMED: attempt.consumption}}
-    await runs.patch(run.name, {"metadata": metadata, "spec": {"ttlSecondsAfterFinished": ttl_seconds}})
+    """Writes on the object that Airflow is told its outcome now; from here on it is kept for `ttl_seconds` only.
+
+    One that lost sight of its run is kept as it is: it is the proof that the object which follows that run is the
+    task's.
+    """
+    body: dict[str, Any] = {"metadata": {"annotations": {CONSUMED: str(attempt.mark)}}}
+    if run.status.reason != Reason.LOST_CONTACT:
+        body["spec"] = {"ttlSecondsAfterFinished": ttl_seconds}
+    await runs.patch(run.name, body)
 
 
 async def belonging(
-    runs: TaskRuns, attempt: Try, body: Callable[[Create], Mapping[str, Any]], *, from_failure: bool = False
+    runs: TaskRuns,
+    attempt: Try,
+    body: Callable[[Create], Mapping[str, Any]],
+    *,
+    from_failure: bool = False,
+    leaves: bool = False,
 ) -> Attach | Use | Await:
-    """The object of a try: found, taken over, or created.
+    """The object of a try: found, taken over, or created. `leaves`: see `choose`.
 
     Raises:
         ClusterError: the kind says what can be done.
     """
+    wanted = intent_of(body(Create(attempt.number)))
+    above = 0
+    last: Create | None = None
     for _ in range(LOOKS):
-        choice = choose(await runs.list(attempt.key.selector), attempt, from_failure=from_failure)
+        found = await runs.list(attempt.key.selector)
+        choice = choose(found, attempt, wanted, from_failure=from_failure, leaves=leaves, above=above)
         if isinstance(choice, Create):
+            if choice == last:
+                # Somebody else's object has the name.
+                above = choice.number
+                last = None
+                continue
+            last = choice
             with suppress(AlreadyExists):
                 return Attach(await runs.create(body(choice)))
         elif isinstance(choice, Attach):
             taken = await take_over(runs, choice.run, attempt)
             if taken is not None:
                 return Attach(taken)
+        elif isinstance(choice, Replace):
+            await end(runs, choice.run)
         else:
             return choice
     raise Unreachable(f"the DbtRuns of {attempt.key.task_id} changed {LOOKS} times while they were looked at")
+
+
+def intent_of(body: Mapping[str, Any]) -> TaskIntent:
+    """The part of an object's `spec` that says what it runs, as it would be read."""
+    return msgspec.json.decode(msgspec.json.encode(body["spec"]), type=TaskIntent)
 
 
 async def submitted(runs: TaskRuns, run: TaskRun, seconds: float) -> TaskRun:

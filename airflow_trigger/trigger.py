@@ -16,38 +16,36 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_trigger import event
+from airflow_trigger.attempts import Mark
 from airflow_trigger.cluster import (
     REQUEST_SECONDS,
-    ClusterConfig,
     ClusterError,
+    Denial,
     NotFound,
+    QuotaExceeded,
     Rejected,
     clusters,
     own_namespace,
 )
 from airflow_trigger.dbtruns import DbtRuns
 from airflow_trigger.event import Payload, Subject
-from airflow_trigger.follow import CREATE, WAIT, Follower, Todo
+from airflow_trigger.follow import CREATE, WAIT, Follower, Todo, held
 from airflow_trigger.hub import DEFAULT_PACE, Pace, subscribe
 from airflow_trigger.killed import still_deferred
-from airflow_trigger.manifest import number
-from airflow_trigger.naming import DEFAULT_CONN_ID, adopted_name, connection_name
-from airflow_trigger.objects import Gone, Seen
+from airflow_trigger.naming import DEFAULT_CONN_ID
+from airflow_trigger.objects import Denied, Gone, Seen
 from airflow_trigger.taskruns import HttpTaskRuns, Patiently, TaskRuns, cancel
-from watcher.api import API_VERSION, KIND, ConnectionRef, Spec, to_wire
+from airflow_trigger.waits import DEFAULT_POLL_SECONDS, DENIED_GRACE_SECONDS, Wait, wait_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from airflow_trigger.objects import Run, State
 
-MIN_POLL_SECONDS: Final = 5
-MAX_POLL_SECONDS: Final = 3_600
-ADOPTED_TTL_SECONDS: Final = 86_400
-"""An adopted run's object outlives the longest time that Airflow may take to resume a task, then cleans itself up."""
-DENIED_GRACE_SECONDS: Final = 60.0
 CANCEL_SECONDS: Final = 60.0
 """How long an API server that does not answer is asked to cancel."""
+START_LOOK_SECONDS: Final = 5.0
+"""Between looks at an object whose run is to start. Starts are not watched: they would wake every waiter."""
 
 log = logging.getLogger(__name__)
 _endings: Final[set[asyncio.Task[bool]]] = set()
@@ -59,6 +57,9 @@ class DbtRunTrigger(BaseTrigger):
 
     With `name` it waits for that DbtRun. With a `run_id` alone it adopts the run: it creates a DbtRun that follows it,
     or joins the one that another trigger made.
+
+    The constructor takes anything: an argument that cannot be used is told by the event, whose status is `error` and
+    whose reason is `InvalidArgument`. Every argument may be a template of an operator with `start_from_trigger`.
 
     :param conn_id: `dbt_cloud_default` is the watcher's default connection; any other id names the connection Secret in
         the namespace, in lower case and with `-` for `_`.
@@ -76,9 +77,7 @@ class DbtRunTrigger(BaseTrigger):
     :param cancel_for: the task instance (`dag_id`, `run_id`, `task_id`, `map_index`, `try_number`) whose end by hand
         cancels the run; None: nothing does.
     :param denied_grace: seconds for which Kubernetes may refuse access before the event is `error`.
-
-    Raises:
-        ValueError: an argument cannot be used; the sentence names it.
+    :param until_started: fire as soon as the dbt Cloud run is known, with status `success`.
     """
 
     pace: ClassVar[Pace] = DEFAULT_PACE
@@ -87,10 +86,10 @@ class DbtRunTrigger(BaseTrigger):
     def __init__(
         self,
         conn_id: str = DEFAULT_CONN_ID,
-        run_id: int | None = None,
+        run_id: int | str | None = None,
         end_time: float | None = None,
-        poll_interval: float = 60.0,
-        account_id: int | None = None,
+        poll_interval: float = DEFAULT_POLL_SECONDS,
+        account_id: int | str | None = None,
         *,
         name: str | None = None,
         namespace: str | None = None,
@@ -100,26 +99,25 @@ class DbtRunTrigger(BaseTrigger):
         start_time: float | None = None,
         denied_grace: float = DENIED_GRACE_SECONDS,
         cancel_for: dict[str, Any] | None = None,
+        until_started: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.conn_id = conn_id
-        self.run_id = number("run_id", run_id)
-        if self.run_id is None and name is None:
-            raise ValueError("DbtRunTrigger needs run_id, or the name of a DbtRun")
+        self.run_id = run_id
         self.end_time = end_time
         self.poll_interval = poll_interval
-        self.account_id = number("account_id", account_id)
+        self.account_id = account_id
         self.name = name
-        self.namespace = namespace or own_namespace()
+        self.namespace = own_namespace() if namespace is None else namespace
         self.in_cluster = in_cluster
         self.config_file = config_file
         self.cluster_context = cluster_context
         self.start_time = time.time() if start_time is None else start_time
         self.denied_grace = denied_grace
         self.cancel_for = cancel_for
+        self.until_started = until_started
+        self._was_stored = start_time is not None
         self._fired = False
-        self._connection = connection_name(conn_id) if name is None else None
-        self._cluster = ClusterConfig(in_cluster, config_file, cluster_context)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """The class path and JSON primitives that make the same trigger elsewhere."""
@@ -128,23 +126,41 @@ class DbtRunTrigger(BaseTrigger):
             "config_file", "cluster_context", "start_time", "denied_grace",
         )  # fmt: skip
         stored = {field: getattr(self, field) for field in fields}
+        # Only when needed: the triggerer may have an older release, which refuses what it does not know.
         if self.cancel_for is not None:
             stored["cancel_for"] = self.cancel_for
+        if self.until_started:
+            stored["until_started"] = self.until_started
         return f"{type(self).__module__}.{type(self).__qualname__}", stored
 
-    @property
-    def object_name(self) -> str:
-        """The DbtRun that is waited for."""
-        if self.name is not None:
-            return self.name
-        assert self.run_id is not None  # noqa: S101 - the constructor saw to it
-        return adopted_name(self.run_id, self._connection)
+    def plan(self) -> Wait:
+        """What the arguments ask for.
+
+        Raises:
+            InvalidArgument: one of them cannot be used; the sentence names it.
+        """
+        return wait_of(self)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yields exactly one event."""
-        outcome = await self._outcome()
+        began = time.time()
+        outcome = await self.outcome()
+        pause = held(self.start_time if self._was_stored else None, began, time.time())
+        if pause:
+            self.log.info("The event is held for %.1f s, until Airflow knows that the task is deferred.", pause)
+            await asyncio.sleep(pause)
         self._fired = True
         yield TriggerEvent(dict(outcome))  # type: ignore[no-untyped-call]
+
+    async def outcome(self) -> Payload:
+        """The payload of the event. Whatever goes wrong is one, too."""
+        try:
+            return await self._outcome(self.plan())
+        except ValueError as error:
+            return event.invalid(self._subject(), str(error))
+        except Exception:
+            log.exception("The trigger broke in a way that is not foreseen")
+            return event.broken(self._subject())
 
     async def on_kill(self) -> None:
         """Airflow 3.3 and later stopped the trigger without an event: if the task was ended by hand, so is the run.
@@ -156,111 +172,156 @@ class DbtRunTrigger(BaseTrigger):
         _endings.add(ending)
         ending.add_done_callback(_endings.discard)
         if await asyncio.shield(ending):
-            self.log.info("The task was ended by hand: DbtRun %s is being cancelled.", self.object_name)
+            self.log.info("The task was ended by hand: DbtRun %s is being cancelled.", self.plan().name)
 
     async def cleanup(self) -> None:
         """Before Airflow 3.3 this is all that is called, also when the triggerer stops."""
         if not hasattr(BaseTrigger, "on_kill"):
             await self.on_kill()
 
-    async def _is_waited_for(self, task: dict[str, Any]) -> bool:
+    async def is_still_running(self, hook: object = None) -> bool:
+        """Whether the run may still be going on, by one look at its DbtRun.
+
+        True also when there is no such object: then nobody said that the run is over. `hook` is not used.
+
+        Raises:
+            InvalidArgument: an argument cannot be used.
+            ClusterError: it cannot be told.
+        """
+        try:
+            return not (await self._look(self.plan())).final
+        except NotFound:
+            return True
+
+    # ── stopping ──
+
+    async def _is_waited_for(self, wait: Wait, task: dict[str, Any]) -> bool:
         """Whether the run may still be wanted: the task is deferred, or only the wait is over, or nobody knows."""
         if self._fired:
             return True
-        if self.end_time is not None and self.end_time <= time.time():
+        if wait.end_time is not None and wait.end_time <= time.time():
             return True
         return await self.still_deferred(task)
 
     async def _end(self) -> bool:
         """Cancels the run if nobody wants it any more; whether it did."""
-        if self.cancel_for is None or await self._is_waited_for(self.cancel_for):
-            return False
         try:
-            async with self.task_runs() as connection:
+            wait = self.plan()
+            if wait.cancel_for is None or await self._is_waited_for(wait, wait.cancel_for):
+                return False
+            async with self.task_runs(wait) as connection:
                 runs = Patiently(connection, CANCEL_SECONDS)
-                return await cancel(runs, await runs.get(self.object_name), self.cancel_for["try_number"])
+                return await cancel(runs, await runs.get(wait.name), _mark(wait.cancel_for))
         except NotFound:
             return False
-        except ClusterError as error:
-            log.warning("DbtRun %s could not be cancelled, it ends by its active deadline: %s", self.object_name, error)
+        except (ClusterError, ValueError) as error:
+            log.warning("DbtRun %s could not be cancelled, it ends by its active deadline: %s", self.name, error)
             return False
 
     still_deferred = staticmethod(still_deferred)
     """Asks Airflow. This and the next are seams where tests put their own."""
 
     @asynccontextmanager
-    async def task_runs(self) -> AsyncIterator[TaskRuns]:
+    async def task_runs(self, wait: Wait) -> AsyncIterator[TaskRuns]:
         """The namespace's DbtRuns, over the connection that all triggers share."""
-        async with clusters.lease(self._cluster) as cluster:
-            yield HttpTaskRuns(cluster, self.namespace)
+        async with clusters.lease(wait.config) as cluster:
+            yield HttpTaskRuns(cluster, wait.namespace)
 
-    async def is_still_running(self) -> bool:
-        """Whether the DbtRun is there and not over, by one look at it.
+    # ── waiting ──
 
-        Raises:
-            ClusterError: it cannot be told.
-        """
-        try:
-            return not (await self._look()).final
-        except NotFound:
-            return False
-
-    async def _outcome(self) -> Payload:
-        subject = Subject(self.namespace, self.object_name, self.run_id)
-        follower = Follower(subject, self.run_id if self.name is None else None, self.denied_grace)
-        deadline = asyncio.timeout(None if self.end_time is None else self.end_time - time.time())
+    async def _outcome(self, wait: Wait) -> Payload:
+        subject = Subject(wait.namespace, wait.name, wait.run_id)
+        follower = Follower(subject, wait.denied_grace, wait)
+        deadline = asyncio.timeout(None if wait.end_time is None else wait.end_time - time.time())
         try:
             async with deadline:
-                return await self._follow(follower)
+                return await (self._started(follower) if wait.until_started else self._follow(follower))
         except Rejected as error:
             return event.not_accepted(subject, str(error))
         except TimeoutError:
             return await self._last_look(follower)
 
     async def _follow(self, follower: Follower) -> Payload:
-        clock = asyncio.get_running_loop().time
-        async with subscribe(self._cluster, self.namespace, self.object_name, self.pace) as states:
+        clock, wait = asyncio.get_running_loop().time, follower.wait
+        async with subscribe(wait.config, wait.namespace, wait.name, self.pace) as states:
             async for state in states:
                 verdict = follower.judge(state, clock())
                 if verdict is CREATE:
-                    await states.create(self.manifest())
+                    self._say(follower, await states.create(wait.manifest()))
                 elif not isinstance(verdict, Todo):
                     return verdict
         raise AssertionError("a subscription has no end")
 
+    def _say(self, follower: Follower, trouble: ClusterError | None) -> None:
+        """In the task's log, once: a ResourceQuota may be used up for long."""
+        if isinstance(trouble, QuotaExceeded) and not follower.trouble:
+            self.log.warning("Waiting until DbtRun %s can be created: %s", follower.wait.name, trouble)
+        follower.trouble = "" if trouble is None else str(trouble)
+
+    async def _started(self, follower: Follower) -> Payload:
+        clock = asyncio.get_running_loop().time
+        while True:
+            try:
+                verdict = follower.judge(await self._state(follower.wait), clock())
+            except Denial as error:
+                verdict = follower.judge(Denied(str(error)), clock())
+            except ClusterError as error:
+                follower.trouble, verdict = str(error), WAIT
+            if not isinstance(verdict, Todo):
+                return verdict
+            if follower.last is not None and follower.last.run_id is not None:
+                return event.started(follower.subject, follower.last)
+            await asyncio.sleep(START_LOOK_SECONDS)
+
     async def _last_look(self, follower: Follower) -> Payload:
         """The watch may lag: a run that ended just before the end time did end."""
+        wait = follower.wait
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                verdict = follower.judge(await self._state(), 0.0)
+                verdict = follower.judge(await self._state(wait), 0.0)
         except (ClusterError, TimeoutError):
             verdict = WAIT
         if not isinstance(verdict, Todo):
             return verdict
-        return event.waited_too_long(follower.subject, follower.last, (self.end_time or 0.0) - self.start_time)
+        lasted = (wait.end_time or 0.0) - wait.start_time
+        return event.waited_too_long(follower.subject, follower.last, lasted, follower.trouble)
 
-    async def _state(self) -> State:
+    async def _state(self, wait: Wait) -> State:
         try:
-            return Seen(await self._look())
+            return Seen(await self._look(wait))
         except NotFound:
             return Gone()
 
-    async def _look(self) -> Run:
-        async with clusters.lease(self._cluster) as cluster:
-            return await DbtRuns(cluster, self.namespace).get(self.object_name)
+    async def _look(self, wait: Wait) -> Run:
+        async with clusters.lease(wait.config) as cluster:
+            return await DbtRuns(cluster, wait.namespace).get(wait.name)
 
-    def manifest(self) -> dict[str, Any]:
-        """The DbtRun that follows a run which exists already."""
-        spec = Spec(
-            connection_ref=None if self._connection is None else ConnectionRef(name=self._connection),
-            run_id=self.run_id,
-            account_id=self.account_id,
-            poll_interval_seconds=min(max(round(self.poll_interval), MIN_POLL_SECONDS), MAX_POLL_SECONDS),
-            ttl_seconds_after_finished=ADOPTED_TTL_SECONDS,
-        )
-        return {
-            "apiVersion": API_VERSION,
-            "kind": KIND,
-            "metadata": {"name": self.object_name, "labels": {"app.kubernetes.io/managed-by": "airflow"}},
-            "spec": to_wire(spec),
-        }
+    def _subject(self) -> Subject:
+        """Who an event is about when the arguments cannot say."""
+        name, home = (value if isinstance(value, str) else "" for value in (self.name, self.namespace))
+        return Subject(home, name, self.run_id if type(self.run_id) is int else None)
+
+
+def _mark(task: dict[str, Any]) -> Mark:
+    """The try for which a trigger cancels; one that an older release stored knows only its number."""
+    return Mark.parse(str(task.get("mark") or task["try_number"]))
+
+
+class PauseTrigger(BaseTrigger):
+    """Fires at an instant: so a task that can do nothing yet holds no worker.
+
+    :param until: the instant, in seconds since the epoch.
+    """
+
+    def __init__(self, until: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.until = until
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """As of every trigger."""
+        return f"{type(self).__module__}.{type(self).__qualname__}", {"until": self.until}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Yields exactly one event."""
+        await asyncio.sleep(max(0.0, self.until - time.time()))
+        yield TriggerEvent({"status": "success"})  # type: ignore[no-untyped-call]

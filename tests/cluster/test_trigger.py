@@ -140,7 +140,7 @@ async def test_all_who_adopt_a_run_share_its_object(served: ControlPlane, object
 
 
 async def test_an_adopting_object_that_is_being_deleted_is_made_again(served: ControlPlane, objects: Namespace) -> None:
-    body = trigger(objects, served.kubeconfig, run_id=5).manifest()
+    body = trigger(objects, served.kubeconfig, run_id=5).plan().manifest()
     body["metadata"]["finalizers"] = ["dbtrun.dev/run"]
     first = await objects.runs.create(body)
     await objects.delete("run-5")

@@ -69,7 +69,9 @@ NO_CONNECTION = different(
     "test_access.py::test_without_anything_it_is_the_pods_own_and_no_connection_is_looked_up",
     "unit/dbtcloud/test_connection.py::test_a_host_may_have_a_port_and_a_scheme",
 )
-NO_STEP = different("a file is kept once, when the run has ended", "as the run's last step left it: no `step`")
+NO_STEP = different(
+    "a file is kept once, when the run has ended", "as the run's last step left it: `step` has no effect"
+)
 NOTHING_POLLED = different(
     "thousands of tasks wait on one watch of Kubernetes",
     "Ends are seen within seconds whatever it is",
@@ -174,7 +176,7 @@ TRIGGER = (
     ),
     row(
         "is_still_running takes a hook",
-        different("there is none", "`is_still_running()` takes no hook"),
+        different("there is none", "`is_still_running()` does not use the hook"),
         "triggers::test_dbt_job_run_is_still_running",
     ),
     row(
@@ -611,7 +613,7 @@ ARTIFACTS = (
     ),
     row(
         "connection and account choose where it is read",
-        different("the file is in the cluster", "so they take no `dbt_cloud_conn_id`, `account_id` or `hook_params`"),
+        different("the file is in the cluster", "with a warning: `dbt_cloud_conn_id`, `account_id` and `hook_params`"),
         "operators::test_get_json_artifact",
         "operators::test_get_text_artifact",
         "operators::test_get_artifact_with_specified_output_file",
@@ -637,7 +639,7 @@ LISTS = (
         "a row is what dbt Cloud answers, with include_related",
         different(
             "what is listed are DbtRuns",
-            "no `include_related`, and a row has the names of DbtRun's status",
+            "`include_related` have no effect, and a row has the names of DbtRun's status",
             "test_listing.py::test_what_is_returned_can_be_an_xcom",
         ),
         "operators::test_execute_list_job_runs",
@@ -675,7 +677,7 @@ LISTS = (
     ),
     row(
         "order_by orders",
-        different("the newest is what people look for", "always newest first: no `order_by`"),
+        different("the newest is what people look for", "always newest first: `order_by`"),
         "operators::test_execute_order_by_behavior",
     ),
     row(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_trigger.cluster import AlreadyExists, ClusterConfig, ClusterError, NotFound
+from airflow_trigger.cluster import AlreadyExists, ClusterConfig, ClusterError, Conflict, NotFound
 from airflow_trigger.taskruns import TaskRun
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class FakeTaskRuns:
         metadata = dict(body.get("metadata", {}))
         version = metadata.pop("resourceVersion", None)
         if version not in (None, self.objects[name]["metadata"]["resourceVersion"]):
-            raise AlreadyExists("the object has been modified")
+            raise Conflict("the object has been modified")
         self._merge(name, {**body, "metadata": metadata})
         return self._answered(name)
 
@@ -158,20 +159,50 @@ class Task:
     max_tries: int = 3
     start_date: datetime = field(default_factory=lambda: datetime.now(tz=UTC))
     xcoms: dict[str, Any] = field(default_factory=dict)
+    began: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    """When the DAG run started."""
+    clears: int = 0
+    retries: int = 3
+    """As the DAG has it now."""
+    id: str | None = None
+    """Airflow 3 has one for each try."""
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.xcoms[key] = value
 
     @property
     def context(self) -> Any:
-        return {"ti": self, "task_instance": self}
+        dag_run = SimpleNamespace(start_date=self.began, clear_number=self.clears)
+        return {"ti": self, "task_instance": self, "dag_run": dag_run}
 
     def next_try(self) -> Task:
         """What Airflow makes of a failed try."""
-        return Task(self.dag_id, self.run_id, self.task_id, self.map_index, self.try_number + 1, self.max_tries)
+        begin = self.start_date + timedelta(minutes=1)
+        return replace(self, try_number=self.try_number + 1, start_date=begin, xcoms={}, id=self._next_id())
 
-    def cleared(self, retries: int = 3) -> Task:
-        """What Airflow makes of a task that a person clears."""
+    def cleared(self, retries: int | None = None, *, when_over: bool = False) -> Task:
+        """What Airflow makes of a task that a person clears. `when_over`: its DAG run is over."""
         following = self.next_try()
-        following.max_tries = self.try_number + retries
+        following.retries = self.retries if retries is None else retries
+        following.max_tries = self.try_number + following.retries
+        following.clears += 1
+        if when_over:
+            following.began += timedelta(hours=1)
         return following
+
+    def created_again(self) -> Task:
+        """The same task of a DAG run that was deleted and created again under its id."""
+        begin = self.start_date + timedelta(hours=1)
+        return replace(
+            self,
+            try_number=1,
+            max_tries=self.retries,
+            clears=0,
+            start_date=begin,
+            began=self.began + timedelta(hours=1),
+            xcoms={},
+            id=self._next_id(),
+        )
+
+    def _next_id(self) -> str | None:
+        return self.id and f"{self.id}+"

@@ -187,3 +187,14 @@ def test_a_dbtrun_that_is_gone_is_a_lost_contact(server: Server) -> None:
 def test_arguments_that_cannot_be_used_are_refused(server: Server, arguments: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument):
         read(server, **arguments | ({"in_cluster": True} if "config_file" in arguments else {}))
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("dbt_cloud_conn_id", "dbt_cloud"), ("account_id", 1), ("step", 2), ("hook_params", {"retry_limit": 3})],
+)
+def test_an_argument_of_the_provider_without_a_place_is_taken_with_a_warning(
+    server: Server, argument: str, value: object
+) -> None:
+    with pytest.warns(FutureWarning, match=f"{argument} has no effect: "):
+        assert read(server, **{argument: value}) == f"{RUN}_run_results.json"

@@ -21,18 +21,21 @@ from airflow_trigger.cluster import (
     AlreadyExists,
     ClusterConfig,
     ClusterError,
+    Conflict,
     Expired,
     Misconfigured,
     NotFound,
     NotInstalled,
     NotPermitted,
+    QuotaExceeded,
     Rejected,
     Unreachable,
     failure,
     own_namespace,
 )
-from airflow_trigger.dbtruns import Added, DbtRuns, Progress, Removed, Unreadable, lines, read_change
+from airflow_trigger.dbtruns import Added, DbtRuns, Progress, Removed, lines, read_change
 from airflow_trigger.http import Cluster, in_cluster, load
+from airflow_trigger.reading import Unreadable
 from watcher.api import FINAL_PHASES
 
 if TYPE_CHECKING:
@@ -68,8 +71,9 @@ def wire(name: str, version: str = "7", **status: Any) -> dict[str, Any]:
     return {"metadata": metadata, "spec": {"runId": 5}, "status": {**status, "conditions": [1, 2]}}
 
 
-def status(code: int, message: str = "no", **details: Any) -> bytes:
-    return json.dumps({"kind": "Status", "code": code, "message": message, "details": details}).encode()
+def status(code: int, message: str = "no", reason: str = "", **details: Any) -> bytes:
+    said = {"kind": "Status", "code": code, "message": message, "reason": reason, "details": details}
+    return json.dumps(said).encode()
 
 
 @pytest.mark.parametrize(
@@ -79,8 +83,14 @@ def status(code: int, message: str = "no", **details: Any) -> bytes:
         (403, status(403), NotPermitted),
         (404, status(404, name="nightly", kind="dbtruns"), NotFound),
         (404, status(404, name="team", kind="namespaces"), NotInstalled),
-        (404, b"404 page not found\n", NotInstalled),
-        (409, status(409), AlreadyExists),
+        (409, status(409, reason="AlreadyExists"), AlreadyExists),
+        (409, status(409, reason="Conflict"), Conflict),
+        (403, status(403, "exceeded quota: few, requested: count/dbtruns=1"), QuotaExceeded),
+        (401, b"Unauthorized", Unreachable),
+        (403, b"<html>Forbidden</html>", Unreachable),
+        (404, b"404 page not found\n", Unreachable),
+        (409, b"{}", Unreachable),
+        (413, b"<html>Too large</html>", Unreachable),
         (410, status(410), Expired),
         (422, status(422), Rejected),
         (400, status(400), Rejected),
@@ -93,6 +103,10 @@ def test_an_error_is_known_by_what_can_be_done_about_it(code: int, body: bytes, 
     error = failure(code, body)
     assert type(error) is kind
     assert str(error)
+
+
+def test_an_api_server_without_the_group_is_told_from_a_proxy_by_its_headers() -> None:
+    assert type(failure(404, b"404 page not found\n", {"Audit-Id": "7"})) is NotInstalled
 
 
 def test_a_refusal_repeats_who_may_not_do_what() -> None:
@@ -260,7 +274,7 @@ async def test_rotated_credentials_are_read_again_before_anybody_is_told(tmp_pat
 
 async def test_an_object_of_another_api_version_is_named(tmp_path: Path) -> None:
     async def odd(_request: web.Request) -> web.Response:
-        return web.json_response({"metadata": {"name": "a"}})
+        return web.json_response({"apiVersion": "dbtrun.dev/v9", "kind": "DbtRun", "metadata": {"name": "a"}})
 
     async with serving(tmp_path, odd) as cluster:
         with pytest.raises(Unreadable, match="CRD"):

@@ -123,3 +123,8 @@ def test_an_object_that_never_was_is_not_called_deleted() -> None:
     payload = event.deleted(NIGHTLY, None)
     assert (payload["status"], payload["reason"]) == ("error", "NotFound")
     assert payload["message"] == "DbtRun team/nightly does not exist."
+
+
+def test_an_address_that_leads_elsewhere_is_in_no_event() -> None:
+    odd = {**RAN, "url": "https://cloud.getdbt.com@evil.example/x"}
+    assert ended("Succeeded", **odd)["job_run_url"] is None

@@ -117,7 +117,12 @@ def test_the_log_of_our_own_errors_says_what_to_do() -> None:
 
 
 def test_the_log_of_a_success_is_short() -> None:
-    run = over("Succeeded", "RunSucceeded", url="u", steps=[{"index": 1, "name": "dbt run", "status": "Success"}])
+    run = over(
+        "Succeeded",
+        "RunSucceeded",
+        url="https://cloud.getdbt.com/1",
+        steps=[{"index": 1, "name": "dbt run", "status": "Success"}],
+    )
     assert len(list(report(run))) == 2
 
 

@@ -1,25 +1,33 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from airflow_trigger.event import Payload, Subject
 from airflow_trigger.follow import CREATE, WAIT, Follower, Todo
 from airflow_trigger.objects import Denied, Gone, Seen, State
+from airflow_trigger.trigger import DbtRunTrigger
 from tests.unit.airflow_trigger.fakes import dbtrun
 
 RUN_5 = {"runId": 5}
 
 
+def following(**arguments: Any) -> Follower:
+    wait = DbtRunTrigger(namespace="team", **arguments).plan()
+    return Follower(Subject(wait.namespace, wait.name, wait.run_id), 60.0, wait)
+
+
 @pytest.fixture
 def named() -> Follower:
     """Waits for an object that somebody made."""
-    return Follower(Subject("team", "nightly"), adopts=None, grace=60.0)
+    return following(name="nightly")
 
 
 @pytest.fixture
 def adopting() -> Follower:
     """Follows dbt Cloud run 5."""
-    return Follower(Subject("team", "run-5", 5), adopts=5, grace=60.0)
+    return following(run_id=5)
 
 
 def told(follower: Follower, *states: State) -> Payload:

@@ -13,6 +13,7 @@ from airflow_trigger.attempts import TaskKey, Try
 from airflow_trigger.cluster import ClusterConfig, NotPermitted
 from airflow_trigger.killed import still_deferred
 from airflow_trigger.trigger import DbtRunTrigger
+from airflow_trigger.waits import Wait
 from tests.stack import until
 from tests.unit.airflow_trigger.tasks import NAMESPACE, FakeTaskRuns
 
@@ -36,8 +37,8 @@ def trigger(runs: FakeTaskRuns, *, deferred: bool = False, **arguments: Any) -> 
             assert task == TASK
             return deferred
 
-        def task_runs(self) -> Any:
-            return runs.connect(ClusterConfig(), self.namespace)
+        def task_runs(self, wait: Wait) -> Any:
+            return runs.connect(ClusterConfig(), wait.namespace)
 
     given: dict[str, Any] = {"name": "build-1", "namespace": NAMESPACE, "cancel_for": TASK}
     return Trigger(**given | arguments)
@@ -89,8 +90,8 @@ async def test_an_answer_that_comes_after_airflow_gave_up_still_cancels(runs: Fa
             await answered.wait()
             return False
 
-        def task_runs(self) -> Any:
-            return runs.connect(ClusterConfig(), self.namespace)
+        def task_runs(self, wait: Wait) -> Any:
+            return runs.connect(ClusterConfig(), wait.namespace)
 
     async def cancelled() -> bool:
         return runs.cancelled == ["build-1"]

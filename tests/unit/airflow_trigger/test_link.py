@@ -25,6 +25,28 @@ def test_before_there_is_a_run_it_opens_nothing(monkeypatch: pytest.MonkeyPatch)
     assert DbtRunLink().get_link(operator, ti_key=None) == ""  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://cloud.getdbt.com@evil.example/x",
+        "http://cloud.getdbt.com/x",
+        "javascript:alert(1)",
+        "//evil.example/x",
+        "https://cloud.getdbt.com\\@evil.example",
+        "https://cloud.getdbt.com/\u202emoc",
+        "https://cloud.getdbt.com/\n",
+        "https:///x",
+        "https://[::1",
+        "https://cloud.getdbt.com/" + "x" * 5_000,
+        5,
+    ],
+)
+def test_an_address_that_leads_elsewhere_is_not_opened(monkeypatch: pytest.MonkeyPatch, url: object) -> None:
+    monkeypatch.setattr(XCom, "get_value", lambda *, key, ti_key: url)
+    operator = DbtRunOperator(task_id="build", job_id=7)
+    assert DbtRunLink().get_link(operator, ti_key=None) == ""  # type: ignore[arg-type]
+
+
 def test_airflow_2_is_told_of_every_link_of_the_operator() -> None:
     told = get_provider_info()["extra-links"]
     assert told == [

@@ -94,3 +94,20 @@ def test_a_missing_permission_is_said(runs: FakeTaskRuns) -> None:
     runs.failing = [NotPermitted("dbtruns is forbidden")]
     with pytest.raises(DbtRunLostContact, match="dbtruns is forbidden"):
         listed(runs)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("dbt_cloud_conn_id", "dbt_cloud"),
+        ("account_id", 1),
+        ("order_by", "-id"),
+        ("include_related", ["job"]),
+        ("hook_params", {"retry_limit": 3}),
+    ],
+)
+def test_an_argument_of_the_provider_without_a_place_is_taken_with_a_warning(
+    runs: FakeTaskRuns, argument: str, value: object
+) -> None:
+    with pytest.warns(FutureWarning, match=f"{argument} has no effect: "):
+        assert names(runs, **{argument: value}) == ["hourly-3", "nightly-2", "nightly-1"]

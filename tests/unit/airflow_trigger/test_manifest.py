@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from airflow_trigger.arguments import seconds
 from airflow_trigger.attempts import Create, TaskKey, Try
 from airflow_trigger.failures import InvalidArgument
-from airflow_trigger.manifest import PULL_REQUEST, RUN_CONFIG, Wish, active_deadline, in_seconds, manifest
+from airflow_trigger.manifest import PULL_REQUEST, RUN_CONFIG, Wish, active_deadline, manifest
 from watcher.api import DbtRun, parse
 from watcher.dbtcloud.client import _body
 
@@ -132,7 +133,7 @@ def test_a_long_reason_is_cut_with_a_warning() -> None:
     [
         ({"job_id": None}, "Either job_id or project_name, environment_name, and job_name must be provided"),
         ({"job_id": None, "job_name": "n", "project_name": "p"}, "Either job_id or"),
-        ({"job_id": "seven"}, "job_id must be a number, not 'seven'"),
+        ({"job_id": "seven"}, "job_id must be a number from 1 up, not 'seven'"),
         ({"account_id": "mine"}, "account_id must be a number"),
         ({"artifacts": "run_results.json"}, "artifacts must be a list of paths below target/"),
         ({"steps": "dbt run"}, "steps_override must be a list of dbt commands, not 'dbt run'"),
@@ -140,8 +141,14 @@ def test_a_long_reason_is_cut_with_a_warning() -> None:
             {"run_config": {"treads_override": 4}},
             "additional_run_config has no treads_override; it takes cause, steps_",
         ),
-        ({"run_config": {"threads_override": "many"}}, r"additional_run_config: Expected `int.*threads"),
-        ({"run_config": "threads_override: 4"}, "additional_run_config must be a mapping, not 'threads"),
+        (
+            {"run_config": {"threads_override": "many"}},
+            r"additional_run_config\['threads_override'\] must be a number from 1 up, not 'many'",
+        ),
+        (
+            {"run_config": "threads_override: 4"},
+            "additional_run_config must be a mapping with text as its keys, not 'threads",
+        ),
         ({"retry": {"limits": 1}}, "retry has no limits; it takes limit, strategy"),
         ({"retry": {"strategy": "Again"}}, "retry: Invalid enum value 'Again'"),
         ({"deletion_policy": "Keep"}, "deletion_policy must be Cancel or Orphan, not 'Keep'"),
@@ -154,14 +161,14 @@ def test_arguments_that_cannot_work_are_refused_in_a_sentence(arguments: dict[st
 
 
 def test_durations_may_be_timedeltas() -> None:
-    assert in_seconds("ttl", timedelta(minutes=2)) == 120.0
-    assert in_seconds("ttl", None) is None
+    assert seconds("ttl", timedelta(minutes=2)) == 120.0
+    assert seconds("ttl", None) is None
 
 
-@pytest.mark.parametrize("value", [-1, "5", float("inf"), timedelta(seconds=-1)])
+@pytest.mark.parametrize("value", [-1, "soon", True, float("inf"), timedelta(seconds=-1)])
 def test_a_duration_that_is_none_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="ttl must be seconds or a timedelta"):
-        in_seconds("ttl", value)
+        seconds("ttl", value)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import warnings
@@ -13,7 +14,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 from airflow.providers.dbt.cloud.operators.dbt import DbtCloudRunJobOperator
 
-from airflow_trigger.cluster import NotPermitted, Rejected, Unreachable
+from airflow_trigger.cluster import NotPermitted, QuotaExceeded, Rejected, Unreachable
 from airflow_trigger.event import Payload
 from airflow_trigger.failures import (
     DbtRunCancelled,
@@ -24,7 +25,7 @@ from airflow_trigger.failures import (
     DbtRunTimedOut,
 )
 from airflow_trigger.operator import DbtRunOperator
-from airflow_trigger.trigger import DbtRunTrigger
+from airflow_trigger.trigger import DbtRunTrigger, PauseTrigger
 from tests.unit.airflow_trigger.tasks import NAMESPACE, URL, FakeTaskRuns, Task
 
 SUPERVISED = {"traceback": None, "error": "Trigger timeout"}
@@ -105,7 +106,9 @@ def test_the_trigger_can_be_stored_and_holds_no_more_than_names(runs: FakeTaskRu
         "task_id": "build",
         "map_index": -1,
         "try_number": 1,
+        "mark": stored["cancel_for"]["mark"],
     }
+    assert stored["cancel_for"]["mark"].startswith("1/3/0/0/2026-01-01T00:00:00.000000+00:00/")
 
 
 def test_the_task_returns_the_run_id(runs: FakeTaskRuns) -> None:
@@ -141,10 +144,39 @@ def test_without_waiting_the_run_id_is_returned_as_soon_as_there_is_one(runs: Fa
     assert new(runs, wait_for_termination=False).execute(Task().context) == 70_001
 
 
-def test_without_waiting_a_start_that_takes_too_long_is_a_timeout(runs: FakeTaskRuns) -> None:
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_without_waiting_a_start_that_takes_too_long_is_a_timeout(runs: FakeTaskRuns, deferrable: bool) -> None:
     runs.asleep = True
+    with pytest.raises(DbtRunTimedOut, match=r"has started no dbt Cloud run after 0 seconds .*no watcher has taken it"):
+        new(runs, wait_for_termination=False, timeout=0, deferrable=deferrable).execute(Task().context)
+
+
+def test_without_waiting_a_worker_is_held_for_some_minutes_at_most(runs: FakeTaskRuns) -> None:
+    patience = {kind: new(runs, wait_for_termination=False, deferrable=kind)._start_patience for kind in (True, False)}
+    assert patience == {True: 30.0, False: 300.0}
+
+
+def test_without_waiting_a_start_that_takes_long_is_waited_for_in_the_triggerer(
+    runs: FakeTaskRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_trigger.operator.SUBMISSION_SECONDS", 0.0)
+    runs.asleep = True
+    task = Task()
+    waits = deferred(new(runs, wait_for_termination=False), task)
+    assert waits.trigger.until_started
+    runs.starts(runs.only)
+    told = payload(runs.only, reason="Started")
+    operator = new(runs, wait_for_termination=False)
+    assert operator.resume_execution(waits.method_name, {"event": told}, task.context) == 70_001
+    assert task.xcoms["job_run_id"] == 70_001
+
+
+def test_without_waiting_a_start_that_never_comes_is_the_triggers_timeout(runs: FakeTaskRuns) -> None:
+    runs.asleep = True
+    task = Task()
+    told = payload("gone", "timeout", run_id=None, reason="WaitTimeout", message="Timeout: …")
     with pytest.raises(DbtRunTimedOut, match="Timeout"):
-        new(runs, wait_for_termination=False, timeout=0).execute(Task().context)
+        new(runs, wait_for_termination=False).resume_execution("execute_after_start", {"event": told}, task.context)
 
 
 def test_without_waiting_deferrable_has_no_effect_and_no_warning(runs: FakeTaskRuns) -> None:
@@ -167,8 +199,8 @@ def waited_for_here(runs: FakeTaskRuns, *end: str, **event: Any) -> Any:
         @staticmethod
         async def awaited(trigger: DbtRunTrigger) -> dict[str, Any]:
             if end:
-                runs.ends(trigger.object_name, *end)
-            return payload(trigger.object_name, **event)
+                runs.ends(trigger.plan().name, *end)
+            return payload(trigger.plan().name, **event)
 
     return Here(task_id="build", job_id=7, namespace=NAMESPACE, deferrable=False).execute(Task().context)
 
@@ -282,11 +314,127 @@ def test_a_cleared_task_is_a_new_run(runs: FakeTaskRuns) -> None:
     assert len(runs.objects) == 2
 
 
-def test_a_task_cleared_while_it_waits_keeps_its_run(runs: FakeTaskRuns) -> None:
+@pytest.mark.parametrize("retries", [0, 1, 2, 3])
+def test_a_task_cleared_after_its_retries_were_lowered_is_a_new_run(runs: FakeTaskRuns, retries: int) -> None:
+    task = Task(retries=2, max_tries=2)
+    through(runs, task, retries=2)
+    deferred(new(runs, retries=retries), task.cleared(retries))
+    assert len(runs.objects) == 2
+
+
+def test_a_task_cleared_while_it_waits_ends_its_run_and_starts_a_new_one(runs: FakeTaskRuns) -> None:
+    task = Task()
+    first = deferred(new(runs), task).trigger.name
+    waits = deferred(new(runs), task.cleared())
+    assert waits.trigger.name == first
+    assert runs.cancelled == [first]
+    assert len(runs.objects) == 1
+    runs.ends(first, "Cancelled", "CancelRequested")
+    again = deferred(new(runs), task.cleared())
+    assert len(runs.objects) == 2
+    assert again.trigger.name != first
+
+
+def test_a_task_cleared_while_it_waits_leaves_its_run_when_told_so_and_starts_a_new_one(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs, cancel_on_kill=False), task)
+    deferred(new(runs, cancel_on_kill=False), task.cleared())
+    assert len(runs.objects) == 2
+    assert not runs.cancelled
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_dag_run_that_is_created_again_under_its_id_runs_again(runs: FakeTaskRuns, wait: bool) -> None:
+    task = Task()
+    if wait:
+        through(runs, task)
+        deferred(new(runs), task.created_again())
+    else:
+        new(runs, wait_for_termination=False).execute(task.context)
+        new(runs, wait_for_termination=False).execute(task.created_again().context)
+    assert len(runs.objects) == 2
+
+
+def test_the_end_of_a_dag_run_that_was_deleted_does_not_cancel_the_run_of_the_one_created_again(
+    runs: FakeTaskRuns,
+) -> None:
+    task = Task(try_number=3)
+    through(runs, task)
+    again = task.created_again()
+    deferred(new(runs), again)
+    killed(new(runs), task)
+    assert not runs.cancelled
+    killed(new(runs), again)
+    assert runs.cancelled == [runs.names[-1]]
+
+
+def test_an_object_that_somebody_made_to_look_like_the_tasks_is_not_its_outcome(runs: FakeTaskRuns) -> None:
     task = Task()
     deferred(new(runs), task)
-    deferred(new(runs), task.cleared())
+    forged = copy.deepcopy(runs.objects.pop(runs.only))
+    forged["spec"] = {"runId": 1}
+    forged["metadata"]["annotations"].clear()
+    runs.put(forged)
+    runs.ends(runs.only)
+    deferred(new(runs), task)
+    assert len(runs.objects) == 2
+    assert runs.spec(runs.names[-1])["job"] == {"id": 7}
+
+
+def test_an_object_that_took_the_tasks_name_keeps_nobody_from_starting(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    runs.objects[runs.only]["metadata"]["labels"].clear()
+    deferred(new(runs), task)
+    assert len(runs.objects) == 2
+
+
+def test_a_task_whose_job_was_changed_in_the_dag_ends_the_run_of_the_former_job_first(runs: FakeTaskRuns) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    deferred(new(runs, job_id=8), task.next_try())
+    assert runs.cancelled == [runs.only]
+    runs.ends(runs.only, "Cancelled", "CancelRequested")
+    deferred(new(runs, job_id=8), task.next_try())
+    assert runs.spec(runs.names[-1])["job"] == {"id": 8}
+
+
+# ── a ResourceQuota ──
+
+USED_UP = "a ResourceQuota of the namespace is used up: exceeded quota: few, requested: count/dbtruns.dbtrun.dev=1"
+
+
+def full(runs: FakeTaskRuns, times: int = 1_000) -> None:
+    left = iter(range(times))
+    runs.before = lambda verb: (
+        runs.failing.append(QuotaExceeded(USED_UP, 10.0)) if verb == "create" and next(left, None) is not None else None
+    )
+
+
+def test_a_quota_that_is_used_up_is_waited_for_without_a_worker(
+    runs: FakeTaskRuns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full(runs, times=1)
+    task = Task()
+    pause = deferred(new(runs), task)
+    assert isinstance(pause.trigger, PauseTrigger)
+    assert "exceeded quota: few" in capsys.readouterr().out
+    with pytest.raises(TaskDeferred):
+        new(runs).resume_execution(pause.method_name, {"event": {"status": "success"}}, task.context)
     assert len(runs.objects) == 1
+
+
+def test_a_worker_waits_for_room_when_it_may_not_defer(runs: FakeTaskRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow_trigger.operator.QUOTA_PAUSE_SECONDS", 0.01)
+    full(runs, times=2)
+    assert new(runs, deferrable=False, wait_for_termination=False).execute(Task().context) == 70_001
+
+
+def test_a_quota_that_stays_used_up_is_named_when_the_time_is_over(runs: FakeTaskRuns) -> None:
+    full(runs)
+    task = Task(start_date=datetime.now(tz=UTC) - timedelta(minutes=2))
+    with pytest.raises(DbtRunTimedOut, match=r"Timeout: no DbtRun could be created for 120 seconds.*quota: few"):
+        new(runs, timeout=60).execute(task.context)
 
 
 def test_nothing_starts_while_the_run_before_is_being_cancelled(runs: FakeTaskRuns) -> None:
@@ -740,6 +888,7 @@ def test_what_the_provider_templates_is_templated() -> None:
     [
         ("hook_params", {"retry_limit": 3}, "The watcher retries"),
         ("openlineage_inject_parent_job_info", True, "airflow.dbtrun.dev/dag-id"),
+        ("durable", False, "every try looks for the run of the one before"),
     ],
 )
 def test_an_argument_without_a_place_says_what_replaces_it(

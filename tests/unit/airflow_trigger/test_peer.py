@@ -45,8 +45,8 @@ NOT_TAKEN: dict[type, set[str]] = {
     DbtCloudRunJobOperator: set(),
     DbtCloudJobRunSensor: set(),
     DbtCloudRunJobTrigger: {"hook_params", "execution_deadline"},
-    DbtCloudGetJobRunArtifactOperator: {"dbt_cloud_conn_id", "account_id", "hook_params", "step"},
-    DbtCloudListJobRunsOperator: {"dbt_cloud_conn_id", "account_id", "hook_params", "order_by", "include_related"},
+    DbtCloudGetJobRunArtifactOperator: set(),
+    DbtCloudListJobRunsOperator: set(),
 }
 
 

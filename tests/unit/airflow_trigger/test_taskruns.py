@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from airflow_trigger.cluster import Unreachable
-from airflow_trigger.dbtruns import Unreadable
 from airflow_trigger.http import Cluster
+from airflow_trigger.reading import Unreadable
 from airflow_trigger.taskruns import HttpTaskRuns
 
 if TYPE_CHECKING:
@@ -56,4 +56,4 @@ async def test_an_answer_that_is_no_json_may_come_from_something_in_between() ->
 
 async def test_an_object_of_another_shape_is_said_to_be_unreadable() -> None:
     with pytest.raises(Unreadable, match="is the chart's CRD of another version"):
-        await runs(Pages(b'{"metadata": {"name": 5}, "spec": {}}')).get("a")
+        await runs(Pages(b'{"apiVersion": "dbtrun.dev/v9", "kind": "DbtRun", "metadata": {"name": 5}}')).get("a")
