@@ -73,12 +73,15 @@ class Watcher:
             SecretReader(access),
             _default_connection(settings),
             settings.default_connection_serves,
+            settings.hosts,
         )
         self.accounts = Accounts(
             self.connections.sink_of,
             requests_per_minute=settings.requests_per_minute,
             feed_seconds=settings.feed_interval_seconds,
             request_seconds=settings.request_seconds,
+            names_of=self.connections.names_of,
+            count=lambda reason: self.metrics.connection_faults.labels(reason.value).inc(),
             clock=access.clock,
             weights=settings.weights,
         )

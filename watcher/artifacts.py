@@ -8,13 +8,14 @@ from typing import Final, NamedTuple
 from watcher.api import Artifact, DbtRun
 from watcher.api.status import MAX_PROBLEM
 from watcher.cluster.errors import ApiTrouble, Conflict, Gone, Refused
-from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.errors import DbtCloudError, TooLarge
 from watcher.lifecycle.decisions import KeepArtifacts
 from watcher.lifecycle.keeping import MAX_BYTES, config_map_name, key_of
 from watcher.lifecycle.known import KeepTry
 from watcher.lifecycle.text import clean
 
+Fetch = Callable[[str, int], Awaitable[bytes | None]]
+"""Reads a file of the run, of at most so many bytes. Raises DbtCloudError; TooLarge if it has more."""
 Store = Callable[[str, Mapping[str, bytes]], Awaitable[None]]
 """Puts files, by key, into a ConfigMap. Raises ApiTrouble, Conflict or Gone when it did not."""
 
@@ -32,7 +33,7 @@ async def keep(
     decision: KeepArtifacts,
     run: DbtRun,
     before: KeepTry | None,
-    client: Client,
+    fetch: Fetch,
     store: Store,
     mono: Callable[[], float],
 ) -> KeepTry:
@@ -42,7 +43,7 @@ async def keep(
     lacks: dict[str, Lack] = {}
     room = MAX_BYTES - sum(artifact.bytes or 0 for artifact in earlier.values())
     for path in decision.paths:
-        answer = await _fetched(client, decision.run_id, path, room)
+        answer = await _fetched(fetch, path, room)
         if isinstance(answer, Lack):
             lacks[path] = answer
         else:
@@ -61,9 +62,9 @@ async def keep(
     )
 
 
-async def _fetched(client: Client, run_id: int, path: str, room: int) -> bytes | Lack:
+async def _fetched(fetch: Fetch, path: str, room: int) -> bytes | Lack:
     try:
-        content = await client.artifact(run_id, path, room)
+        content = await fetch(path, room)
     except TooLarge:
         return Lack(f"It is too large: {room:,} of the {MAX_BYTES:,} bytes for a run's files were left.", again=False)
     except DbtCloudError as error:

@@ -12,6 +12,8 @@ from watcher.lifecycle.facts import Instant
 
 Clock = Callable[[], Instant]
 
+MAX_OFFSET: Final = timedelta(days=3650)
+"""A clock that is further from ours tells nothing."""
 DATE_RESOLUTION: Final = timedelta(seconds=1)
 """Of the Date header (RFC 9110, 5.6.7)."""
 
@@ -35,7 +37,7 @@ def clock_offset(date: str | None, sent: datetime, received: datetime) -> timede
         return timedelta(0)
     half_trip = (received - sent) / 2
     offset = told - (sent + half_trip)
-    return offset if abs(offset) > DATE_RESOLUTION + half_trip else timedelta(0)
+    return offset if DATE_RESOLUTION + half_trip < abs(offset) < MAX_OFFSET else timedelta(0)
 
 
 def http_date(text: str) -> datetime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,13 @@ from watcher.api import CONNECTION_SECRET_TYPE, DbtRun, Reason
 from watcher.awaited import Awaited, SecretData, SecretName, Secrets
 from watcher.dbtcloud.accounts import Account, Accounts, AccountSink
 from watcher.dbtcloud.connection import Connection, InvalidConnection, parse_connection
+from watcher.dbtcloud.hosts import Hosts
 from watcher.lifecycle.decide import Interest
 from watcher.lifecycle.facts import Instant, Observation, Place, Trouble
 from watcher.lifecycle.known import DOUBTFUL
 
+DOUBT_SECONDS: Final = 5.0
+"""A doubtful Secret is read again once in so long, however many objects use it."""
 KEYS: Final = ("token", "account-id", "host", "ca.crt", "max-concurrent-runs")
 
 
@@ -40,16 +44,27 @@ class Listener(Protocol):
 class Connections:
     """Hands out the account for an object, keeps who uses which, and passes on what each account's poller says."""
 
-    def __init__(self, secrets: Secrets, default: SecretName | Path | None, serves: Callable[[str], bool]) -> None:
-        """`default`: the default connection, a Secret or a directory; `serves`: the namespaces that may use it."""
+    def __init__(
+        self, secrets: Secrets, default: SecretName | Path | None, serves: Callable[[str], bool], hosts: Hosts
+    ) -> None:
+        """Makes one.
+
+        Args:
+            default: the default connection, a Secret or a directory.
+            serves: the namespaces that may use it.
+            hosts: those that connections may name.
+        """
         self._accounts: Accounts
         self._listener: Listener
         self._secrets = secrets
         self._default = default
         self._serves = serves
+        self._hosts = hosts
         self._used: dict[str, Account] = {}
         self._followed: dict[str, Interest] = {}
         self._source_of: dict[str, _Source] = {}
+        self._name_of: dict[str, str] = {}
+        self._doubted: dict[SecretName, float] = {}
         self._awaited = Awaited(secrets, self._mended)
 
     def attach(self, accounts: Accounts, listener: Listener) -> None:
@@ -66,6 +81,7 @@ class Connections:
         Raises:
             Unusable: it cannot be used as it is.
         """
+        self._name_of[run.uid] = str(run)
         try:
             connection = await self._read(run)
         except Unusable:
@@ -104,7 +120,12 @@ class Connections:
         self._followed.pop(uid, None)
         self._used.pop(uid, None)
         self._source_of.pop(uid, None)
+        self._name_of.pop(uid, None)
         self._awaited.forget(uid)
+
+    def names_of(self, uids: Iterable[str]) -> tuple[str, ...]:
+        """The objects' names, for the log."""
+        return tuple(self._name_of.get(uid, uid) for uid in uids)
 
     def sink_of(self, connection: Connection) -> AccountSink:
         """What the connection's poller reports to."""
@@ -138,8 +159,15 @@ class Connections:
         """The connection cannot be used, or dbt Cloud refused its token: the Secret is read again next time."""
         source = self._source_of.get(uid)
         if reason in DOUBTFUL and source is not None:
-            self._secrets.forget(*source.secret)
+            self._forget_secret(source.secret)
             self._awaited.wait(uid, *source)
+
+    def _forget_secret(self, secret: SecretName) -> None:
+        """Once in a while, however many objects use it."""
+        now = asyncio.get_running_loop().time()
+        if now - self._doubted.get(secret, -math.inf) >= DOUBT_SECONDS:
+            self._doubted = {kept: at for kept, at in self._doubted.items() if now - at < DOUBT_SECONDS} | {secret: now}
+            self._secrets.forget(*secret)
 
     def _mended(self, uids: Collection[str]) -> None:
         self._listener.mended(uids)
@@ -166,7 +194,7 @@ class Connections:
         if isinstance(self._default, SecretName):
             return await self._from_secret(run.uid, self._default)
         data = await asyncio.to_thread(_read_files, self._default)
-        return parse_connection(data, f"The default connection in {self._default}")
+        return parse_connection(data, f"The default connection in {self._default}", self._hosts)
 
     async def _from_secret(self, uid: str, name: SecretName) -> Connection:
         self._source_of[uid] = _Source(name, None)
@@ -175,7 +203,7 @@ class Connections:
         except LookupError as error:
             raise Unusable(str(error)) from None
         self._source_of[uid] = _Source(name, secret.resource_version)
-        return _connection_in(secret, f"Secret {name.namespace}/{name.name}")
+        return _connection_in(secret, f"Secret {name.namespace}/{name.name}", self._hosts)
 
 
 class _Source(NamedTuple):
@@ -208,13 +236,13 @@ class _Sink:
         self.connections.placed(uid, place)
 
 
-def _connection_in(secret: SecretData, where: str) -> Connection:
+def _connection_in(secret: SecretData, where: str, hosts: Hosts) -> Connection:
     if secret.type != CONNECTION_SECRET_TYPE:
         raise Unusable(
             f"{where} is of type {secret.type}, not {CONNECTION_SECRET_TYPE}: "
             "create it anew with that type (the type of a Secret cannot be changed)."
         )
-    return parse_connection(secret.data, where)
+    return parse_connection(secret.data, where, hosts)
 
 
 def _read_files(directory: Path) -> dict[str, bytes]:

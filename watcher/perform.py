@@ -6,7 +6,6 @@ decides about the facts, and an exception pauses the one object.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from watcher import artifacts
-from watcher.api import DbtRun, Phase, Results, Status
+from watcher.api import DbtRun, Phase, Reason, Results, Status
 from watcher.cluster.errors import Conflict, Gone
 from watcher.connections import Connections, Unusable
 from watcher.dbtcloud.accounts import Account
@@ -193,7 +192,8 @@ class Performer:
                     return await self._start(decision, run, known, account)
                 case KeepArtifacts():
                     return await self._keep(decision, run, known, account)
-            learnt = await self._question(decision, run, known, account)
+            with account.containment.contain("question"):
+                learnt = await self._question(decision, run, known, account)
         except DbtCloudError as error:
             return self._failed(decision, run, known, error)
         return replace(learnt, trouble=None, answered=True)
@@ -237,17 +237,18 @@ class Performer:
             case Started():
                 return replace(known, trouble=None, answered=True)
             case NotSent(trouble):
+                account.containment.report(trouble.reason, trouble.message)
                 return self._troubled(run, known, trouble)
+            case Undecided(message):
+                account.containment.report(Reason.SERVER_ERROR, message)
         return known
 
     async def _sent(self, decision: Start | Resume, run: DbtRun, account: Account) -> Submission:
         try:
-            return await self._send(decision, account)
-        except (Exception, asyncio.CancelledError) as error:
-            if _being_ended():
-                raise
-            # Whatever it was, the request may have gone out.
-            return Undecided(f"{type(error).__name__}: {error}")
+            with account.containment.contain("start"):
+                return await self._send(decision, account)
+        except DbtCloudError as error:
+            return Undecided(error.message)  # whatever it was, the request may have gone out
         finally:
             account.starts.end(run.uid)
 
@@ -325,12 +326,16 @@ class Performer:
         return replace(known, details=replace(tried, details=details))
 
     async def _keep(self, decision: KeepArtifacts, run: DbtRun, known: Known, account: Account) -> Known:
+        async def fetch(path: str, room: int) -> bytes | None:
+            with account.containment.contain("file"):
+                return await account.client.artifact(decision.run_id, path, room)
+
         async def store(name: str, files: Mapping[str, bytes]) -> None:
             self._check_lead()
             await self.objects.keep_artifacts(run, name, files)
 
         before = known.kept if known.kept and known.kept.run_id == decision.run_id else None
-        kept = await artifacts.keep(decision, run, before, account.client, store, lambda: self.clock().mono)
+        kept = await artifacts.keep(decision, run, before, fetch, store, lambda: self.clock().mono)
         return replace(known, kept=kept)
 
     # ── faults ──
@@ -369,12 +374,6 @@ def _applicant(run: DbtRun) -> Applicant:
         priority=run.spec.priority,
         created=created.timestamp() if created else 0.0,
     )
-
-
-def _being_ended() -> bool:
-    """Whether this task was told to end, as opposed to something in it that was cancelled by itself."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 async def _runs_of(decision: LookForRuns | Sweep, account: Account) -> tuple[RunFacts, ...]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
+from watcher.dbtcloud.hosts import ANY_HOST, DBT_HOSTS, HOST_NAME, Hosts
 from watcher.lifecycle.policy import Policy
 
 ENV_PREFIX: Final = "DBTRUN_"
@@ -44,6 +45,12 @@ class Settings:
     )
     connection_namespaces: str = setting(
         "", "Namespaces that may use the default connection, separated by commas; `*`: all; empty: the watcher's own."
+    )
+    connection_hosts: str = setting(
+        ",".join(DBT_HOSTS), "Domains that a connection's host may be or be below, separated by commas; `*`: any host."
+    )
+    loopback_connections: bool = setting(
+        False, "Let connections name this machine, also by http: for the simulator, in tests."
     )
     kubeconfig: str = setting("", "Path of a kubeconfig; empty: the pod's ServiceAccount. Never looked for elsewhere.")
     context: str = setting("", "Context in the kubeconfig; empty: its current one.")
@@ -107,6 +114,12 @@ class Settings:
                     f"{flag(name)} has {wrong[0]!r}, which no namespace is called: write names separated by commas, or "
                     f"`{ALL_NAMESPACES}` alone."
                 )
+        wrong = [item for item in _names(self.connection_hosts) if not (item == ANY_HOST or HOST_NAME.fullmatch(item))]
+        if wrong or not _names(self.connection_hosts):
+            raise InvalidSetting(
+                f"{flag('connection_hosts')} is {self.connection_hosts!r}: write domains in lower case, separated by "
+                f"commas, as {','.join(DBT_HOSTS)}."
+            )
         for name in ("lease_name", "connection_secret"):
             value = getattr(self, name)
             if not OBJECT.fullmatch(value) and (value or name == "lease_name"):
@@ -153,6 +166,11 @@ class Settings:
                 )
             weights[name] = int(weight)
         return weights
+
+    @property
+    def hosts(self) -> Hosts:
+        """The hosts that connections may name."""
+        return Hosts(_names(self.connection_hosts), self.loopback_connections)
 
     @property
     def policy(self) -> Policy:

@@ -27,6 +27,7 @@ from watcher.cluster.clock import ClusterClock
 from watcher.cluster.mirror import Mirror
 from watcher.connections import Connections
 from watcher.dbtcloud.accounts import Accounts
+from watcher.dbtcloud.hosts import Hosts
 from watcher.lifecycle.facts import Instant
 from watcher.lifecycle.policy import Policy
 from watcher.perform import Objects as Written
@@ -222,7 +223,7 @@ class Watcher:
         self._world = world
         world.watchers.append(self)
         self._mirror = Mirror()
-        connections = Connections(Secret(world.simulator), None, lambda _namespace: True)
+        connections = Connections(Secret(world.simulator), None, lambda _namespace: True, Hosts(loopback=True))
         transport = FatefulTransport(world.wire, fate)
         self._accounts = Accounts(
             connections.sink_of, transport=transport, clock=clock, requests_per_minute=requests_per_minute

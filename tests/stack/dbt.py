@@ -70,6 +70,7 @@ class DbtCloud:
             folder: where its files go.
             scenario: the simulator's file.
             address: where others than this machine reach it, by https with a CA of its own; None: loopback, by http.
+                The watcher talks to it only if `settings.connectionHosts` of the chart names it.
         """
         dbt = cls(folder)
         try:

@@ -18,7 +18,12 @@ from tests.stack.site import ROOT, Site, install_crd
 SECRET: Final = "dbt-cloud"
 DAY: Final = 24 * 3600
 """Seconds for which the watcher's token is good: a soak is long, and nobody renews it."""
-FAST: Final = {"DBTRUN_FEED_INTERVAL_SECONDS": "0.5", "DBTRUN_LOG_LEVEL": "debug", "DBTRUN_LISTEN": "127.0.0.1:0"}
+FAST: Final = {
+    "DBTRUN_FEED_INTERVAL_SECONDS": "0.5",
+    "DBTRUN_LOG_LEVEL": "debug",
+    "DBTRUN_LISTEN": "127.0.0.1:0",
+    "DBTRUN_LOOPBACK_CONNECTIONS": "true",
+}
 """What a test sets differently from the chart."""
 
 

@@ -46,7 +46,12 @@ class Places:
         """A try to keep what is wanted; after `before`, what that lacks."""
         obj = run(artifacts=wanted)
         decision = KeepArtifacts(RUN, before.lacking if before else wanted)
-        return await artifacts.keep(decision, obj, before, account.client(self.answer), self.store, lambda: 7.0)
+        client = account.client(self.answer)
+
+        async def fetch(path: str, room: int) -> bytes | None:
+            return await client.artifact(RUN, path, room)
+
+        return await artifacts.keep(decision, obj, before, fetch, self.store, lambda: 7.0)
 
 
 def kept(path: str, size: int) -> Artifact:

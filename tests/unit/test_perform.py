@@ -53,6 +53,7 @@ class OneAccount:
         refuse = httpx.MockTransport(lambda _request: httpx.Response(500))
         accounts = Accounts(lambda _connection: cast(Any, None), transport=refuse, clock=clock)
         self._account = accounts.use("uid", connection)
+        self._account.share.heard(200)
 
     def account(self, _uid: str) -> Account:
         return self._account

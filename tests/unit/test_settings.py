@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from watcher.dbtcloud.hosts import Hosts
 from watcher.settings import InvalidSetting, Settings
 
 
@@ -31,6 +32,11 @@ from watcher.settings import InvalidSetting, Settings
         ({"connection_namespaces": "a,*"}, "--connection-namespaces has '*', which no namespace is called: write"),
         ({"lease_name": "a/b"}, "--lease-name is 'a/b': write lower-case letters"),
         ({"lease_seconds": 0}, "--lease-seconds is 0: it must be at least 1."),
+        ({"connection_hosts": ""}, "--connection-hosts is '': write domains in lower case"),
+        (
+            {"connection_hosts": "https://dbt.com"},
+            "--connection-hosts is 'https://dbt.com': write domains in lower case",
+        ),
         ({"quiet_period_seconds": 59.0}, "--quiet-period-seconds is 59: it must be at least"),
     ],
 )
@@ -53,6 +59,12 @@ def test_a_star_means_all_namespaces() -> None:
     settings = Settings(namespaces="*", connection_namespaces="*")
     assert settings.served_namespaces == ()
     assert settings.default_connection_serves("any")
+
+
+def test_only_dbt_clouds_hosts_are_allowed_unless_others_are_set() -> None:
+    assert Settings().hosts == Hosts(("getdbt.com", "dbt.com"), loopback=False)
+    own = Settings(connection_hosts="corp.example, *", loopback_connections=True)
+    assert own.hosts == Hosts(("corp.example", "*"), loopback=True)
 
 
 def test_an_address_may_be_ipv6_or_name_no_host() -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import socket
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import httpx
+import pytest
 
-from watcher.telemetry.health import Checks, health_app
+from watcher.telemetry import health
+from watcher.telemetry.health import MAX_CONNECTIONS, Checks, health_app, serve
 from watcher.telemetry.logs import JsonFormatter, TextFormatter
 from watcher.telemetry.metrics import Metrics
 from watcher.telemetry.vitals import Vitals
@@ -75,3 +82,55 @@ async def test_the_silence_of_each_part_is_a_metric_beside_its_limit() -> None:
 
 async def test_metrics_are_served() -> None:
     assert 'dbtrun_decisions_total{decision="Start"} 1.0' in (await get("/metrics")).text
+
+
+@asynccontextmanager
+async def served() -> AsyncIterator[tuple[str, int]]:
+    """The probes' server on a socket."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = listener.getsockname()[:2]
+    serving = asyncio.create_task(serve(health_app(Checks(Vitals(), ready=lambda: None), Metrics()), listener))
+    try:
+        yield address
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
+
+
+async def answer(address: tuple[str, int]) -> int:
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+        return (await client.get("http://{}:{}/healthz".format(*address))).status_code
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_idle_connections_neither_hold_descriptors_nor_the_probes_up() -> None:
+    async with served() as address:
+        assert await answer(address) == 200
+        idle = [await asyncio.open_connection(*address) for _ in range(300)]
+        for _, writer in idle[::2]:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        assert await answer(address) == 200
+        assert descriptors() < 300 + 2 * MAX_CONNECTIONS + 50, "each of ours has no counterpart any more"
+        for _, writer in idle:
+            writer.close()
+
+
+async def test_a_connection_lasts_for_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "CONNECTION_SECONDS", 0.2)
+    async with served() as address:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 30) == b""
+        writer.close()
+
+
+async def test_long_headers_are_refused() -> None:
+    async with served() as address:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 100_000)
+        assert (await asyncio.wait_for(reader.read(), 30)).startswith(b"HTTP/1.1 4")
+        writer.close()

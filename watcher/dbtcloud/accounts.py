@@ -9,19 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import httpx
 
+from watcher.api import Reason
 from watcher.clock import Clock, system_clock
-from watcher.dbtcloud.budget import BURST, REQUESTS_PER_MINUTE, Budget
+from watcher.dbtcloud.budget import BURST, REQUESTS_PER_MINUTE, UNPROVEN, Budget, Share
 from watcher.dbtcloud.channel import TOTAL_SECONDS
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.connection import Connection
+from watcher.dbtcloud.containment import Containment
+from watcher.dbtcloud.intake import Intake
 from watcher.dbtcloud.poller import FEED_SECONDS, Poller, Sink
-from watcher.dbtcloud.slots import Slots, Teller
+from watcher.dbtcloud.slots import LiveRuns, Slots, Teller
 from watcher.dbtcloud.starts import Starts
 from watcher.fair import NO_WEIGHTS
 
@@ -47,8 +50,9 @@ class Account:
 
     connection: Connection
     client: Client
-    budget: Budget
+    share: Share
     poller: Poller
+    containment: Containment
     users: set[str] = field(default_factory=set)
     unused_since: float = 0.0
     """Monotonic seconds; counts while there are no users."""
@@ -72,6 +76,11 @@ class Account:
         if self.slots is not None:
             self.slots.leave(uid)
 
+    @property
+    def budget(self) -> Budget:
+        """What its requests are spent from now."""
+        return self.share.budget
+
     def may_look_closer(self, now: float) -> bool:
         """Whether a running run's steps may be read now: 10,000 of them must not cost an account its budget."""
         if now < self.next_look:
@@ -88,6 +97,8 @@ class Accounts:
         requests_per_minute: for each (host, account), whatever the number of tokens.
         feed_seconds: between two looks at what finished on an account.
         request_seconds: from the first byte sent to the last one read.
+        names_of: names of the objects with these uids, for the log.
+        count: called with the connection's fault, for the metrics.
         transport: in place of the network, in tests.
         weights: turns of the namespaces, for starts and run slots.
     """
@@ -101,6 +112,8 @@ class Accounts:
         feed_seconds: float = FEED_SECONDS,
         request_seconds: float = TOTAL_SECONDS,
         linger: float = LINGER_SECONDS,
+        names_of: Callable[[Iterable[str]], Iterable[str]] = tuple,
+        count: Callable[[Reason], object] = lambda _reason: None,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock = system_clock,
         weights: Mapping[str, int] = NO_WEIGHTS,
@@ -111,6 +124,9 @@ class Accounts:
         self._feed_seconds = feed_seconds
         self._request_seconds = request_seconds
         self._linger = linger
+        self._names_of = names_of
+        self._count = count
+        self._intake = Intake()
         self._transport = transport
         self._clock = clock
         self._accounts: dict[Connection, Account] = {}
@@ -155,43 +171,64 @@ class Accounts:
                 await self._close(account)
 
     def _open(self, connection: Connection) -> Account:
+        def mono() -> float:
+            return self._clock().mono
+
         key = (connection.host, connection.account_id)
         budget = self._budgets.get(key)
         if budget is None:
-            budget = self._budgets[key] = Budget(*self._rate, clock=lambda: self._clock().mono)
+            budget = self._budgets[key] = Budget(*self._rate, clock=mono)
+        share = Share(budget, Budget(min(self._rate[0], UNPROVEN[0]), min(self._rate[1], UNPROVEN[1]), mono))
         client = Client(
-            connection, budget, transport=self._transport, clock=self._clock, total_seconds=self._request_seconds
+            connection,
+            share,
+            transport=self._transport,
+            clock=self._clock,
+            total_seconds=self._request_seconds,
+            intake=self._intake,
+            heard=share.heard,
         )
-        name = f"{connection.host}, account {connection.account_id}"
         sink = self._sink_of(connection)
+        users: set[str] = set()
+        containment = Containment(connection, lambda: self._names_of(users), mono, self._count)
         poller = Poller(
             client,
             sink,
-            name=name,
+            name=str(connection),
             feed_seconds=self._feed_seconds,
             clock=self._clock,
+            contain=containment.contain,
             # Whoever waits for a small budget that is being spent does not stand still.
-            heard_at=lambda: max(client.polled_at, budget.granted_at if budget.waiting else -math.inf),
+            heard_at=lambda: max(client.polled_at, share.budget.granted_at if share.budget.waiting else -math.inf),
         )
         account = Account(
             connection,
             client,
-            budget,
+            share,
             poller,
-            unused_since=self._clock().mono,
+            containment,
+            users,
+            unused_since=mono(),
             starts=Starts(weights=self._weights),
-            slots=self._slots(connection, client, poller, sink),
+            slots=self._slots(connection, client, poller, sink, containment),
         )
         self._accounts[connection] = account
         self._launch(account)
         return account
 
-    def _slots(self, connection: Connection, client: Client, poller: Poller, sink: AccountSink) -> Slots | None:
+    def _slots(
+        self, connection: Connection, client: Client, poller: Poller, sink: AccountSink, containment: Containment
+    ) -> Slots | None:
         if connection.max_runs is None:
             return None
+
+        async def count(listed: int) -> LiveRuns | None:
+            with containment.contain("count of live runs"):
+                return await client.count_live(listed)
+
         return Slots(
             connection.max_runs,
-            client.count_live,
+            count,
             lambda: poller.following,
             sink,
             sink.troubled,
@@ -206,6 +243,10 @@ class Accounts:
 
     async def _close_unused(self) -> None:
         latest = self._clock().mono - self._linger
+        used = {(account.connection.host, account.connection.account_id) for account in self}
+        for key in self._budgets.keys() - used:
+            if self._budgets[key].paused_until is None:
+                del self._budgets[key]
         for account in self:
             if not account.users and account.unused_since <= latest:
                 log.info("nobody uses %s any more: closed", account.connection)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from watcher.dbtcloud import wire
 from watcher.dbtcloud.channel import Page
-from watcher.dbtcloud.errors import DbtCloudError, UnknownStatus
+from watcher.dbtcloud.errors import DbtCloudError, ServerFault
 from watcher.lifecycle.facts import Observation
 
 
@@ -44,7 +44,7 @@ class Findings:
         for run in filter(belongs, page.items):
             try:
                 facts = run.facts(self._base_url)
-            except UnknownStatus as error:
+            except ServerFault as error:
                 self._unreadable[run.id] = error
             else:
                 self._observations[run.id] = Observation(run=facts, at=at, clock_offset=offset)

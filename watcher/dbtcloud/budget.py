@@ -23,6 +23,9 @@ REQUESTS_PER_MINUTE: Final = 1_500
 BURST: Final = 25
 """Requests that may go at once after a quiet time: a second's worth."""
 
+UNPROVEN: Final = (60, 5)
+"""Requests a minute and at once of a token that dbt Cloud has not accepted yet."""
+
 
 class Priority(Enum):
     """What a request is for; the value is the seconds it can wait while others go first."""
@@ -31,6 +34,10 @@ class Priority(Enum):
     SUBMIT = 1.0
     POLL = 15.0
     DETAILS = 60.0
+
+
+_Waiting = tuple[float, int, Priority, asyncio.Future[None]]
+_arrivals: Final = itertools.count()
 
 
 class Budget:
@@ -52,8 +59,7 @@ class Budget:
         self._level = float(burst)
         self._level_at = clock()
         self._paused_until = 0.0
-        self._queue: list[tuple[float, int, Priority, asyncio.Future[None]]] = []
-        self._arrivals = itertools.count()
+        self._queue: list[_Waiting] = []
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -79,9 +85,22 @@ class Budget:
         """
         self.check()
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._queue, (self._clock() + priority.value, next(self._arrivals), priority, turn))
+        heapq.heappush(self._queue, (self._clock() + priority.value, next(_arrivals), priority, turn))
         self._serve()
         await turn
+
+    def hand_over(self, other: Budget) -> None:
+        """Lets the other budget serve whoever waits here, and count what was spent here."""
+        waiting, self._queue = self._queue, []
+        other.spent.update(self.spent)
+        self.spent.clear()
+        if other.paused_until is not None:
+            _refuse(waiting, other._pause_error())
+            return
+        for entry in waiting:
+            heapq.heappush(other._queue, entry)
+        if waiting:
+            other._serve()
 
     def pause(self, seconds: float = COOL_DOWN) -> None:
         """Stops everything for a while, after a 429; a pause is never shortened by another."""
@@ -89,9 +108,7 @@ class Budget:
         self._paused_until = max(self._paused_until, now + seconds)
         self._level, self._level_at = 0.0, self._paused_until  # no burst at the end of a penalty
         waiting, self._queue = self._queue, []
-        for *_, turn in waiting:
-            if not turn.done():
-                turn.set_exception(self._pause_error())
+        _refuse(waiting, self._pause_error())
 
     def _serve(self) -> None:
         """Lets go whoever can go now, and comes back for the others."""
@@ -124,3 +141,47 @@ class Budget:
             retry_after=left,
             not_sent=True,
         )
+
+
+def _refuse(waiting: list[_Waiting], error: RateLimited) -> None:
+    for *_, turn in waiting:
+        if not turn.done():
+            turn.set_exception(error)
+
+
+class Share:
+    """What one connection may spend: the account's budget once its token got a 2xx there, until then a little.
+
+    A Secret may claim any account. Only dbt Cloud knows whose it is, so a token that was not accepted neither spends
+    nor pauses what belongs to others.
+    """
+
+    def __init__(self, account: Budget, own: Budget) -> None:
+        self._account = account
+        self._own = own
+        self.proven = False
+
+    @property
+    def budget(self) -> Budget:
+        """The one that counts now."""
+        return self._account if self.proven else self._own
+
+    def heard(self, status: int) -> None:
+        """A reply came, with this HTTP status."""
+        if status == 401:
+            self.proven = False
+        elif 200 <= status < 300 and not self.proven:
+            self.proven = True
+            self._own.hand_over(self._account)
+
+    def check(self) -> None:
+        """Raises RateLimited while the budget is paused."""
+        self.budget.check()
+
+    async def spend(self, priority: Priority) -> None:
+        """Waits for the right to send one request; raises RateLimited as `Budget.spend`."""
+        await self.budget.spend(priority)
+
+    def pause(self, seconds: float = COOL_DOWN) -> None:
+        """Stops everything on the budget for a while."""
+        self.budget.pause(seconds)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import http.cookiejar
 import importlib.metadata
 import math
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
 import httpx
@@ -17,9 +18,11 @@ import msgspec
 
 from watcher.clock import Clock, clock_offset
 from watcher.dbtcloud import wire
-from watcher.dbtcloud.budget import Budget, Priority
+from watcher.dbtcloud.budget import Budget, Priority, Share
 from watcher.dbtcloud.connection import MASK, Connection
-from watcher.dbtcloud.errors import COOL_DOWN, DbtCloudError, ServerFault, TooLarge, Unreachable
+from watcher.dbtcloud.errors import COOL_DOWN, DbtCloudError, ServerFault, TooLarge, Unauthorized, Unreachable
+from watcher.dbtcloud.intake import Body, Intake
+from watcher.dbtcloud.refusal import Refusal
 from watcher.dbtcloud.replies import Received
 from watcher.lifecycle.text import clean
 
@@ -29,8 +32,18 @@ READ_SECONDS: Final = 25.0
 """Between two pieces of a reply; a list of 100 runs takes dbt Cloud a few seconds."""
 TOTAL_SECONDS: Final = 30.0
 """For connecting, asking and reading to the end, so that a reply that drips cannot hold a poll for ever."""
-MAX_BODY: Final = 32 * 1024 * 1024
-"""Bytes of a reply. The largest that we ask for is the run_results.json of a big project."""
+MAX_FILE: Final = 32 * 1024 * 1024
+"""Bytes of an artifact. The largest that we ask for is the run_results.json of a big project."""
+MAX_BODY: Final = 8 * 1024 * 1024
+"""Bytes of any other reply. The largest is a run with the logs of its steps."""
+MAX_PAGE: Final = 4 * 1024 * 1024
+"""Bytes of a page of a list: 40 kB for each of a hundred runs, of which real ones need a tenth."""
+MAX_REFUSAL: Final = 64 * 1024
+"""Bytes read of an error; what follows is not looked at."""
+MAX_PIECES: Final = 4_096
+"""Pieces in which a reply may come, besides one for each kilobyte: each costs the event loop some time."""
+PIECES_AT_ONCE: Final = 64
+"""Pieces taken before others get their turn on the event loop."""
 MAX_CONNECTIONS: Final = 32
 """To one host at once."""
 FOR_POLLS: Final = 8
@@ -41,10 +54,12 @@ PAGE_SIZE: Final = 100
 """Items on a page: dbt Cloud's own maximum."""
 MAX_WORDS: Final = 200
 """Characters of a fault's own words."""
-TIMEOUTS: Final[dict[type[httpx.HTTPError], str]] = {
+TIMEOUTS: Final[dict[type[Exception], str]] = {
     httpx.ConnectTimeout: f"no connection within {CONNECT_SECONDS:.0f} seconds",
     httpx.ReadTimeout: f"nothing came back within {READ_SECONDS:.0f} seconds",
 }
+PROTOCOL_WORDS: Final = ("Server disconnected", "peer closed connection", "Connection closed")
+"""How the faults of HTTP begin that quote nothing of the reply."""
 NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 """Faults before the request's first byte: the connection, TLS and a proxy's tunnel come before it."""
 
@@ -57,7 +72,8 @@ class Page(Generic[T]):
 
     received: Received
     items: list[T]
-    filters: Mapping[str, Any]
+    filters: frozenset[str]
+    """Of the filters that matter here, those that dbt Cloud says it applied."""
     more: bool
     total: int | None = None
     """Items of the whole list, if dbt Cloud says so."""
@@ -69,16 +85,22 @@ class Channel:
     def __init__(
         self,
         connection: Connection,
-        budget: Budget | None,
+        budget: Budget | Share | None,
         transport: httpx.AsyncBaseTransport | None,
         clock: Clock,
         total_seconds: float = TOTAL_SECONDS,
+        intake: Intake | None = None,
+        heard: Callable[[int], object] = lambda _status: None,
     ) -> None:
         self.connection = connection
+        self._heard = heard
         self._budget = budget
         self._clock = clock
         self._total_seconds = total_seconds
+        self._intake = intake or Intake()
         self._others = asyncio.Semaphore(MAX_CONNECTIONS - FOR_POLLS)
+        self._files = asyncio.Semaphore(1)
+        self._refusal = Refusal()
         self.polled_at = -math.inf
         """Monotonic seconds at which a poll's request last came to an end, whichever: a list may take many."""
         self._http = httpx.AsyncClient(
@@ -86,6 +108,7 @@ class Channel:
             headers={
                 "Authorization": f"Token {connection.token.reveal()}",
                 "Accept": "application/json",
+                "Accept-Encoding": "identity",
                 "User-Agent": f"dbtrun/{_version()}",
             },
             timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
@@ -94,6 +117,7 @@ class Channel:
             verify=_trust(connection.ca) if connection.tls else False,
             # Clusters behind a proxy name it in HTTPS_PROXY; the simulator on this machine is never behind it.
             trust_env=not connection.loopback,
+            cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
             transport=transport,
         )
 
@@ -128,91 +152,139 @@ class Channel:
         version: str = "v2",
     ) -> Page[T]:
         """One page of a list; raises DbtCloudError."""
-        received = await self.exchange("GET", path, priority, params, version=version)
-        reply = received.data(decoder)
-        seen = int(params.get("offset", 0)) + len(reply.data)
-        more = seen < reply.total if reply.total is not None else len(reply.data) >= PAGE_SIZE
-        return Page(received, reply.data, reply.filters, more=more and bool(reply.data), total=reply.total)
+
+        def read(received: Received) -> Page[T]:
+            reply = received.data(decoder)
+            items = len(reply.data)
+            if items > PAGE_SIZE:
+                raise ServerFault(f"{received.request} answered with {items:,} items where {PAGE_SIZE} were asked for")
+            seen = int(params.get("offset", 0)) + items
+            more = seen < reply.total if reply.total is not None else items >= PAGE_SIZE
+            # What is kept of the reply is when and how it came, not its bytes.
+            told = replace(received, body=b"")
+            return Page(told, reply.data, reply.filters, more=more and items > 0, total=reply.total)
+
+        return await self.exchange("GET", path, priority, read, params, version=version, limit=MAX_PAGE)
+
+    async def file(self, path: str, params: Mapping[str, str], limit: int, read: Callable[[Received], T]) -> T:
+        """An artifact, one at a time: several large ones would fill the memory together."""
+        async with self._files:
+            return await self.exchange("GET", path, Priority.DETAILS, read, params, limit=limit)
 
     async def exchange(
         self,
         method: str,
         path: str,
         priority: Priority | None,
+        read: Callable[[Received], T],
         params: Mapping[str, str] | None = None,
         *,
         body: Mapping[str, Any] | None = None,
         version: str = "v2",
         limit: int = MAX_BODY,
-    ) -> Received:
-        """One request and its whole reply, whatever its status.
+    ) -> T:
+        """One request and what `read` makes of its whole reply, whatever its status.
+
+        Args:
+            read: pure; for a large reply it runs in a thread. What it raises comes out here.
 
         Raises:
             TooLarge: the reply has more than `limit` bytes.
             DbtCloudError: there is no reply, or none that can be read to its end.
         """
-        if self._budget is not None and priority is not None:
-            await self._budget.spend(priority)
-        request = f"{method} /{path} at {self.connection.host}"
-        if self._http.is_closed:
-            raise Unreachable(f"{request} was not sent: the connection was given up", not_sent=True)
-        url = f"/api/{version}/accounts/{self.connection.account_id}/{path}"
+        request = _Request(method, f"/api/{version}/accounts/{self.connection.account_id}/{path}", params, body)
+        name = f"{method} /{path} at {self.connection.host}"
+        with self._refusal.passed(self._clock().mono):
+            if self._budget is not None and priority is not None:
+                await self._budget.spend(priority)
+            if self._http.is_closed:
+                raise Unreachable(f"{name} was not sent: the connection was given up", not_sent=True)
+            with self._intake.body(self) as reply:
+                received = await self._ask(request, name, priority, reply, limit)
+                self._note(received)
+                return await self._intake.decode(reply, functools.partial(read, received))
+
+    async def _ask(self, request: _Request, name: str, priority: Priority | None, reply: Body, limit: int) -> Received:
         sent, waiting = self._clock(), True
         try:
-            async with asyncio.timeout(self._total_seconds), self._place(priority):
+            async with asyncio.timeout(self._total_seconds) as deadline, self._place(priority):
                 waiting = False
-                async with self._http.stream(method, url, params=params, json=body) as response:
+                reply.give_up = functools.partial(deadline.reschedule, 0.0)
+                async with self._http.stream(
+                    request.method, request.url, params=request.params, json=request.body
+                ) as response:
                     answered = self._clock()
-                    content = await _read(response, request, limit)
+                    await self._read(response, reply, name, limit)
         except TimeoutError:
-            words = f"{request} was not answered within {self._total_seconds:g} seconds"
+            words = f"{name} was not answered within {self._total_seconds:g} seconds"
             raise Unreachable(words, not_sent=waiting) from None
-        except httpx.HTTPError as error:
-            raise self._fault(error, request) from None
+        except (httpx.HTTPError, ssl.SSLError) as error:
+            raise self._fault(error, name) from None
         finally:
             if priority is Priority.POLL:
                 self.polled_at = self._clock().mono
-        return self._noted(
-            Received(
-                request=request,
-                status=response.status_code,
-                headers=response.headers,
-                body=content,
-                sent=sent,
-                clock_offset=clock_offset(response.headers.get("date"), sent.wall, answered.wall),
-                token=self.connection.token,
-            )
+        return Received(
+            request=name,
+            status=response.status_code,
+            headers=response.headers,
+            body=reply.content,
+            sent=sent,
+            clock_offset=clock_offset(response.headers.get("date"), sent.wall, answered.wall),
+            token=self.connection.token,
         )
 
     def _place(self, priority: Priority | None) -> AbstractAsyncContextManager[object]:
         """Among the connections: polls have their own."""
         return nullcontext() if priority is Priority.POLL else self._others
 
-    def _noted(self, received: Received) -> Received:
-        """A 429 pauses the account for everybody."""
-        if self._budget is not None and received.status == 429:
-            self._budget.pause(received.error().retry_after or COOL_DOWN)
-        return received
+    async def _read(self, response: httpx.Response, reply: Body, name: str, limit: int) -> None:
+        """The body up to `limit` bytes, as it is on the wire: a few compressed bytes can stand for gigabytes."""
+        if response.headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
+            raise ServerFault(f"{name} was answered with a compressed body, which was not asked for")
+        pieces = 0
+        async for piece in response.aiter_bytes():
+            if not response.is_success and len(reply.content) + len(piece) > MAX_REFUSAL:
+                return
+            if len(reply.content) + len(piece) > limit:
+                raise TooLarge(f"{name} was answered with more than {limit:,} bytes")
+            await self._intake.add(reply, piece)
+            pieces += 1
+            if pieces > MAX_PIECES + len(reply.content) // 1024:
+                raise ServerFault(f"{name} was answered in too many pieces")
+            if pieces % PIECES_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
-    def _fault(self, error: httpx.HTTPError, request: str) -> DbtCloudError:
-        if isinstance(error, httpx.DecodingError):
-            return ServerFault(f"{request} was answered with a body that cannot be decompressed")
-        words = TIMEOUTS.get(type(error)) or str(error) or type(error).__name__
-        plain = clean(words.replace(self.connection.token.reveal(), MASK), MAX_WORDS)
-        return Unreachable(f"{request} failed: {plain}", not_sent=isinstance(error, NOT_SENT))
+    def _note(self, received: Received) -> None:
+        """A 429 pauses the account for everybody, a 401 this connection alone."""
+        self._heard(received.status)
+        error = received.error() if received.status in (401, 429) else None
+        self._refusal.heard(error if isinstance(error, Unauthorized) else None, self._clock())
+        if self._budget is not None and error is not None and received.status == 429:
+            self._budget.pause(error.retry_after or COOL_DOWN)
+
+    def _fault(self, error: Exception, request: str) -> DbtCloudError:
+        words = _words(error).replace(self.connection.token.reveal(), MASK)
+        return Unreachable(f"{request} failed: {clean(words, MAX_WORDS)}", not_sent=isinstance(error, NOT_SENT))
 
 
-async def _read(response: httpx.Response, request: str, limit: int) -> bytes:
-    """The body, decompressed, up to `limit` bytes."""
-    content = bytearray()
-    async for piece in response.aiter_bytes():
-        content += piece
-        if len(content) > limit:
-            raise TooLarge(f"{request} was answered with more than {limit:,} bytes")
-    return bytes(content)
+def _words(error: Exception) -> str:
+    """What went wrong, without anything of the reply: it may be of somebody who is not dbt Cloud."""
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed ({error.reason or type(error).__name__})"
+    if isinstance(error, httpx.ProtocolError) and not str(error).startswith(PROTOCOL_WORDS):
+        return "the reply is not valid HTTP"
+    return TIMEOUTS.get(type(error)) or str(error) or type(error).__name__
 
 
-@functools.cache
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    url: str
+    params: Mapping[str, str] | None
+    body: Mapping[str, Any] | None
+
+
+@functools.lru_cache(maxsize=16)
 def _trust(ca: str | None) -> ssl.SSLContext:
     """Loading the usual certificates takes milliseconds of the loop: once is enough."""
     return httpx.create_ssl_context() if ca is None else ssl.create_default_context(cadata=ca)

@@ -10,20 +10,21 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
-import msgspec
 
 from watcher.api import Job, Overrides, PullRequestId, Reason, Results
 from watcher.clock import Clock, system_clock
 from watcher.dbtcloud import search, wire
 from watcher.dbtcloud.batch import Batch, Findings
-from watcher.dbtcloud.budget import Budget, Priority
-from watcher.dbtcloud.channel import MAX_BODY, PAGE_SIZE, TOTAL_SECONDS, Channel
+from watcher.dbtcloud.budget import Budget, Priority, Share
+from watcher.dbtcloud.channel import MAX_FILE, PAGE_SIZE, TOTAL_SECONDS, Channel
 from watcher.dbtcloud.connection import Connection
 from watcher.dbtcloud.errors import DbtCloudError, NotFound, Rejected, ServerFault, TooLarge, submission_of
+from watcher.dbtcloud.intake import Intake
+from watcher.dbtcloud.replies import UNDECODABLE, Received
 from watcher.dbtcloud.slots import LiveRuns
 from watcher.lifecycle.facts import Observation, RunFacts, RunState, Started, Submission, Undecided
 
@@ -31,15 +32,23 @@ MAX_PAGES: Final = 200
 """Pages read of one list: 20,000 runs."""
 MAX_CAUSE: Final = 255
 """Characters of a cause that dbt Cloud accepts."""
+MAX_OBJECTS: Final = 500_000
+"""JSON objects in a run_results.json that is decoded; each node has about five, and costs memory."""
 LIVE: Final = (RunState.QUEUED, RunState.STARTING, RunState.RUNNING)
 OPEN_END: Final = timedelta(days=365)
 """dbt Cloud wants both ends of a range; its clock may be ahead of ours."""
 ROUNDING: Final = timedelta(seconds=1)
 """How far a time in a reply may be before the range that it was asked by."""
 
+T = TypeVar("T")
+
 
 class Client:
     """One connection's requests. Open until `close()`; also an async context manager.
+
+    Args:
+        intake: counts the bytes of replies; one for the whole process.
+        heard: called with the HTTP status of each reply.
 
     Every method but `start` and `retry` spends the budget itself, and raises DbtCloudError. Those two never wait: the
     caller spends Priority.SUBMIT before it claims the attempt, since a claim is good for seconds only.
@@ -48,16 +57,18 @@ class Client:
     def __init__(
         self,
         connection: Connection,
-        budget: Budget | None = None,
+        budget: Budget | Share | None = None,
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock = system_clock,
         total_seconds: float = TOTAL_SECONDS,
+        intake: Intake | None = None,
+        heard: Callable[[int], object] = lambda _status: None,
     ) -> None:
         self._connection = connection
         self._budget = budget
         self._clock = clock
-        self._channel = Channel(connection, budget, transport, clock, total_seconds)
+        self._channel = Channel(connection, budget, transport, clock, total_seconds, intake, heard)
 
     def __repr__(self) -> str:
         return f"Client({self._connection!r})"
@@ -100,8 +111,7 @@ class Client:
         Raises:
             DbtCloudError: it may or may not have been heard; Rejected when dbt Cloud will not cancel it.
         """
-        received = await self._channel.exchange("POST", f"runs/{run_id}/cancel/", Priority.CANCEL)
-        received.data(wire.ONE_RUN)
+        await self._channel.exchange("POST", f"runs/{run_id}/cancel/", Priority.CANCEL, _one_run)
 
     async def _submit(
         self, path: str, body: Mapping[str, Any] | None, not_found: Reason, expected: Callable[[RunFacts], bool]
@@ -109,57 +119,68 @@ class Client:
         try:
             if self._budget is not None:
                 self._budget.check()
-            received = await self._channel.exchange("POST", path, None, body=body)
-            run = received.data(wire.ONE_RUN).data.facts(self._connection.base_url)
+            answer = await self._channel.exchange("POST", path, None, _one_run, body=body)
+            run = answer.facts(self._connection.base_url)
         except DbtCloudError as error:
             return submission_of(error, self._clock(), not_found)
         if run.account_id != self._connection.account_id or not expected(run):
-            return Undecided(f"{received.request} answered with a run that is not the one asked for, {run.run_id}")
+            return Undecided(f"POST /{path} was answered with a run that is not the one asked for, {run.run_id}")
         return Started(run)
 
     # ---- single things
 
     async def check(self) -> wire.Account:
         """Reads the account: whether host, token and account number belong together."""
-        return (await self._channel.exchange("GET", "", Priority.DETAILS)).data(wire.ACCOUNT).data
+        return await self._channel.exchange(
+            "GET", "", Priority.DETAILS, lambda received: received.data(wire.ACCOUNT).data
+        )
 
     async def run(self, run_id: int, *, steps: bool = False) -> Observation:
         """Reads one run. `run=None` in the answer: dbt Cloud says that there is none that the token may see."""
         include = {"include_related": '["run_steps"]'} if steps else {}
         priority = Priority.DETAILS if steps else Priority.POLL
-        received = await self._channel.exchange("GET", f"runs/{run_id}/", priority, include)
-        try:
-            run = received.data(wire.ONE_RUN).data
-        except NotFound:
-            return Observation(run=None, at=received.sent, clock_offset=received.clock_offset)
-        if run.id != run_id:
-            raise ServerFault(f"{received.request} answered with another run, {run.id}")
-        facts = run.facts(self._connection.base_url, steps=steps)
-        return Observation(run=facts, at=received.sent, clock_offset=received.clock_offset)
+        base_url = self._connection.base_url
+
+        def read(received: Received) -> Observation:
+            try:
+                run = _one_run(received)
+            except NotFound:
+                return Observation(run=None, at=received.sent, clock_offset=received.clock_offset)
+            if run.id != run_id:
+                raise ServerFault(f"{received.request} answered with another run, {run.id}")
+            facts = run.facts(base_url, steps=steps)
+            return Observation(run=facts, at=received.sent, clock_offset=received.clock_offset)
+
+        return await self._channel.exchange("GET", f"runs/{run_id}/", priority, read, include)
 
     async def results(self, run_id: int, step: int | None = None) -> Results | None:
         """Reads the outcome by node of a step (1-based; None: the last). None: there is none that can be read."""
         try:
-            body = await self.artifact(run_id, "run_results.json", step=step)
-            return None if body is None else wire.RUN_RESULTS.decode(body).summary()
-        except (TooLarge, msgspec.DecodeError, UnicodeDecodeError):
+            return await self._file(run_id, "run_results.json", step, MAX_FILE, _results)
+        except TooLarge:
             return None
 
-    async def artifact(self, run_id: int, path: str, limit: int = MAX_BODY, *, step: int | None = None) -> bytes | None:
+    async def artifact(self, run_id: int, path: str, limit: int = MAX_FILE, *, step: int | None = None) -> bytes | None:
         """Reads a file below the target directory, as a step left it (1-based; None: the last). None: there is none.
 
         Raises:
             TooLarge: it has more than `limit` bytes.
             DbtCloudError: it may be there.
         """
+        return await self._file(run_id, path, step, limit, bytes)
+
+    async def _file(
+        self, run_id: int, path: str, step: int | None, limit: int, parse: Callable[[bytes | bytearray], T]
+    ) -> T | None:
+        def read(received: Received) -> T | None:
+            if received.status == 404:
+                return None
+            if received.status != 200:
+                raise received.error()
+            return parse(received.body)
+
         params = {} if step is None else {"step": str(step)}
-        address = f"runs/{run_id}/artifacts/{quote(path)}"
-        received = await self._channel.exchange("GET", address, Priority.DETAILS, params, limit=limit)
-        if received.status == 404:
-            return None
-        if received.status != 200:
-            raise received.error()
-        return received.body
+        return await self._channel.file(f"runs/{run_id}/artifacts/{quote(path)}", params, limit, read)
 
     # ---- lists for the poller
 
@@ -266,6 +287,20 @@ class Client:
 def _opening(marker: str) -> re.Pattern[str]:
     """A cause that opens with exactly this marker."""
     return re.compile(re.escape(marker) + r"(?![0-9A-Za-z])")
+
+
+def _one_run(received: Received) -> wire.Run:
+    return received.data(wire.ONE_RUN).data
+
+
+def _results(body: bytes | bytearray) -> Results | None:
+    """What a run_results.json says; None if it cannot be read."""
+    if body.count(b"{") > MAX_OBJECTS:
+        return None
+    try:
+        return wire.RUN_RESULTS.decode(body).summary()
+    except UNDECODABLE:
+        return None
 
 
 def _body(overrides: Overrides) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The values of a Secret never appear in a message: people put tokens under the wr
 
 from __future__ import annotations
 
+import functools
 import hmac
 import ipaddress
 import re
@@ -14,11 +15,17 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, NoReturn
 from urllib.parse import SplitResult, urlsplit
 
+import httpx
+
+from watcher.dbtcloud.hosts import HOST_NAME, Hosts
+
 DEFAULT_HOST: Final = "cloud.getdbt.com"
 MASK: Final = "**********"
 MAX_ACCOUNT_ID: Final = 2**63 - 1
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
-HOST_NAME: Final = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+
+
+DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 
 
 class InvalidConnection(ValueError):
@@ -81,6 +88,9 @@ class Connection:
     tls: bool = True
     """False only for loopback: the simulator."""
 
+    def __str__(self) -> str:
+        return f"{self.host}, account {self.account_id}"
+
     @property
     def base_url(self) -> str:
         """The origin, without a slash at the end."""
@@ -92,18 +102,19 @@ class Connection:
         return urlsplit(self.base_url).hostname in LOOPBACK
 
 
-def parse_connection(data: Mapping[str, bytes], where: str) -> Connection:
+def parse_connection(data: Mapping[str, bytes], where: str, hosts: Hosts) -> Connection:
     """Reads a connection from the keys of a Secret, or from files of the same names.
 
     Args:
         data: `token` and `account-id`; optional `host` (default cloud.getdbt.com), `ca.crt` and `max-concurrent-runs`.
         where: what holds the keys, as "Secret team/dbt-cloud": it opens every message.
+        hosts: those that it may name.
 
     Raises:
         InvalidConnection: a key is missing or unusable.
     """
     keys = _Keys(data, where)
-    origin = _host(keys)
+    origin = _host(keys, hosts)
     return Connection(
         host=origin.host,
         tls=origin.tls,
@@ -172,10 +183,8 @@ def _max_runs(keys: _Keys) -> int | None:
     return int(value)
 
 
-def _host(keys: _Keys) -> _Origin:
-    value = keys.text("host")
-    if value is None:
-        return _Origin(DEFAULT_HOST, tls=True)
+def _host(keys: _Keys, hosts: Hosts) -> _Origin:
+    value = keys.text("host") if "host" in keys.data else DEFAULT_HOST
     if not value:
         keys.refuse("host", "is empty", f"put your access URL's host there, or remove the key for {DEFAULT_HOST}")
     if not (value.isascii() and value.isprintable() and " " not in value):
@@ -186,7 +195,11 @@ def _host(keys: _Keys) -> _Origin:
     except ValueError:
         keys.refuse("host", "has a port or an address that cannot be", "write a host name, as emea.dbt.com")
     _refuse_more_than_a_host(keys, value, parts)
-    return _Origin(_name(keys, parts) + (f":{port}" if port is not None else ""), tls=parts.scheme == "https")
+    name = _name(keys, parts)
+    _refuse_other_hosts(keys, name, hosts)
+    # One account is one, however its host is written: without the scheme's own port.
+    suffix = "" if port in (None, DEFAULT_PORTS[parts.scheme]) else f":{port}"
+    return _Origin(name + suffix, tls=parts.scheme == "https")
 
 
 def _refuse_more_than_a_host(keys: _Keys, value: str, parts: SplitResult) -> None:
@@ -200,6 +213,24 @@ def _refuse_more_than_a_host(keys: _Keys, value: str, parts: SplitResult) -> Non
         keys.refuse("host", "would send the token unencrypted", "write https:// (http:// is for loopback alone)")
 
 
+def _refuse_other_hosts(keys: _Keys, name: str, hosts: Hosts) -> None:
+    if _is_loopback(name):
+        if not hosts.loopback:
+            keys.refuse("host", "is this machine", "name dbt Cloud's host (the simulator needs loopbackConnections)")
+    elif not hosts.allow(name):
+        allowed = ", ".join(hosts.suffixes)
+        keys.refuse("host", f"is not below {allowed}", "correct it, or add its domain to the watcher's connectionHosts")
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        address = ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return mapped.is_loopback or mapped.is_unspecified
+
+
 def _name(keys: _Keys, parts: SplitResult) -> str:
     name = parts.hostname or ""
     if ":" in name:
@@ -207,9 +238,18 @@ def _name(keys: _Keys, parts: SplitResult) -> str:
             return f"[{ipaddress.IPv6Address(name)}]"
         except ValueError:
             name = ""
-    if not HOST_NAME.fullmatch(name) or parts.netloc.endswith(":") or parts.port == 0:
+    if not HOST_NAME.fullmatch(name) or parts.netloc.endswith(":") or parts.port == 0 or not _encodable(name):
         keys.refuse("host", "is not a host name", "write one with an optional port, as emea.dbt.com")
     return name
+
+
+def _encodable(name: str) -> bool:
+    """Whether requests can be sent to it: `xn--a` looks like a name and is none (RFC 5891)."""
+    try:
+        httpx.URL(f"https://{name}").host  # noqa: B018 - reading it is what decodes it
+    except (httpx.InvalidURL, ValueError):
+        return False
+    return True
 
 
 def _ca(keys: _Keys) -> str | None:
@@ -217,8 +257,16 @@ def _ca(keys: _Keys) -> str | None:
     if value is None:
         return None
     value = value.encode("ascii", "ignore").decode()  # bundles name CAs in comments; OpenSSL takes ASCII alone
-    try:
-        ssl.create_default_context(cadata=value or "empty")  # an empty one would mean the usual certificates
-    except (ssl.SSLError, ValueError):
+    if not _are_certificates(value):
         keys.refuse("ca.crt", "holds no PEM certificates", "put the CA's PEM text there, or remove the key")
     return value
+
+
+@functools.lru_cache(maxsize=64)
+def _are_certificates(pem: str) -> bool:
+    """Remembered: a large bundle takes milliseconds, and each object that uses the connection reads it."""
+    try:
+        ssl.create_default_context(cadata=pem or "empty")  # an empty one would mean the usual certificates
+    except (ssl.SSLError, ValueError):
+        return False
+    return True

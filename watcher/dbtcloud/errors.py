@@ -56,6 +56,10 @@ class TooLarge(ServerFault):
     """The reply is larger than we read."""
 
 
+class Surprise(ServerFault):
+    """An exception that nobody foresaw, while a reply was read or processed."""
+
+
 class RateLimited(DbtCloudError):
     """429: everything on the account pauses for `retry_after` seconds."""
 

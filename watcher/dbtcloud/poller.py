@@ -13,6 +13,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -76,6 +77,7 @@ class Poller:
     Args:
         name: the connection's, for the log: no secret.
         feed_seconds: between two looks at what finished.
+        contain: around each poll; lets nothing out but DbtCloudError.
         heard_at: monotonic seconds at which the source last heard something, of a list's single pages too.
         jitter: a number from 0 to 1, for backoff.
     """
@@ -88,12 +90,14 @@ class Poller:
         name: str = "",
         feed_seconds: float = FEED_SECONDS,
         clock: Clock = system_clock,
+        contain: Callable[[str], AbstractContextManager[None]] = lambda _what: contextlib.nullcontext(),
         heard_at: Callable[[], float] = lambda: -math.inf,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._source = source
         self._sink = sink
         self._name = name
+        self._contain = contain
         self._clock = clock
         self._schedule = Schedule()
         self._contact = Contact(jitter)
@@ -195,7 +199,8 @@ class Poller:
     async def _poll(self, taken: Sequence[Followed]) -> None:
         asked_at = self._now()
         try:
-            await self._ask([run.run_id for run in taken if run.intervals])
+            with self._contain("poll"):
+                await self._ask([run.run_id for run in taken if run.intervals])
         except DbtCloudError as error:
             self._failed(error)
         finally:
@@ -278,14 +283,17 @@ class Poller:
                 await self._look_at_finished(self._offset)
 
     async def _look_at_finished(self, offset: timedelta) -> None:
-        told = self._clock().wall + offset
-        reach = timedelta(seconds=self._feed_seconds if self._feed_is_dear else PROBE_SECONDS)
-        since = max(self._watermark or told, told - reach) - FEED_OVERLAP
         try:
-            batch = await self._source.finished_since(since, self._batches + 1)
+            with self._contain("look at what finished"):
+                await self._read_finished(self._clock().wall + offset)
         except DbtCloudError as error:
             self._feed_failed(error)
-            return
+
+    async def _read_finished(self, told: datetime) -> None:
+        """Reads what finished up to `told`, by dbt Cloud's clock."""
+        reach = timedelta(seconds=self._feed_seconds if self._feed_is_dear else PROBE_SECONDS)
+        since = max(self._watermark or told, told - reach) - FEED_OVERLAP
+        batch = await self._source.finished_since(since, self._batches + 1)
         self._watermark = told
         self._answering()
         for run_id, observation in batch.observations.items():

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -35,7 +34,9 @@ MAX_DETAILS: Final = 5
 """Fields that a message names as wrong."""
 MAX_WAIT: Final = 3600.0
 """Seconds of a Retry-After that we obey: a mistaken one must not silence an account for days."""
-TITLE: Final = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
+OTHERS_WORDS: Final = "not in dbt Cloud's own words"
+UNDECODABLE: Final = (msgspec.DecodeError, ValueError, RecursionError)
+"""What decoding raises for a body that is not what we know; a RecursionError if it is nested too deep."""
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ class Received:
     status: int
     headers: Mapping[str, str]
     """Lower-case names."""
-    body: bytes
+    body: bytes | bytearray
     sent: Instant
     clock_offset: timedelta
     token: Token
@@ -64,18 +65,17 @@ class Received:
             raise self.error()
         try:
             return decoder.decode(self.body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise ServerFault(
-                self._sentence(f"answered {self.status} with something unknown", self._excerpt())
-            ) from None
+        except UNDECODABLE:
+            words = f"answered {self.status} with something that is not dbt Cloud's JSON ({len(self.body):,} bytes)"
+            raise ServerFault(f"{self.request} {words}") from None
 
     def error(self) -> DbtCloudError:
         """The error that this reply is."""
         if 300 <= self.status < 400:
             return self._redirected()
         words = _words(self.body)
-        message = self._sentence(f"answered {self.status}", words.text if words else self._excerpt())
-        final = words is not None and words.enveloped
+        final = words is not None
+        message = self._sentence(f"answered {self.status}", OTHERS_WORDS if words is None else words)
         if self.status == 405:
             return Rejected(message, final=True)
         if self.status in MEANINGS:
@@ -104,13 +104,6 @@ class Received:
             return COOL_DOWN if self.status == 429 else None
         return min(max(seconds, 1.0), MAX_WAIT)
 
-    def _excerpt(self) -> str:
-        text = self.body[: 16 * MAX_EXCERPT].decode(errors="replace")
-        if "<" in text[:100]:
-            title = TITLE.search(text)
-            return f'an HTML page "{title.group(1).strip()}"' if title else "an HTML page"
-        return text
-
     def _sentence(self, what: str, words: str) -> str:
         secret = self.token.reveal()
         safe = clean(" ".join(words.replace(secret, MASK).split()), MAX_EXCERPT)
@@ -125,22 +118,14 @@ MEANINGS: Final[dict[int, type[DbtCloudError]]] = {
 }
 
 
-class _Words(NamedTuple):
-    text: str
-    enveloped: bool
-
-
-def _words(body: bytes) -> _Words | None:
-    """What dbt Cloud said in its own JSON, and whether in its envelope; None: it was not dbt Cloud that spoke."""
+def _words(body: bytes | bytearray) -> str | None:
+    """What dbt Cloud said in its own envelope; None: these may be anybody's words, which are not repeated."""
     try:
         refusal = wire.REFUSAL.decode(body)
-        text = " ".join(filter(None, (refusal.status.user_message, _details(refusal.data))))
-        return _Words(text, enveloped=refusal.status.is_success is not True)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        pass
-    try:
-        return _Words(wire.DETAIL.decode(body).detail, enveloped=False)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        if refusal.status.is_success is True:
+            return None
+        return " ".join(filter(None, (refusal.status.user_message, _details(refusal.data))))
+    except UNDECODABLE:
         return None
 
 

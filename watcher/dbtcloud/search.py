@@ -6,7 +6,9 @@ Cloud ordered or filtered otherwise than asked.
 
 from __future__ import annotations
 
+import asyncio
 import difflib
+import heapq
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +25,12 @@ from watcher.lifecycle.text import clean
 
 MAX_PAGES: Final = 100
 """Pages of a job's runs searched: 10,000 runs since the start that is looked for."""
-MAX_NAMED: Final = 5_000
-"""Projects, environments or jobs looked through for a name."""
+MAX_NAMED_PAGES: Final = 50
+"""Pages of projects, environments or jobs looked through for a name: 5,000."""
+MAX_COMPARED: Final = 50
+"""Names that are compared with one that does not exist: comparing all of them takes minutes."""
+MAX_COMPARED_NAME: Final = 60
+"""Characters that are compared."""
 SIMILAR_NAMES: Final = 3
 """Names proposed for one that does not exist."""
 SIMILARITY: Final = 0.5
@@ -114,22 +120,29 @@ async def _find_named(
         raise JobNotFound(f"dbt Cloud has {len(ids)} {kind}s named {_quoted(name)}: use `spec.job.id`", final=True)
     if not ids:
         others = await _list_named(channel, path, params, version)
-        raise JobNotFound(_no_such(kind, name, [o.name or "" for o in others if o.within(within)]), final=True)
+        names = [other.name or "" for other in others if other.within(within)]
+        raise JobNotFound(await asyncio.to_thread(_no_such, kind, name, names), final=True)
     return ids[0]
 
 
 async def _list_named(channel: Channel, path: str, params: Mapping[str, str], version: str) -> list[wire.Named]:
     items: list[wire.Named] = []
+    pages = 0
     async for page in channel.pages(path, params, wire.NAMED, Priority.SUBMIT, version):
         items += (item for item in page.items if not item.deleted)
-        if len(items) >= MAX_NAMED:
+        pages += 1
+        if pages >= MAX_NAMED_PAGES:
             break
     return items
 
 
 def _no_such(kind: str, name: str, known: Sequence[str]) -> str:
-    similar = difflib.get_close_matches(name, known, n=SIMILAR_NAMES, cutoff=SIMILARITY)
-    hint = f": did you mean {', '.join(map(_quoted, similar))}?" if similar else ""
+    """The sentence. It compares at most MAX_COMPARED names: those that have the most characters in common."""
+    wanted = set(name.casefold())
+    near = heapq.nsmallest(MAX_COMPARED, known, key=lambda other: len(wanted ^ set(other[:MAX_NAME].casefold())))
+    shown = {other[:MAX_COMPARED_NAME]: other for other in near}
+    similar = difflib.get_close_matches(name[:MAX_COMPARED_NAME], shown, n=SIMILAR_NAMES, cutoff=SIMILARITY)
+    hint = f": did you mean {', '.join(_quoted(shown[cut]) for cut in similar)}?" if similar else ""
     return f"dbt Cloud has no {kind} named {_quoted(name)} that the token may see{hint}"
 
 

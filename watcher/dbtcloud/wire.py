@@ -10,20 +10,28 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 
 from watcher.api import FailedNode, Results
 from watcher.api.status import FAILED_NODE, MAX_FAILURE_MESSAGE, MAX_FAILURES, MAX_MESSAGE, MAX_STEP_NAME
-from watcher.dbtcloud.errors import UnknownStatus
+from watcher.dbtcloud.errors import ServerFault, UnknownStatus
 from watcher.lifecycle.facts import RunFacts, RunState, StepFacts
 from watcher.lifecycle.text import clean
 
 MAX_CAUSE: Final = 255
+MAX_ID: Final = 2**63 - 1
+"""What Kubernetes keeps in a status; dbt Cloud's ids have up to 14 digits."""
+EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+END: Final = datetime(2200, 1, 1, tzinfo=UTC)
+"""Times outside are taken for none: arithmetic with the year 1 or 9999 fails."""
 MAX_URL: Final = 500
 MAX_WORD: Final = 60
 """Characters of a status or reason that dbt Cloud names by one word or two."""
+MAX_INDEX: Final = 10_000
+"""Of a step, and of its status."""
+MAX_READ_STEPS: Final = 1_000
+"""Steps of a run that are looked at; the status shows fewer."""
 MAX_KINDS: Final = 20
 """Different statuses counted by name; dbt has ten."""
 OTHER: Final = "other"
@@ -49,10 +57,25 @@ class Pagination(Wire, frozen=True):
     total_count: int | None = None
 
 
+ABSENT: Final = msgspec.Raw()
+
+
+class Filters(Wire, frozen=True):
+    """Those filters that it matters to see echoed. Their values are not read: they could be of any size."""
+
+    pk__in: msgspec.Raw = ABSENT
+    status__in: msgspec.Raw = ABSENT
+
+    @property
+    def applied(self) -> frozenset[str]:
+        """Names of the filters that were echoed."""
+        return frozenset(name for name in self.__struct_fields__ if bytes(getattr(self, name)))
+
+
 class Extra(Wire, frozen=True):
     """What a list says about itself: the filters that dbt Cloud applied, and the size of the whole."""
 
-    filters: dict[str, Any] | None = None
+    filters: Filters | None = None
     pagination: Pagination | None = None
 
 
@@ -63,9 +86,9 @@ class Reply(Wire, Generic[T], frozen=True):
     extra: Extra | None = None
 
     @property
-    def filters(self) -> Mapping[str, Any]:
+    def filters(self) -> frozenset[str]:
         """The filters that dbt Cloud says it applied."""
-        return (self.extra.filters if self.extra else None) or {}
+        return self.extra.filters.applied if self.extra and self.extra.filters else frozenset()
 
     @property
     def total(self) -> int | None:
@@ -78,12 +101,6 @@ class Refusal(Wire, frozen=True):
 
     status: Verdict
     data: Any = None
-
-
-class Detail(Wire, frozen=True):
-    """An error of the web framework under dbt Cloud, without the envelope."""
-
-    detail: str
 
 
 class Trigger(Wire, frozen=True):
@@ -105,9 +122,9 @@ class RunStep(Wire, frozen=True):
     def facts(self) -> StepFacts:
         """The step without its logs."""
         return StepFacts(
-            index=self.index,
+            index=max(0, min(self.index, MAX_INDEX)),
             name=clean(self.name or "", MAX_STEP_NAME),
-            state=self.status,
+            state=max(0, min(self.status, MAX_INDEX)),
             status=clean(self.status_humanized or "", MAX_WORD),
             started_at=instant(self.started_at),
             finished_at=instant(self.finished_at),
@@ -140,7 +157,7 @@ class Run(Wire, frozen=True):
     @property
     def job(self) -> int:
         """The job's id, which dbt Cloud gives under two names; 0 if under neither."""
-        return self.job_definition_id or self.job_id or 0
+        return known_id(self.job_definition_id) or known_id(self.job_id) or 0
 
     @property
     def cause(self) -> str:
@@ -156,24 +173,27 @@ class Run(Wire, frozen=True):
 
         Raises:
             UnknownStatus: that is never taken for an end.
+            ServerFault: the run's id is none.
         """
+        if known_id(self.id) is None:
+            raise ServerFault("dbt Cloud gives a run a number that is no id")
         return RunFacts(
             run_id=self.id,
             account_id=self.account_id,
             job_id=self.job,
-            project_id=self.project_id,
-            environment_id=self.environment_id,
+            project_id=known_id(self.project_id),
+            environment_id=known_id(self.environment_id),
             state=self._state(),
             message=clean(self.status_message or "", MAX_MESSAGE),
             url=self._url(base_url),
             cause=None if self.trigger is None else clean(self.cause, MAX_CAUSE),
-            retrying_run_id=self.retrying_run_id,
+            retrying_run_id=known_id(self.retrying_run_id),
             can_retry=bool(self.can_retry),
             retry_refusal=clean(self.retry_not_supported_reason or "", MAX_WORD) or None,
             created_at=instant(self.created_at),
             started_at=instant(self.started_at),
             finished_at=instant(self.finished_at),
-            steps=tuple(step.facts() for step in self.run_steps or ()) if steps else None,
+            steps=tuple(step.facts() for step in (self.run_steps or ())[:MAX_READ_STEPS]) if steps else None,
         )
 
     def _state(self) -> RunState:
@@ -189,9 +209,9 @@ class Run(Wire, frozen=True):
         )
 
     def _url(self, base_url: str) -> str | None:
-        if self.href and len(self.href) <= MAX_URL and _is_web_address(self.href):
+        if self.href and len(self.href) <= MAX_URL and _is_below(self.href, base_url):
             return self.href
-        if self.project_id is None:
+        if known_id(self.project_id) is None:
             return None
         return f"{base_url}/deploy/{self.account_id}/projects/{self.project_id}/runs/{self.id}/"
 
@@ -251,22 +271,24 @@ def instant(text: str | None) -> datetime | None:
 
     A time is told to people and bounds deadlines; one that cannot be read must not hide the run's state.
     """
-    if not text:
+    if not text or len(text) > MAX_WORD:
         return None
     try:
         moment = datetime.fromisoformat(text)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
+    return moment if EPOCH <= moment < END else None
 
 
-def _is_web_address(text: str) -> bool:
-    if not (text.isascii() and text.isprintable() and " " not in text):
-        return False
-    try:
-        return urlsplit(text).scheme in ("https", "http") and bool(urlsplit(text).hostname)
-    except ValueError:
-        return False
+def known_id(number: int | None) -> int | None:
+    """The number if it can be the id of something; else None."""
+    return number if number is not None and 0 < number <= MAX_ID else None
+
+
+def _is_below(text: str, base_url: str) -> bool:
+    """Whether people who follow this address end up where the connection points: `https://host@evil/` does not."""
+    return text.isascii() and text.isprintable() and " " not in text and text.startswith(f"{base_url}/")
 
 
 class Account(Wire, frozen=True):
@@ -282,4 +304,3 @@ NAMED: Final = msgspec.json.Decoder(Reply[list[Named]], strict=False)
 ACCOUNT: Final = msgspec.json.Decoder(Reply[Account], strict=False)
 RUN_RESULTS: Final = msgspec.json.Decoder(RunResults, strict=False)
 REFUSAL: Final = msgspec.json.Decoder(Refusal, strict=False)
-DETAIL: Final = msgspec.json.Decoder(Detail)

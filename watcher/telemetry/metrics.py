@@ -41,8 +41,18 @@ class Slots(Protocol):
     def waiting(self) -> int: ...
 
 
+class Containment(Protocol):
+    """Whether a connection can be used."""
+
+    @property
+    def reason(self) -> str | None: ...
+
+
 class Account(Protocol):
     """What is counted of a connection to dbt Cloud."""
+
+    @property
+    def containment(self) -> Containment: ...
 
     @property
     def budget(self) -> Budget: ...
@@ -106,6 +116,9 @@ class Metrics:
             "How late the event loop was, once a second.",
             buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60),
             registry=registry,
+        )
+        self.connection_faults = Counter(
+            "dbtrun_connection_faults", "Faults of connections to dbt Cloud, by reason.", ["reason"], registry=registry
         )
         self.conflicts = Counter("dbtrun_write_conflicts", "Writes refused: the object had changed.", registry=registry)
         self.known = Gauge("dbtrun_objects", "DbtRuns known.", registry=registry)
@@ -182,5 +195,11 @@ class _Accounts(Collector):
         slots.add_metric(["used"], sum(each.used or 0 for each in limited))
         slots.add_metric(["waiting"], sum(each.waiting for each in limited))
         yield slots
+        broken = GaugeMetricFamily(
+            "dbtrun_broken_connections", "Connections whose last poll or question failed, by reason.", labels=["reason"]
+        )
+        for reason, count in Count(filter(None, (account.containment.reason for account in accounts))).items():
+            broken.add_metric([reason], count)
+        yield broken
         dear = sum(bool(account.poller.fallbacks) for account in accounts)
         yield GaugeMetricFamily("dbtrun_fallback_connections", "Connections whose filters do not work.", value=dear)

@@ -86,10 +86,71 @@ async def test_equal_connections_share_everything() -> None:
 async def test_tokens_of_one_account_share_its_budget_and_nothing_else() -> None:
     async with running() as (accounts, _):
         one, two = accounts.use("a", account.CONNECTION), accounts.use("b", ROTATED)
+        for each in (one, two):
+            each.share.heard(200)
         assert one.budget is two.budget
         assert one.client is not two.client
         assert one.poller is not two.poller
-        assert accounts.use("c", ELSEWHERE).budget is not one.budget
+        elsewhere = accounts.use("c", ELSEWHERE)
+        elsewhere.share.heard(200)
+        assert elsewhere.budget is not one.budget
+
+
+async def test_a_token_that_was_not_accepted_spends_nothing_of_the_account() -> None:
+    async with running() as (accounts, _):
+        victim, claimant = accounts.use("a", ROTATED), accounts.use("b", account.CONNECTION)
+        claimant.poller.follow("b", 7, 5)
+        claimant.budget.pause(100)
+        victim.poller.follow("a", 7, 30)
+        await asyncio.sleep(3)
+        assert victim.share.proven
+        assert not claimant.share.proven
+        assert victim.budget.paused_until is None
+        assert victim.budget.spent == {Priority.POLL: 1}
+
+
+async def test_who_waits_for_a_little_is_served_by_the_account_once_the_token_is_accepted() -> None:
+    async with running() as (accounts, _):
+        used = accounts.use("a", ROTATED)
+        waiting = [asyncio.create_task(used.budget.spend(Priority.SUBMIT)) for _ in range(30)]
+        await asyncio.sleep(0)
+        assert sum(task.done() for task in waiting) < 10
+        used.share.heard(200)
+        await asyncio.sleep(3)
+        assert all(task.done() for task in waiting)
+        assert used.budget.spent[Priority.SUBMIT] == 30
+
+
+async def test_a_refused_token_pauses_its_connection_and_not_each_object() -> None:
+    refused: list[httpx.Request] = []
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        refused.append(request)
+        return account.refusal(401, "Invalid token.")
+
+    accounts = Accounts(lambda c: Sink(c, []), transport=httpx.MockTransport(refuse), clock=clock)
+    used = accounts.use("a", account.CONNECTION)
+
+    async def ask() -> errors.DbtCloudError:
+        with pytest.raises(errors.Unauthorized) as caught:
+            await used.client.find_live(1)
+        return caught.value
+
+    await ask()
+    for _ in range(60):
+        later = await asyncio.gather(*(ask() for _ in range(100)))
+        assert sum(not error.not_sent for error in later) <= 1, "one asks for all"
+        await asyncio.sleep(1)
+    assert len(refused) <= 8
+
+
+async def test_budgets_of_accounts_that_nobody_uses_are_forgotten() -> None:
+    async with running() as (accounts, _):
+        for number in range(100):
+            accounts.use(f"uid-{number}", replace(account.CONNECTION, account_id=number + 1))
+            accounts.release(f"uid-{number}")
+        await asyncio.sleep(500)
+        assert not accounts._budgets
 
 
 async def test_what_is_followed_is_polled() -> None:
@@ -150,8 +211,11 @@ async def test_a_used_connection_stays_open() -> None:
 
 async def test_a_rate_limit_met_with_one_token_silences_the_whole_account() -> None:
     async with running() as (accounts, log):
-        accounts.use("a", account.CONNECTION).budget.pause(100)
-        accounts.use("b", ROTATED).poller.follow("b", 7, 30)
+        one, two = accounts.use("a", account.CONNECTION), accounts.use("b", ROTATED)
+        for each in (one, two):
+            each.share.heard(200)
+        one.budget.pause(100)
+        two.poller.follow("b", 7, 30)
         await asyncio.sleep(50)
         assert log == [("new", Reason.RATE_LIMITED)]
         await asyncio.sleep(60)
@@ -189,11 +253,11 @@ async def test_a_poll_that_waits_for_a_small_budget_does_not_stand_still() -> No
 
 async def test_a_poller_that_fails_by_a_fault_of_ours_ends_the_task() -> None:
     class Faulty(Sink):
-        def answering(self) -> None:
+        def troubled(self, trouble: Trouble) -> None:
             raise RuntimeError("bug")
 
     accounts = Accounts(lambda c: Faulty(c, []), transport=httpx.MockTransport(dbt_cloud), clock=clock)
-    accounts.use("a", ROTATED).poller.follow("a", 7, 30)
+    accounts.use("a", account.CONNECTION).poller.follow("a", 7, 30)
     with pytest.raises(ExceptionGroup):
         await asyncio.wait_for(accounts.run(), 60)
 

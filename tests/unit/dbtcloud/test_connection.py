@@ -10,14 +10,16 @@ import pytest
 import trustme
 
 from watcher.dbtcloud.connection import Connection, InvalidConnection, Token, parse_connection
+from watcher.dbtcloud.hosts import Hosts
 
 SECRET = "dbtc_s3cr3t"
 WHERE = "Secret team/dbt-cloud"
+EVERYWHERE = Hosts(("*",), loopback=True)
 GOOD = {"token": SECRET.encode(), "account-id": b"4242"}
 
 
 def parse(**keys: bytes) -> Connection:
-    return parse_connection(GOOD | {key.replace("_", "-"): value for key, value in keys.items()}, WHERE)
+    return parse_connection(GOOD | {key.replace("_", "-"): value for key, value in keys.items()}, WHERE, EVERYWHERE)
 
 
 def test_token_and_account_are_enough() -> None:
@@ -39,6 +41,10 @@ def test_whitespace_that_editors_add_is_no_part_of_a_value() -> None:
         (b"AB123.US1.dbt.com", "https://ab123.us1.dbt.com"),
         (b"https://dbt.corp.example:8443", "https://dbt.corp.example:8443"),
         (b"https://emea.dbt.com/", "https://emea.dbt.com"),
+        (b"emea.dbt.com:443", "https://emea.dbt.com"),
+        (b"emea.dbt.com:0443", "https://emea.dbt.com"),
+        (b"http://localhost:80", "http://localhost"),
+        (b"http://localhost:443", "http://localhost:443"),
         (b"dbt.corp.example:8443", "https://dbt.corp.example:8443"),
         (b"http://127.0.0.1:8580", "http://127.0.0.1:8580"),
         (b"http://localhost:8580", "http://localhost:8580"),
@@ -92,6 +98,8 @@ def test_a_host_may_have_a_port_and_a_scheme(host: bytes, base_url: str) -> None
         (GOOD | {"host": b"emea.dbt.com%2f.evil"}, "host", "not a host name"),
         (GOOD | {"host": b"emea.dbt.com\\evil"}, "host", "not a host name"),
         (GOOD | {"host": b"[::1"}, "host", "cannot be"),
+        (GOOD | {"host": b"xn--a.example"}, "host", "not a host name"),
+        (GOOD | {"host": b"cloud.getdbt.com."}, "host", "not a host name"),
         (GOOD | {"host": b"\xff"}, "host", "UTF-8"),
         (GOOD | {"ca.crt": b""}, "ca.crt", "no PEM"),
         (GOOD | {"ca.crt": b"not a certificate"}, "ca.crt", "no PEM"),
@@ -102,16 +110,61 @@ def test_an_unusable_value_is_refused_in_a_sentence_that_names_the_key_and_shows
     keys: dict[str, bytes], key: str, words: str
 ) -> None:
     with pytest.raises(InvalidConnection) as caught:
-        parse_connection(keys, WHERE)
+        parse_connection(keys, WHERE, EVERYWHERE)
     assert caught.value.message.startswith(f"{WHERE}: key `{key}` ")
     assert words in caught.value.message
     assert "; " in caught.value.message, "it names the way out"
     assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"evil.example",
+        b"evilgetdbt.com",
+        b"getdbt.com.evil.example",
+        b"https://kubernetes.default.svc",
+        b"169.254.169.254",
+        b"metadata.google.internal",
+        b"dbt.corp.example:8443",
+        b"[fd00::1]",
+    ],
+)
+def test_only_dbt_clouds_own_hosts_are_allowed_unless_others_are_set(host: bytes) -> None:
+    with pytest.raises(InvalidConnection, match=r"is not below getdbt\.com, dbt\.com; .* connectionHosts"):
+        parse_connection(GOOD | {"host": host}, WHERE, Hosts())
+    parse(host=host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"localhost",
+        b"http://localhost:8080",
+        b"https://127.0.0.1",
+        b"https://127.0.0.2",
+        b"0.0.0.0",
+        b"[::1]",
+        b"[::ffff:127.0.0.1]",
+        b"x.localhost",
+    ],
+)
+def test_this_machine_is_allowed_by_a_setting_alone(host: bytes) -> None:
+    with pytest.raises(InvalidConnection, match=r"is this machine; .* loopbackConnections"):
+        parse_connection(GOOD | {"host": host}, WHERE, Hosts(("*",)))
+
+
+def test_a_host_may_be_a_domain_that_is_set_or_below_it() -> None:
+    hosts = Hosts(("corp.example",))
+    for host in ("corp.example", "dbt.corp.example"):
+        assert parse_connection(GOOD | {"host": host.encode()}, WHERE, hosts).host == host
+    with pytest.raises(InvalidConnection):
+        parse_connection(GOOD, WHERE, hosts)
+
+
 def test_a_ca_is_taken_as_it_is() -> None:
     pem = trustme.CA().cert_pem.bytes()
-    ca = parse_connection(GOOD | {"ca.crt": pem}, WHERE).ca
+    ca = parse_connection(GOOD | {"ca.crt": pem}, WHERE, Hosts()).ca
     assert ca == pem.decode().strip()
 
 
@@ -125,7 +178,7 @@ def test_a_connection_prints_without_its_token() -> None:
     assert SECRET not in f"{parse()} {parse()!r}"
 
 
-@pytest.mark.parametrize("value", [Token(SECRET), parse_connection(GOOD, WHERE)])
+@pytest.mark.parametrize("value", [Token(SECRET), parse_connection(GOOD, WHERE, Hosts())])
 @pytest.mark.parametrize("serialise", [json.dumps, msgspec.json.encode, msgspec.to_builtins, pickle.dumps])
 def test_a_token_is_not_serialised(value: object, serialise: object) -> None:
     assert callable(serialise)

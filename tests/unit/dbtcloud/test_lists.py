@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
@@ -71,20 +73,20 @@ async def test_a_run_of_unknown_status_does_not_spoil_the_others() -> None:
 
 
 async def test_live_runs_are_read_to_the_last_page() -> None:
-    recorder = paged([account.run(number, 1 + number % 3) for number in range(250)])
+    recorder = paged([account.run(number, 1 + number % 3) for number in range(1, 251)])
     batch = await account.client(recorder).live_runs()
     assert (len(batch.observations), batch.pages, batch.supported, batch.complete) == (250, 3, True, True)
     assert recorder.params(0) == {"status__in": "[1,2,3]", "order_by": "id", "limit": "100", "offset": "0"}
 
 
 async def test_an_ignored_status_filter_costs_one_page() -> None:
-    recorder = paged([account.run(number, 10) for number in range(10_000)])
+    recorder = paged([account.run(number, 10) for number in range(1, 10_001)])
     batch = await account.client(recorder).live_runs()
     assert (batch.supported, len(recorder.requests)) == (False, 1)
 
 
 async def test_finished_runs_are_asked_for_by_time() -> None:
-    recorder = paged([account.run(number, 10) for number in range(101)])
+    recorder = paged([account.run(number, 10) for number in range(1, 102)])
     batch = await account.client(recorder).finished_since(SINCE)
     assert (len(batch.observations), batch.pages, batch.supported) == (101, 2, True)
     params = recorder.params()
@@ -93,14 +95,14 @@ async def test_finished_runs_are_asked_for_by_time() -> None:
 
 
 async def test_finished_runs_are_read_only_as_far_as_asked() -> None:
-    recorder = paged([account.run(number, 10) for number in range(1000)])
+    recorder = paged([account.run(number, 10) for number in range(1, 1001)])
     batch = await account.client(recorder).finished_since(SINCE, max_pages=2)
     assert (len(batch.observations), batch.complete, len(recorder.requests)) == (200, False, 2)
 
 
 @pytest.mark.parametrize("finished", [None, account.stamp(SINCE - timedelta(days=1))])
 async def test_an_ignored_time_filter_is_noticed(finished: str | None) -> None:
-    recorder = paged([account.run(number, 10, finished_at=finished) for number in range(10_000)])
+    recorder = paged([account.run(number, 10, finished_at=finished) for number in range(1, 10_001)])
     batch = await account.client(recorder).finished_since(SINCE)
     assert (batch.supported, dict(batch.observations), len(recorder.requests)) == (False, {}, 1)
 
@@ -258,3 +260,33 @@ async def test_a_name_that_leads_to_no_job_is_told_with_what_there_is(job: Job, 
         await account.client(names).resolve_job(job)
     assert caught.value.message == message
     assert (caught.value.reason, caught.value.final) == (Reason.JOB_NOT_FOUND, True)
+
+
+async def test_few_names_are_compared_with_one_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    compare = difflib.get_close_matches
+
+    def counting(word: str, possibilities: Collection[str], n: int, cutoff: float) -> list[str]:
+        compared.extend([len(possibilities), len(word), max(map(len, possibilities))])
+        return compare(word, possibilities, n, cutoff)
+
+    monkeypatch.setattr(difflib, "get_close_matches", counting)
+    projects = [{"id": number + 1, "name": f"{number:05}" + "x" * 245} for number in range(5_000)]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if "name__icontains" in request.url.params:
+            return account.listing([])
+        offset = int(request.url.params["offset"])
+        return account.listing(projects[offset : offset + 100], len(projects))
+
+    job = Job(name="j", project="y" * 250, environment="e")
+    with pytest.raises(errors.JobNotFound):
+        await account.client(answer).resolve_job(job)
+    assert max(compared) <= 60
+
+
+async def test_a_list_of_deleted_things_has_an_end() -> None:
+    recorder = account.Recorder(lambda _: account.listing([{"id": 1, "name": "x", "state": 2}] * 100, 10**9))
+    with pytest.raises(errors.JobNotFound):
+        await account.client(recorder).resolve_job(Job(name="j", project="p", environment="e"))
+    assert len(recorder.requests) == 100

@@ -82,7 +82,21 @@ async def test_a_time_that_cannot_be_read_does_not_hide_the_state(text: Any) -> 
     assert (run.state, run.finished_at) == (RunState.SUCCESS, None)
 
 
-@pytest.mark.parametrize("href", ["javascript:alert(1)", "https://x/" + "y" * 600, "https://x\n.example", "//x", None])
+@pytest.mark.parametrize(
+    "href",
+    [
+        "javascript:alert(1)",
+        "https://cloud.getdbt.com/" + "y" * 600,
+        "https://x\n.example",
+        "//x",
+        None,
+        "https://cloud.getdbt.com@evil.example/x",
+        "https://cloud.getdbt.com.evil.example/x",
+        "https://cloud.getdbt.com:8443/x",
+        "http://cloud.getdbt.com/x",
+        "https://evil.example/deploy/4242/projects/7/runs/1/",
+    ],
+)
 async def test_an_address_that_is_none_is_replaced_by_the_known_one(href: str | None) -> None:
     run = await read(account.envelope(account.run(1, href=href)))
     assert run.url == "https://cloud.getdbt.com/deploy/4242/projects/7/runs/1/"
@@ -138,14 +152,29 @@ async def test_another_run_than_asked_for_is_not_believed() -> None:
         (account.refusal(401, "Invalid token."), Reason.UNAUTHORIZED, "answered 401: Invalid token."),
         (account.refusal(403, "Token is not scoped."), Reason.FORBIDDEN, "answered 403: Token is not scoped."),
         (account.refusal(400, "Bad.", {"limit": "≤ 100"}), Reason.SUBMISSION_REJECTED, "400: Bad. (limit: ≤ 100)"),
-        (account.page_of_a_proxy(502), Reason.SERVER_ERROR, 'answered 502: an HTML page "502 Gateway"'),
-        (httpx.Response(500, json={"detail": "There was a server error."}), Reason.SERVER_ERROR, "a server error."),
-        (httpx.Response(503), Reason.SERVER_ERROR, "answered 503: no words"),
-        (httpx.Response(200, text="x" * 9000), Reason.SERVER_ERROR, "…"),
+        (account.page_of_a_proxy(502), Reason.SERVER_ERROR, "answered 502: not in dbt Cloud's own words"),
+        (httpx.Response(500, json={"detail": "secret"}), Reason.SERVER_ERROR, "not in dbt Cloud's own words"),
         (
-            httpx.Response(200, json={"data": None}),
+            httpx.Response(403, json={"kind": "Status", "status": "Failure", "message": "secret"}),
+            Reason.FORBIDDEN,
+            "not in dbt Cloud's own words",
+        ),
+        (account.refusal(401, ""), Reason.UNAUTHORIZED, "answered 401: no words"),
+        (httpx.Response(503), Reason.SERVER_ERROR, "answered 503: not in dbt Cloud's own words"),
+        (
+            httpx.Response(200, text="x" * 9000),
             Reason.SERVER_ERROR,
-            'answered 200 with something unknown: {"data":null}',
+            "answered 200 with something that is not dbt Cloud's JSON (9,000 bytes)",
+        ),
+        (
+            httpx.RemoteProtocolError("illegal status line: bytearray(b'SSH-2.0-secret')"),
+            Reason.UNREACHABLE,
+            "failed: the reply is not valid HTTP",
+        ),
+        (
+            httpx.RemoteProtocolError("Server disconnected without sending a response."),
+            Reason.UNREACHABLE,
+            "failed: Server disconnected without sending a response.",
         ),
         (httpx.ReadTimeout(""), Reason.UNREACHABLE, "failed: nothing came back within 25 seconds"),
         (httpx.ConnectTimeout(""), Reason.UNREACHABLE, "failed: no connection within 10 seconds"),
@@ -313,11 +342,84 @@ async def test_a_reply_that_drips_is_given_up() -> None:
     assert error.message.endswith("was not answered within 30 seconds")
 
 
-async def test_a_reply_without_end_is_given_up_whatever_its_compression() -> None:
+@pytest.mark.parametrize("encoding", ["gzip", "gzip, gzip", "deflate", "br", "zstd", "identity, gzip", "GZIP"])
+async def test_a_compressed_reply_is_refused_before_it_is_decompressed(encoding: str) -> None:
     bomb = gzip.compress(bytes(33 * 2**20))
-    error = await fail(httpx.Response(200, stream=httpx.ByteStream(bomb), headers={"Content-Encoding": "gzip"}))
-    assert isinstance(error, errors.TooLarge)
+    reply = httpx.Response(200, stream=httpx.ByteStream(bomb), headers={"Content-Encoding": encoding})
+    recorder = account.Recorder(account.answering(reply))
+    with pytest.raises(errors.ServerFault, match="compressed body"):
+        await account.client(recorder).run(1)
+    assert recorder.requests[0].headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize(("size", "many"), [(9 * 2**20, 1), (1, 20_000)], ids=["bytes", "pieces"])
+async def test_a_reply_without_end_is_given_up(size: int, many: int) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(many):
+            yield b" " * size
+
+    error = await fail(httpx.Response(200, content=endless()))
     assert error.reason is Reason.SERVER_ERROR
+    assert "more than 8,388,608 bytes" in error.message or "too many pieces" in error.message
+
+
+async def test_the_end_of_a_long_error_is_not_read() -> None:
+    words = account.refusal(401, "Invalid token.").content
+    error = await fail(httpx.Response(401, content=words.ljust(10 * 2**20)))
+    assert isinstance(error, errors.Unauthorized)
+
+
+NESTED = b"[" * 200_000 + b"]" * 200_000
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        httpx.Response(200, content=b'{"x":' + NESTED + b',"data":[]}'),
+        httpx.Response(200, content=NESTED),
+        httpx.Response(400, content=b'{"status":{"code":400},"data":' + NESTED[190_000:210_000] + b"}"),
+        httpx.Response(200, content=b'{"data":{"id":' + b"1" * 5_000 + b"}}"),
+        httpx.Response(200, content=b'{"data":{"id":NaN,"account_id":Infinity,"status":1}}'),
+        httpx.Response(200, content=b"\xff\xfe{}"),
+        account.envelope(account.run(-1)),
+        account.envelope(account.run(2**63)),
+        account.envelope(account.run(1, 2**62)),
+    ],
+    ids=["nested", "nested alone", "nested in an error", "5000 digits", "NaN", "UTF-16", "negative", "great", "status"],
+)  # fmt: skip
+async def test_what_no_honest_reply_says_is_a_fault_of_the_server(reply: httpx.Response) -> None:
+    assert (await fail(reply)).reason is Reason.SERVER_ERROR
+
+
+async def test_numbers_times_and_steps_are_clamped_where_they_come_in() -> None:
+    step = {"index": 2**62, "status": -5, "name": "x" * 500, "started_at": "9999-12-31T23:59:59-23:59"}
+    odd = {"project_id": 2**64 - 1, "environment_id": -4, "retrying_run_id": 0, "run_steps": [step] * 5_000}
+    times = {
+        "created_at": "0001-01-01T00:00:00+23:59",
+        "started_at": "9999-12-31 23:59:59",
+        "finished_at": "1" * 10_000,
+    }
+    facts = await read(account.envelope(account.run(1) | odd | times), steps=True)
+    assert (facts.project_id, facts.environment_id, facts.retrying_run_id) == (None, None, None)
+    assert (facts.created_at, facts.started_at, facts.finished_at) == (None, None, None)
+    assert facts.steps is not None
+    assert len(facts.steps) == 1_000
+    assert (facts.steps[0].index, facts.steps[0].state, facts.steps[0].started_at) == (10_000, 0, None)
+
+
+async def test_cookies_are_not_kept() -> None:
+    reply = account.envelope(account.run(1))
+    reply.headers["Set-Cookie"] = "a=b; Path=/; Domain=cloud.getdbt.com"
+    recorder = account.Recorder(account.answering(reply))
+    cloud = account.client(recorder)
+    await cloud.run(1)
+    await cloud.run(1)
+    assert "Cookie" not in recorder.requests[1].headers
+
+
+async def test_a_page_with_more_runs_than_asked_for_is_refused() -> None:
+    with pytest.raises(errors.ServerFault, match="101 items where 100 were asked for"):
+        await account.client(account.answering(account.listing([account.run(1)] * 101))).live_runs()
 
 
 async def test_a_client_that_was_closed_says_that_nothing_was_sent() -> None:

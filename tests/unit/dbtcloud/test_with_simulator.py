@@ -24,6 +24,7 @@ from watcher.dbtcloud.errors import (
     UnknownStatus,
     Unreachable,
 )
+from watcher.dbtcloud.hosts import Hosts
 from watcher.dbtcloud.poller import Poller
 from watcher.lifecycle.facts import NotSent, Observation, Refused, RunFacts, RunState, Started, Trouble, Undecided
 from watcher.simulator.clock import Clock
@@ -56,7 +57,7 @@ async def simulator(time: ManualTime) -> AsyncIterator[Running]:
 @pytest.fixture
 def connection(simulator: Running) -> Connection:
     keys = {"token": simulator.token, "account-id": str(simulator.account_id), "host": simulator.url}
-    return parse_connection({key: value.encode() for key, value in keys.items()}, "the simulator")
+    return parse_connection({key: value.encode() for key, value in keys.items()}, "the simulator", Hosts(loopback=True))
 
 
 @pytest.fixture

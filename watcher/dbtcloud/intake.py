@@ -1,0 +1,108 @@
+"""The bytes of replies that the process holds at once, of all connections together.
+
+A reply is counted until it is decoded. When too many bytes are held, the replies of connections that hold many wait:
+TCP slows their senders down. The oldest of them always goes on, so that waiting has an end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+TOTAL: Final = 48 * 1024 * 1024
+"""Bytes held at once; one more reply of the greatest length may come on top."""
+SHARE: Final = 512 * 1024
+"""Bytes that a connection may always hold: a page of a hundred runs."""
+SLOW_SECONDS: Final = 10.0
+"""A reply for which others have waited for longer is given up."""
+LOOK_SECONDS: Final = 0.5
+"""Between two looks of one that waits at whether the oldest reply is slow."""
+IN_THE_LOOP: Final = 128 * 1024
+"""Bytes that are decoded in the event loop; more are decoded in a thread, one reply at a time."""
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Body:
+    """One reply while it is read and decoded."""
+
+    owner: object
+    turn_at: float | None = None
+    """Since when others wait for it alone."""
+    content: bytearray = field(default_factory=bytearray)
+    give_up: Callable[[], object] | None = None
+    """Ends the request while its reply is read."""
+
+
+class Intake:
+    """Counts and slows down what is read. All of it on one event loop."""
+
+    def __init__(self, total: int = TOTAL) -> None:
+        self._total = total
+        self._bodies: dict[Body, None] = {}
+        self._held: Counter[object] = Counter()
+        self._changed = asyncio.Event()
+        self._decoding = asyncio.Lock()
+
+    @property
+    def held(self) -> int:
+        """Bytes of replies that are held now."""
+        return self._held.total()
+
+    @contextmanager
+    def body(self, owner: object) -> Iterator[Body]:
+        """A reply of one connection, counted until the block ends."""
+        body = Body(owner)
+        self._bodies[body] = None
+        try:
+            yield body
+        finally:
+            del self._bodies[body]
+            self._held[owner] -= len(body.content)
+            if not self._held[owner]:
+                del self._held[owner]
+            self._notify()
+
+    async def add(self, body: Body, piece: bytes) -> None:
+        """Takes a piece of the reply, and waits until the next one may be read."""
+        body.content += piece
+        self._held[body.owner] += len(piece)
+        while not self._may_go_on(body):
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._changed.wait()
+            except TimeoutError:
+                self._give_up_slow(body)
+
+    async def decode(self, body: Body, read: Callable[[], T]) -> T:
+        """Runs `read`, where it does not hold up the loop for long."""
+        body.give_up = None
+        if len(body.content) <= IN_THE_LOOP:
+            return read()
+        async with self._decoding:
+            return await asyncio.to_thread(read)
+
+    def _may_go_on(self, body: Body) -> bool:
+        return self.held <= self._total or self._held[body.owner] <= SHARE or self._oldest() is body
+
+    def _oldest(self) -> Body | None:
+        """Of those that are limited."""
+        return next((body for body in self._bodies if self._held[body.owner] > SHARE), None)
+
+    def _give_up_slow(self, waiting: Body) -> None:
+        oldest = self._oldest()
+        if oldest is None or oldest is waiting or oldest.give_up is None:
+            return
+        now = asyncio.get_running_loop().time()
+        oldest.turn_at = oldest.turn_at or now
+        if now - oldest.turn_at > SLOW_SECONDS:
+            oldest.give_up()
+
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
