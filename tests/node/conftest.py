@@ -8,11 +8,14 @@ import pytest
 
 from tests.controlplane import ControlPlane, ControlPlaneError, build
 from tests.node import Node, images, needs
+from tests.node.archive import Image
+
+_NEED_IMAGES = {"node", "image"}
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Build what is missing, outside of the time limit of any test. No test is skipped."""
-    if session.config.option.collectonly or not any("node" in _fixtures(item) for item in session.items):
+    if session.config.option.collectonly or not any(_NEED_IMAGES & _fixtures(item) for item in session.items):
         return
     if complaint := needs.complaint():
         raise pytest.UsageError(complaint)
@@ -26,8 +29,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             raise pytest.UsageError(str(error)) from None
 
 
-def _fixtures(item: pytest.Item) -> list[str]:
-    return getattr(item, "fixturenames", [])
+def _fixtures(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", []))
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +44,12 @@ def node() -> Iterator[Node]:
 @pytest.fixture(scope="session")
 def plane(node: Node) -> ControlPlane:
     return node.plane
+
+
+@pytest.fixture(scope="session")
+def image() -> Image:
+    """The watcher's image, without a node."""
+    return Image.of(images.watcher())
 
 
 @pytest.fixture

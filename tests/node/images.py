@@ -69,7 +69,8 @@ _BASE_INPUTS: Final = (_SUITE, *_PACKAGES, platform.machine())
 
 def watcher() -> Path:
     """The archive of the watcher's image, from the Dockerfile as it is."""
-    return built(Recipe(WATCHER, (ROOT / "deploy/Dockerfile").read_text(), ROOT))
+    arguments = {"PYTHON": PYTHON, "VERSION": _CHART["appVersion"], "REVISION": "tests"}
+    return built(Recipe(WATCHER, (ROOT / "deploy/Dockerfile").read_text(), ROOT, arguments))
 
 
 def pause() -> Path:
@@ -83,7 +84,7 @@ def pause() -> Path:
 def built(recipe: Recipe) -> Path:
     """The archive of an image; it is built if nothing that goes into it was built before.
 
-    `FROM python:3.11-slim` and `FROM scratch` are what it can build upon.
+    PYTHON and `FROM scratch` are what it can build upon.
 
     Raises:
         BuildError: with the last lines of what failed.
