@@ -98,6 +98,15 @@ class Layout:
     def kubelet_client_key(self) -> Path:
         return self.root / "kubelet-client.key"
 
+    @property
+    def audit_policy(self) -> Path:
+        return self.root / "audit-policy.json"
+
+    @property
+    def audit_log(self) -> Path:
+        """Who asked for what with which token, one JSON line each. Only with a node."""
+        return self.logs / "audit.log"
+
     def log(self, component: str) -> Path:
         return self.logs / f"{component}.log"
 
@@ -175,9 +184,18 @@ def _apiserver_with_a_node(layout: Layout) -> tuple[str, ...]:
         "--enable-admission-plugins=NodeRestriction",
         f"--kubelet-client-certificate={layout.kubelet_client_certificate}",
         f"--kubelet-client-key={layout.kubelet_client_key}",
+        f"--audit-policy-file={layout.audit_policy}",
+        f"--audit-log-path={layout.audit_log}",
         # It would look a host name up in a DNS that does not know it.
         "--kubelet-preferred-address-types=InternalIP",
     )
+
+
+def audit_policy() -> str:
+    """ServiceAccounts' requests without their bodies, and nobody else's."""
+    rules = [{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}]
+    stages = ["RequestReceived"]
+    return json.dumps({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": stages, "rules": rules})
 
 
 def scheduler(binary: Path, layout: Layout) -> list[str]:

@@ -130,6 +130,11 @@ class ControlPlane:
         return self._layout.kubeconfig_of(user)
 
     @property
+    def audit_log(self) -> Path:
+        """ServiceAccounts' requests, one JSON line each. Only with a node."""
+        return self._layout.audit_log
+
+    @property
     def pids(self) -> dict[str, int]:
         """Process ids by component, the supervisor's included."""
         return {**self._pids, "supervisor": self._supervisor.pid}
@@ -296,6 +301,7 @@ class ControlPlane:
         )
         kubelet_client.cert_chain_pems[0].write_to_path(layout.kubelet_client_certificate)
         kubelet_client.private_key_pem.write_to_path(layout.kubelet_client_key)
+        layout.audit_policy.write_text(components.audit_policy())
         _write_secret(layout.tokens, components.token_file(self._admin_token, self._node_tokens))
 
     def _start_servers(self) -> None:

@@ -27,8 +27,11 @@ ip link set pods up
 echo 1 > /proc/sys/net/ipv4/ip_forward
 
 containerd --config containerd.toml >> containerd.log 2>&1 &
-"$KUBELET" --config=kubelet.json --kubeconfig="$KUBELET_KUBECONFIG" --hostname-override="$NODE_NAME" \
-  --node-ip="$NODE_ADDRESS" --root-dir="$PWD/kubelet" --cert-dir="$PWD/kubelet/pki" >> kubelet.log 2>&1 &
+# Tests restart it, as people do.
+while sleep 0.1; do
+  "$KUBELET" --config=kubelet.json --kubeconfig="$KUBELET_KUBECONFIG" --hostname-override="$NODE_NAME" \
+    --node-ip="$NODE_ADDRESS" --root-dir="$PWD/kubelet" --cert-dir="$PWD/kubelet/pki" >> kubelet.log 2>&1 || true
+done &
 "$KUBE_PROXY" --config=kube-proxy.json >> kube-proxy.log 2>&1 &
 # One that ends ends the node.
 wait -n

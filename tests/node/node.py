@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,9 @@ _BOOT = Path(__file__).with_name("boot.sh")
 START_SECONDS = 120.0
 _POLL_SECONDS = 0.05
 _LINK_TRIES = 8
+_MEMORY_V1 = ("memory.usage_in_bytes", "memory.limit_in_bytes")
+_MEMORY_V2 = ("memory.current", "memory.max")
+_PAGES = 256 * 1024
 
 
 class NodeError(ControlPlaneError):
@@ -96,6 +100,10 @@ class Node:
             raise NodeError(f"{' '.join(argv)} ended with {answer.returncode}: {answer.stderr.strip()}")
         return answer.stdout
 
+    def restart_kubelet(self) -> None:
+        """Pods live on."""
+        self.run("sh", "-c", "kill $(busybox pidof kubelet)")
+
     def memory_of(self, container: str) -> Path:
         """The cgroup's folder that counts and limits the memory of a container, by its id."""
         return self._cgroup.memory_of(container)
@@ -103,6 +111,14 @@ class Node:
     def processes_of(self, container: str) -> list[int]:
         """The processes of a container, by its id, first its first."""
         return sorted(map(int, (self.memory_of(container) / "cgroup.procs").read_text().split()))
+
+    def starve(self, container: str) -> None:
+        """Leave a container no byte more than it cannot give back: the kernel kills who asks for one."""
+        folder = self.memory_of(container)
+        used, limit = _MEMORY_V2 if (folder / _MEMORY_V2[0]).exists() else _MEMORY_V1
+        with suppress(OSError):  # v1 refuses in the end; v2 kills at once, and then there is no such file
+            while True:
+                (folder / limit).write_text(str(int((folder / used).read_text()) - _PAGES))
 
     # Life.
 

@@ -114,16 +114,3 @@ class Stack(Site):
 
     async def watchers_said(self) -> str:
         return self.watcher.tail()
-
-    # ── secrets ──
-
-    async def assert_no_secret_told(self) -> None:
-        """The token stands nowhere that a person or a program can read without the right to read Secrets."""
-        told = [name for name, text in (await self.everything_told()).items() if self.token in text]
-        assert not told, f"the token stands in {told}"
-
-    async def everything_told(self) -> dict[str, str]:
-        """All that was said: logs, objects, Events."""
-        logs = {str(path.name): path.read_text(errors="replace") for path in self.folder.glob("*.log")}
-        objects = await self.kubectl("get", "dr,events.events.k8s.io,deployments,configmaps,leases", "-o", "json")
-        return logs | {"objects": objects}

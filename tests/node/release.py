@@ -1,0 +1,120 @@
+"""The chart, installed where Pods run: its watcher is what the image holds, as the Deployment says."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from tests.node.node import Node
+from tests.stack import Site, install_crd, until
+from tests.stack.dbt import SCENARIO
+from tests.stack.site import ROOT
+
+CHART: Final = ROOT / "helm/dbtrun"
+PREVIOUS_CHART: Final = Path(__file__).parent / "charts/dbtrun-dc2ee67.tgz"
+"""As somebody may have it installed."""
+SECRET: Final = "dbt-cloud"
+
+
+class Release(Site):
+    """`async with Release.up(node, namespace, folder) as release`: installed, connected, and its Pods ready."""
+
+    def __init__(self, node: Node, namespace: str, folder: Path) -> None:
+        super().__init__(node.plane, namespace, folder)
+        self.node = node
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def up(
+        cls,
+        node: Node,
+        namespace: str,
+        folder: Path,
+        *,
+        chart: Path = CHART,
+        scenario: Mapping[str, Any] = SCENARIO,
+        values: Mapping[str, Any] = {},
+    ) -> AsyncIterator[Release]:
+        """At the end it is uninstalled, and no secret was told."""
+        release = cls(node, namespace, folder)
+        try:
+            await release.serve(scenario, address=node.host)
+            await install_crd(node.plane)
+            await release.apply(release.secret(SECRET, release.keys()))
+            await release.helm("install", chart, values)
+            await release.rolled_out()
+            yield release
+            await release.assert_no_secret_told()
+            await release.plane.helm("uninstall", "dbtrun", "-n", namespace)
+        finally:
+            await release.close()
+
+    # ── helm ──
+
+    async def helm(self, action: str, chart: Path = CHART, values: Mapping[str, Any] = {}) -> str:
+        """Install or upgrade; the CRD stays whoever's it is."""
+        chosen = self.folder / "values.yaml"
+        chosen.write_text(yaml.safe_dump({"crds": {"enabled": False}, **values}))
+        done = await self.plane.helm(action, "dbtrun", str(chart), "-n", self.namespace, "-f", str(chosen))
+        return done.stdout
+
+    async def rolled_out(self) -> None:
+        try:
+            await self.kubectl("rollout", "status", "deployment/dbtrun", "--timeout=120s", timeout=150)
+        except Exception as error:
+            raise AssertionError(f"{error}\n{await self.watchers_said()}") from error
+
+    # ── Pods ──
+
+    async def pods(self) -> list[dict[str, Any]]:
+        """The watcher's Pods that are not being deleted."""
+        listed = await self.json("get", "pods", "-l", "app.kubernetes.io/name=dbtrun")
+        return [pod for pod in listed["items"] if "deletionTimestamp" not in pod["metadata"]]
+
+    async def watchers_said(self) -> str:
+        said = await self.kubectl("get", "pods,events", "-owide")
+        for pod in await self.pods():
+            name = pod["metadata"]["name"]
+            logs = await self.plane.kubectl("-n", self.namespace, "logs", name, "--tail=25", check=False)
+            said += f"\n{name}:\n{logs.stdout}{logs.stderr}"
+        return said
+
+    async def everything_told(self) -> dict[str, str]:
+        return await super().everything_told() | {
+            "pods": await self.kubectl("logs", "-lapp.kubernetes.io/name=dbtrun", "--tail=-1")
+        }
+
+    async def containers(self) -> list[str]:
+        """Ids of the watchers' running containers."""
+        found = [status for pod in await self.pods() for status in pod["status"].get("containerStatuses", [])]
+        return [str(each["containerID"]).removeprefix("containerd://") for each in found if "running" in each["state"]]
+
+    # ── the Lease ──
+
+    async def holder(self) -> str:
+        """The Pod whose watcher acts; empty if none does."""
+        lease = await self.plane.read(f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases/dbtrun")
+        return str((lease or {}).get("spec", {}).get("holderIdentity") or "")
+
+    async def acts(self, but: str = "", seconds: float = 120.0) -> str:
+        """Who acts, once somebody does who is not `but`."""
+
+        async def another() -> str | None:
+            holder = await self.holder()
+            return holder if holder != but else None
+
+        return await until(another, seconds, f"a watcher other than {but!r} acts", pause=0.1)
+
+    async def hand_over(self, holder: str) -> str:
+        """How long it takes from now until another than the holder acts, in words."""
+        began = time.monotonic()
+        await self.acts(but=holder)
+        released = time.monotonic()
+        await self.acts()
+        now = time.monotonic()
+        return f"another watcher acts after {now - began:.1f} s; the Lease was free for {now - released:.1f} s"
