@@ -113,7 +113,7 @@ def test_every_overlay_installs(plane: ControlPlane, name: str | None) -> None:
 def test_without_a_role_to_bind_nobody_gives_the_watcher_rights_that_they_lack(
     helm: Helm, prepared: ControlPlane, tenant: Path
 ) -> None:
-    answer = install(helm, tenant, "--set=crds.enabled=false,rbac.aggregate=false")
+    answer = install(helm, tenant, "--set=crds.enabled=false,rbac.aggregate=false,rbac.releaseDeleted=false")
     assert answer.returncode == 1
     lacking = set(re.findall(r"Resources:\[\"([a-z/]+)\"\], Verbs:\[\"([a-z]+)\"\]", answer.stderr.replace("\\", "")))
     assert lacking == {("dbtruns/status", "patch")}, answer.stderr

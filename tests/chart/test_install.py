@@ -33,6 +33,8 @@ SERVE: Final = (
     | rights("events.k8s.io", "events", "create")
 )
 KEEP_FILES: Final = rights("", "configmaps", "create", "get", "patch")
+RELEASE_DELETED: Final = rights("dbtrun.dev", "dbtruns", "get", "list", "patch")
+"""Everywhere: the watcher's RoleBinding in a namespace that is deleted goes before the DbtRuns."""
 READ_CONNECTIONS: Final = rights("", "secrets", "get")
 
 
@@ -100,13 +102,28 @@ def test_the_release_can_be_upgraded_in_place(helm: Helm, installed: ControlPlan
     assert after == before
 
 
+def test_an_upgrade_works_with_a_namespace_that_does_not_exist_yet(helm: Helm, installed: ControlPlane) -> None:
+    command = ("upgrade", "dbtrun", str(CHART), "--namespace=dbtrun-system", "--reuse-values")
+    wanted = "--set=watchNamespaces={dbtrun-system,team-a,team-new}"
+    answer = helm.run(*command, wanted, plane=installed)
+    assert answer.returncode == 0, answer.stderr
+    assert "The namespace team-new does not exist." in answer.stdout
+    installed.create_namespace_sync("team-new")
+    answer = helm.run(*command, wanted, plane=installed)
+    assert "does not exist" not in answer.stdout
+    assert stored(installed, "rolebinding", "dbtrun", "--namespace=team-new")["roleRef"]["name"] == "dbtrun"
+    installed.kubectl_sync("delete", "namespace", "team-new", "--wait=false")
+    answer = helm.run(*command, "--set=watchNamespaces={dbtrun-system,team-a}", plane=installed)
+    assert answer.returncode == 0, answer.stderr
+
+
 @pytest.mark.parametrize(
     ("namespace", "expected"),
     [
         ("dbtrun-system", SERVE | KEEP_FILES | lead("dbtrun") | rights("", "secrets dbt-cloud", "get")),
         ("team-a", SERVE | KEEP_FILES | READ_CONNECTIONS),
-        ("team-b", set()),
-        ("kube-system", set()),
+        ("team-b", RELEASE_DELETED),
+        ("kube-system", RELEASE_DELETED),
     ],
 )
 def test_the_watcher_may_do_what_it_needs_and_nothing_else(

@@ -108,6 +108,7 @@ OTHERWISE: Final[dict[str, Any]] = {
     "serviceAccount.create": False,
     "rbac.create": False,
     "rbac.aggregate": False,
+    "rbac.releaseDeleted": False,
     "rbac.delegate": True,
     "rbac.existingClusterRole": "watchers",
     "service.enabled": False,
@@ -243,7 +244,18 @@ def test_no_secret_is_mounted(helm: Helm) -> None:
 
 
 def test_by_default_no_right_on_dbtruns_reaches_beyond_the_namespaces(helm: Helm) -> None:
-    assert {each["kind"] for each in helm.objects()}.isdisjoint({"ClusterRoleBinding"})
+    bound = [each for each in helm.objects() if each["kind"] == "ClusterRoleBinding"]
+    assert [each["roleRef"]["name"] for each in bound] == ["dbtrun-system:dbtrun:deletions"]
+    (role,) = [each for each in helm.objects() if each["metadata"]["name"] == "dbtrun-system:dbtrun:deletions"][:1]
+    assert role["rules"] == [{"apiGroups": ["dbtrun.dev"], "resources": ["dbtruns"], "verbs": ["get", "list", "patch"]}]
+    without = helm.objects("--set=rbac.releaseDeleted=false")
+    assert "ClusterRoleBinding" not in [each["kind"] for each in without]
+
+
+@pytest.mark.parametrize("setting", ["watchAllNamespaces=true", "rbac.existingClusterRole=a", "rbac.create=false"])
+def test_the_right_to_release_deleted_runs_is_not_given_twice_or_against_ones_will(helm: Helm, setting: str) -> None:
+    names = [each["metadata"]["name"] for each in helm.objects(f"--set={setting}")]
+    assert "dbtrun-system:dbtrun:deletions" not in names
 
 
 def test_the_crd_can_be_left_to_somebody_else(helm: Helm) -> None:

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 QUICK_END: Final = 60.0
 """Seconds: a watch that ended sooner did not work."""
+SURE_SECONDS: Final = 8.0
+"""After this a watch that may not be opened has ended: kopf asks a few times before it believes a refusal."""
 FORBIDDEN: Final = 403
 
 
@@ -156,7 +158,7 @@ class Scope:
             self._watching = watching
             await self._opening(watching)
             await self._list()
-            self._recovered()
+            self._listed()
             return await self._follow(watching)
 
     async def _opening(self, watching: Watching) -> None:
@@ -193,9 +195,12 @@ class Scope:
         """Returns when there is proof that the watch is dead."""
         pace = min(self._settings.stall_after, self._settings.prune_every) / 4
         self._prune_at = self._now() + pace  # the first doubt comes soon: kopf may have found nothing to watch
+        opened = self._now()
         while True:
             self._turn()
             await self._gap_or(pace)
+            if self._now() - opened >= SURE_SECONDS:
+                self._recovered()
             overdue = self._echoes.overdue(self._now(), self._settings.stall_after)
             if overdue is not None:
                 what = f"it did not bring a known version of {self._name(overdue)}" if overdue else "it does not open"
@@ -258,13 +263,17 @@ class Scope:
             logger.warning("%s", problem, extra={"namespace": self.namespace})
         self.problem = problem
 
-    def _recovered(self) -> None:
-        if self.problem is not None:
-            logger.info("DbtRuns%s can be listed again.", self._where(), extra={"namespace": self.namespace})
-        self.problem = None
+    def _listed(self) -> None:
         if not self.synced:
             self.synced = True
             self._on_synced()
+        if not self._quick_ends:  # else its watch may end again
+            self._recovered()
+
+    def _recovered(self) -> None:
+        if self.problem is not None:
+            logger.info("DbtRuns%s are followed again.", self._where(), extra={"namespace": self.namespace})
+        self.problem = None
 
     async def _pause(self, failures: int) -> None:
         most = min(self._settings.retry_first * 2 ** max(failures - 1, 0), self._settings.retry_most)

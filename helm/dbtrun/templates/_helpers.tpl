@@ -118,6 +118,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 
 {{/* A Role and its binding to the watcher. Takes a dict: root, name, namespace, rules (as text). */}}
 {{- define "dbtrun.roleAndBinding" -}}
+{{- if include "dbtrun.namespaceExists" . -}}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
@@ -130,9 +131,29 @@ rules:
   {{- .rules | nindent 2 }}
 {{ include "dbtrun.binding" (merge (dict "kind" "Role" "role" .name) .) }}
 {{- end -}}
+{{- end -}}
+
+{{/* A Role cannot be created in a namespace that does not exist, and one that is missing must not stop an upgrade for
+     the others. Without a cluster (helm template) every namespace counts as existing. */}}
+{{- define "dbtrun.namespaceExists" -}}
+{{- $own := .root.Release.Namespace -}}
+{{- if eq .namespace $own -}}true
+{{- else if not (lookup "v1" "Namespace" "" $own) -}}true
+{{- else if lookup "v1" "Namespace" "" .namespace -}}true
+{{- end -}}
+{{- end -}}
+
+{{/* What the watcher needs in a namespace that is being deleted: its RoleBinding there is deleted before the DbtRuns. */}}
+{{- define "dbtrun.deletionRules" -}}
+- apiGroups: [dbtrun.dev]
+  resources: [dbtruns]
+  # list: what is left; get, patch: the finalizer
+  verbs: [get, list, patch]
+{{- end -}}
 
 {{/* Binds a role to the watcher in one namespace. Takes a dict: root, name, namespace, kind, role. */}}
 {{- define "dbtrun.binding" -}}
+{{- if include "dbtrun.namespaceExists" . -}}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
@@ -147,6 +168,7 @@ roleRef:
   name: {{ .role | quote }}
 subjects:
   {{- include "dbtrun.subjects" .root | nindent 2 }}
+{{- end -}}
 {{- end -}}
 
 {{- define "dbtrun.subjects" -}}
