@@ -103,7 +103,7 @@ async def test_a_namespace_that_goes_and_comes_again_costs_the_others_nothing(
         await gone(plane, b)
         after = [await lives(stack, "after"), await lives(at(stack, c), "after")]
 
-        assert "does not exist" in await upgrade(stack)
+        assert f"The namespace {b} does not exist" in await upgrade(stack)
         said = len(stack.watcher.text())
         await stack.watcher.stop()
         stack.watcher.start()
