@@ -17,6 +17,7 @@ from watcher.dbtcloud.hosts import Hosts
 from watcher.lifecycle.decide import Interest
 from watcher.lifecycle.facts import Instant, Observation, Place, Trouble
 from watcher.lifecycle.known import DOUBTFUL
+from watcher.lifecycle.whereabouts import misdirected
 
 DOUBT_SECONDS: Final = 5.0
 """A doubtful Secret is read again once in so long, however many objects use it."""
@@ -26,9 +27,17 @@ KEYS: Final = ("token", "account-id", "host", "ca.crt", "max-concurrent-runs")
 class Unusable(Exception):
     """The object's connection cannot be used; the message says why and what to do."""
 
+    reason = Reason.INVALID_CONNECTION
+
     def trouble(self, now: Instant) -> Trouble:
         """The same as a fact."""
-        return Trouble(reason=Reason.INVALID_CONNECTION, message=str(self), since=now)
+        return Trouble(reason=self.reason, message=str(self), since=now)
+
+
+class Misdirected(Unusable):
+    """The connection is for another account than the one that has the object's runs."""
+
+    reason = Reason.OTHER_ACCOUNT
 
 
 class Listener(Protocol):
@@ -75,11 +84,11 @@ class Connections:
         """Looks again at the Secrets that could not be used, until cancelled."""
         await self._awaited.run()
 
-    async def connect(self, run: DbtRun) -> int:
-        """Reads the object's connection and returns its account id.
+    async def connect(self, run: DbtRun) -> Connection:
+        """Reads the object's connection, through which it is asked from now on.
 
         Raises:
-            Unusable: it cannot be used as it is.
+            Unusable: it cannot be used as it is; Misdirected: not for this object.
         """
         self._name_of[run.uid] = str(run)
         try:
@@ -88,12 +97,18 @@ class Connections:
             used = self._used.get(run.uid)
             if not run.deleting or used is None:
                 raise
-            return used.connection.account_id  # a namespace that goes takes its Secrets first, and a cancel is owed
+            return used.connection  # a namespace that goes takes its Secrets first, and a cancel is owed
+        wrong = misdirected(run.status, connection.host, connection.account_id)
+        if wrong is not None:
+            self._accounts.release(run.uid)
+            self._followed.pop(run.uid, None)
+            self._used.pop(run.uid, None)
+            raise Misdirected(wrong)
         account = self._accounts.use(run.uid, connection)
         if self._used.get(run.uid) is not account:
             self._followed.pop(run.uid, None)
             self._used[run.uid] = account
-        return connection.account_id
+        return connection
 
     def account(self, uid: str) -> Account | None:
         """The account that the object was connected to."""

@@ -175,10 +175,10 @@ class Performer:
 
     async def _connect(self, run: DbtRun, known: Known) -> Known:
         try:
-            account_id = await self.connections.connect(run)
+            connection = await self.connections.connect(run)
         except Unusable as error:
             return self._troubled(run, known, error.trouble(self.clock()))
-        return replace(known, account_id=account_id)
+        return replace(known, account_id=connection.account_id, host=connection.host)
 
     async def _ask(self, decision: Decision, run: DbtRun, known: Known) -> Known:
         account = self.connections.account(run.uid)

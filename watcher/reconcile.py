@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from watcher.api import DbtRun, Phase
 from watcher.clock import Clock
-from watcher.lifecycle.decide import Interest, decide, interest
+from watcher.lifecycle.decide import OTHERS, Interest, decide, interest
 from watcher.lifecycle.decisions import Decision, Event, Wait, Write
 from watcher.lifecycle.facts import Instant, Observation, Place, Trouble
 from watcher.lifecycle.known import DOUBTFUL, Known, remember
@@ -95,7 +95,9 @@ class Reconciler:
         policy: Policy,
         metrics: Metrics | None = None,
         emit: Callable[[DbtRun, Event], None] = lambda _run, _event: None,
+        reconnect: float = RECONNECT,
     ) -> None:
+        self._reconnect = reconnect
         self._mirror = mirror
         self._performer = performer
         self._clock = clock
@@ -115,6 +117,7 @@ class Reconciler:
         self._begins: asyncio.Handle | None = None
         self._stopping = False
         self._since: datetime | None = None
+        self._contested: set[str] = set()
 
     def begin(self) -> None:
         """From now on this process sees every start. Before it is called, each attempt's past is looked up."""
@@ -326,11 +329,20 @@ class Reconciler:
             self._follow(run, entry)
             decision = decide(run, entry.known, now, self._policy)
             if isinstance(decision, Wait):
+                self._tell_others(run, decision)
                 return decision.until
             await self._act(decision, run, entry)
             if self._stopping and not self._halfway(uid):
                 return None
         raise RestlessObject(f"{MAX_STEPS} decisions in a row did not settle it")
+
+    def _tell_others(self, run: DbtRun, decision: Wait) -> None:
+        """Logs once for each object that two watchers serve it."""
+        others = decision.why == OTHERS
+        if others and run.uid not in self._contested:
+            logger.warning(OTHERS, extra={"run": str(run)})
+        (self._contested.add if others else self._contested.discard)(run.uid)
+        self._metrics.contested.set(len(self._contested))
 
     def _halfway(self, uid: str) -> bool:
         """Whether stopping now would leave a claim without its answer, to be puzzled over by the next watcher."""
@@ -368,7 +380,7 @@ class Reconciler:
             self._moved_at = self._clock().mono
 
     def _fresh(self, entry: Entry, now: Instant) -> Known:
-        stale = entry.known.account_id is not None and now.mono - entry.connected_at > RECONNECT
+        stale = entry.known.account_id is not None and now.mono - entry.connected_at > self._reconnect
         return replace(entry.known, account_id=None) if stale else entry.known
 
     def _follow(self, run: DbtRun, entry: Entry) -> None:
@@ -379,6 +391,7 @@ class Reconciler:
     def _forget(self, uid: str) -> None:
         self._entries.pop(uid, None)
         self._failing.discard(uid)
+        self._contested.discard(uid)
         self._performer.forget(uid)
 
     def _pause(self, failures: int) -> float:

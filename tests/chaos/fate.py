@@ -40,6 +40,7 @@ class Mishap(StrEnum):
     ANSWER_LOST = "the answer is lost"
     OVERTAKEN = "somebody else writes before"
     STALLS = "the watcher stands still for minutes before"
+    REDIRECTED = "the connection is for another account from before"
     UNDONE = "the status goes back to how it was two versions ago before"
     UNMADE = "the status goes back to how it was at first before"
     RESTORED = "the watcher dies, and the status goes back to how it was two versions ago, after"
@@ -74,10 +75,8 @@ class Fate:
     """One watcher's: it may be struck once."""
 
     blow: Blow | None = None
-    overtake: Callable[[], None] = lambda: None
-    """What somebody else does just before."""
-    restore: Callable[[int | None], None] = lambda _back: None
-    """Takes the object back by so many versions, or to its first."""
+    befall: Callable[[Mishap], None] = lambda _mishap: None
+    """What happens to the world, rather than to the watcher."""
     effects: list[str] = field(default_factory=list)
     dead: asyncio.Event = field(default_factory=asyncio.Event)
     struck: bool = False
@@ -94,18 +93,16 @@ class Fate:
                 await self._die()
             case Mishap.NEVER_ARRIVES:
                 raise lost()
-            case Mishap.OVERTAKEN:
-                self.overtake()
             case Mishap.STALLS:
                 await asyncio.sleep(STALL)
-            case Mishap.UNDONE | Mishap.UNMADE:
-                self.restore(UNDOINGS[mishap])
+            case Mishap.OVERTAKEN | Mishap.REDIRECTED | Mishap.UNDONE | Mishap.UNMADE:
+                self.befall(mishap)
         answer = await act()
         match mishap:
             case Mishap.DIES_AFTER:
                 await self._die()
             case Mishap.RESTORED | Mishap.EMPTIED:
-                self.restore(RESTORES[mishap])
+                self.befall(mishap)
                 await self._die()
             case Mishap.ANSWER_LOST:
                 raise lost()

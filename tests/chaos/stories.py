@@ -62,7 +62,7 @@ async def tell(
     """
     world = World(policy or Policy())
     world.objects.careful = careful
-    fates = [Fate(blow, lambda: world.objects.label("a"), world.restore) for blow in (*blows, None)]
+    fates = [Fate(blow, world.befall) for blow in (*blows, None)]
     lives = [outlive(world, fates), *([outlive(world, [Fate()])] if rival else [])]
     watching = asyncio.create_task(together(lives))
     playing = asyncio.create_task(to_the_end(world, path))
@@ -98,6 +98,7 @@ async def wrongs(world: World, path: Path, *, restored: bool = False) -> list[st
     said += verdict.duplicates + verdict.lost if len(verdict.duplicates) > path.twins else []
     checks = {
         f"it ended {last.status.phase} ({last.status.reason}: {last.status.message})": last.status.phase in ends,
+        f"of strangers was asked {world.strangers.requests.kinds}": not world.strangers.requests.kinds,
         f"it is {'gone' if gone else 'there'}": gone is path.gone,
         f"{live} runs are alive": live == path.alive,
         f"{len(last.status.attempts)} attempts": len(last.status.attempts) in attempts,

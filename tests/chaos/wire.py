@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import httpx
@@ -13,7 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 class Wire(httpx.AsyncBaseTransport):
     """Calls the application as a server would: a request that arrived is served even if its sender gives up or dies."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, others: Mapping[str, ASGIApp] | None = None) -> None:
+        """`others`: what answers in place of it under other host names."""
+        self._others = others or {}
         self.error: httpx.TransportError | None = None
         """What becomes of every request now, instead of an answer."""
         self._app = app
@@ -48,8 +50,9 @@ class Wire(httpx.AsyncBaseTransport):
                     return {"type": "http.disconnect"}
                 return await receive()
 
-            await self._app({**scope, "state": {"abort": cut.set}}, connected, send)
+            await answering({**scope, "state": {"abort": cut.set}}, connected, send)
 
+        answering = self._others.get(request.url.host, self._app)
         transport = httpx.ASGITransport(app=app)
         response = await transport.handle_async_request(request)
         return httpx.Response(response.status_code, headers=response.headers, content=await response.aread())

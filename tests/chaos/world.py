@@ -17,7 +17,7 @@ import httpx
 import looptime
 from msgspec.structs import replace
 
-from tests.chaos.fate import Fate, FatefulTransport, fateful_objects
+from tests.chaos.fate import RESTORES, UNDOINGS, Fate, FatefulTransport, Mishap, fateful_objects
 from tests.chaos.objects import Objects
 from tests.chaos.oracle import Seen, Verdict, judge
 from tests.chaos.wire import Wire
@@ -35,6 +35,7 @@ from watcher.perform import Performer
 from watcher.reconcile import Reconciler
 from watcher.simulator.clock import Clock
 from watcher.simulator.faults import AnyEffect, Rule
+from watcher.simulator.model import TriggerRequest
 from watcher.simulator.scenario import JobSpec, Scenario
 from watcher.simulator.server import application
 from watcher.simulator.state import Simulator
@@ -68,6 +69,16 @@ def now() -> Instant:
     return Instant(datetime.fromtimestamp(EPOCH + mono, UTC), mono)
 
 
+HOME: Final = "127.0.0.1"
+ELSEWHERE: Final = "localhost"
+STRANGERS: Final = 3
+"""Runs of the other dbt Cloud."""
+AWAY: Final = 300.0
+"""Seconds for which the connection leads there."""
+RECONNECT: Final = 20.0
+"""Seconds after which the connection is read again."""
+
+
 class Secret:
     """The one connection."""
 
@@ -75,11 +86,14 @@ class Secret:
     resource_version = "1"
 
     def __init__(self, simulator: Simulator) -> None:
+        self.data: Mapping[str, bytes] = {}
+        self.lead(simulator, HOME)
+
+    def lead(self, simulator: Simulator, host: str) -> None:
+        """From now on the connection is for this dbt Cloud."""
         account = str(simulator.account.spec.id)
         token = next(iter(simulator.tokens))
-        self.data: Mapping[str, bytes] = {
-            "token": token.encode(), "account-id": account.encode(), "host": b"http://127.0.0.1",
-        }  # fmt: skip
+        self.data = {"token": token.encode(), "account-id": account.encode(), "host": f"http://{host}".encode()}
 
     async def read(self, _namespace: str, _name: str) -> SecretData:
         return self
@@ -94,7 +108,14 @@ class World:
         loop = asyncio.get_running_loop()
         self.policy = policy
         self.simulator = Simulator(SCENARIO, Clock(source=lambda: EPOCH + loop.time()))
-        self.wire = Wire(application(self.simulator))
+        self.strangers = Simulator(SCENARIO, Clock(source=lambda: EPOCH + loop.time()))
+        """Another dbt Cloud, whose runs have the same numbers."""
+        for _ in range(STRANGERS):
+            self.strangers.start(
+                self.strangers.account.jobs[JOBS["endless"]], TriggerRequest(cause="theirs"), action="ui"
+            )
+        self.wire = Wire(application(self.simulator), {ELSEWHERE: application(self.strangers)})
+        self.secret = Secret(self.simulator)
         self.objects = Objects(lambda: now().wall)
         self.objects.listeners.append(self._remember)
         self.watchers: list[Watcher] = []
@@ -124,11 +145,27 @@ class World:
     def delete(self, name: str = "a") -> None:
         self.objects.request_deletion(name)
 
+    def befall(self, mishap: Mishap) -> None:
+        """What happens to the world."""
+        match mishap:
+            case Mishap.OVERTAKEN:
+                self.objects.label("a")
+            case Mishap.REDIRECTED:
+                self.redirect()
+            case _:
+                self.restore((UNDOINGS | RESTORES)[mishap])
+
     def restore(self, back: int | None, name: str = "a") -> None:
         """The status is restored from a backup, and may have its end once more."""
         if name in self.objects.stored:
             self.ends[name] = []
             self.objects.restore(name, back)
+
+    def redirect(self, name: str = "a") -> None:
+        """The connection is for another account for a while, if a run of the object may be in the first."""
+        if name in self.objects.stored and self.objects.stored[name].status.account_id is not None:
+            self.secret.lead(self.strangers, ELSEWHERE)
+            asyncio.get_running_loop().call_later(AWAY, self.secret.lead, self.simulator, HOME)
 
     def fault(self, effect: AnyEffect, *kinds: str, times: int | None = 1) -> None:
         self.simulator.faults.add(Rule(effect=effect, kinds=list(kinds), times=times))
@@ -215,15 +252,22 @@ class Dated:
 class Watcher:
     """One process of the watcher: what `watcher.app` puts together, with its fate in between."""
 
-    def __init__(self, world: World, fate: Fate, skew: float = 0.0, requests_per_minute: int = 1_500) -> None:
-        """`skew`: seconds that its machine's clock is ahead of the API server's."""
+    def __init__(
+        self,
+        world: World,
+        fate: Fate,
+        skew: float = 0.0,
+        requests_per_minute: int = 1_500,
+        secret: Secret | None = None,
+    ) -> None:
+        """`skew`: seconds that its machine's clock is ahead; `secret`: a connection of its own."""
         self.fate, self.metrics = fate, Metrics()
         clock = ClusterClock(lambda: _ahead(now(), skew))
         self._objects = Dated(fateful_objects(world.objects, fate), clock)
         self._world = world
         world.watchers.append(self)
         self._mirror = Mirror()
-        connections = Connections(Secret(world.simulator), None, lambda _namespace: True, Hosts(loopback=True))
+        connections = Connections(secret or world.secret, None, lambda _namespace: True, Hosts(loopback=True))
         transport = FatefulTransport(world.wire, fate)
         self._accounts = Accounts(
             connections.sink_of, transport=transport, clock=clock, requests_per_minute=requests_per_minute
@@ -237,7 +281,7 @@ class Watcher:
             clock=clock,
             metrics=self.metrics,
         )
-        self._reconciler = Reconciler(self._mirror, performer, clock, world.policy, self.metrics)
+        self._reconciler = Reconciler(self._mirror, performer, clock, world.policy, self.metrics, reconnect=RECONNECT)
         connections.attach(self._accounts, self._reconciler)
 
     @property

@@ -44,6 +44,7 @@ class Reason(StrEnum):
     SERVER_ERROR = "ServerError"
     RATE_LIMITED = "RateLimited"
     UNAUTHORIZED = "Unauthorized"
+    OTHER_ACCOUNT = "OtherAccount"
 
 
 class ReasonDoc(NamedTuple):
@@ -137,5 +138,10 @@ REASON_DOCS: Final[dict[Reason, ReasonDoc]] = {
     ),
     Reason.UNAUTHORIZED: ReasonDoc(
         "dbt Cloud refuses the token.", "Renew the token in the Secret; no restart is needed."
+    ),
+    Reason.OTHER_ACCOUNT: ReasonDoc(
+        "The object's runs are in another dbt Cloud account, or on another host, than its connection is now for.",
+        "Let the connection name the former account again; for the new account, create a new object. If two watchers "
+        "serve the namespace, take it from one of them.",
     ),
 }

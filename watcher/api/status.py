@@ -134,6 +134,8 @@ class Status(Fields, frozen=True, kw_only=True):
     reason: Reason | None = None
     message: str = ""
     account_id: int | None = None
+    host: str | None = None
+    """With the account: where the runs are, from the first claim on."""
     project_id: int | None = None
     environment_id: int | None = None
     job_id: int | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -29,6 +29,9 @@ from watcher.lifecycle.outcome import Outcome
 from watcher.lifecycle.policy import Policy
 from watcher.lifecycle.statuses import bounded, seconds, stamped, sticky, with_attempt
 from watcher.lifecycle.text import clean
+
+TOLD_AT_ONCE: Final = frozenset({Reason.INVALID_CONNECTION, Reason.UNAUTHORIZED, Reason.OTHER_ACCOUNT})
+"""Troubles that do not pass by themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +82,18 @@ class Case:
         if trouble is None:
             return None
         lasting = self.now.mono - trouble.since.mono >= self.policy.trouble_grace
-        return trouble if lasting or trouble.reason in (Reason.INVALID_CONNECTION, Reason.UNAUTHORIZED) else None
+        return trouble if lasting or trouble.reason in TOLD_AT_ONCE else None
+
+    @property
+    def followed_by_others(self) -> bool:
+        """Whether another watcher answers for the object, whose connection names the account of its runs.
+
+        We have said that ours does not, and the status says now that dbt Cloud answers.
+        """
+        since, told = self.known.displaced_at, self.status.condition(ConditionType.REACHABLE)
+        if since is None or not self.pausing or self.now.mono >= since + self.policy.resync:
+            return False
+        return told is not None and told.status is ConditionStatus.TRUE
 
     @property
     def out_of_contact_until(self) -> datetime | None:
@@ -129,7 +143,15 @@ class Case:
         """Say how it stands, then wait for the earliest of the moments, or at most for the resync."""
         # A moment that has passed without a rule acting on it has nothing to say: waiting for it would spin.
         moments = (moment for moment in self._moments(until) if moment > self.now.mono)
-        return self.write(**changes) or Wait(min(moments), why)
+        return self.write(self._displacement(), **changes) or Wait(min(moments), why)
+
+    def _displacement(self) -> Event | None:
+        """Told once: that the object's runs are in another account than its connection is for."""
+        trouble, told = self.known.trouble, self.status.condition(ConditionType.REACHABLE)
+        if trouble is None or trouble.reason is not Reason.OTHER_ACCOUNT:
+            return None
+        said = told is not None and told.reason is Reason.OTHER_ACCOUNT
+        return None if said else Event("Warning", Reason.OTHER_ACCOUNT.value, trouble.message)
 
     def _moments(self, until: tuple[float | None, ...]) -> Iterator[float]:
         yield self.now.mono + self.policy.resync

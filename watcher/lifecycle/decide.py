@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from watcher.api import DbtRun, Phase, Reason
 from watcher.lifecycle.case import Case
@@ -19,6 +19,8 @@ from watcher.lifecycle.submitting import submitting_step
 from watcher.lifecycle.tampering import tampered
 from watcher.lifecycle.unwritten import let_go
 
+OTHERS: Final = "Another watcher serves this namespace with another dbt Cloud account and follows this object."
+
 
 def decide(run: DbtRun, known: Known, now: Instant, policy: Policy) -> Decision:
     """The next thing to do, or until when to wait.
@@ -29,6 +31,8 @@ def decide(run: DbtRun, known: Known, now: Instant, policy: Policy) -> Decision:
     case = Case(run=run, known=known, now=now, policy=policy)
     if run.deleting and not case.held:
         return Wait(None, "the object is going")
+    if case.followed_by_others and known.trouble is not None:
+        return Wait(known.trouble.retry_at, OTHERS)
     return let_go(case, _next(case))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from watcher.api import Artifact, DbtRun, Phase, Reason
+from watcher.api import Artifact, ConditionType, DbtRun, Phase, Reason
 from watcher.lifecycle.facts import (
     Details,
     Instant,
@@ -19,12 +19,13 @@ from watcher.lifecycle.facts import (
     Submission,
     Trouble,
 )
+from watcher.lifecycle.whereabouts import misdirected
 
 DENIED_INTERVAL: Final = 5
 """Seconds between two polls of a run that dbt Cloud has denied: one denial may be a lagging replica."""
 
 
-DOUBTFUL: Final = frozenset({Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.INVALID_CONNECTION})
+DOUBTFUL: Final = frozenset({Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.INVALID_CONNECTION, Reason.OTHER_ACCOUNT})
 """Troubles that another token may mend: the connection is read anew."""
 
 
@@ -114,7 +115,11 @@ class Known:
 
     account_id: int | None = None
     """The account of the connection in use; None: the connection must be (re)read first."""
+    host: str | None = None
+    """The host of the connection that was read last."""
     trouble: Trouble | None = None
+    displaced_at: float | None = None
+    """Monotonic seconds: when the status was last seen to say that the connection is for another account."""
     answered: bool = False
     """dbt Cloud has answered this process about this object since the last trouble."""
     job_id: int | None = None
@@ -179,7 +184,7 @@ def saw_live(run: DbtRun, known: Known, number: int) -> bool:
 
 def remember(run: DbtRun, known: Known, now: Instant) -> Known:
     """Drops what is about another run or claim than the present one, and dates a claim when it is first seen."""
-    known = _learnt(run, known, now)
+    known = _displaced(run, _learnt(run, _directed(run, known), now), now)
     wanted = wanted_run(run)
     if known.about != wanted:
         known = replace(known, about=wanted, observation=None, missing_since=None)
@@ -214,3 +219,19 @@ def _seen_live(run: DbtRun, known: Known) -> int | None:
     if attempt is None or facts is None or facts.run_id != attempt.run_id or facts.state.over:
         return None
     return attempt.number
+
+
+def _displaced(run: DbtRun, known: Known, now: Instant) -> Known:
+    if known.trouble is None or known.trouble.reason is not Reason.OTHER_ACCOUNT:
+        return known if known.displaced_at is None else replace(known, displaced_at=None)
+    told = run.status.condition(ConditionType.REACHABLE)
+    said = told is not None and told.reason is Reason.OTHER_ACCOUNT
+    return replace(known, displaced_at=now.mono) if said else known
+
+
+def _directed(run: DbtRun, known: Known) -> Known:
+    """Forgets a connection that was read before another watcher claimed the object through one of its own."""
+    account_id, host = known.account_id, known.host or run.status.host or ""
+    if account_id is None or misdirected(run.status, host, account_id) is None:
+        return known
+    return replace(known, account_id=None, host=None)

@@ -158,6 +158,7 @@ def _claim(case: Case, job_id: int) -> Decision:
             message=f"Starting job {job_id}.",
             job_id=job_id,
             account_id=case.known.account_id,
+            host=case.known.host,
             start_time=case.status.start_time or now,
             attempts=with_attempt(case.status, claimed),
         )
@@ -267,6 +268,8 @@ def take_on(case: Case, attempt: Attempt, run: RunFacts, event: Event | None = N
         **{
             **NO_RUN,
             **run_fields(run),
+            "account_id": case.known.account_id or case.status.account_id or run.account_id,
+            "host": case.known.host or case.status.host,
             "phase": phase,
             "reason": reason,
             "message": f"{verb} run {run.run_id}.",

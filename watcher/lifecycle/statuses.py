@@ -144,7 +144,7 @@ class _Wanted:
 
 def sticky(trouble: Trouble) -> bool:
     """Whether the first words for a trouble stay. Ours for a connection do not vary, and say what to mend next."""
-    return trouble.reason is not Reason.INVALID_CONNECTION
+    return trouble.reason not in (Reason.INVALID_CONNECTION, Reason.OTHER_ACCOUNT)
 
 
 _TRI_STATE: Final = {True: ConditionStatus.TRUE, False: ConditionStatus.FALSE, None: ConditionStatus.UNKNOWN}

@@ -95,6 +95,11 @@ class Metrics:
         self.failing = Gauge(
             "dbtrun_reconciles_failing", "Objects whose last reconcile failed; each is tried again.", registry=registry
         )
+        self.contested = Gauge(
+            "dbtrun_contested_objects",
+            "Objects that another watcher follows in another dbt Cloud account.",
+            registry=registry,
+        )
         self.oldest_step = Gauge(
             "dbtrun_reconcile_oldest_seconds", "Age of the step that has been under way longest.", registry=registry
         )

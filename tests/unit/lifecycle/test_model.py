@@ -77,6 +77,10 @@ def restore_at_once(world: World, back: int) -> None:
     world.leader.listen()
 
 
+def redirect(world: World, away: bool) -> None:
+    world.redirect(world.strangers if away else world.cloud)
+
+
 def ask_others(world: World) -> None:
     world.cloud.create("somebody else's")
 
@@ -104,8 +108,11 @@ EDITS: Final = [
 ]
 RESTORES: Final = [moved("restore", restore, back) for back in (1, 2, 3, 5, 8, 99)]
 AT_ONCE: Final = [moved("restore_at_once", restore_at_once, back) for back in (1, 2, 3, 5, 8, 99)]
+AWAY: Final = moved("redirect", redirect, True)
 PLAIN: Final = [*FATES, *RIVALS, *TIME, *CLOUD]
 ALL: Final = [*PLAIN, *EDITS, DELETE, moved("hide", hide)]
+ANYTHING: Final = [*EDITS, DELETE, *RESTORES, AWAY, moved("redirect", redirect, False)]
+"""What people and clusters do, without answers that are late: a restore takes longer than those."""
 
 Story = list[tuple[int, Move]]
 
@@ -216,6 +223,39 @@ def test_a_running_watcher_whose_writes_are_undone_knows_what_it_started(move: M
         told(world, [(steps, move)])
         assert all(runs == 1 for runs in world.starts().values()), (steps, world.starts())
         assert world.ended, f"after {steps} steps"
+
+
+def test_a_connection_that_comes_to_mean_another_account_touches_nothing_there() -> None:
+    for move in [TIME[2], CANCEL, DELETE, moved("tick", World.tick, Fate.DIES_BEFORE)]:
+        for steps in range(24):
+            obj = run(held=False, retry=Retry(limit=1, backoff_seconds=0), active_deadline_seconds=600)
+            world = world_of(obj, [RunState.SUCCESS, RunState.ERROR], True)
+            for _ in range(steps):
+                world.tick()
+            claimed = any(told.attempts for told in world.api.told)
+            world.redirect(world.strangers)
+            for _ in range(3):
+                world.tick()
+            move(world)
+            for _ in range(20):
+                world.tick()
+            theirs = len(world.strangers.runs) - 4
+            assert theirs == 0 or not claimed, f"{move} after {steps} steps"
+            if not theirs:
+                told(world, [])
+                assert world.ended, f"{move} after {steps} steps"
+            assert not world.touched, f"{move} after {steps} steps"
+            assert all(runs == 1 for runs in world.starts().values()), (steps, world.starts())
+
+
+@QUICK
+@given(worlds(CANCELLING), st.lists(st.tuples(st.integers(0, 7), st.sampled_from(ANYTHING)), max_size=8))
+def test_whatever_people_and_clusters_do_no_attempt_runs_twice(world: World, story: Story) -> None:
+    for known in world.watchers:
+        known.cloud.lag = 0.0
+    told(world, [(2, TIME[0]), *story])
+    assert all(runs == 1 for runs in world.starts().values()), world.starts()
+    assert not world.touched
 
 
 def test_a_watcher_that_was_paused_after_its_claim_does_not_send_it_when_it_wakes() -> None:

@@ -57,6 +57,7 @@ from watcher.lifecycle.facts import (
 from watcher.lifecycle.keeping import config_map_name, key_of
 from watcher.lifecycle.known import CancelTry, Claim, DetailsTry, KeepTry, Known, LookBack, LookUp, remember
 from watcher.lifecycle.policy import Policy
+from watcher.lifecycle.whereabouts import misdirected
 
 MAX_DECISIONS: Final = 12
 """Decisions in a row that an honest path needs at most."""
@@ -64,6 +65,7 @@ LIST_LAG: Final = 40.0
 """Seconds that a new run needs at most to show in lists, as the quiet period assumes."""
 REQUEST: Final = 29.0
 """Seconds that a start request is under way at most, as the quiet period assumes."""
+HOST: Final = "cloud.getdbt.com"
 RESTORE: Final = 130.0
 """Seconds that nobody can write for, while a cluster is restored."""
 
@@ -221,6 +223,7 @@ class DbtCloud:
     """A dbt Cloud with one job whose runs are serial. Its clock is `skew` seconds ahead of ours."""
 
     time: Time
+    account: int = ACCOUNT
     skew: float = 0.0
     lag: float = 0.0
     lateness: float = REQUEST
@@ -310,7 +313,7 @@ class DbtCloud:
     def facts(self, run: CloudRun) -> RunFacts:
         return RunFacts(
             run_id=run.run_id,
-            account_id=ACCOUNT,
+            account_id=self.account,
             job_id=JOB,
             state=run.state,
             cause=run.cause,
@@ -326,11 +329,20 @@ class DbtCloud:
 
 
 @dataclass
+class Secret:
+    """Where the object's connection leads."""
+
+    cloud: DbtCloud
+
+
+@dataclass
 class Watcher:
     """One process: its memory, its copy of the object, and the shell's part in every decision."""
 
     api: ApiServer
+    secret: Secret
     cloud: DbtCloud
+    """Where the connection led when it was read."""
     time: Time
     policy: Policy
     boot: float
@@ -432,15 +444,25 @@ class Watcher:
                 self.api.delete()
                 self.listen()
             case Connect():
-                if self.cloud.down:
-                    raise Down
-                self.known = replace(self.known, account_id=ACCOUNT)
+                self._connect()
             case Start() | Resume():
                 self._start(decision, fate)
             case KeepArtifacts():
                 self._keep(decision, fate)
             case _:
                 self._ask(decision)
+
+    def _connect(self) -> None:
+        assert self.mirror is not None
+        cloud = self.secret.cloud
+        if cloud.down:
+            raise Down
+        wrong = misdirected(self.mirror.status, HOST, cloud.account)
+        if wrong is not None:
+            self._troubled(reason=Reason.OTHER_ACCOUNT, message=wrong)
+            return
+        self.cloud = cloud
+        self.known = replace(self.known, account_id=cloud.account, host=HOST)
 
     def _answered(self, stored: DbtRun, fate: Fate) -> None:
         if fate is Fate.LOST:
@@ -557,11 +579,11 @@ class Watcher:
         assert self.mirror is not None
         self.known = remember(self.mirror, self.known, self.now)
 
-    def _troubled(self, *, retry: bool = True) -> None:
+    def _troubled(
+        self, *, retry: bool = True, reason: Reason = Reason.UNREACHABLE, message: str = "No answer."
+    ) -> None:
         since = self.known.trouble.since if self.known.trouble else self.now
-        told = Trouble(
-            reason=Reason.UNREACHABLE, message="No answer.", since=since, retry_at=self.now.mono + 5 if retry else None
-        )
+        told = Trouble(reason=reason, message=message, since=since, retry_at=self.now.mono + 5 if retry else None)
         account = None if retry else self.known.account_id
         self.known = replace(self.known, trouble=told, answered=False, account_id=account)
 
@@ -579,6 +601,9 @@ class World:
     cloud: DbtCloud
     time: Time
     watchers: tuple[Watcher, Watcher]
+    secret: Secret
+    strangers: DbtCloud
+    """Another account, with runs of its own under the same numbers."""
 
     @classmethod
     def of(
@@ -587,10 +612,25 @@ class World:
         time = Time()
         api = ApiServer(time, obj)
         dbt = DbtCloud(time, skew=skew, lag=lag, lateness=lateness)
-        both = (Watcher(api, dbt, time, policy, 5_000.0), Watcher(api, dbt, time, policy, 90_000.0))
+        secret = Secret(dbt)
+        both = (Watcher(api, secret, dbt, time, policy, 5_000.0), Watcher(api, secret, dbt, time, policy, 90_000.0))
         for watcher in both:
             watcher.listen()
-        return cls(api, dbt, time, both)
+        strangers = DbtCloud(time, account=ACCOUNT + 1, duration=1e9)
+        for _ in range(4):
+            strangers.create("somebody else's")
+        return cls(api, dbt, time, both, secret, strangers)
+
+    def redirect(self, cloud: DbtCloud) -> None:
+        """The Secret names another account; each watcher reads it when it looks next."""
+        self.secret.cloud = cloud
+        for watcher in self.watchers:
+            watcher.known = replace(watcher.known, account_id=None)
+
+    @property
+    def touched(self) -> list[int]:
+        """Runs of strangers that we cancelled."""
+        return [run.run_id for run in self.strangers.runs if run.stopping and run.cause == "somebody else's"]
 
     @property
     def leader(self) -> Watcher:
@@ -641,6 +681,7 @@ class World:
 
     def heal(self) -> None:
         """Faults end; what was asked for and delayed takes place."""
+        self.redirect(self.cloud)
         self.cloud.down, self.cloud.next_reply = False, Reply.ANSWERED
         for run in self.cloud.runs:
             run.hidden = False
@@ -665,7 +706,8 @@ class World:
 
     def starts(self) -> Counter[str]:
         """How many runs there are of each attempt: by its marker, or by the run that it resumes."""
-        marks = (f"{run.retrying or run.cause}".partition(" ")[0] for run in self.cloud.runs)
+        runs = [*self.cloud.runs, *self.strangers.runs]
+        marks = (f"{run.retrying or run.cause}".partition(" ")[0] for run in runs)
         return Counter(mark for mark in marks if mark.startswith("dbtrun:") or mark.isdigit())
 
     @property
