@@ -53,7 +53,8 @@ def test_a_restart_with_many_pending_objects_keeps_within_the_budget_and_starts_
             seconds += 5
             made = world.simulator.requests.kinds
             starts, searches = made["start"], made["list-runs"]
-            assert sum(made.values()) <= PER_MINUTE * seconds / 60 + BURST, made
+            # What is saved while idle, twice: a token that is not proved yet has a budget of its own.
+            assert sum(made.values()) <= PER_MINUTE * seconds / 60 + 2 * BURST, made
             assert starts >= searches / 4, "the searches do not go before the starts"
             assert seconds < 300 * MANY / PER_MINUTE, made
         watcher.fate.dead.set()
