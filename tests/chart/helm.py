@@ -73,6 +73,14 @@ class Helm:
         assert answer.returncode == 0, answer.stderr
 
 
+def chart_of(folder: Path, manifest: dict[str, Any]) -> Path:
+    """Writes a chart with one object, named after its folder."""
+    (folder / "templates").mkdir(parents=True)
+    (folder / "Chart.yaml").write_text(yaml.safe_dump({"apiVersion": "v2", "name": folder.name, "version": "0.1.0"}))
+    (folder / "templates/object.yaml").write_text(yaml.safe_dump(manifest))
+    return folder
+
+
 def env_of(deployment: dict[str, Any]) -> dict[str, str | None]:
     """The environment of the watcher's container; None where the value comes from elsewhere."""
     container = deployment["spec"]["template"]["spec"]["containers"][0]

@@ -5,19 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from lupa.lua51 import LuaRuntime  # Argo CD's gopher-lua is Lua 5.1
 
-from tests.chart.helm import ROOT
+from tests.chart.argocd import health
 from watcher.api import FINAL_PHASES, Phase
-
-SCRIPT = (ROOT / "deploy/argocd/health.lua").read_text()
-
-
-def health(obj: dict[str, Any]) -> tuple[str, str]:
-    lua = LuaRuntime()
-    lua.globals()["obj"] = lua.table_from(obj, recursive=True)
-    told = lua.execute(SCRIPT)
-    return told["status"], told["message"]
 
 
 def dbtrun(phase: Phase, generation: int = 1, **status: str) -> dict[str, Any]:

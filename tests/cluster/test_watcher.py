@@ -15,8 +15,9 @@ import pytest
 import pytest_asyncio
 
 from airflow_trigger.artifacts import DbtRunArtifactOperator
+from tests.chart.helm import chart_of
 from tests.controlplane import ControlPlane
-from tests.stack import JOBS, Own, Stack, until
+from tests.stack import JOBS, Own, Stack, dbt_run, until
 from tests.stack.dbt import ACCOUNT
 from watcher.api import FINALIZER
 
@@ -78,6 +79,17 @@ async def test_kubectl_wait_ends_on_any_end_and_again_after_an_edit(stack: Stack
     await stack.kubectl("wait", f"dr/{own.name}", "--for=condition=Finished", "--timeout=60s")
     await own.patch(ttlSecondsAfterFinished=3600)
     await stack.kubectl("wait", f"dr/{own.name}", "--for=condition=Finished", "--timeout=30s")
+
+
+@pytest.mark.parametrize(("job", "code"), [("success", 0), ("failure", 1)])
+async def test_helm_waits_for_the_end_of_a_run_and_fails_with_it(
+    stack: Stack, tmp_path: Path, job: str, code: int
+) -> None:
+    name = f"helm-{job}"
+    chart = chart_of(tmp_path / name, dbt_run(name, job))
+    where = ("-n", stack.namespace, "--wait", "--timeout", "90s")
+    assert (await stack.plane.helm("install", name, str(chart), *where, check=False)).returncode == code
+    assert (await stack.status(name))["phase"] == ("Succeeded" if code == 0 else "Failed")
 
 
 async def test_a_failure_shows_its_failed_nodes_and_lets_the_object_go(stack: Stack, own: Own) -> None:

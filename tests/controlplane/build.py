@@ -55,6 +55,8 @@ class Tool:
     stamps: tuple[str, ...] = ()
 
     def ldflags(self) -> str:
+        if not self.stamps:
+            return "-s -w"
         version = _required_version(self.folder, self.module)
         major, minor, *_ = version.removeprefix("v").split(".")
         stamps = (stamp.format(version=version, major=major, minor=minor) for stamp in self.stamps)
@@ -77,6 +79,8 @@ TOOLS = dict(
         _tool("kube-proxy", "kubernetes", _KUBERNETES, "/cmd/kube-proxy", *_KUBERNETES_STAMPS),
         _tool("kubelet", "kubernetes", _KUBERNETES, "/cmd/kubelet", *_KUBERNETES_STAMPS),
         _tool("helm", "tools", "helm.sh/helm/v4", "/cmd/helm", "helm.sh/helm/v4/internal/version.version={version}"),
+        # What GitOps tools make of objects, by their own code: the only Go here that is ours.
+        _tool("gitops", "gitops", "dbtrun.dev/controlplane/gitops", ""),
         _tool("kubeconform", "tools", "github.com/yannh/kubeconform", "/cmd/kubeconform", "main.version={version}"),
     ]
 )
@@ -152,6 +156,7 @@ def _built(tool: Tool, progress: Progress) -> Path:
 def _key(folder: str) -> str:
     """Every input of the binaries. The Go release is not among them: go.mod says the oldest that will do."""
     inputs = [(HERE / folder / name).read_text() for name in ("go.mod", "go.sum")]
+    inputs += [path.read_text() for path in sorted((HERE / folder).glob("*.go"))]
     inputs += [tool.package + tool.ldflags() for tool in TOOLS.values() if tool.folder == folder]
     inputs += [*BUILD_FLAGS, platform.system(), platform.machine()]
     return hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:12]
