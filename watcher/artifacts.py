@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from watcher.api import Artifact, DbtRun
 from watcher.api.status import MAX_PROBLEM
-from watcher.cluster.errors import ApiTrouble, Conflict, Gone, Refused
+from watcher.cluster.errors import ApiTrouble, Conflict, Forbidden, Gone, Refused
 from watcher.dbtcloud.errors import DbtCloudError, TooLarge
 from watcher.lifecycle.decisions import KeepArtifacts
 from watcher.lifecycle.keeping import MAX_BYTES, config_map_name, key_of
@@ -20,6 +20,8 @@ Store = Callable[[str, Mapping[str, bytes]], Awaitable[None]]
 """Puts files, by key, into a ConfigMap. Raises ApiTrouble, Conflict or Gone when it did not."""
 
 MISSING: Final = "dbt Cloud has no such file of this run."
+NO_RIGHT: Final = 'is forbidden: User "'
+"""How RBAC begins, in the API server's words. A quota refuses with the same status."""
 
 
 class Lack(NamedTuple):
@@ -49,7 +51,7 @@ async def keep(
         else:
             files[path], room = answer, room - len(answer)
     name = config_map_name(run)
-    unstored = await _stored(store, name, files)
+    unstored = await _stored(store, name, files, run.metadata.namespace)
     if unstored is not None:
         lacks |= dict.fromkeys(files, unstored)
     told = earlier | {artifact.path: artifact for artifact in _told(name, files, lacks)}
@@ -72,11 +74,19 @@ async def _fetched(fetch: Fetch, path: str, room: int) -> bytes | Lack:
     return Lack(MISSING, again=True) if content is None else content
 
 
-async def _stored(store: Store, name: str, files: Mapping[str, bytes]) -> Lack | None:
+async def _stored(store: Store, name: str, files: Mapping[str, bytes], namespace: str) -> Lack | None:
     if not files:
         return None
     try:
         await store(name, {key_of(path): content for path, content in files.items()})
+    except Forbidden as error:
+        if NO_RIGHT not in str(error):
+            return Lack(f"It could not be stored: {error}", again=False)
+        return Lack(
+            f"The watcher may not keep files in the namespace {namespace}: the chart's values artifacts.enabled and "
+            "artifacts.namespaces give the right.",
+            again=False,
+        )
     except (ApiTrouble, Conflict, Gone) as error:
         return Lack(f"It could not be stored: {error}", again=not isinstance(error, Refused))
     return None

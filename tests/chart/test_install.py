@@ -145,7 +145,7 @@ def test_the_watcher_reads_a_connection_by_name_and_cannot_look_around(
 def test_airflow_may_use_dbtruns_and_neither_their_status_nor_secrets(installed: ControlPlane) -> None:
     installed.kubectl_sync("create", "serviceaccount", "airflow-worker", "--namespace=team-b")
     airflow = identity_of(installed, "team-b", "airflow-worker")
-    expected = rights("dbtrun.dev", "dbtruns", "get", "list", "watch", "create", "patch", "delete")
+    expected = rights("dbtrun.dev", "dbtruns", "get", "list", "watch", "create", "patch")
     expected |= rights("", "configmaps", "get")
     assert rights_of(installed, airflow, "team-a") == expected
     assert rights_of(installed, airflow, "dbtrun-system") == set()

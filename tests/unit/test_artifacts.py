@@ -132,6 +132,13 @@ async def test_a_fault_of_the_api_server_is_told_and_is_no_failure(error: Except
     assert alone.again is again
 
 
+async def test_a_right_that_is_missing_is_named_as_the_charts_value() -> None:
+    error = Forbidden('configmaps is forbidden: User "system:serviceaccount:a:b" cannot create resource "configmaps"')
+    told = await Places({"a": b"a"}, error=error).keep("a")
+    assert "artifacts.namespaces give the right" in problem(told, "a")
+    assert not told.again
+
+
 async def test_a_problem_is_a_short_sentence_in_plain_text() -> None:
     told = await Places({"a": b"a"}, error=Forbidden("\x1b[31mno\x1b[0m " + "x" * 999)).keep("a")
     assert len(problem(told, "a")) == MAX_PROBLEM
