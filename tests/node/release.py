@@ -58,8 +58,11 @@ class Release(Site):
 
     async def helm(self, action: str, chart: Path = CHART, values: Mapping[str, Any] = {}) -> str:
         """Install or upgrade; the CRD stays whoever's it is."""
+        named: dict[str, Any] = {"settings": {"connectionHosts": self.node.host}}
+        if chart == PREVIOUS_CHART:  # It has no such setting.
+            named = {"extraEnv": [{"name": "DBTRUN_CONNECTION_HOSTS", "value": self.node.host}]}
         chosen = self.folder / "values.yaml"
-        chosen.write_text(yaml.safe_dump({"crds": {"enabled": False}, **values}))
+        chosen.write_text(yaml.safe_dump({"crds": {"enabled": False}, **named, **values}))
         done = await self.plane.helm(action, "dbtrun", str(chart), "-n", self.namespace, "-f", str(chosen))
         return done.stdout
 

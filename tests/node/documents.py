@@ -1,0 +1,61 @@
+"""The commands of the documentation, taken out of it and run as they stand."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+from tests.controlplane import ControlPlane, helm_path, kubectl_path
+from tests.stack.site import ROOT
+
+
+def section(document: str, title: str) -> str:
+    """The text under a heading, up to the next of its kind."""
+    found = re.search(
+        rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert found, f"{document} has no section {title!r}"
+    return found[1]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[str]:
+    """What stands behind the prompts of its console blocks."""
+    typed = re.compile(r"^\$ ((?:.*\\\n)*.*)$", re.MULTILINE)
+    return [found.strip() for block in blocks(text, "console") for found in typed.findall(block)]
+
+
+class Terminal:
+    """A shell with kubectl and helm, at the root of what looks like a checkout."""
+
+    def __init__(self, plane: ControlPlane, folder: Path) -> None:
+        self.folder = folder
+        programs = folder / "bin"
+        programs.mkdir(parents=True)
+        (programs / "kubectl").symlink_to(kubectl_path())
+        (programs / "helm").symlink_to(helm_path())
+        (folder / "helm").symlink_to(ROOT / "helm")
+        self._env = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(folder), "KUBECONFIG": str(plane.kubeconfig)}
+
+    async def run(self, command: str, seconds: float = 180) -> str:
+        """What the command prints.
+
+        Raises:
+            AssertionError: it failed, or did not end in time.
+        """
+        pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+        process = await asyncio.create_subprocess_exec(
+            "bash", "-c", command, cwd=self.folder, env=self._env, stdin=nothing, stdout=pipe, stderr=pipe
+        )
+        try:
+            async with asyncio.timeout(seconds):
+                output, errors = await process.communicate()
+        except TimeoutError:
+            process.kill()
+            raise AssertionError(f"{command} did not end in {seconds:g} s") from None
+        assert process.returncode == 0, f"{command}\n{output.decode()}\n{errors.decode()}"
+        return output.decode() + errors.decode()
