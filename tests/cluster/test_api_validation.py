@@ -195,6 +195,7 @@ WRONG_TYPES: Final[list[tuple[Fields, str]]] = [
 
 DEFAULTS: Final[Fields] = {
     "reuse": "Never",
+    "priority": 0,
     "lostContactDeadlineSeconds": 21600,
     "pollIntervalSeconds": 30,
     "suspend": False,
@@ -220,6 +221,7 @@ FULL: Final[Fields] = {
         "pullRequestId": {"azureDevOps": 12},
     },
     "reuse": "Running",
+    "priority": 100,
     "retryOf": 70403104000001,
     "retry": {"limit": 20, "strategy": "Fresh", "backoffSeconds": 0, "when": ["Failed", "Cancelled", "TimedOut"]},
     "artifacts": ["run_results.json", "compiled/shop/models/a.sql"],
@@ -419,7 +421,7 @@ def test_a_cancel_cannot_be_taken_back(api: Api, change: Fields) -> None:
 
 def test_a_user_who_writes_a_status_does_not_forge_one(api: Api) -> None:
     api.create({**dbtrun("forged", JOB), "status": {"phase": "Succeeded"}})
-    assert api.kubectl("get", "dbtrun", "forged", "-ojsonpath={.status}").stdout == ""
+    assert api.kubectl("get", "dbtrun", "forged", "-ojsonpath={.status}").stdout == '{"observedGeneration":-1}'
 
 
 def test_a_status_with_an_unknown_phase_is_refused(api: Api, minimal: str) -> None:
