@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tests.controlplane import ControlPlane
 from tests.stack.proxy import Proxy
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.leader import Leader, LeaseSettings
+from watcher.cluster.leader_thread import LeaderThread
 
 ROOT = Path(__file__).parents[2]
 QUICK = LeaseSettings(duration=3, renew_deadline=2.0, retry=0.3)
@@ -164,3 +165,38 @@ async def test_a_lease_that_somebody_took_is_not_led_any_more(
 def test_settings_that_would_let_two_lead_are_refused() -> None:
     with pytest.raises(ValueError, match="duration > renew_deadline"):
         LeaseSettings(duration=10, renew_deadline=10.0)
+
+
+async def test_the_lease_is_kept_while_the_loop_is_blocked(served: ControlPlane, namespace: str) -> None:
+    access = await ClusterAccess.load(served.kubeconfig)
+    rival = Leader(access, namespace, "lease", settings=QUICK)
+    told: list[bool] = []
+
+    def elect(client: ClusterAccess, on_change: Callable[[bool], None]) -> Leader:
+        return Leader(client, namespace, "lease", settings=QUICK, on_change=on_change)
+
+    thread = LeaderThread(access.another, elect, told.append)
+    leading = asyncio.create_task(thread.run())
+    await until(thread.is_leader)
+    competing = asyncio.create_task(rival.run())
+    for _ in range(3):
+        time.sleep(QUICK.duration + 1)  # noqa: ASYNC251 - what is tried
+        await asyncio.sleep(0.2)
+        assert thread.is_leader()
+    assert told == [True]
+    leading.cancel()
+    await asyncio.wait({leading})
+    await until(rival.is_leader)
+    competing.cancel()
+    await asyncio.wait({competing})
+    await access.close()
+
+
+async def test_what_ends_the_thread_ends_the_part(served: ControlPlane, namespace: str) -> None:
+    def elect(_client: ClusterAccess, _on_change: Callable[[bool], None]) -> Leader:
+        raise RuntimeError("no elector")
+
+    access = await ClusterAccess.load(served.kubeconfig)
+    with pytest.raises(RuntimeError, match="no elector"):
+        await LeaderThread(access.another, elect, lambda _: None).run()
+    await access.close()

@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from msgspec.structs import replace as changed
 
-from watcher.api import DbtRun, Job, Metadata, Phase, Reason, Spec
+from watcher.api import DbtRun, Job, Metadata, Phase, Reason, Spec, Status
 from watcher.lifecycle.decide import Interest
 from watcher.lifecycle.decisions import Connect, Decision, Event, Write
 from watcher.lifecycle.facts import Instant, Observation, RunFacts, RunState, Trouble
 from watcher.lifecycle.known import Known
 from watcher.lifecycle.policy import Policy
-from watcher.reconcile import STUCK_SECONDS, Reconciler
+from watcher.reconcile import BEGUN_AT_ONCE, FINISHED_AT_ONCE, STUCK_SECONDS, Reconciler
 from watcher.telemetry.metrics import Metrics
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -324,3 +324,49 @@ async def test_what_is_told_of_another_run_is_not_taken_for_news(loop_of: Loops)
     loop.observed("a", 2, Observation(run=facts, at=clock()))
     await asyncio.sleep(1)
     assert world.done == [("a", "Write")]
+
+
+def edited(name: str) -> DbtRun:
+    """A finished object that was edited, so that its conditions have to be stamped again."""
+    run = suspended(name)
+    ended = Status(phase=Phase.CANCELLED, reason=Reason.DELETED, message="Over.", completion_time=EPOCH)
+    return changed(run, status=ended, metadata=changed(run.metadata, generation=2))
+
+
+async def test_finished_objects_are_written_in_portions_and_new_ones_first(loop_of: Loops) -> None:
+    world = World({f"{n}": edited(f"{n}") for n in range(500)}, pause=1)
+    loop = loop_of(world)
+    for uid in tuple(world.runs):
+        loop.wake(uid)
+    await asyncio.sleep(0.5)
+    assert len(world.busy) == FINISHED_AT_ONCE
+    world.runs["new"] = suspended("new")
+    loop.wake("new")
+    await asyncio.sleep(0.1)
+    assert "new" in world.busy
+    await asyncio.sleep(500 / FINISHED_AT_ONCE + 5)
+    assert {uid for uid, _ in world.done} == set(world.runs), "all are written in the end"
+
+
+async def test_thousands_that_wake_together_let_the_loop_do_other_things(loop_of: Loops) -> None:
+    world = World({f"{n}": suspended(f"{n}") for n in range(2_000)})
+    loop = loop_of(world)
+    for uid in tuple(world.runs):
+        loop.wake(uid)
+    most, before = 0, 0
+    while len(world.done) < 2_000:
+        await asyncio.sleep(0)
+        most, before = max(most, len(world.busy)), len(world.done)
+    assert 0 < most <= 2 * BEGUN_AT_ONCE
+    assert before
+
+
+async def test_a_status_that_cannot_be_written_is_remembered_until_one_is(loop_of: Loops) -> None:
+    world = World({"a": suspended("a")}, poison={"a"})
+    loop = loop_of(world)
+    loop.wake("a")
+    await asyncio.sleep(0.1)
+    assert loop._entries["a"].known.unwritten
+    world.poison.clear()
+    await asyncio.sleep(5)
+    assert not loop._entries["a"].known.unwritten

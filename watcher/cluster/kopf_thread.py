@@ -40,6 +40,8 @@ STOP_SECONDS: Final = 0.8
 """How long the end of a watch is awaited. A kopf that is still starting takes five: then it ends unattended."""
 ANSWER_SECONDS: Final = 2.0
 """A thread that does not answer within this time stands still."""
+FEW: Final = 4
+"""Requests of kopf's under way besides watches; a hundred namespaces begin at once."""
 NOTHING: Final = {"fieldSelector": "metadata.name=-", "limit": "1"}
 """A list that is always empty: no object has this name."""
 
@@ -269,6 +271,8 @@ class _Sessions:
 
     _current: tuple[kopf.ConnectionInfo, aiohttp.ClientSession] | None = None
     _users: dict[aiohttp.ClientSession, int] = field(default_factory=dict)
+    few: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FEW))
+    """For all requests but watches: asyncio keeps a quarter of a megabyte for each TLS connection."""
 
     def take(self, info: kopf.ConnectionInfo) -> aiohttp.ClientSession:
         if self._current is None or self._current[0] != info:
@@ -303,7 +307,11 @@ class _Requests:
     async def request(self, *, method: str, url: str, **options: Any) -> aiohttp.ClientResponse:
         asked = URL(url)
         lists = asked.name == PLURAL and "watch" not in asked.query
-        response = await self._session.request(method, asked.update_query(NOTHING) if lists else asked, **options)
+        if "watch" in asked.query:
+            return await self._session.request(method, asked, **options)
+        async with self._sessions.few:
+            response = await self._session.request(method, asked.update_query(NOTHING) if lists else asked, **options)
+            await response.read()  # and the connection is free for the next
         if lists and response.ok:
             self._listed(str((await response.json())["metadata"]["resourceVersion"]))
         return response

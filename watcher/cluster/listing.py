@@ -10,11 +10,13 @@ from typing import Final
 
 import msgspec
 
-from watcher.api import API_VERSION, GROUP, PLURAL, DbtRun
+from watcher.api import API_VERSION, GROUP, PLURAL, DbtRun, Phase
 from watcher.cluster.access import JSON, ClusterAccess, api_path
 from watcher.cluster.errors import ApiTrouble, Expired, NotServed, decode
 from watcher.cluster.mirror import Unreadable, interpret_json
 
+UNFINISHED: Final = ",".join(f"status.phase!={phase}" for phase in Phase if phase.final)
+"""A field selector, for fields that the CRD makes selectable."""
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 FIRST_PAGE: Final = 20
 """Objects: an object can be larger than a megabyte, and nobody knows before the first page."""
@@ -79,14 +81,17 @@ async def check_list(access: ClusterAccess, namespace: str | None) -> None:
 
 
 async def list_objects(
-    access: ClusterAccess, namespace: str | None, page_size: int
+    access: ClusterAccess, namespace: str | None, page_size: int, selector: str = ""
 ) -> AsyncIterator[DbtRun | Unreadable]:
-    """Every DbtRun of a namespace, or of the cluster. Begun again, it gives some objects twice.
+    """Every DbtRun of a namespace, or of the cluster, that a field selector selects.
+
+    Begun again, it gives some objects twice.
 
     Raises:
+        Refused: the CRD does not have the selector's fields.
         ApiTrouble: it cannot be listed, or not to its end.
     """
-    async for raw in _list(access, namespace, page_size, JSON):
+    async for raw in _list(access, namespace, page_size, JSON, selector):
         yield interpret_json(raw)
 
 
@@ -104,11 +109,11 @@ async def list_versions(access: ClusterAccess, namespace: str | None, page_size:
 
 
 async def _list(
-    access: ClusterAccess, namespace: str | None, page_size: int, accept: str
+    access: ClusterAccess, namespace: str | None, page_size: int, accept: str, selector: str = ""
 ) -> AsyncIterator[msgspec.Raw]:
     for _ in range(TRIES):
         try:
-            async for raw in _pages(access, namespace, page_size, accept):
+            async for raw in _pages(access, namespace, page_size, accept, selector):
                 yield raw
         except Expired:
             continue
@@ -117,11 +122,12 @@ async def _list(
 
 
 async def _pages(
-    access: ClusterAccess, namespace: str | None, page_size: int, accept: str
+    access: ClusterAccess, namespace: str | None, page_size: int, accept: str, selector: str
 ) -> AsyncIterator[msgspec.Raw]:
     token, limit = "", min(FIRST_PAGE, page_size)
+    selected = {"fieldSelector": selector} if selector else {}
     while True:
-        query: dict[str, str | int] = {"limit": limit} | ({"continue": token} if token else {})
+        query: dict[str, str | int] = {"limit": limit} | selected | ({"continue": token} if token else {})
         answer = await access.request("GET", _path(namespace), query=query, accept=accept)
         page = decode(answer, _Page)
         limit = next_limit(limit, len(answer), page_size)

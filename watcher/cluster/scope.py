@@ -17,9 +17,9 @@ from typing import Any, Final
 from watcher.api import GROUP, PLURAL, DbtRun
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.echoes import Echoes
-from watcher.cluster.errors import ApiTrouble, Forbidden, NotServed
+from watcher.cluster.errors import ApiTrouble, Forbidden, NotServed, Refused
 from watcher.cluster.kopf_thread import SILENCE_SECONDS, Kopf, Watching
-from watcher.cluster.listing import check_discovery, check_list, list_objects, list_versions
+from watcher.cluster.listing import UNFINISHED, check_discovery, check_list, list_objects, list_versions
 from watcher.cluster.mirror import Mirror, Unreadable
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class Scope:
         self._quick_ends = 0
         self._watching: Watching | None = None
         self.synced = False
-        """Whether the first listing is complete."""
+        """Whether every object that is not finished is known."""
         self.problem: str | None = None
         """Why the mirror may be out of date at the moment, as a sentence; None when it is not."""
         self.broken: BaseException | None = None
@@ -151,6 +151,8 @@ class Scope:
 
     async def _watch(self) -> tuple[str, BaseException | None]:
         """Until the watch ends or shows itself dead: why."""
+        if not self.synced:
+            await self._list_unfinished()
         self._echoes.begin(self._now())
         self._opened.clear()
         self._gap.clear()
@@ -169,6 +171,17 @@ class Scope:
             await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         finally:
             opened.cancel()
+
+    async def _list_unfinished(self) -> None:
+        """What has something to do, before what is finished: there can be a hundred times more of that."""
+        try:
+            async for item in list_objects(self._access, self.namespace, self._settings.page_size, UNFINISHED):
+                self._turn()
+                self._take(item)
+        except Refused as error:
+            logger.info("Finished DbtRuns cannot be told apart in a list: %s", error)
+        else:
+            self._synced()
 
     async def _list(self) -> None:
         known = self._mirror.uids(self.namespace)
@@ -263,10 +276,13 @@ class Scope:
             logger.warning("%s", problem, extra={"namespace": self.namespace})
         self.problem = problem
 
-    def _listed(self) -> None:
+    def _synced(self) -> None:
         if not self.synced:
             self.synced = True
             self._on_synced()
+
+    def _listed(self) -> None:
+        self._synced()
         if not self._quick_ends:  # else its watch may end again
             self._recovered()
 

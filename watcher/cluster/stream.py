@@ -38,7 +38,7 @@ class Stream:
         self._kopf = Kopf(access.kopf_login, silence=settings.silent_after)
         self._on_restart = on_restart
         self.synced = asyncio.Event()
-        """Set once the first listing of one namespace is complete; never cleared. Others may follow at any time."""
+        """Set once all that is not finished in one namespace is known; never cleared. Others may follow at any time."""
         self.scopes = {
             namespace: Scope(access, mirror, self._kopf, wake, namespace, settings, self._restarted, self.synced.set)
             for namespace in dict.fromkeys(namespaces or (None,))
