@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
 from tests.unit.lifecycle.builders import (
     decided,
     known,
+    live,
     next_step,
     over,
     rested,
@@ -13,8 +21,9 @@ from tests.unit.lifecycle.builders import (
     wall,
     written,
 )
-from watcher.api import ConditionType, Phase, Reason, Status
-from watcher.lifecycle.decisions import Connect, DeleteObject, RemoveFinalizer, Sweep, Wait
+from watcher.api import FINALIZER, ConditionStatus, ConditionType, DbtRun, Phase, Reason, Status
+from watcher.lifecycle.decisions import Connect, DeleteObject, RemoveFinalizer, Sweep, Wait, Write
+from watcher.lifecycle.ended import rests_until
 from watcher.lifecycle.known import Known
 
 
@@ -108,3 +117,59 @@ def test_the_search_of_a_finished_object_changes_no_end() -> None:
 def test_an_object_that_ended_without_an_attempt_is_let_go() -> None:
     obj = run(Status(phase=Phase.ERROR, reason=Reason.RUN_NOT_FOUND, completion_time=wall(60)))
     assert decided(RemoveFinalizer, obj, Known()).event is None
+
+
+# ── what needs no look any more ──
+
+
+def settled(status: Status | None = None, **changes: Any) -> DbtRun:
+    """A finished object that says in its conditions what it says itself."""
+    obj = run(status or over(), held=False, **changes)
+    decision = next_step(obj, Known(), 70)
+    return replace(obj, status=decision.status) if isinstance(decision, Write) else obj
+
+
+SETTLED = settled()
+OTHER_WORDS = tuple(replace(each, message="In other words.") for each in SETTLED.status.conditions)
+LIE = tuple(replace(each, status=ConditionStatus.UNKNOWN) for each in SETTLED.status.conditions)
+FINISHED = {
+    "settled": SETTLED,
+    "in the words of another release": replace(SETTLED, status=replace(SETTLED.status, conditions=OTHER_WORDS)),
+    "with conditions that are not so": replace(SETTLED, status=replace(SETTLED.status, conditions=LIE)),
+    "without conditions": replace(SETTLED, status=replace(SETTLED.status, conditions=())),
+    "edited": replace(SETTLED, metadata=replace(SETTLED.metadata, generation=2)),
+    "held": replace(SETTLED, metadata=replace(SETTLED.metadata, finalizers=(FINALIZER,))),
+    "deleted and held": run(over(), deleted=65),
+    "unreadable in part": replace(SETTLED, unread=("steps",)),
+    "with a twin to look for": settled(over(sweep_after=wall(600))),
+    "forged": run(replace(over(), completion_time=None), held=False),
+    "expiring late": settled(ttl_seconds_after_finished=10_000),
+    "expiring soon": settled(ttl_seconds_after_finished=65),
+    "expired": settled(ttl_seconds_after_finished=5),
+    "not finished": run(live()),
+}
+RESTING = {"settled", "in the words of another release", "expiring late"}
+
+
+@pytest.mark.parametrize("which", FINISHED)
+def test_an_object_rests_exactly_when_nothing_is_to_be_done(which: str) -> None:
+    obj = FINISHED[which]
+    until = rests_until(obj, wall(70))
+    assert (until is not None) is (which in RESTING)
+    decision = next_step(obj, Known(), 70)
+    if until is not None:
+        assert isinstance(decision, Wait)
+        assert (decision.until is None) is (until == math.inf)
+    elif which not in ("expiring soon", "with a twin to look for"):
+        assert not isinstance(decision, Wait), "something is to be done"
+
+
+def test_an_object_is_at_hand_before_its_ttl_ends() -> None:
+    until = rests_until(FINISHED["expiring late"], wall(70))
+    assert until == (wall(60) + timedelta(seconds=10_000 - 60)).timestamp()
+
+
+def test_a_twin_is_not_held_against_a_deletion_whose_status_cannot_be_written() -> None:
+    obj = run(over(sweep_after=wall(61)), deleted=65)
+    assert isinstance(next_step(obj, Known(swept=frozenset({1})), 70), Write)
+    assert isinstance(next_step(obj, Known(swept=frozenset({1}), unwritten=True), 70), RemoveFinalizer)
