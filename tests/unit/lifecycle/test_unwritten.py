@@ -6,11 +6,25 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.unit.lifecycle.builders import RUN, decided, facts, following, live, mono, next_step, run, seen, wall
+from tests.unit.lifecycle.builders import (
+    RUN,
+    claim,
+    claimed,
+    decided,
+    facts,
+    following,
+    known,
+    live,
+    mono,
+    next_step,
+    run,
+    seen,
+    wall,
+)
 from tests.unit.lifecycle.world import Reply, World
 from watcher.api import Phase, Reason, Retry, RetryWhen
 from watcher.lifecycle.decisions import Cancel, Connect, RemoveFinalizer, Write
-from watcher.lifecycle.facts import RunState
+from watcher.lifecycle.facts import RunState, Started
 from watcher.lifecycle.known import CancelTry, DetailsTry
 from watcher.lifecycle.policy import Policy
 
@@ -114,3 +128,13 @@ def test_an_object_that_is_not_deleted_is_never_let_go_for_want_of_a_status() ->
 def test_without_a_connection_it_is_read_first() -> None:
     obj = run(live(), cancel=True)
     assert next_step(obj, following(obj, seen(facts()), unwritten=True, account_id=None)) == Connect()
+
+
+def test_a_run_whose_start_could_not_be_recorded_is_cancelled_and_its_object_let_go() -> None:
+    obj = run(claimed(), deleted=15)
+    sent = claim(obj, sent=True, submission=Started(facts(RunState.QUEUED)))
+    memory = known(claim=sent, unwritten=True)
+    assert next_step(obj, memory) == Cancel(RUN)
+    asked = known(claim=sent, unwritten=True, cancel=CancelTry(run_id=RUN, at=mono(19)))
+    assert isinstance(next_step(obj, asked), RemoveFinalizer)
+    assert isinstance(next_step(run(claimed(), cancel=True), asked), Write), "one that is not deleted stays"
