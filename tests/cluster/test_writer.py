@@ -42,8 +42,10 @@ async def test_a_status_is_written_and_the_new_object_returned(writer: Writer, r
 
 async def test_what_the_new_status_lacks_is_removed(admin: ClusterAccess, writer: Writer, run: DbtRun) -> None:
     written = await writer.patch_status(run, STATUS)
-    await writer.patch_status(written, Status(phase=Phase.RUNNING, started_at=datetime(2024, 5, 1, tzinfo=UTC)))
+    running = Status(observed_generation=1, phase=Phase.RUNNING, started_at=datetime(2024, 5, 1, tzinfo=UTC))
+    await writer.patch_status(written, running)
     assert (await raw(admin, run.metadata.namespace, run.metadata.name))["status"] == {
+        "observedGeneration": 1,
         "phase": "Running",
         "startedAt": "2024-05-01T00:00:00Z",
     }

@@ -129,7 +129,8 @@ class Attempt(Fields, frozen=True, kw_only=True):
 class Status(Fields, frozen=True, kw_only=True):
     """What is known of a DbtRun. Times named `…At` are dbt Cloud's clock, `…Time` the watcher's."""
 
-    observed_generation: int = 0
+    observed_generation: int = -1
+    """-1: no watcher has written a status. The CRD has the same default: tools take an absent one for observed."""
     phase: Phase | None = None
     reason: Reason | None = None
     message: str = ""
