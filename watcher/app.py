@@ -260,8 +260,8 @@ class Watcher:
         logger.info("Watching %d DbtRuns.", len(self.mirror))
         self._acting = True
         self.reconciler.begin()
-        for uid in self.mirror.uids():
-            self.reconciler.wake(uid)
+        for run in self.mirror:
+            self.reconciler.wake(run.uid)
         await asyncio.Event().wait()  # from here on it goes by what wakes it
 
 

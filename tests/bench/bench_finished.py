@@ -36,7 +36,7 @@ SETTINGS: Final = {"DBTRUN_LOG_LEVEL": "info"}
 SETTLE_SECONDS: Final = 20.0
 MEMORY_TARGET_MB: Final = 200.0
 FINISHED_TARGET, UNWRITTEN_TARGET = 2.0, 5.0
-"""Seconds from the watcher's start until a new run is started."""
+"""Seconds from the watcher's start until a new run is started, on an idle machine: see the row `nothing` beside it."""
 TXN_PUTS, TXN_BYTES = 100, 1_000_000
 """What etcd takes in one transaction."""
 TIMES: Final = {"queuedAt": "2025-01-01T00:00:00Z", "startedAt": "2025-01-01T00:00:10Z",

@@ -315,6 +315,15 @@ async def test_what_happened_in_a_gap_of_the_watch_is_listed(
         await until(lambda: "ghost" in followed.woken)
 
 
+async def test_a_watch_that_opens_after_the_list_hides_nothing(
+    admin: ClusterAccess, served: ControlPlane, namespace: str
+) -> None:
+    settings = replace(QUICK, open_within=0.0, prune_every=3600, stall_after=3600)
+    async with following(served.kubeconfig, namespace, settings=settings) as followed:
+        await create(admin, namespace, "between")
+        await until(lambda: "between" in followed.names())
+
+
 # What the watch does not tell.
 
 

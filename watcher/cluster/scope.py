@@ -171,6 +171,7 @@ class Scope:
             await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         finally:
             opened.cancel()
+        self._opened.set()  # one that opens later has a gap behind it: the list is made now
 
     async def _list_unfinished(self) -> None:
         """What has something to do, before what is finished: there can be a hundred times more of that."""
@@ -252,8 +253,9 @@ class Scope:
             self._wake(uid)
 
     def _forget_missing(self, known: Collection[str], listed: Collection[str]) -> None:
-        for uid in self._mirror.prune(known, listed):
+        for uid in frozenset(known) - frozenset(listed):
             self._echoes.forget(uid)
+        for uid in self._mirror.prune(known, listed):
             self._wake(uid)
 
     # ── telling ──

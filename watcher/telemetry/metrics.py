@@ -110,6 +110,12 @@ class Metrics:
         self.watch_broken = Gauge(
             "dbtrun_watch_broken", "1 while DbtRuns cannot be listed or watched.", registry=registry
         )
+        self.namespace_served = Gauge(
+            "dbtrun_namespace_served",
+            "1 while the DbtRuns of a namespace are listed and watched; an empty name means all namespaces.",
+            ["namespace"],
+            registry=registry,
+        )
         self.clock_offset = Gauge(
             "dbtrun_clock_offset_seconds", "The API server's clock minus this machine's.", registry=registry
         )
@@ -141,14 +147,8 @@ class Metrics:
 
     def watch_scopes(self, scopes: Mapping[str, Scope]) -> None:
         """Shows which of the namespaces that the settings name are served; asked at each scrape."""
-        served = Gauge(
-            "dbtrun_namespace_served",
-            "1 while the DbtRuns of a namespace are listed and watched; an empty name means all namespaces.",
-            ["namespace"],
-            registry=self.registry,
-        )
         for name, scope in scopes.items():
-            served.labels(name).set_function(partial(_served, scope))
+            self.namespace_served.labels(name).set_function(partial(_served, scope))
 
     def watch_parts(self, parts: Iterable[tuple[Part, float]]) -> None:
         """Shows how long each part has been silent; iterated anew at each scrape."""
