@@ -17,6 +17,8 @@ from tests.chart.helm import CHART, ROOT, VALUES, Helm, env_of
 from tests.controlplane import Completed, ControlPlane
 from watcher.api import API_VERSION, FINALIZER, KIND
 
+OLD: Final = ROOT / "tests/node/charts/dbtrun-dc2ee67.tgz"
+"""The chart as it was before `mode` and most of the values."""
 EXAMPLES: Final = sorted((ROOT / "deploy/examples").glob("*.yaml"))
 
 Right = tuple[str, str, str]
@@ -208,6 +210,21 @@ def test_uninstalling_keeps_the_runs_and_they_can_be_taken_over_again(helm: Helm
     assert stored(own_plane, "dbtruns", "--namespace=dbtrun-system")["items"] == before
     helm.install(own_plane)
     assert stored(own_plane, "dbtruns", "--namespace=dbtrun-system")["items"] == before
+
+
+def test_the_upgrade_from_an_older_chart_takes_the_new_values_too(helm: Helm, own_plane: ControlPlane) -> None:
+    own_plane.create_namespace_sync("dbtrun-system")
+    where = ("dbtrun", "--namespace=dbtrun-system")
+    old = helm.run("install", where[0], str(OLD), where[1], "--set=settings.leaseSeconds=20", plane=own_plane)
+    assert old.returncode == 0, old.stderr
+
+    def upgrade(flag: str) -> Completed:
+        return helm.run("upgrade", where[0], str(CHART), where[1], flag, plane=own_plane)
+
+    assert "upgrade with --reset-then-reuse-values in place of --reuse-values" in upgrade("--reuse-values").stderr
+    documented = upgrade("--reset-then-reuse-values")
+    assert documented.returncode == 0, documented.stderr
+    assert env_of(stored(own_plane, "deployment", "dbtrun", where[1]))["DBTRUN_LEASE_SECONDS"] == "20"
 
 
 def test_a_second_release_is_told_what_to_do_about_the_crd(helm: Helm, installed: ControlPlane) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -152,6 +154,23 @@ def test_every_value_has_an_effect(rendered: Callable[..., str], path: str) -> N
     else:
         changed = rendered(without(EVERYTHING, path), context)
     assert changed != rendered(EVERYTHING, context)
+
+
+def test_a_parent_chart_turns_it_off_and_chooses_the_registry(helm: Helm, tmp_path: Path) -> None:
+    parent = tmp_path / "platform"
+    shutil.copytree(CHART, parent / "charts/dbtrun")
+    dependency = {"name": "dbtrun", "version": "0.1.0", "condition": "dbtrun.enabled"}
+    about = {"apiVersion": "v2", "name": "platform", "version": "1.0.0", "dependencies": [dependency]}
+    (parent / "Chart.yaml").write_text(yaml.safe_dump(about))
+
+    def rendered(*args: str) -> list[dict[str, Any]]:
+        answer = helm.run("template", "platform", str(parent), *args)
+        assert answer.returncode == 0, answer.stderr
+        return [each for each in yaml.safe_load_all(answer.stdout) if each]
+
+    assert rendered("--set=dbtrun.enabled=false") == []
+    pod = only(rendered("--set=global.imageRegistry=r.example.com"), "Deployment")["spec"]["template"]["spec"]
+    assert pod["containers"][0]["image"] == "r.example.com/dbtrun/watcher:0.1.0"
 
 
 def test_the_placeholder_for_parent_charts_is_accepted(helm: Helm) -> None:

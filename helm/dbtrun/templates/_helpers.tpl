@@ -1,3 +1,24 @@
+{{/* Stops at values that cannot work. Every template with values begins with it. */}}
+{{- define "dbtrun.check" -}}
+{{- if not (hasKey .Values "mode") -}}
+{{- fail "These values come from an older version of the chart and lack the new ones: upgrade with --reset-then-reuse-values in place of --reuse-values." -}}
+{{- end -}}
+{{- with .Values.settings -}}
+{{- if lt (int .quietPeriodSeconds) (add (int .requestSeconds) (int .submitWindowSeconds)) -}}
+{{- fail "settings.quietPeriodSeconds must be at least settings.requestSeconds and settings.submitWindowSeconds together, or a start could be sent twice." -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.caBundle.configMap .Values.caBundle.secret -}}
+{{- fail "caBundle.configMap and caBundle.secret are both set: choose one." -}}
+{{- end -}}
+{{- if and .Values.rbac.existingClusterRole .Values.watchAllNamespaces -}}
+{{- fail "rbac.existingClusterRole is bound in single namespaces: set watchNamespaces, or leave it empty to serve every namespace." -}}
+{{- end -}}
+{{- if and .Values.monitor.enabled (eq .Values.monitor.kind "ServiceMonitor") (not .Values.service.enabled) -}}
+{{- fail "monitor.kind is ServiceMonitor, and service.enabled is false: enable the Service, or choose PodMonitor." -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "dbtrun.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride -}}
