@@ -200,6 +200,7 @@ def test_every_setting_is_an_environment_variable_of_its_name(helm: Helm) -> Non
         "DBTRUN_SUBMIT_WINDOW_SECONDS": "20",
         "DBTRUN_QUIET_PERIOD_SECONDS": "60",
         "DBTRUN_LEASE_SECONDS": "30",
+        "DBTRUN_NAMESPACE_WEIGHTS": "team-a=3",
         "DBTRUN_LEASE_NAME": "dbt-watcher",
         "DBTRUN_LOG_LEVEL": "debug",
         "DBTRUN_LOG_FORMAT": "text",
