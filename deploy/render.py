@@ -110,12 +110,15 @@ def sidecar(pod: dict[str, Any]) -> dict[str, Any]:
     """
     container = pod["containers"][0]
     kept = {key: value for key, value in container.items() if key not in ("name", "readinessProbe", "volumeMounts")}
+    # A watcher that hangs does not hear that it should end: it need not have as long as the triggerer.
+    probe = container["livenessProbe"] | {"terminationGracePeriodSeconds": pod["terminationGracePeriodSeconds"]}
     user = {key: value for key, value in pod.get("securityContext", {}).items() if key != "fsGroup"}
     own = {"name": IDENTITY, "mountPath": SERVICE_ACCOUNT, "readOnly": True}
     return {
         "name": "dbtrun-watcher",
         "restartPolicy": "Always",
         **kept,
+        "livenessProbe": probe,
         "securityContext": user | container.get("securityContext", {}),
         "volumeMounts": [own, *container.get("volumeMounts", ())],
     }

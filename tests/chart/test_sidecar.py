@@ -53,6 +53,7 @@ def test_the_sidecar_is_the_deployments_container(helm: Helm) -> None:
     changed = {
         "name": "dbtrun-watcher",
         "restartPolicy": "Always",
+        "livenessProbe": container["livenessProbe"] | {"terminationGracePeriodSeconds": 30},
         "securityContext": user | container["securityContext"],
         "volumeMounts": [
             {"name": "dbtrun-token", "mountPath": TOKEN_PATH, "readOnly": True},
