@@ -24,6 +24,7 @@ Event = Callable[[Release], Awaitable[None]]
 async def release(node: Node, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Release]:
     """Installed from the previous chart: the first test upgrades it."""
     node.plane.create_namespace_sync("disruptions")
+    node.plane.kubectl_sync("label", "namespace", "disruptions", "pod-security.kubernetes.io/enforce=restricted")
     async with Release.up(node, "disruptions", tmp_path_factory.mktemp("release"), chart=PREVIOUS_CHART) as release:
         yield release
 
