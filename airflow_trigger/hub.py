@@ -101,7 +101,7 @@ class subscribe:  # noqa: N801 - a class, as `contextlib` would keep a generator
 class Subscription:
     """One waiter's view of one DbtRun."""
 
-    __slots__ = ("_hub", "_retries", "_state", "_unsure", "_wakeup", "name")
+    __slots__ = ("_hub", "_rest", "_retries", "_state", "_unsure", "_wakeup", "name")
 
     def __init__(self, hub: Hub, name: str) -> None:
         self.name = name
@@ -110,13 +110,17 @@ class Subscription:
         self._unsure = True
         self._wakeup: asyncio.Future[None] | None = None
         self._retries: Iterator[float] | None = None
+        self._rest = 0.0
 
     def __aiter__(self) -> Subscription:
         return self
 
     async def __anext__(self) -> State:
         while self._state is None:
-            if self._unsure and self._hub.synced:
+            if self._rest:
+                rest, self._rest = self._rest, 0.0
+                await self._changed_within(rest)
+            elif self._unsure and self._hub.synced:
                 await self._ask()
             else:
                 await self._changed()
@@ -140,7 +144,8 @@ class Subscription:
         except Rejected:
             raise
         except ClusterError as error:
-            await self._changed_within(self._pause(error))
+            # Whoever asked is told at once; the pause is before the next look.
+            self._rest = self._pause(error)
             self.doubt()
             return error
         return None

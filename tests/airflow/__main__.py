@@ -13,18 +13,19 @@ def main() -> None: ...
 
 @main.command()
 def build() -> None:
-    """Make the environment of every Airflow release that is missing, and print where they are."""
+    """Make the environment of every Airflow release that is tested, and print where they are."""
     try:
-        for version, release in environments.RELEASES.items():
-            click.echo(f"{version}\t{environments.ensure(release).python}")
+        for version in environments.tested():
+            click.echo(f"{version}\t{environments.ensure(environments.RELEASES[version]).python}")
     except environments.NotReady as error:
         raise click.ClickException(str(error)) from None
 
 
 @main.command()
-def lock() -> None:
-    """Renew the constraints files."""
-    environments.lock()
+@click.argument("versions", nargs=-1)
+def lock(versions: tuple[str, ...]) -> None:
+    """Renew the constraints files, of all releases or of VERSIONS."""
+    environments.lock(versions)
 
 
 if __name__ == "__main__":

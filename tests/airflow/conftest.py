@@ -21,14 +21,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     with capture.global_and_fixture_disabled():
         try:
             build.ensure()
-            for version, release in environments.RELEASES.items():
+            for version in environments.tested():
                 if any(version in item.name for item in here):
-                    environments.ensure(release)
+                    environments.ensure(environments.RELEASES[version])
         except (BuildError, environments.NotReady) as error:
             raise pytest.UsageError(str(error)) from None
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session", params=list(environments.RELEASES))
+@pytest_asyncio.fixture(scope="session", loop_scope="session", params=environments.tested())
 async def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
     """An Airflow with all that it works with. Two at once would not fit on two cores."""
     release = environments.RELEASES[request.param]

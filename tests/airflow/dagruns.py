@@ -37,6 +37,17 @@ class DagRuns:
         markers = [f"dbtrun:{item['metadata']['uid']}/" for item in await self.objects(dag_id, run_id)]
         return [run for run in await self.dbt.runs() if any(marker in run["cause"] for marker in markers)]
 
+    async def dbt_runs_of(self, dag_id: str) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """The DbtRuns of all tasks of a DAG, each with the dbt Cloud runs that it started."""
+        selector = f"airflow.dbtrun.dev/dag-id={dag_id}"
+        path = f"/apis/{GROUP}/{VERSION}/namespaces/{self.namespace}/{PLURAL}?labelSelector={selector}"
+        found = await self.plane.read(path)
+        assert found is not None
+        runs = await self.dbt.runs()
+        markers = [f"dbtrun:{item['metadata']['uid']}/" for item in found["items"]]
+        started = [[run for run in runs if marker in run["cause"]] for marker in markers]
+        return list(zip(found["items"], started, strict=True))
+
     async def dbt_statuses(self, dag_id: str, run_id: str) -> list[int]:
         """Their status codes: 3 runs, 10 succeeded, 20 failed, 30 was cancelled."""
         return sorted(int(run["status"]) for run in await self.dbt_runs(dag_id, run_id))

@@ -29,7 +29,20 @@ class Desk(Protocol):
 
     async def mark_run(self, dag_id: str, run_id: str, state: str) -> None: ...
 
-    async def clear(self, dag_id: str, run_id: str, task_id: str) -> None: ...
+    async def clear(
+        self,
+        dag_id: str,
+        run_id: str,
+        task_id: str = "",
+        *,
+        downstream: bool = False,
+        past: bool = False,
+        future: bool = False,
+    ) -> None: ...
+
+    async def unpause(self, dag_id: str) -> None: ...
+
+    async def backfill(self, dag_id: str, date: str) -> None: ...
 
     async def delete_run(self, dag_id: str, run_id: str) -> None: ...
 
@@ -76,9 +89,38 @@ class Rest:
     async def mark_run(self, dag_id: str, run_id: str, state: str) -> None:
         await self._ask("PATCH", _path(dag_id, run_id), {"state": state})
 
-    async def clear(self, dag_id: str, run_id: str, task_id: str) -> None:
+    async def clear(
+        self,
+        dag_id: str,
+        run_id: str,
+        task_id: str = "",
+        *,
+        downstream: bool = False,
+        past: bool = False,
+        future: bool = False,
+    ) -> None:
+        """Without a task: the whole DAG run."""
+        if not task_id:
+            await self._ask("POST", f"{_path(dag_id, run_id)}/clear", {"dry_run": False, "only_failed": False})
+            return
         body = {"dry_run": False, "dag_run_id": run_id, "task_ids": [task_id], "only_failed": False}
-        await self._ask("POST", f"/dags/{dag_id}/clearTaskInstances", body)
+        more = {"include_downstream": downstream, "include_past": past, "include_future": future}
+        await self._ask("POST", f"/dags/{dag_id}/clearTaskInstances", body | more)
+
+    async def unpause(self, dag_id: str) -> None:
+        await self._ask("PATCH", f"/dags/{dag_id}", {"is_paused": False})
+
+    async def backfill(self, dag_id: str, date: str) -> None:
+        """Of one day, of which what is over runs again. One at a time: the one before must be over."""
+        body = {"dag_id": dag_id, "from_date": f"{date}T00:00:00Z", "to_date": f"{date}T00:00:00Z"}
+        more = {"reprocess_behavior": "completed", "max_active_runs": 1, "run_backwards": False, "dag_run_conf": {}}
+
+        async def taken() -> bool:
+            answer = await self._http.post("/api/v2/backfills", json=body | more)
+            assert answer.is_success or answer.status_code == 409, answer.text
+            return answer.is_success
+
+        await until(taken, 300, f"a backfill of {dag_id}", pause=2)
 
     async def delete_run(self, dag_id: str, run_id: str) -> None:
         """A running one is refused: whoever deletes must end it first."""
@@ -138,8 +180,26 @@ class Inside:
     async def mark_run(self, dag_id: str, run_id: str, state: str) -> None:
         await self._ask("mark_run", dag_id, run_id, state)
 
-    async def clear(self, dag_id: str, run_id: str, task_id: str) -> None:
-        await self._ask("clear", dag_id, run_id, task_id)
+    async def clear(
+        self,
+        dag_id: str,
+        run_id: str,
+        task_id: str = "",
+        *,
+        downstream: bool = False,
+        past: bool = False,
+        future: bool = False,
+    ) -> None:
+        await self._ask("clear", dag_id, run_id, task_id, downstream, past, future)
+
+    async def unpause(self, dag_id: str) -> None:
+        await self._ask("unpause", dag_id)
+
+    async def backfill(self, dag_id: str, date: str) -> None:
+        await self.unpause(dag_id)
+        await self._airflow.command(
+            "dags", "backfill", "-s", date, "-e", date, "--reset-dagruns", "-y", dag_id, name=f"backfill-{dag_id}"
+        )
 
     async def delete_run(self, dag_id: str, run_id: str) -> None:
         await self._ask("delete_run", dag_id, run_id)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,8 @@ class Release:
 
     version: str
     newest_python: Python
+    asked_for: bool = False
+    """Whether its tests run only when somebody asks for them."""
 
     @property
     def constraints(self) -> Path:
@@ -55,7 +57,23 @@ class Release:
         return int(self.version.partition(".")[0])
 
 
-RELEASES: Final = {release.version: release for release in (Release("3.3.2", (3, 14)), Release("2.11.2", (3, 12)))}
+RELEASES: Final = {
+    release.version: release
+    for release in (
+        Release("3.3.2", (3, 14)),
+        Release("2.11.2", (3, 12)),
+        Release("3.2.2", (3, 14), asked_for=True),
+        Release("3.1.8", (3, 13), asked_for=True),
+    )
+}
+"""All that are supported. 3.0 is not: it does not retry a task whose process was killed, and a task that is cleared
+while it runs on a worker stays `restarting` for ever."""
+
+
+def tested() -> list[str]:
+    """The versions that tests run on: the newest of each generation, or all with AIRFLOW_RELEASES=all."""
+    everything = os.environ.get("AIRFLOW_RELEASES") == "all"
+    return [version for version, release in RELEASES.items() if everything or not release.asked_for]
 
 
 def report(line: str) -> None:
@@ -111,9 +129,9 @@ def install_dbtrun(folder: Path) -> Path:
     return site
 
 
-def lock(progress: Callable[[str], None] = report) -> None:
-    """Renews the constraints of every release."""
-    for release in RELEASES.values():
+def lock(versions: Iterable[str] = (), progress: Callable[[str], None] = report) -> None:
+    """Renews the constraints of these releases; of none: of all."""
+    for release in (RELEASES[version] for version in versions or RELEASES):
         wanted = (HERE / "requirements.in").read_text() + f"\napache-airflow=={release.version}\n"
         options = ["--python-version", "3.11", "--universal", "--upgrade", "--no-annotate", "--no-header"]
         where = ["--no-emit-index-url", "--quiet", "-o", str(release.constraints), "-"]

@@ -8,7 +8,7 @@ import traceback
 
 from airflow.api.common.mark_tasks import set_dag_run_state_to_failed, set_dag_run_state_to_success
 from airflow.api.common.trigger_dag import trigger_dag
-from airflow.models import DagBag, DagRun, TaskInstance, XCom
+from airflow.models import DagBag, DagModel, DagRun, TaskInstance, XCom
 from airflow.utils.session import create_session
 from sqlalchemy import delete
 
@@ -32,10 +32,24 @@ def mark_run(dag_id, run_id, state):
     act(dag=DAGS.get_dag(dag_id), run_id=run_id, commit=True)
 
 
-def clear(dag_id, run_id, task_id):
+def clear(dag_id, run_id, task_id, downstream, past, future):
+    # Read anew: what was read before is believed for some seconds.
+    dag = DagBag(read_dags_from_db=True).get_dag(dag_id)
+    if task_id:
+        dag = dag.partial_subset(
+            task_ids_or_regex=[task_id],
+            include_upstream=False,
+            include_downstream=downstream,
+            include_direct_upstream=False,
+        )
     with create_session() as session:
         date = _run(session, dag_id, run_id).execution_date
-        DAGS.get_dag(dag_id).clear(task_ids=[task_id], start_date=date, end_date=date, session=session)
+        dag.clear(start_date=None if past else date, end_date=None if future else date, session=session)
+
+
+def unpause(dag_id):
+    with create_session() as session:
+        session.query(DagModel).filter_by(dag_id=dag_id).update({"is_paused": False})
 
 
 def delete_run(dag_id, run_id):
@@ -58,7 +72,7 @@ def _run(session, dag_id, run_id):
     return session.query(DagRun).filter_by(dag_id=dag_id, run_id=run_id).one()
 
 
-ACTS = {act.__name__: act for act in (trigger, mark, mark_run, clear, delete_run, xcom, links)}
+ACTS = {act.__name__: act for act in (trigger, mark, mark_run, clear, unpause, delete_run, xcom, links)}
 
 
 def serve(lines, answers):

@@ -81,9 +81,7 @@ class Airflow(Records):
         self.programs: dict[str, Program] = {}
         self._sessions: set[int] = set()
         self._numbers = itertools.count(1)
-        self.desk: Desk = (
-            Rest(f"http://127.0.0.1:{self.port}", self._serves) if release.generation == 3 else Inside(self)
-        )
+        self.desk = self._new_desk()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -132,6 +130,36 @@ class Airflow(Records):
         self.programs[name].start()
         self._sessions.add(self.programs[name].pid)
         return self.programs[name]
+
+    async def command(self, *argv: str, name: str | None = None) -> None:
+        """One of Airflow's commands that ends by itself, and well."""
+        name = name or "-".join(argv[:2])
+        program = self.program(name, [str(self.python.with_name("airflow")), *argv])
+        program.start()
+        self._sessions.add(program.pid)
+        status = await program.wait(600)
+        assert status == 0, f"airflow {' '.join(argv)} ended with {status}:\n{program.tail()}"
+
+    async def parsed_again(self, dag_id: str) -> None:
+        """Has the DAG files read now, and waits until this DAG is known."""
+        await self.command("dags", "reserialize")
+
+        async def known() -> bool:
+            return bool(self.rows("select dag_id from serialized_dag where dag_id = %s", dag_id))
+
+        await until(known, 90, f"{dag_id} known", pause=0.5)
+
+    async def reset(self) -> None:
+        """Everything stops, the metadata database is made anew, everything starts."""
+        await self.desk.close()
+        for name in self.parts:
+            await self.kill(name)
+        await self.command("db", "reset", "-y")
+        for name in self.parts:
+            self.start(name)
+        self.desk = self._new_desk()
+        await self.desk.open()
+        await self._parsed()
 
     def keep(self, name: str) -> None:
         """What a Deployment does for a part that ended: Airflow 2's scheduler does when its DAG run is deleted."""
@@ -280,6 +308,9 @@ class Airflow(Records):
         return found + [f"table {name}" for name in self.database.holds(secret)]
 
     # ── set-up ──
+
+    def _new_desk(self) -> Desk:
+        return Rest(f"http://127.0.0.1:{self.port}", self._serves) if self.release.generation == 3 else Inside(self)
 
     def _serves(self) -> None:
         server = self.programs["api-server"]
