@@ -112,6 +112,7 @@ class Rest:
 
     async def backfill(self, dag_id: str, date: str) -> None:
         """Of one day, of which what is over runs again. One at a time: the one before must be over."""
+        await self.unpause(dag_id)
         body = {"dag_id": dag_id, "from_date": f"{date}T00:00:00Z", "to_date": f"{date}T00:00:00Z"}
         more = {"reprocess_behavior": "completed", "max_active_runs": 1, "run_backwards": False, "dag_run_conf": {}}
 

@@ -81,6 +81,7 @@ class Airflow(Records):
         self.programs: dict[str, Program] = {}
         self._sessions: set[int] = set()
         self._numbers = itertools.count(1)
+        self._parsing = asyncio.Lock()
         self.desk = self._new_desk()
 
     @classmethod
@@ -142,7 +143,9 @@ class Airflow(Records):
 
     async def parsed_again(self, dag_id: str) -> None:
         """Has the DAG files read now, and waits until this DAG is known."""
-        await self.command("dags", "reserialize")
+        # Two at once would both add the same DAG.
+        async with self._parsing:
+            await self.command("dags", "reserialize")
 
         async def known() -> bool:
             return bool(self.rows("select dag_id from serialized_dag where dag_id = %s", dag_id))
