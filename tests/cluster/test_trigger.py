@@ -6,6 +6,7 @@ import asyncio
 import json
 import statistics
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airflow_trigger.trigger import DbtRunTrigger
+    from airflow_trigger.waits import Wait
     from tests.controlplane import ControlPlane
 
 URL = "https://cloud.getdbt.com/deploy/1/projects/2/runs/98765"
@@ -235,9 +237,13 @@ async def test_a_permission_granted_within_the_grace_is_enough(
 async def test_an_object_that_the_api_refuses_becomes_an_error_that_says_why(
     served: ControlPlane, objects: Namespace
 ) -> None:
-    event = await event_of(trigger(objects, served.kubeconfig, run_id=-5))
-    assert (event["status"], event["reason"]) == ("error", "InvalidArgument")
-    assert "run_id" in event["message"]
+    class Odd(QuickTrigger):
+        def plan(self) -> Wait:
+            return replace(super().plan(), account_id=-5)
+
+    event = await event_of(Odd(namespace=objects.name, config_file=str(served.kubeconfig), run_id=5))
+    assert (event["status"], event["reason"]) == ("error", "NotAccepted")
+    assert "spec.accountId" in event["message"]
 
 
 def test_a_new_event_loop_after_a_dead_one_works(served: ControlPlane, namespace: str) -> None:

@@ -44,6 +44,18 @@ def test_a_live_run_is_waited_for(named: Follower) -> None:
     assert named.judge(Seen(dbtrun(phase="Running")), 0.0) is WAIT
 
 
+def test_an_object_that_no_watcher_has_seen_yet_is_waited_for(named: Follower) -> None:
+    """The CRD gives it a status that says no more than that."""
+    assert named.judge(Seen(dbtrun(observedGeneration=-1)), 0.0) is WAIT
+
+
+def test_an_object_of_that_name_by_another_connection_is_not_followed(adopting: Follower) -> None:
+    other = dbtrun(spec={**RUN_5, "connectionRef": {"name": "theirs"}}, phase="Succeeded")
+    event = told(adopting, Seen(other))
+    assert (event["status"], event["reason"]) == ("error", "NotAccepted")
+    assert "follows run 5 by connection theirs" in event["message"]
+
+
 def test_a_phase_that_only_a_newer_watcher_knows_is_waited_for(named: Follower) -> None:
     assert named.judge(Seen(dbtrun(phase="Hibernating")), 0.0) is WAIT
 
