@@ -86,7 +86,10 @@ class Objects:
         return self._store(replace(self._current(run), status=kept))
 
     async def add_finalizer(self, run: DbtRun) -> DbtRun:
-        return self._finalizers(run, (*run.metadata.finalizers, FINALIZER))
+        marks = {**run.metadata.annotations, **run.unmarked}
+        marked = replace(self._current(run), metadata=replace(run.metadata, annotations=marks))
+        finalizers = (*(name for name in run.metadata.finalizers if name != FINALIZER), FINALIZER)
+        return self._store(replace(marked, metadata=replace(marked.metadata, finalizers=finalizers)))
 
     async def remove_finalizer(self, run: DbtRun) -> DbtRun:
         return self._finalizers(run, tuple(f for f in run.metadata.finalizers if f != FINALIZER))

@@ -11,6 +11,9 @@ from watcher.api.names import (
     KIND,
     MARKER_PREFIX,
     PLURAL,
+    RESTORED_LABEL,
+    START_COPY_ANNOTATION,
+    UID_ANNOTATION,
     VERSION,
 )
 from watcher.api.objects import DbtRun, Metadata, UnreadableObject, parse, to_wire
@@ -52,6 +55,9 @@ __all__ = [
     "PHASE_MEANINGS",
     "PLURAL",
     "REASON_DOCS",
+    "RESTORED_LABEL",
+    "START_COPY_ANNOTATION",
+    "UID_ANNOTATION",
     "VERSION",
     "Artifact",
     "Attempt",

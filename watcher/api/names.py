@@ -11,6 +11,13 @@ PLURAL: Final = "dbtruns"
 FINALIZER: Final = f"{GROUP}/run"
 """Keeps an object until its dbt Cloud run is known to be over, cancelled or let go."""
 
+UID_ANNOTATION: Final = f"{GROUP}/uid"
+"""The uid under which an object was first taken on: with another one, it is a copy."""
+START_COPY_ANNOTATION: Final = f"{GROUP}/start-copy"
+"""Lets a copy start its run: its value is the copy's own uid, so that a copy of the copy is not meant."""
+RESTORED_LABEL: Final = "velero.io/restore-name"
+"""What Velero puts on each object that it restores."""
+
 CONNECTION_SECRET_TYPE: Final = f"{GROUP}/connection"
 """Only Secrets of this type are ever read as connections, so that no other Secret can be used as one."""
 

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
+from watcher.api.names import MARKER_PREFIX, RESTORED_LABEL, START_COPY_ANNOTATION, UID_ANNOTATION
 from watcher.api.spec import DeletionPolicy, Fields, Spec
-from watcher.api.status import Status
+from watcher.api.status import Attempt, Status
 
 
 class Metadata(Fields, frozen=True, kw_only=True):
@@ -52,12 +53,37 @@ class DbtRun(Fields, frozen=True, kw_only=True):
         return self.metadata.deletion_timestamp is not None
 
     @property
+    def copied(self) -> bool:
+        """Whether it is a copy of an object that was taken on before: restored, or made from what kubectl printed."""
+        taken_on = self.metadata.annotations.get(UID_ANNOTATION)
+        if taken_on is not None:
+            return taken_on != self.uid
+        foreign = [self.is_foreign(attempt) for attempt in self.status.attempts if attempt.marker]
+        return all(foreign) if foreign else RESTORED_LABEL in self.metadata.labels
+
+    @property
+    def may_start(self) -> bool:
+        """Whether it may start runs: a copy only if somebody said so."""
+        return not self.copied or self.metadata.annotations.get(START_COPY_ANNOTATION) == self.uid
+
+    @property
+    def unmarked(self) -> dict[str, str]:
+        """The annotations that it lacks to be known by when it is copied: none that is one itself."""
+        marked = UID_ANNOTATION in self.metadata.annotations or self.copied
+        return {} if marked else {UID_ANNOTATION: self.uid}
+
+    def is_foreign(self, attempt: Attempt) -> bool:
+        """Whether the attempt was made by the object of which this is a copy."""
+        return bool(attempt.marker) and not attempt.marker.startswith(f"{MARKER_PREFIX}{self.uid}/")
+
+    @property
     def cancels_on_deletion(self) -> bool:
         """Whether deleting the object cancels its run: by default only a run that the object started itself."""
         if self.spec.deletion_policy is not None:
             return self.spec.deletion_policy is DeletionPolicy.CANCEL
         attempt = self.status.attempt
-        return not (self.spec.adopts or (attempt is not None and attempt.adopted))
+        theirs = attempt is not None and (attempt.adopted or self.is_foreign(attempt))
+        return not (self.spec.adopts or theirs or not self.may_start)
 
 
 class UnreadableObject(ValueError):

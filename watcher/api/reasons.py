@@ -14,6 +14,7 @@ class Reason(StrEnum):
     ACCEPTED = "Accepted"
     SUSPENDED = "Suspended"
     WAITING_FOR_SLOT = "WaitingForSlot"
+    COPIED = "Copied"
     RETRY_BACKOFF = "RetryBackoff"
     CLAIMED = "Claimed"
     LOOKING_UP = "LookingUp"
@@ -62,6 +63,11 @@ REASON_DOCS: Final[dict[Reason, ReasonDoc]] = {
     Reason.WAITING_FOR_SLOT: ReasonDoc(
         "The account has as many live runs as the connection's `max-concurrent-runs` allows.",
         "Nothing: it starts when its turn comes. Raise `spec.priority` to start it before others of its namespace.",
+    ),
+    Reason.COPIED: ReasonDoc(
+        "The object is a copy of one that was taken on before (restored from a backup, or made from what "
+        "`kubectl get -o yaml` printed), so it starts nothing by itself.",
+        "To start it, set the annotation that the message names; otherwise delete it.",
     ),
     Reason.RETRY_BACKOFF: ReasonDoc(
         "An attempt ended badly; the next one starts after `retry.backoffSeconds`.", NOTHING

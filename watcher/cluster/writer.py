@@ -59,10 +59,11 @@ class Writer:
         return await self._patch(run, {"status": diff}, "status", urgency) if diff else run
 
     async def add_finalizer(self, run: DbtRun) -> DbtRun:
-        """Puts our finalizer behind those of others."""
-        if FINALIZER in run.metadata.finalizers:
-            return run
-        return await self._patch_finalizers(run, [*run.metadata.finalizers, FINALIZER])
+        """Puts our finalizer behind those of others, and says under which uid the object was taken on."""
+        finalizers, marks = run.metadata.finalizers, run.unmarked
+        change = {} if FINALIZER in finalizers else {"finalizers": [*finalizers, FINALIZER]}
+        metadata: dict[str, Any] = change | ({"annotations": marks} if marks else {})
+        return await self._patch(run, {"metadata": metadata}) if metadata else run
 
     async def remove_finalizer(self, run: DbtRun) -> DbtRun:
         """Takes our finalizer away; an object that is being deleted and has no other then ceases to exist."""

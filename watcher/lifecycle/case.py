@@ -71,6 +71,11 @@ class Case:
         facts = observation.run if observation else None
         return facts if facts and facts.run_id == wanted_run(self.run) else None
 
+    def swept(self, attempt: Attempt) -> bool:
+        """Whether no twin of the attempt's run is to be looked for: it was done, or is another object's to do."""
+        theirs = not self.run.may_start or self.run.is_foreign(attempt)
+        return theirs or attempt.number in self.known.swept
+
     def mono(self, moment: datetime) -> float:
         """The wall-clock moment on the monotonic clock."""
         return self.now.mono + (moment - self.now.wall).total_seconds()

@@ -54,7 +54,7 @@ def _sweep(case: Case) -> Decision | None:
     if attempt is None or attempt.sweep_after is None:
         return None
     overdue = case.now.wall > attempt.sweep_after + timedelta(seconds=case.policy.deletion_grace)
-    if overdue or attempt.number in case.known.swept:
+    if overdue or case.swept(attempt):
         if case.run.deleting and case.known.unwritten:
             return None
         return case.write(attempts=with_attempt(case.status, replace(attempt, sweep_after=None)))

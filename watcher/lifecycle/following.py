@@ -23,6 +23,8 @@ NOT_RETRIED: Final = (
     "It is not retried, as this watcher did not see the run live and cannot tell whether the cancel was asked for here."
 )
 
+COPY_NOT_RETRIED: Final = "It is not retried, as this object is a copy."
+
 
 def following_step(case: Case) -> Decision:
     """The next thing to do for an object whose run is known and was live when last told."""
@@ -77,7 +79,9 @@ def _end(case: Case, facts: RunFacts) -> Decision:
         changes["results"] = results
     if asked_for is None and _may_retry(case, attempt, outcome):
         return _twin_first(case, attempt) or _next_attempt(case, ended, facts, outcome)
-    if _perhaps_our_cancel(case, outcome) and RetryWhen.CANCELLED in case.spec.retry.when:
+    if outcome.retryable in case.spec.retry.when and not case.run.may_start:
+        outcome = outcome._replace(message=f"{outcome.message} {COPY_NOT_RETRIED}")
+    elif _perhaps_our_cancel(case, outcome) and RetryWhen.CANCELLED in case.spec.retry.when:
         outcome = outcome._replace(message=f"{outcome.message} {NOT_RETRIED}")
     changes["artifacts"] = told_artifacts(case, facts)
     return keep_step(case, facts) or case.finish(outcome, attempt=ended, **changes)
@@ -110,6 +114,7 @@ def _all_passed(steps: tuple[Step, ...], progress: str | None) -> dict[str, Any]
 
 def _may_retry(case: Case, attempt: Attempt, outcome: Outcome) -> bool:
     wanted = not (case.spec.cancel or case.run.deleting or case.spec.adopts or _perhaps_our_cancel(case, outcome))
+    wanted = wanted and case.run.may_start
     return wanted and outcome.retryable in case.spec.retry.when and attempt.number <= case.spec.retry.limit
 
 
@@ -151,7 +156,7 @@ def _next_attempt(case: Case, attempt: Attempt, facts: RunFacts, outcome: Outcom
 
 def _twin_first(case: Case, attempt: Attempt) -> Decision | None:
     """A twin of an ended attempt is ended before the next one, which would not look for it."""
-    if attempt.sweep_after is None or attempt.number in case.known.swept or case.pausing:
+    if attempt.sweep_after is None or case.swept(attempt) or case.pausing:
         return None
     return case.reconnect() or Sweep(*searched(case, attempt))
 
@@ -176,7 +181,7 @@ def _sweep(case: Case) -> Decision | None:
     assert attempt is not None, "a followed run is an attempt's"  # noqa: S101
     if attempt.sweep_after is None or attempt.sweep_after > case.now.wall or case.pausing:
         return None
-    if attempt.number in case.known.swept:
+    if case.swept(attempt):
         return case.write(attempts=with_attempt(case.status, replace(attempt, sweep_after=None)))
     return Sweep(*searched(case, attempt))
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from watcher.api import Attempt, Phase, Reason, RetryStrategy, Reuse
+from watcher.api import START_COPY_ANNOTATION, Attempt, Phase, Reason, RetryStrategy, Reuse
 from watcher.lifecycle.case import Case
 from watcher.lifecycle.decisions import AddFinalizer, ClaimStart, Decision, Event, FindLive, ResolveJob, SearchPast
 from watcher.lifecycle.facts import RunFacts, RunState
@@ -42,9 +42,21 @@ def _unwanted(case: Case) -> Decision | None:
         reason, why = Reason.CANCEL_REQUESTED, "spec.cancel was set"
     else:
         return None
-    if not (case.spec.adopts or past_is_clear(case) or _cannot_be_asked(case)):
+    if not (case.spec.adopts or not case.run.may_start or past_is_clear(case) or _cannot_be_asked(case)):
         return None  # there may be a run to cancel
     return case.finish(Outcome(Phase.CANCELLED, reason, f"{why} before anything was started."))
+
+
+def _copy(case: Case) -> Decision:
+    metadata = case.run.metadata
+    told = (
+        "This object is a copy of one that was taken on before: it was restored from a backup, or made from what "
+        f"kubectl printed. It starts nothing by itself. To start it: kubectl -n {metadata.namespace} annotate dbtrun "
+        f"{metadata.name} {START_COPY_ANNOTATION}={case.run.uid}"
+    )
+    event = None if case.status.reason is Reason.COPIED else Event("Warning", Reason.COPIED.value, told)
+    write = case.write(event, phase=Phase.PENDING, reason=Reason.COPIED, message=told)
+    return write or case.rest(why="a copy")
 
 
 def _cannot_be_asked(case: Case) -> bool:
@@ -53,6 +65,8 @@ def _cannot_be_asked(case: Case) -> bool:
 
 
 def _held_back(case: Case) -> Decision | None:
+    if not (case.spec.adopts or case.run.may_start):
+        return _copy(case)
     if case.spec.suspend and not (case.spec.cancel or case.run.deleting):
         return case.rest(why="suspended", phase=Phase.PENDING, reason=Reason.SUSPENDED, message="spec.suspend is true.")
     not_before = case.attempt.not_before if case.attempt else None
@@ -110,7 +124,7 @@ def _waiting(case: Case) -> Decision | None:
 
 
 def _hold(case: Case) -> Decision | None:
-    return None if case.held or case.run.deleting else AddFinalizer()
+    return None if (case.held and not case.run.unmarked) or case.run.deleting else AddFinalizer()
 
 
 def _adopt(case: Case) -> Decision:
@@ -143,6 +157,7 @@ def _claim(case: Case, job_id: int) -> Decision:
     claimed = replace(
         attempt,
         phase=Phase.SUBMITTING,
+        marker=marker(case.run.uid, attempt.number) if attempt.marker else "",
         # With its fraction: two claims of one attempt are told apart by it.
         claim_time=case.now.wall,
         first_claim_time=attempt.first_claim_time or now,

@@ -115,12 +115,16 @@ def _undecided(case: Case, claim: Claim, attempt: Attempt) -> Decision:
         return overdue
     quiet_ends = claim.since + case.policy.quiet_period
     if lookup is not None and lookup.at >= quiet_ends:
+        if not case.run.may_start or case.run.is_foreign(attempt):
+            return _release(case, attempt)
         return _unwanted(case, _swept_later(case, attempt)) or case.contact() or _claim_again(case, attempt)
     return _gave_up(case, attempt) or _look_up(case, attempt, lookup, quiet_ends)
 
 
 def _recovered(case: Case, attempt: Attempt, lookup: LookUp) -> Decision:
     """The oldest run is the attempt's; a younger one is a twin, and the sweep cancels it."""
+    if not case.run.may_start or case.run.is_foreign(attempt):
+        return take_on(case, replace(attempt, adopted=True), lookup.found[0])
     twins = len(lookup.found) > 1
     swept = replace(attempt, sweep_after=seconds(case.now.wall)) if twins else _swept_later(case, attempt)
     return stop_unwritten(case, lookup.found[0]) or take_on(case, swept, lookup.found[0])

@@ -38,7 +38,7 @@ def _lie(run: DbtRun) -> str | None:
     status = run.status
     if not _numbered(status):
         return "The attempts in the status are not numbered as they are made"
-    if any(attempt.marker not in ("", marker(run.uid, attempt.number)) for attempt in status.attempts):
+    if not all(_marked(run, attempt) for attempt in status.attempts):
         return "The status has a marker of another object"
     if any(time.year not in YEARS for time in _times(status)):
         return "The status has a time that is none"
@@ -46,6 +46,13 @@ def _lie(run: DbtRun) -> str | None:
     if phase is Phase.PENDING and run.spec.adopts and status.attempts:
         return "The status has an attempt before there is one"
     return None if _honest(phase, status, status.attempt) else f"The status says {phase} without what belongs to it"
+
+
+def _marked(run: DbtRun, attempt: Attempt) -> bool:
+    """A copy has the markers of the object that it was made of; it starts and sweeps nothing by them."""
+    if run.copied and attempt.marker.startswith(MARKER_PREFIX):
+        return attempt.marker.endswith(f"/{attempt.number}")
+    return attempt.marker in ("", marker(run.uid, attempt.number))
 
 
 def _numbered(status: Status) -> bool:

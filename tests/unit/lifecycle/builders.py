@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from watcher.api import (
     FINALIZER,
+    UID_ANNOTATION,
     Attempt,
     ConditionStatus,
     ConditionType,
@@ -69,6 +70,7 @@ def run(
         creation_timestamp=START,
         generation=generation,
         finalizers=(FINALIZER,) if held else (),
+        annotations={UID_ANNOTATION: UID} if held else {},
         deletion_timestamp=None if deleted is None else wall(deleted),
     )
     return DbtRun(metadata=metadata, spec=Spec(**spec), status=status or Status())

@@ -17,8 +17,19 @@ from hypothesis import strategies as st
 
 from tests.unit.lifecycle.builders import MARK, POLICY, run
 from tests.unit.lifecycle.world import LIST_LAG, Fate, Reply, World
-from watcher.api import DbtRun, DeletionPolicy, Job, Retry, RetryStrategy, RetryWhen, Reuse
+from watcher.api import (
+    START_COPY_ANNOTATION,
+    DbtRun,
+    DeletionPolicy,
+    Job,
+    Reason,
+    Retry,
+    RetryStrategy,
+    RetryWhen,
+    Reuse,
+)
 from watcher.lifecycle.facts import RunState
+from watcher.lifecycle.marker import marker
 
 STORIES: Final = int(os.environ.get("DBTRUN_STORIES", "0"))
 QUICK: Final = settings(
@@ -29,6 +40,7 @@ QUICK: Final = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 
+OTHER: Final = "00000000-0000-4000-8000-000000000000"
 Move = Callable[[World], None]
 
 
@@ -223,6 +235,49 @@ def test_a_running_watcher_whose_writes_are_undone_knows_what_it_started(move: M
         told(world, [(steps, move)])
         assert all(runs == 1 for runs in world.starts().values()), (steps, world.starts())
         assert world.ended, f"after {steps} steps"
+
+
+@pytest.mark.parametrize("with_status", [True, False])
+@pytest.mark.parametrize("ends", [RunState.SUCCESS, RunState.ERROR])
+def test_a_copy_made_at_any_step_follows_what_is_live_and_starts_nothing(with_status: bool, ends: RunState) -> None:
+    for steps in range(24):
+        obj = run(held=False, retry=Retry(limit=1, backoff_seconds=0))
+        world = world_of(obj, [RunState.SUCCESS, ends], True)
+        for _ in range(steps):
+            world.tick()
+        before = world.starts()
+        known_before = bool(world.api.stored and world.api.stored.metadata.annotations)
+        ended = world.ended
+        world.api.copy(OTHER, with_status=with_status)
+        for watcher in world.watchers:
+            watcher.listen()
+        for _ in range(30):
+            world.tick()
+        assert world.api.stored is not None
+        status = world.api.stored.status
+        if known_before:
+            assert world.starts() == before, f"after {steps} steps"
+            assert world.ended or status.reason is Reason.COPIED, f"after {steps} steps: {status}"
+            assert world.ended or not (ended and with_status)
+        else:
+            assert world.starts() == {marker(OTHER, 1): 1} or world.starts()[marker(OTHER, 1)] == 1
+
+
+def test_a_copy_starts_once_somebody_says_so_and_no_copy_of_it() -> None:
+    world = World.of(run(), POLICY)
+    world.settle()
+    world.api.copy(OTHER, with_status=False)
+    world.leader.listen()
+    for _ in range(5):
+        world.tick()
+    world.api.annotate({START_COPY_ANNOTATION: OTHER})
+    world.settle()
+    assert world.starts() == {MARK: 1, marker(OTHER, 1): 1}
+    world.api.copy(OTHER.replace("0", "1"), with_status=False)
+    world.leader.listen()
+    for _ in range(30):
+        world.tick()
+    assert len(world.starts()) == 2
 
 
 def test_a_connection_that_comes_to_mean_another_account_touches_nothing_there() -> None:

@@ -139,6 +139,15 @@ class ApiServer:
         """The cluster is restored from a backup that is so many versions old."""
         self._store(self.versions[max(len(self.versions) - 1 - back, 0)])
 
+    def copy(self, uid: str, *, with_status: bool) -> None:
+        """The object is deleted, and made again by a backup tool or from what kubectl printed."""
+        if self.stored is not None:
+            metadata = with_fields(
+                self.stored.metadata, uid=uid, creation_timestamp=self.time.wall, deletion_timestamp=None
+            )
+            status = self.stored.status if with_status else Status()
+            self._store(with_fields(self.stored, metadata=metadata, status=status))
+
     def get(self) -> DbtRun:
         if self.stored is None:
             raise Conflict
@@ -169,11 +178,17 @@ class ApiServer:
     def finalizer(self, seen: DbtRun, *, held: bool) -> DbtRun:
         current = self._checked(seen)
         assert not (held and current.deleting), "the API server takes no finalizer for an object that is going"
-        metadata = with_fields(current.metadata, finalizers=(FINALIZER,) if held else ())
+        marks = current.metadata.annotations | (current.unmarked if held else {})
+        metadata = with_fields(current.metadata, finalizers=(FINALIZER,) if held else (), annotations=marks)
         stored = self._store(with_fields(current, metadata=metadata))
         if stored.deleting and not held:
             self.stored = None
         return stored
+
+    def annotate(self, marks: dict[str, str]) -> None:
+        if self.stored is not None:
+            annotations = self.stored.metadata.annotations | marks
+            self._store(with_fields(self.stored, metadata=with_fields(self.stored.metadata, annotations=annotations)))
 
     def edit(self, **spec: object) -> None:
         if self.stored is not None:
@@ -357,7 +372,9 @@ class Watcher:
         return Instant(self.time.wall, self.boot + self.time.now)
 
     def listen(self) -> None:
-        """The watch catches up."""
+        """The watch catches up; of an object with another uid nothing is known."""
+        if self.mirror and self.api.stored and self.mirror.uid != self.api.stored.uid:
+            self.known = Known(since=self.known.since)
         self.mirror = self.api.stored
 
     def die(self) -> None:
