@@ -91,6 +91,7 @@ class Watcher:
             self.wake,
             namespaces=settings.served_namespaces,
             on_restart=lambda _why: self.metrics.watch_restarts.inc(),
+            on_restored=self._restored,
         )
         writer = Writer(access)
         self.expiry = Expiry(
@@ -191,6 +192,11 @@ class Watcher:
         self.metrics.loop_lag.observe(lag)
         self.vitals.tell()
         self.reconciler.tell_stuck()
+
+    def _restored(self) -> None:
+        """Whatever was done after the backup was made is not in the statuses: from now on it is looked up."""
+        self.metrics.restores.inc()
+        self.reconciler.begin()
 
     def _not_ready(self) -> str | None:
         if not self.stream.synced.is_set():

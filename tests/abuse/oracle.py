@@ -47,6 +47,8 @@ def _waits(spec: Body, status: Body, live: Collection[int]) -> bool:
             return True
         case "Pending", Reason.INVALID_CONNECTION:
             return "connectionRef" in spec
+        case "Pending", (Reason.OTHER_ACCOUNT | Reason.COPIED):
+            return True  # an account, or a marker of another object, was forged
         case (("Queued" | "Running"), _):
             return status.get("runId") in live or _unreachable(status)
         case ("Cancelling", _):

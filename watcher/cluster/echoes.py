@@ -56,6 +56,11 @@ class Echoes:
         self._delivered.pop(uid, None)
         self._owed.pop(uid, None)
 
+    def forget_all(self) -> None:
+        """The versions that were known mean nothing any more."""
+        self._delivered.clear()
+        self._owed.clear()
+
     def overdue(self, now: float, limit: float) -> str | None:
         """What the watch has owed for more than `limit` seconds: a uid, or "" for its opening. None: nothing."""
         if self._since is None:

@@ -126,6 +126,7 @@ class Mirror:
         self._rested: dict[str, int] = {}
         self._places: dict[str, set[str]] = {}
         self._dead: dict[str, None] = {}
+        self._doubted: set[str] = set()
         self.on_record: Callable[[DbtRun], None] = lambda _run: None
         """Told of every new answer to our own writes: the watch then owes us the same."""
 
@@ -224,6 +225,7 @@ class Mirror:
         if len(self._dead) > REMEMBERED_DEAD:
             del self._dead[next(iter(self._dead))]
         self._rested.pop(uid, None)
+        self._doubted.discard(uid)
         return self._drop(uid)
 
     def expired(self, now: float) -> list[Expiring]:
@@ -268,9 +270,24 @@ class Mirror:
         place = self._resting.get(uid) or self._unreadable.get(uid)
         return place.resource_version if place else None
 
+    def versions(self, namespace: str | None) -> dict[str, float]:
+        """uid → version of what is known of a namespace, or everywhere; of the dead, one that nothing living has."""
+        known = {uid: version(self.resource_version(uid) or "") for uid in self.uids(namespace)}
+        return {uid: number for uid, number in known.items() if number is not None} | dict.fromkeys(
+            self._dead, math.inf
+        )
+
+    def doubt(self, namespace: str | None) -> None:
+        """The API server went back to older versions: what it says next is believed of each object, of the dead too."""
+        self._doubted |= self.uids(namespace)
+        self._dead.clear()
+
     def _news(self, uid: str, resource_version: str) -> bool:
         if uid in self._dead:
             return False
+        if uid in self._doubted:
+            self._doubted.discard(uid)
+            return True
         known = self.resource_version(uid)
         if known is None:
             return True

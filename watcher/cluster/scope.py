@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from watcher.cluster.echoes import Echoes
 from watcher.cluster.errors import ApiTrouble, Forbidden, NotServed, Refused
 from watcher.cluster.kopf_thread import SILENCE_SECONDS, Kopf, Watching
 from watcher.cluster.listing import UNFINISHED, check_discovery, check_list, list_objects, list_versions
-from watcher.cluster.mirror import Mirror, Unreadable
+from watcher.cluster.mirror import Mirror, Unreadable, version
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class Scope:
         settings: StreamSettings,
         on_restart: Callable[[str], None],
         on_synced: Callable[[], None],
+        on_restored: Callable[[], None] = lambda: None,
     ) -> None:
         self.namespace = namespace
         self._access = access
@@ -78,6 +79,7 @@ class Scope:
         self._settings = settings
         self._on_restart = on_restart
         self._on_synced = on_synced
+        self._on_restored = on_restored
         self._echoes = Echoes()
         self._opened = asyncio.Event()
         self._gap = asyncio.Event()
@@ -111,8 +113,7 @@ class Scope:
 
     def changed(self, item: DbtRun | Unreadable) -> None:
         """As `kopf_thread.Listener`."""
-        version = item.resource_version if isinstance(item, Unreadable) else item.metadata.resource_version
-        self._echoes.deliver(item.uid, version, self._now())
+        self._echoes.deliver(item.uid, resource_version_of(item), self._now())
         self._take(item)
 
     def deleted(self, uid: str) -> None:
@@ -186,12 +187,29 @@ class Scope:
 
     async def _list(self) -> None:
         known = self._mirror.uids(self.namespace)
+        before = self._mirror.versions(self.namespace)
         listed = set()
+        believed = False
         async for item in list_objects(self._access, self.namespace, self._settings.page_size):
             self._turn()
             listed.add(item.uid)
+            if not believed and is_older(item.uid, resource_version_of(item), before):
+                self._went_back()
+                believed = True
             self._take(item)
         self._forget_missing(known, listed)
+
+    def _went_back(self) -> None:
+        """A list that was asked for later has an older version: the cluster was restored from a backup."""
+        logger.warning(
+            "The API server went back to older versions of DbtRuns%s: the cluster was restored from a backup."
+            " What it says now is believed, and runs that it does not know of are looked up in dbt Cloud.",
+            self._where(),
+            extra={"namespace": self.namespace},
+        )
+        self._on_restored()
+        self._mirror.doubt(self.namespace)
+        self._echoes.forget_all()
 
     async def _follow(self, watching: Watching) -> tuple[str, BaseException | None]:
         doubt = asyncio.create_task(self._doubt())
@@ -241,8 +259,11 @@ class Scope:
             await self._prune()
 
     async def _prune(self) -> None:
-        known = self._mirror.uids(self.namespace)
+        known, before = self._mirror.uids(self.namespace), self._mirror.versions(self.namespace)
         listed = await list_versions(self._access, self.namespace, self._settings.page_size)
+        if any(is_older(uid, resource_version, before) for uid, resource_version in listed.items()):
+            self._gap.set()  # the next complete list is believed
+            return
         self._forget_missing(known, listed)
         for uid, resource_version in listed.items():
             if not self._mirror.dead(uid):
@@ -309,6 +330,17 @@ class Scope:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def resource_version_of(item: DbtRun | Unreadable) -> str:
+    """The version of an object, readable or not."""
+    return item.resource_version if isinstance(item, Unreadable) else item.metadata.resource_version
+
+
+def is_older(uid: str, resource_version: str, before: Mapping[str, float]) -> bool:
+    """Whether a list has an older version of an object than was known before the list was asked for."""
+    number = version(resource_version)
+    return number is not None and number < before.get(uid, -1)
 
 
 def _words(error: BaseException | None) -> str:

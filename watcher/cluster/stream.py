@@ -31,6 +31,7 @@ class Stream:
         namespaces: Collection[str] = (),
         settings: StreamSettings | None = None,
         on_restart: Callable[[str], None] = lambda _reason: None,
+        on_restored: Callable[[], None] = lambda: None,
     ) -> None:
         """Follows these namespaces, or all when none is named. A namespace need not exist yet."""
         settings = settings or StreamSettings()
@@ -40,7 +41,9 @@ class Stream:
         self.synced = asyncio.Event()
         """Set once all that is not finished in one namespace is known; never cleared. Others may follow at any time."""
         self.scopes = {
-            namespace: Scope(access, mirror, self._kopf, wake, namespace, settings, self._restarted, self.synced.set)
+            namespace: Scope(
+                access, mirror, self._kopf, wake, namespace, settings, self._restarted, self.synced.set, on_restored
+            )
             for namespace in dict.fromkeys(namespaces or (None,))
         }
         self._broken = asyncio.Event()

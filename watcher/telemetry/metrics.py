@@ -107,6 +107,9 @@ class Metrics:
             "dbtrun_objects_unreadable", "Objects that cannot be read, so nothing is done for them.", registry=registry
         )
         self.watch_restarts = Counter("dbtrun_watch_restarts", "Watches that ended or were dead.", registry=registry)
+        self.restores = Counter(
+            "dbtrun_restores", "Times that DbtRuns went back to older versions: restores of etcd.", registry=registry
+        )
         self.watch_broken = Gauge(
             "dbtrun_watch_broken", "1 while DbtRuns cannot be listed or watched.", registry=registry
         )

@@ -214,3 +214,16 @@ def test_resting_objects_cost_next_to_nothing() -> None:
     tracemalloc.stop()
     assert mirror.resting == 5_000
     assert kept / 5_000 < 700, "bytes per object"
+
+
+def test_after_a_restore_what_is_said_next_is_believed_once(mirror: Mirror) -> None:
+    mirror.apply(None, body(version=50))
+    mirror.apply(None, body("u2", version=60))
+    mirror.forget("u2")
+    assert mirror.apply(None, body(version=40)) is None
+    assert mirror.versions("ns") == {"u1": 50, "u2": math.inf}
+    mirror.doubt("ns")
+    assert mirror.apply(None, body(version=40)) == "u1"
+    assert mirror.apply(None, body(version=39)) is None
+    assert mirror.apply(None, body("u2", version=30)) == "u2"
+    assert version_of(mirror) == "40"
