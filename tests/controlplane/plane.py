@@ -189,6 +189,14 @@ class ControlPlane:
         """Start the API server again at the same address and wait until it is ready."""
         await asyncio.to_thread(self._start_apiserver)
 
+    async def back_up(self, folder: Path) -> None:
+        """Copy etcd's data to a new folder, with etcd and the API server stopped for as long as it takes."""
+        await asyncio.to_thread(self._with_etcd_stopped, lambda: shutil.copytree(self._layout.data, folder))
+
+    async def restore(self, folder: Path) -> None:
+        """Put back what `back_up` copied: every object is as it was then, and versions are counted on from there."""
+        await asyncio.to_thread(self._with_etcd_stopped, lambda: self._put_back(folder))
+
     async def freeze_apiserver(self) -> None:
         """Stop the API server's clock: connections stay open and nothing answers."""
         await asyncio.to_thread(self._supervisor.signal, _APISERVER, signal.SIGSTOP)
@@ -331,10 +339,25 @@ class ControlPlane:
             trust_env=False,
             timeout=30.0,
         )
-        name = secrets.token_hex(8)
-        self._run(_ETCD, components.etcd(self._binaries[_ETCD], layout, ports, name))
-        self._wait(_ETCD, lambda: self._is_our_etcd(name))
+        self._etcd_name = secrets.token_hex(8)
+        self._start_etcd()
         self._start_apiserver()
+
+    def _start_etcd(self) -> None:
+        name = self._etcd_name
+        self._run(_ETCD, components.etcd(self._binaries[_ETCD], self._layout, self._ports, name))
+        self._wait(_ETCD, lambda: self._is_our_etcd(name))
+
+    def _with_etcd_stopped(self, act: Callable[[], object]) -> None:
+        self._supervisor.stop(_APISERVER, STOP_GRACE_SECONDS)
+        self._supervisor.stop(_ETCD, STOP_GRACE_SECONDS)
+        act()
+        self._start_etcd()
+        self._start_apiserver()
+
+    def _put_back(self, folder: Path) -> None:
+        shutil.rmtree(self._layout.data)
+        shutil.copytree(folder, self._layout.data)
 
     def _start_apiserver(self) -> None:
         self._run(_APISERVER, components.apiserver(self._binaries[_APISERVER], self._layout, self._ports))

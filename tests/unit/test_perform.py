@@ -61,7 +61,14 @@ class OneAccount:
 
 def wanted(number: int) -> DbtRun:
     finalizers = ("dbtrun.dev/run",)
-    metadata = Metadata(name=f"r{number}", namespace="n", uid=f"u{number}", resource_version="1", finalizers=finalizers)
+    metadata = Metadata(
+        name=f"r{number}",
+        namespace="n",
+        uid=f"u{number}",
+        resource_version="1",
+        finalizers=finalizers,
+        annotations={"dbtrun.dev/uid": f"u{number}"},
+    )
     return DbtRun(metadata=metadata, spec=Spec(job=Job(id=1)))
 
 

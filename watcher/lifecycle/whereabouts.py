@@ -11,9 +11,13 @@ from watcher.api import Status
 def misdirected(status: Status, host: str, account_id: int) -> str | None:
     """Why nothing may be done through a connection to this account, in a sentence; None: it is the right one.
 
-    A status of an earlier release names no host: then the account decides.
+    A status of an earlier release names no host: then the account decides. Before an attempt is claimed there is none.
     """
-    if status.account_id is None or (status.account_id, status.host or host) == (account_id, host):
+    if (
+        not status.attempts
+        or status.account_id is None
+        or (status.account_id, status.host or host) == (account_id, host)
+    ):
         return None
     place = f"account {status.account_id}" + (f" on {status.host}" if status.host else "")
     run = "The runs of this object are" if status.run_id is None else f"Run {status.run_id} is"

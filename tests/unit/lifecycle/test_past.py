@@ -199,6 +199,13 @@ def test_what_was_started_here_is_searched_for_until_it_must_have_shown() -> Non
     decided(ClaimStart, run(), known_with(memory, looked_back=searched(20 + POLICY.quiet_period)), 150)
 
 
+def test_an_attempt_that_is_made_pending_again_is_not_started_again() -> None:
+    again = Status(phase=Phase.PENDING, attempts=(Attempt(number=1, phase=Phase.PENDING, marker=MARK),))
+    decided(SearchPast, run(again), remember(run(again), following(run(live())), at(20)))
+    sent = known(claim=claim(run(claimed()), sent=True, submission=Undecided("No answer.")))
+    decided(SearchPast, run(again), remember(run(again), sent, at(20)))
+
+
 # ── a cancel whose wish is forgotten ──
 
 

@@ -40,7 +40,12 @@ AWAY = Known(trouble=OTHER)
 
 @pytest.mark.parametrize(
     ("status", "host", "account"),
-    [(HERE, HOST, ACCOUNT), (live(), "any.example", ACCOUNT), (Status(), "any.example", 7)],
+    [
+        (HERE, HOST, ACCOUNT),
+        (live(), "any.example", ACCOUNT),
+        (Status(), "any.example", 7),
+        (Status(account_id=ACCOUNT, host=HOST), "any.example", 7),
+    ],
 )
 def test_the_account_of_the_claim_is_the_right_one(status: Status, host: str, account: int) -> None:
     assert misdirected(status, host, account) is None
