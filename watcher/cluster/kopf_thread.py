@@ -171,7 +171,7 @@ class _Watch:
     def finish(self, error: BaseException | None) -> None:
         if self.ended.done():
             return
-        if error is None:
+        if error is None or self._stopped:
             self.ended.set_result(None)
         else:
             self.ended.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))

@@ -73,7 +73,7 @@ class LeaderThread:
             with asyncio.Runner(loop_factory=lambda: self._own) as runner:
                 runner.run(self._compete())
         except BaseException as caught:  # noqa: BLE001 - it comes out of `run`
-            error = caught
+            error = None if self._stop.is_set() else caught
         self._call(self._finish, error)
 
     async def _compete(self) -> None:

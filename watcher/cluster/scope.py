@@ -17,7 +17,7 @@ from typing import Any, Final
 from watcher.api import GROUP, PLURAL, DbtRun
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.echoes import Echoes
-from watcher.cluster.errors import ApiTrouble, Forbidden, NotServed, Refused
+from watcher.cluster.errors import ApiTrouble, Forbidden, NotServed
 from watcher.cluster.kopf_thread import SILENCE_SECONDS, Kopf, Watching
 from watcher.cluster.listing import UNFINISHED, check_discovery, check_list, list_objects, list_versions
 from watcher.cluster.mirror import Mirror, Unreadable, version
@@ -28,6 +28,8 @@ QUICK_END: Final = 60.0
 """Seconds: a watch that ended sooner did not work."""
 SURE_SECONDS: Final = 8.0
 """After this a watch that may not be opened has ended: kopf asks a few times before it believes a refusal."""
+FIRST_SECONDS: Final = 10.0
+"""For the list of what is not finished. The list of everything comes in pages that each take little time."""
 FORBIDDEN: Final = 403
 
 
@@ -177,11 +179,12 @@ class Scope:
     async def _list_unfinished(self) -> None:
         """What has something to do, before what is finished: there can be a hundred times more of that."""
         try:
-            async for item in list_objects(self._access, self.namespace, self._settings.page_size, UNFINISHED):
-                self._turn()
-                self._take(item)
-        except Refused as error:
-            logger.info("Finished DbtRuns cannot be told apart in a list: %s", error)
+            async with asyncio.timeout(FIRST_SECONDS):
+                async for item in list_objects(self._access, self.namespace, self._settings.page_size, UNFINISHED):
+                    self._turn()
+                    self._take(item)
+        except (ApiTrouble, TimeoutError) as error:
+            logger.info("DbtRuns that are not finished could not be listed first: %s", str(error) or "it took too long")
         else:
             self._synced()
 
