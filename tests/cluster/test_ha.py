@@ -15,7 +15,8 @@ from tests.stack import Own, Program, Stack
 
 WATCHING = r'"Watching \d+ DbtRuns'
 FAIL_OVER_SECONDS = 20.0
-HAND_OVER_SECONDS = 2.0
+HAND_OVER_SECONDS = 10.0
+"""A Lease that was not released is waited for longer: 15 s. A standby looks about every 2 s."""
 
 
 @pytest.fixture
