@@ -163,6 +163,8 @@ def _refusal(status: int, said: _Failure, message: str) -> ClusterError | None:
             return AlreadyExists(message) if said.reason == "AlreadyExists" else Conflict(message)
         case 410:
             return Expired(message)
+        case 400 if "strict decoding error" in message:
+            return Rejected(f"the installed CRD is older than what Airflow asks for, upgrade it first: {message}")
         case 400 | 413 | 422:
             return Rejected(message)
     return None

@@ -13,7 +13,7 @@ import msgspec
 
 from airflow_trigger.cluster import Rejected, Unreachable, failure, short
 from airflow_trigger.objects import Run
-from airflow_trigger.reading import TROUBLE, create, decoded, everything, known, one
+from airflow_trigger.reading import STRICT, TROUBLE, create, decoded, everything, known, one
 from watcher.api import FINAL_PHASES, GROUP, PLURAL, VERSION, Phase
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class DbtRuns:
 
     async def patch(self, name: str, body: Mapping[str, Any]) -> Run:
         """Merges `body` into the object."""
-        return one(await self._cluster.request("PATCH", f"{self._path}/{name}", body=body), _RUN)
+        return one(await self._cluster.request("PATCH", f"{self._path}/{name}", query=STRICT, body=body), _RUN)
 
 
 class _Event(msgspec.Struct):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+STRICT: Final = {"fieldValidation": "Strict"}
+"""A field that the installed CRD does not know is refused; else the API server would drop it in silence."""
 TROUBLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 """Whatever bytes make msgspec raise."""
 
@@ -128,9 +130,10 @@ async def create(requests: Requests, path: str, body: Mapping[str, Any]) -> byte
 
     Raises:
         AlreadyExists: the name is taken.
+        Rejected: the object breaks a rule, or has a field that the installed CRD does not know.
         Unreachable: also when the server was in the middle of something else, as counting a ResourceQuota.
     """
     try:
-        return await requests.request("POST", path, body=body)
+        return await requests.request("POST", path, query=STRICT, body=body)
     except Conflict as error:
         raise Unreachable(str(error)) from error

@@ -13,7 +13,7 @@ from airflow_trigger.attempts import CONSUMED, TRY, WAITING_TRY, Attach, Await, 
 from airflow_trigger.cluster import AlreadyExists, ClusterConfig, Conflict, Expired, Unreachable, connect
 from airflow_trigger.objects import Intent, Lite, Meta, Results, Run, Truth
 from airflow_trigger.patience import patiently
-from airflow_trigger.reading import create, everything, one
+from airflow_trigger.reading import STRICT, create, everything, one
 from watcher.api import GROUP, PLURAL, VERSION, Reason
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class HttpTaskRuns:
 
     async def patch(self, name: str, body: Mapping[str, Any]) -> TaskRun:
         """Merges `body` into it; Conflict if it carries a resourceVersion that is stale."""
-        return one(await self._cluster.request("PATCH", f"{self._path}/{name}", body=body), _RUN)
+        return one(await self._cluster.request("PATCH", f"{self._path}/{name}", query=STRICT, body=body), _RUN)
 
 
 _RUN = msgspec.json.Decoder(TaskRun)

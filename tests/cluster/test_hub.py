@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airflow_trigger.cluster import ClusterConfig, Expired, NotFound, NotInstalled, Unreachable
+from airflow_trigger.cluster import ClusterConfig, Expired, NotFound, NotInstalled, Rejected, Unreachable
 from airflow_trigger.dbtruns import Added, Change, DbtRuns, Progress, Removed, Runs
 from airflow_trigger.http import Cluster
 from airflow_trigger.hub import Hub, Subscription, subscribe
@@ -25,7 +25,7 @@ from tests.cluster.trigger_support import (
     install_crd,
     watches,
 )
-from watcher.api import GROUP, PLURAL
+from watcher.api import API_VERSION, GROUP, KIND, PLURAL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -159,6 +159,14 @@ async def test_a_missing_object_is_told_apart_from_a_missing_api(objects: Namesp
         await objects.runs.get("absent")
     with pytest.raises(NotInstalled, match="is the chart installed"):
         await objects.cluster.request("GET", "/apis/dbtrun.dev/v9/namespaces/x/dbtruns")
+
+
+async def test_a_field_that_the_installed_crd_does_not_know_is_refused(objects: Namespace) -> None:
+    """Else a run would start without what was asked for."""
+    metadata = {"name": "newer"}
+    body = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": {"job": {"id": 1}, "newer": 1}}
+    with pytest.raises(Rejected, match=r'installed CRD is older .*unknown field "spec\.newer"'):
+        await objects.runs.create(body)
 
 
 async def test_a_list_of_several_pages_is_whole(objects: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
