@@ -270,7 +270,11 @@ class ControlPlane:
         Raises:
             ControlPlaneError: another answer than the object.
         """
-        answer = await asyncio.to_thread(self._http.get, path)
+        return await asyncio.to_thread(self.read_sync, path)
+
+    def read_sync(self, path: str) -> dict[str, Any] | None:
+        """`read` for code without an event loop."""
+        answer = self._http.get(path)
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
         found: dict[str, Any] = _succeeded(answer).json()

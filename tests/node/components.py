@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.controlplane.components import NODE_NAME
-from tests.node import images
+from tests.node import dns, images
 
 # What kubelet wants of the kernel. boot.sh lays these over /proc/sys, so that the machine's own stay as they are.
 SYSCTLS = {
@@ -65,10 +65,10 @@ class Layout:
         """Text by name: all that is read inside."""
         root = str(self.root)
         return {
-            "resolv.conf": "",  # Nothing out there is looked up.
+            "resolv.conf": "",  # Of Pods that use the machine's DNS: nothing out there is looked up.
             "containerd.toml": containerd(self, plugins),
             "cni/pods.conflist": json.dumps(cni(root, network)),
-            "kubelet.json": json.dumps(kubelet(self, cgroup, ca)),
+            "kubelet.json": json.dumps(kubelet(self, network, cgroup, ca)),
             "kube-proxy.json": json.dumps(kube_proxy(network, proxy)),
         } | {f"sysctl/{name}": f"{value}\n" for name, value in SYSCTLS.items()}
 
@@ -101,7 +101,7 @@ def cni(root: str, network: Network) -> dict[str, Any]:
     return {"cniVersion": "0.4.0", "name": "pods", "plugins": [bridge]}
 
 
-def kubelet(layout: Layout, cgroup: str, ca: Path) -> dict[str, Any]:
+def kubelet(layout: Layout, network: Network, cgroup: str, ca: Path) -> dict[str, Any]:
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -110,6 +110,8 @@ def kubelet(layout: Layout, cgroup: str, ca: Path) -> dict[str, Any]:
         "authorization": {"mode": "Webhook"},
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{cgroup}",
+        "clusterDNS": [str(network.host)],
+        "clusterDomain": dns.DOMAIN,
         "enforceNodeAllocatable": [],
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "failCgroupV1": False,

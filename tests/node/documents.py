@@ -19,6 +19,11 @@ def section(document: str, title: str) -> str:
     return found[1]
 
 
+def introduction(document: str) -> str:
+    """The text before the first of these headings."""
+    return (ROOT / document).read_text().partition("\n## ")[0]
+
+
 def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from contextlib import suppress
-from ipaddress import ip_interface
+from ipaddress import IPv4Address, ip_interface
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from tests.controlplane.supervisor import Supervisor
 from tests.node import images, needs
 from tests.node.cgroups import Cgroup
 from tests.node.components import NETWORKS, Layout, Network
+from tests.node.dns import Names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -136,6 +137,7 @@ class Node:
         self._network = self._join_networks()
         self.plane = ControlPlane(address=self.host)
         self.plane.open()
+        self._names = self._name_services()
         self._configure(binaries)
         self._wait(self._layout.socket.exists, "containerd.log")
         self.load(pause)
@@ -143,6 +145,8 @@ class Node:
 
     def close(self) -> None:
         """End and remove everything. May be called twice."""
+        if hasattr(self, "_names"):
+            self._names.close()
         if hasattr(self, "_supervisor"):
             self._supervisor.close()
         if hasattr(self, "plane"):
@@ -191,6 +195,16 @@ class Node:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         (self.workdir / "configured").touch()
+
+    def _name_services(self) -> Names:
+        try:
+            return Names(self.host, self._service)
+        except OSError as error:
+            raise NodeError(f"Something else answers DNS at every address of this machine: {error}.") from None
+
+    def _service(self, namespace: str, name: str) -> IPv4Address | None:
+        found = self.plane.read_sync(f"/api/v1/namespaces/{namespace}/services/{name}")
+        return IPv4Address(found["spec"]["clusterIP"]) if found else None
 
     def _is_ready(self) -> bool:
         listed = self.plane.kubectl_sync("get", "nodes", "-ojson")

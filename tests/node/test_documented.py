@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import pytest_asyncio
 
-from tests.node.documents import Terminal, blocks, commands, section
+from tests.node.documents import Terminal, blocks, commands, introduction, section
 from tests.node.node import Node
 from tests.stack import Own, Site, install_crd, until
 from watcher.api import KIND
@@ -103,6 +103,11 @@ async def test_the_readme_leads_to_a_run_that_succeeds(reader: Reader) -> None:
     print(f"from helm install to Finished: {time.monotonic() - began:.1f} s")
     assert "Succeeded" in await reader.types(show)
     assert len(await reader.runs()) == 1
+
+
+async def test_helm_test_passes(reader: Reader) -> None:
+    _install, test = commands(introduction("docs/install.md"))
+    assert "Succeeded" in await reader.types(test)
 
 
 async def test_an_uninstalled_watchers_runs_are_taken_up_by_the_next(reader: Reader) -> None:

@@ -45,12 +45,12 @@ def test_a_pod_runs_and_can_be_looked_into(node: Node, restricted: str) -> None:
     assert "sleep" in Path(f"/proc/{first}/cmdline").read_text()
 
 
-def test_pods_reach_each_other_by_a_service(node: Node, restricted: str) -> None:
+def test_pods_reach_each_other_by_a_services_name(node: Node, restricted: str) -> None:
     plane, here = node.plane, f"--namespace={restricted}"
     serve = "cd /dev/shm; echo yes > index.html; exec /busybox httpd -f -p 8080"
     plane.kubectl_sync("apply", here, "-f-", input=pod("server", command=["/busybox", "sh", "-c", serve]))
     plane.kubectl_sync("expose", here, "pod/server", "--port=80", "--target-port=8080")
-    ask = 'until /busybox wget -q -O- "http://$SERVER_SERVICE_HOST/"; do /busybox sleep 0.2; done'
+    ask = f'until /busybox wget -q -O- "http://server.{restricted}.svc/"; do /busybox sleep 0.2; done'
     plane.kubectl_sync("apply", here, "-f-", input=pod("client", command=["/busybox", "sh", "-c", ask]))
     plane.kubectl_sync("wait", here, "pod/client", "--for=jsonpath={.status.containerStatuses[0].restartCount}=1")
     assert plane.kubectl_sync("logs", here, "client", "--previous").stdout == "yes\n"
