@@ -215,3 +215,27 @@ If this release is to own and upgrade it from now on, hand it over first:
   kubectl label --overwrite crd dbtruns.dbtrun.dev app.kubernetes.io/managed-by=Helm` $owner .Release.Name .Release.Namespace | fail -}}
 {{- end -}}
 {{- end -}}
+
+{{/* What a pod needs on this cluster's nodes and network: the watcher's, and the one of helm test. */}}
+{{- define "dbtrun.surroundings" -}}
+enableServiceLinks: false
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.dnsPolicy }}
+dnsPolicy: {{ . }}
+{{- end }}
+{{- with .Values.dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.hostAliases }}
+hostAliases:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
