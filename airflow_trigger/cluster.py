@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from airflow_trigger.per_loop import PerLoop
+from watcher.api.home import have_a_home
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -182,6 +183,7 @@ def short(text: str) -> str:
 
 def connect(config: ClusterConfig) -> Cluster:
     """A connection to the API server, which is opened by its first request."""
+    have_a_home()
     from airflow_trigger.http import Cluster
 
     return Cluster(config)

@@ -39,6 +39,7 @@ from airflow_trigger.cluster import (
 from airflow_trigger.dbtruns import Change, DbtRuns, Listing, Progress, Removed, Runs
 from airflow_trigger.objects import Denied, Gone, Run, Seen, State
 from airflow_trigger.per_loop import PerLoop
+from watcher.api.home import have_a_home
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
@@ -252,6 +253,17 @@ class Hub:
         return Seen(run)
 
     async def _live(self) -> None:
+        """Goes on until it is cancelled. A waiter is told what keeps the client from being used at all."""
+        retries = self.pace.retries()
+        while True:
+            try:
+                await self._ask()
+            except Exception as error:
+                log.exception("DbtRuns cannot be asked for, in a way that is not foreseen; it is tried again")
+                self._deny(f"the Kubernetes client cannot be used ({type(error).__name__}): see this process's log")
+            await asyncio.sleep(next(retries))
+
+    async def _ask(self) -> None:
         async with self._source() as self.runs, asyncio.TaskGroup() as both:
             both.create_task(self._look_at_the_live())
             retries = self.pace.retries()
@@ -405,6 +417,7 @@ Source = Callable[[], AbstractAsyncContextManager[Runs]]
 
 @asynccontextmanager
 async def _over_http(config: ClusterConfig, namespace: str) -> AsyncIterator[Runs]:
+    have_a_home()
     # Imported in a thread: it takes a third of a second, and a triggerer warns of a loop that stood still for a fifth.
     await asyncio.to_thread(import_module, "airflow_trigger.http")
     async with clusters.lease(config) as cluster:

@@ -9,11 +9,11 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from watcher.api.home import have_a_home
 from watcher.settings import ENV_PREFIX, InvalidSetting, Settings, described, flag
 
 OTHERS: Final = {"simulate": ("watcher.simulator.command", "simulator", "Run a dbt Cloud on this machine.")}
@@ -86,14 +86,6 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _have_a_home() -> None:
-    """Sets HOME where there is none, as container runtimes do: kubernetes_asyncio cannot be imported without one."""
-    try:
-        Path.home()
-    except RuntimeError:  # the uid has no passwd entry either
-        os.environ["HOME"] = "/"
-
-
 def _obey_from_the_start() -> None:
     """SIGTERM ends the process until the watcher handles it: nothing is under way yet.
 
@@ -111,7 +103,7 @@ def run(**values: Any) -> None:
     # Modules stay: without the collector, now and later, they load in three quarters of the time, and each of its full
     # passes, in which the loop stands still, is 50 ms shorter.
     gc.disable()
-    _have_a_home()
+    have_a_home()
     with _extra("run", "watcher"):
         from watcher.app import Unstartable, watch
 

@@ -31,6 +31,18 @@ for ask in (getpass.getuser, Path.home):
     raise SystemExit(f"{ask} has an answer")
 """
 
+TRIGGER = """
+import asyncio
+from airflow_trigger.cluster import ClusterConfig
+from airflow_trigger.hub import subscribe
+
+async def main():
+    async with subscribe(ClusterConfig(config_file="/no/such/file"), "default", "a") as states:
+        print(await anext(states))
+
+asyncio.run(main())
+"""
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -71,3 +83,10 @@ async def test_its_watch_works_and_not_only_its_first_listing(stack: Stack) -> N
     await own.apply("success")
     await own.reaches("Succeeded")
     assert "The watch ended" not in stack.watcher.text()
+
+
+async def test_the_triggers_client_works_too(tmp_path: Path) -> None:
+    asking = as_unknown_user("trigger", [sys.executable, "-c", TRIGGER], {"PYTHONPATH": str(ROOT)}, tmp_path)
+    asking.start()
+    assert await asking.wait(120.0) == 0, asking.tail()
+    assert "/no/such/file does not exist" in asking.text()

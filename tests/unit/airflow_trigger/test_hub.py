@@ -461,6 +461,31 @@ async def test_an_object_that_breaks_the_schema_is_the_callers_error(cluster: Fa
             await states.create(ADOPTING)
 
 
+async def test_a_client_that_cannot_be_made_is_told_and_tried_again(
+    cluster: FakeRuns, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = True
+
+    @asynccontextmanager
+    async def source() -> AsyncIterator[Runs]:
+        if broken:
+            raise RuntimeError("Could not determine home directory.")
+        yield cluster
+
+    cluster.put(dbtrun(version=5, phase="Queued"))
+    hub = Hub(source, Pace())
+    try:
+        states = waiter(hub)
+        assert await told(states) == Denied(
+            "the Kubernetes client cannot be used (RuntimeError): see this process's log"
+        )
+        assert "Could not determine home directory." in caplog.text
+        broken = False
+        assert await phase(states) == "Queued"
+    finally:
+        await hub.close()
+
+
 async def test_the_unforeseen_is_logged_and_survived(cluster: FakeRuns, caplog: pytest.LogCaptureFixture) -> None:
     cluster.put(dbtrun(version=5, phase="Running"))
     async with watching(cluster) as hub:
