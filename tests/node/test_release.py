@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import time
 from base64 import urlsafe_b64decode
 from collections.abc import AsyncIterator
@@ -139,15 +138,6 @@ async def test_any_user_will_do_and_none_can_write_or_has_a_capability(release: 
     assert facts["NoNewPrivs"] == "1"
     refused = await release.plane.kubectl("-n", release.namespace, *inside, "touch", "/opt/dbtrun/x", check=False)
     assert "Read-only file system" in refused.stderr
-
-
-async def test_helm_test_asks_the_watcher_through_its_service(release: Release) -> None:
-    address = (await release.json("get", "service", "dbtrun"))["spec"]["clusterIP"]
-    here = {"ip": address, "hostnames": [f"dbtrun.{release.namespace}.svc"]}  # The node has no DNS.
-    await release.helm("upgrade", values={"hostAliases": [here]})
-    await release.rolled_out()
-    tested = await release.plane.helm("test", "dbtrun", "-n", release.namespace)
-    assert re.search(r"TEST SUITE: +dbtrun-test-ready\n.*\n.*\nPhase: +Succeeded", tested.stdout), tested.stdout
 
 
 async def test_many_live_runs_fit_into_the_memory_that_the_chart_asks_for(release: Release) -> None:
