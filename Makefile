@@ -12,7 +12,7 @@ SEED ?= 1
 # Where the shell forbids it, each of a thousand processes would compile every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup check lint types unit coverage controlplane airflows test test-airflow test-airflow-all test-node soak abuse bench bench-airflow demo \
+.PHONY: help setup check lint types unit coverage controlplane airflows test test-airflow test-airflow-all test-node soak hostile abuse bench bench-airflow demo \
   docs format lock clean
 
 help: ## list the targets
@@ -82,6 +82,9 @@ test-airflow-all: controlplane ## the same on every supported release: 3.3, 3.2,
 
 soak: controlplane ## kill watchers under every fault: make soak KILLS=1000 SEED=1
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(SEED)
+
+hostile: $(READY) ## mutate replies of dbt Cloud: make hostile COUNT=100000 SEED=1
+	@$(BIN)/python -m tests.hostile --count $(COUNT) --seed $(SEED)
 
 abuse: controlplane ## mistreat random objects: make abuse COUNT=10000 SEED=1
 	@$(BIN)/python -m tests.abuse --count $(COUNT) --seed $(SEED)

@@ -290,6 +290,7 @@ def _trust(ca: str | None) -> ssl.SSLContext:
     return httpx.create_ssl_context() if ca is None else ssl.create_default_context(cadata=ca)
 
 
+@functools.cache
 def _version() -> str:
     try:
         return importlib.metadata.version("dbtrun")

@@ -128,7 +128,7 @@ class Metrics:
         self.loop_lag = Histogram(
             "dbtrun_loop_lag_seconds",
             "How late the event loop was, once a second.",
-            buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60),
+            buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 5, 10, 30, 60),
             registry=registry,
         )
         self.connection_faults = Counter(

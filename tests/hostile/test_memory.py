@@ -1,0 +1,24 @@
+"""What honest, large files cost: a warehouse is away, and every job of a big project fails at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PEAK = 256
+"""MiB of the whole process."""
+
+
+async def test_the_results_of_many_runs_at_once_stay_within_the_budget() -> None:
+    reading = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.hostile.large", "24", "22", cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await reading.communicate()
+    told = json.loads(output)
+    print(output.decode())
+    assert reading.returncode == 0
+    assert told["read"] == 24
+    assert told["peak_mib"] <= PEAK
