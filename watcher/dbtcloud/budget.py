@@ -89,6 +89,11 @@ class Budget:
         self._serve()
         await turn
 
+    def charge(self, requests: int) -> None:
+        """Spends more for a request that was let through; what is not there yet is owed."""
+        self._refill()
+        self._level -= requests
+
     def hand_over(self, other: Budget) -> None:
         """Lets the other budget serve whoever waits here, and count what was spent here."""
         waiting, self._queue = self._queue, []
@@ -181,6 +186,10 @@ class Share:
     async def spend(self, priority: Priority) -> None:
         """Waits for the right to send one request; raises RateLimited as `Budget.spend`."""
         await self.budget.spend(priority)
+
+    def charge(self, requests: int) -> None:
+        """Spends more for a request that was let through."""
+        self.budget.charge(requests)
 
     def pause(self, seconds: float = COOL_DOWN) -> None:
         """Stops everything on the budget for a while."""

@@ -38,6 +38,8 @@ MAX_BODY: Final = 8 * 1024 * 1024
 """Bytes of any other reply. The largest is a run with the logs of its steps."""
 MAX_PAGE: Final = 4 * 1024 * 1024
 """Bytes of a page of a list: 40 kB for each of a hundred runs, of which real ones need a tenth."""
+DEAR: Final = 512 * 1024
+"""Bytes of a reply that cost as much as one more request: else a connection could keep the processor busy with few."""
 MAX_REFUSAL: Final = 64 * 1024
 """Bytes read of an error; what follows is not looked at."""
 MAX_PIECES: Final = 4_096
@@ -202,6 +204,8 @@ class Channel:
             with self._intake.body(self) as reply:
                 received = await self._ask(request, name, priority, reply, limit)
                 self._note(received)
+                if self._budget is not None and limit <= MAX_BODY and len(reply.content) >= DEAR:
+                    self._budget.charge(len(reply.content) // DEAR)
                 return await self._intake.decode(reply, functools.partial(read, received))
 
     async def _ask(self, request: _Request, name: str, priority: Priority | None, reply: Body, limit: int) -> Received:

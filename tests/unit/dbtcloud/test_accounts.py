@@ -144,6 +144,23 @@ async def test_a_refused_token_pauses_its_connection_and_not_each_object() -> No
     assert len(refused) <= 8
 
 
+async def test_large_replies_cost_their_connection_as_much_as_several_requests() -> None:
+    asked = []
+
+    def verbose(request: httpx.Request) -> httpx.Response:
+        asked.append(asyncio.get_running_loop().time())
+        reply = account.listing([account.run(7)], status__in=[1])
+        return httpx.Response(200, content=reply.content.ljust(3 * 2**20))
+
+    accounts = Accounts(
+        lambda c: Sink(c, []), requests_per_minute=60, burst=5, transport=httpx.MockTransport(verbose), clock=clock
+    )
+    used = accounts.use("a", account.CONNECTION)
+    for _ in range(10):
+        await used.client.count_live(5)
+    assert asked[-1] - asked[0] >= 50, "seven requests' worth each, at one a second"
+
+
 async def test_budgets_of_accounts_that_nobody_uses_are_forgotten() -> None:
     async with running() as (accounts, _):
         for number in range(100):
