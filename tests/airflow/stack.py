@@ -56,6 +56,9 @@ FAST: Final = {
     "SCHEDULER__DAG_DIR_LIST_INTERVAL": "600",
     # Airflow 2 fails a task once more if it finds its dead process twice before it has acted: on a slow machine.
     "SCHEDULER__ZOMBIE_DETECTION_INTERVAL": "20",
+    # Else a DAG whose file takes a minute to parse, on a slow machine, is taken for one that is gone.
+    "SCHEDULER__STALE_DAG_THRESHOLD": "1200",
+    "DAG_PROCESSOR__STALE_DAG_THRESHOLD": "1200",
     "DAG_PROCESSOR__REFRESH_INTERVAL": "600",
     "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
     "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": str(HEALTH_SECONDS),
