@@ -93,7 +93,7 @@ class Watcher:
             on_restart=lambda _why: self.metrics.watch_restarts.inc(),
             on_restored=self._restored,
         )
-        writer = Writer(access)
+        writer = self.writer = Writer(access)
         self.expiry = Expiry(
             self.mirror, writer, self.wake, lambda: access.clock().wall.timestamp(), lambda: self._acting
         )
@@ -146,6 +146,7 @@ class Watcher:
         self.metrics.watch_broken.set_function(lambda: self.stream.problem is not None)
         self.metrics.watch_scopes({name or "": scope for name, scope in self.stream.scopes.items()})
         self.metrics.leader.set_function(self._may_act)
+        self.metrics.crd_fields_missing.set_function(lambda: len(self.writer.left_out))
         self.metrics.clock_offset.set_function(lambda: access.clock.offset.total_seconds())
 
     def _elector(self, settings: Settings, access: ClusterAccess) -> LeaderThread:

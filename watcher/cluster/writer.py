@@ -5,8 +5,9 @@ Every change names the version that it was decided upon: nobody's change is over
 
 from __future__ import annotations
 
+import logging
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +17,8 @@ from watcher.cluster.access import MERGE_PATCH, ClusterAccess, api_path
 from watcher.cluster.errors import Conflict, Refused, decode
 from watcher.cluster.mirror import read
 from watcher.cluster.turns import Urgency
+
+logger = logging.getLogger(__name__)
 
 PREFIX: Final = f"apis/{API_VERSION}"
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
@@ -28,6 +31,35 @@ def merge_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]
     """
     removed: dict[str, Any] = {key: None for key in old if key not in new}
     return removed | {key: _change(old.get(key), value) for key, value in new.items() if old.get(key) != value}
+
+
+def left_out(wanted: Any, got: Any, path: str = "") -> frozenset[str]:
+    """The fields that `got` lacks; none where the two differ in anything else, as then somebody else wrote."""
+    try:
+        return frozenset(_lost(wanted, got, path))
+    except _OtherwiseError:
+        return frozenset()
+
+
+class _OtherwiseError(Exception):
+    pass
+
+
+def _lost(wanted: Any, got: Any, path: str) -> Iterator[str]:
+    if isinstance(wanted, Mapping) and isinstance(got, Mapping):
+        if got.keys() - wanted.keys():
+            raise _OtherwiseError
+        for key, value in wanted.items():
+            name = f"{path}.{key}" if path else key
+            if key in got:
+                yield from _lost(value, got[key], name)
+            else:
+                yield name
+    elif isinstance(wanted, list | tuple) and isinstance(got, list | tuple) and len(wanted) == len(got):
+        for one, other in zip(wanted, got, strict=True):
+            yield from _lost(one, other, f"{path}[]")
+    elif wanted != got:
+        raise _OtherwiseError
 
 
 def _change(old: Any, new: Any) -> Any:
@@ -45,18 +77,40 @@ class Writer:
 
     def __init__(self, access: ClusterAccess) -> None:
         self._access = access
+        self.left_out: frozenset[str] = frozenset()
+        """Fields of a status that the served CRD does not have."""
 
     async def get(self, namespace: str, name: str) -> DbtRun:
         """The object as it is now."""
         return _parse(await self._access.request("GET", api_path(PREFIX, namespace, PLURAL, name)))
 
     async def patch_status(self, run: DbtRun, status: Status) -> DbtRun:
-        """Makes `status` the run's status. Writes nothing, and returns `run`, when it is that already."""
+        """Makes `status` the run's status. Writes nothing, and returns `run`, when it is that already.
+
+        A CRD of another release leaves fields out in silence. The answer then has them as they were written, so that
+        the same write is not decided upon again and again.
+        """
         stored = to_wire(run.status) | dict.fromkeys(run.unread)
         diff = merge_diff(stored, to_wire(status))
         starts = Phase.SUBMITTING in (run.status.phase, status.phase)
         urgency = Urgency.START if starts else Urgency.STATUS
-        return await self._patch(run, {"status": diff}, "status", urgency) if diff else run
+        if not diff:
+            return run
+        return self._as_written(await self._patch(run, {"status": diff}, "status", urgency), status)
+
+    def _as_written(self, stored: DbtRun, status: Status) -> DbtRun:
+        wanted, got = to_wire(status), to_wire(stored.status)
+        lost = left_out(wanted, got)
+        if not lost:
+            return stored
+        if lost - self.left_out:
+            self.left_out |= lost
+            logger.warning(
+                "The CRD is not of this release: the API server leaves out %s. Install the CRD of this release"
+                " (the chart with crds.enabled=true, or deploy/crd); the watcher goes on meanwhile.",
+                ", ".join(f"status.{name}" for name in sorted(self.left_out)),
+            )
+        return msgspec.structs.replace(stored, status=status)
 
     async def add_finalizer(self, run: DbtRun) -> DbtRun:
         """Puts our finalizer behind those of others, and says under which uid the object was taken on."""

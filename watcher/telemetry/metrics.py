@@ -110,6 +110,11 @@ class Metrics:
         self.restores = Counter(
             "dbtrun_restores", "Times that DbtRuns went back to older versions: restores of etcd.", registry=registry
         )
+        self.crd_fields_missing = Gauge(
+            "dbtrun_crd_fields_missing",
+            "Fields of a status that the served CRD leaves out, as it is of another release.",
+            registry=registry,
+        )
         self.watch_broken = Gauge(
             "dbtrun_watch_broken", "1 while DbtRuns cannot be listed or watched.", registry=registry
         )

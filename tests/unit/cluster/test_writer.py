@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import msgspec
+import pytest
 from msgspec.structs import replace
 
-from watcher.api import Phase, Status, parse
+from watcher.api import Attempt, Phase, Status, parse
 from watcher.cluster.access import ClusterAccess
-from watcher.cluster.writer import Writer
+from watcher.cluster.writer import Writer, left_out
 
 BODY = {
     "metadata": {"name": "run", "namespace": "ns", "uid": "u1", "resourceVersion": "1"},
@@ -49,3 +50,37 @@ async def test_a_status_that_is_the_same_is_not_sent() -> None:
     run = parse({**BODY, "status": {"phase": "Running"}})
     await Writer(cast(ClusterAccess, access)).patch_status(run, Status(phase=Phase.RUNNING))
     assert access.sent == []
+
+
+class OlderServer(Access):
+    """Its CRD has no status.host, and no attempts[].marker."""
+
+    async def request(self, *_: str, body: Mapping[str, Any], **__: object) -> bytes:
+        self.sent.append(body["status"])
+        status = {key: value for key, value in body["status"].items() if key != "host"}
+        status["attempts"] = [{"number": 1, "phase": "Submitting"}]
+        return msgspec.json.encode({**BODY, "status": status})
+
+
+async def test_what_an_older_crd_leaves_out_is_told_once_and_not_written_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    access = OlderServer()
+    writer = Writer(cast(ClusterAccess, access))
+    run = parse({**BODY, "status": {}})
+    attempt = Attempt(number=1, phase=Phase.SUBMITTING, marker="dbtrun:u1/1")
+    status = Status(phase=Phase.SUBMITTING, host="cloud.getdbt.com", attempts=(attempt,))
+    for _ in range(2):
+        written = await writer.patch_status(run, status)
+        assert written.status == status, "the core sees what it wrote"
+        await writer.patch_status(written, status)
+    assert len(access.sent) == 2
+    assert writer.left_out == {"host", "attempts[].marker"}
+    assert caplog.text.count("The CRD is not of this release") == 1
+    assert "status.attempts[].marker, status.host" in caplog.text
+
+
+@pytest.mark.parametrize("got", [{"a": 2}, {"a": 1, "c": 1}, {"a": 1, "b": [1, 2]}])
+def test_what_somebody_else_wrote_is_not_taken_for_a_field_that_is_missing(got: dict[str, Any]) -> None:
+    assert left_out({"a": 1, "b": [1]}, got) == frozenset()
+    assert left_out({"a": 1, "b": [1]}, {"a": 1}) == {"b"}
