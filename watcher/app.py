@@ -105,6 +105,7 @@ class Watcher:
             emit=self.emit,
             clock=access.clock,
             metrics=self.metrics,
+            went_back=self.stream.doubt,
             may_act=self._may_act,
         )
         self.reconciler = Reconciler(

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from watcher import artifacts
 from watcher.api import DbtRun, Phase, Reason, Results, Status
 from watcher.cluster.errors import Conflict, Gone
+from watcher.cluster.mirror import version
 from watcher.connections import Connections, Unusable
 from watcher.dbtcloud.accounts import Account
 from watcher.dbtcloud.budget import Priority
@@ -81,6 +82,8 @@ class Performer:
     emit: Emit
     clock: Callable[[], Instant]
     metrics: Metrics
+    went_back: Callable[[str], object] = lambda _namespace: None
+    """Told of a namespace in which the API server has an older version of an object than it had before."""
     may_act: Callable[[], bool] = lambda: True
     """Asked immediately before each side effect: whether no other watcher can be acting."""
 
@@ -156,6 +159,8 @@ class Performer:
             fresh = None
         if fresh is not None and fresh.uid == run.uid:
             self.record(fresh)
+            if _older(fresh, run):
+                self.went_back(run.metadata.namespace)
         else:
             self.forget_object(run.uid)
 
@@ -364,6 +369,11 @@ class Performer:
         account_id = None if trouble.reason in DOUBTFUL else known.account_id
         told = replace(trouble, since=since, retry_at=retry_at)
         return replace(known, trouble=told, answered=False, account_id=account_id)
+
+
+def _older(fresh: DbtRun, run: DbtRun) -> bool:
+    now, before = version(fresh.metadata.resource_version), version(run.metadata.resource_version)
+    return now is not None and before is not None and now < before
 
 
 def _applicant(run: DbtRun) -> Applicant:

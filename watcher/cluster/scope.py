@@ -86,6 +86,8 @@ class Scope:
         self._opened = asyncio.Event()
         self._gap = asyncio.Event()
         self._prune_at = float("inf")
+        self._outlived = False
+        """Whether the watch was opened at a version that there is not any more."""
         self._turned_at: float | None = None
         self._quick_ends = 0
         self._watching: Watching | None = None
@@ -103,6 +105,10 @@ class Scope:
     def expect(self, run: DbtRun) -> None:
         """Our own write was answered with this: the watch has to bring it."""
         self._echoes.expect(run.uid, run.metadata.resource_version, self._now())
+
+    def doubt(self) -> None:
+        """What is known may be newer than what there is: a complete list shows it."""
+        self._gap.set()
 
     # ── the watch's listener ──
 
@@ -163,6 +169,7 @@ class Scope:
             self._watching = watching
             await self._opening(watching)
             await self._list()
+            self._outlived = False  # it was opened just now
             self._listed()
             return await self._follow(watching)
 
@@ -213,6 +220,7 @@ class Scope:
         self._on_restored()
         self._mirror.doubt(self.namespace)
         self._echoes.forget_all()
+        self._outlived = True
 
     async def _follow(self, watching: Watching) -> tuple[str, BaseException | None]:
         doubt = asyncio.create_task(self._doubt())
@@ -244,6 +252,8 @@ class Scope:
                 await self._check()
             except ApiTrouble as error:
                 logger.info("The mirror could not be checked against a list: %s", error)
+            if self._outlived:
+                return f"The API server went back{self._where()}: the watch is opened again."
 
     async def _gap_or(self, seconds: float) -> None:
         try:

@@ -93,6 +93,12 @@ class Stream:
         if all(scope.broken is not None for scope in self._all):
             self._broken.set()
 
+    def doubt(self, namespace: str) -> None:
+        """Somebody saw an older version of an object there than there was before."""
+        scope = self.scopes.get(namespace) or self.scopes.get(None)
+        if scope is not None:
+            scope.doubt()
+
     def _expect(self, run: DbtRun) -> None:
         scope = self.scopes.get(run.metadata.namespace) or self.scopes.get(None)
         if scope is not None:
