@@ -347,7 +347,7 @@ def _settings(silence: float) -> kopf.OperatorSettings:
     settings.watching.server_timeout = 300
     settings.watching.inactivity_timeout = silence
     settings.watching.connect_timeout = 10
-    settings.queueing.idle_timeout = 0.5  # an object that changed is kept for so long
+    settings.queueing.idle_timeout = 2.0  # kopf keeps the last body of an object that changed for so long
     settings.networking.request_timeout = 30
     settings.networking.error_backoffs = [1, 1, 2]  # then it ends, and we look why
     return settings
