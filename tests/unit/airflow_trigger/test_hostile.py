@@ -244,7 +244,7 @@ DEEP: Final = b'{"metadata":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
 
 @pytest.mark.parametrize("odd", ODD)
 async def test_nothing_that_one_object_is_made_of_keeps_the_events_of_the_others(
-    tmp_path: Path, server: Server, odd: str
+    tmp_path: Path, server: Server, caplog: pytest.LogCaptureFixture, odd: str
 ) -> None:
     body = DEEP if ODD[odd] is None else json.dumps(ODD[odd]).encode()
     server.odd = [] if ODD[odd] is None else [ODD[odd]]
@@ -256,6 +256,8 @@ async def test_nothing_that_one_object_is_made_of_keeps_the_events_of_the_others
         server.put("nightly", "Failed")
         told = await waits
     assert told["status"] == "error"
+    assert "not foreseen" not in caplog.text
+    assert "is left out" in caplog.text or "in doubt" in caplog.text
 
 
 @pytest.mark.parametrize(
