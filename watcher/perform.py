@@ -32,6 +32,7 @@ from watcher.lifecycle.decisions import (
     Event,
     FetchDetails,
     FindLive,
+    FindOwner,
     KeepArtifacts,
     LookForRuns,
     RemoveFinalizer,
@@ -44,7 +45,8 @@ from watcher.lifecycle.decisions import (
     Write,
 )
 from watcher.lifecycle.facts import Details, Instant, NotSent, RunFacts, Started, Submission, Trouble, Undecided
-from watcher.lifecycle.known import DOUBTFUL, CancelTry, Claim, DetailsTry, Known, LookBack, LookUp
+from watcher.lifecycle.known import DOUBTFUL, CancelTry, Claim, DetailsTry, Known, LookBack, LookUp, Owner
+from watcher.lifecycle.marker import owner_of
 from watcher.telemetry.metrics import Metrics
 
 TROUBLE_PAUSE: Final = (1.0, 60.0)
@@ -84,6 +86,8 @@ class Performer:
     metrics: Metrics
     went_back: Callable[[str], object] = lambda _namespace: None
     """Told of a namespace in which the API server has an older version of an object than it had before."""
+    namespace_of: Callable[[str], str | None] = lambda _uid: None
+    """The namespace of an object that exists, by its uid."""
     may_act: Callable[[], bool] = lambda: True
     """Asked immediately before each side effect: whether no other watcher can be acting."""
 
@@ -267,7 +271,12 @@ class Performer:
             case ResolveJob(job):
                 return replace(known, job_id=await account.client.resolve_job(job))
             case FindLive(job_id):
-                return replace(known, reusable=await account.client.find_live(job_id), reuse_checked=True)
+                live = await account.client.find_live(job_id)
+                reusable = None if live is not None and self._foreign(run, live.cause) else live
+                return replace(known, reusable=reusable, reuse_checked=True)
+            case FindOwner(run_id):
+                foreign = self._foreign(run, await account.client.cause(run_id))
+                return replace(known, owner=Owner(run_id=run_id, foreign=foreign))
             case LookForRuns():
                 return await self._look_up(decision, known, account)
             case SearchPast():
@@ -279,6 +288,12 @@ class Performer:
             case FetchDetails():
                 return await self._details(decision, known, account)
         raise AssertionError(f"{decision} is no question")
+
+    def _foreign(self, run: DbtRun, cause: str | None) -> bool:
+        """Whether a run of this cause was started by an object of another namespace that exists."""
+        owner = owner_of(cause or "")
+        namespace = self.namespace_of(owner) if owner is not None else None
+        return namespace is not None and namespace != run.metadata.namespace
 
     async def _look_up(self, decision: LookForRuns, known: Known, account: Account) -> Known:
         claim = known.claim

@@ -81,6 +81,29 @@ async def test_a_connection_never_has_more_live_runs_than_it_allows(stack: Stack
     assert strangers["id"] in {run["id"] for run in runs if not run["finished_at"]}
 
 
+async def test_a_run_of_another_namespace_is_followed_and_neither_cancelled_nor_copied(stack: Stack) -> None:
+    await stack.apply(dbt_run("victim", "endless", **LIMITED))
+    run_id = (await stack.reaches("victim", "Running"))["runId"]
+    intruder = dbt_run("intruder", None, runId=run_id, cancel=True, artifacts=["manifest.json"], **LIMITED)
+    reuser = dbt_run("reuser", "endless", reuse="Running", **LIMITED)
+    await apply_elsewhere(stack, intruder, reuser)
+
+    async def refused() -> bool:
+        statuses = await everything(stack)
+        own = statuses.get("reuser", {}).get("runId")
+        return own not in (None, run_id) and "another namespace" in statuses.get("intruder", {}).get("message", "")
+
+    await until(refused, 120, "the cancel refused, and a run of its own for the one that would reuse", pause=0.2)
+    assert (await stack.status("victim"))["phase"] == "Running"
+    await stack.kubectl("delete", "dr", "victim", "--wait=false")
+    await stack.gone("victim")
+
+    async def ended() -> bool:
+        return (await everything(stack))["intruder"].get("phase") == "Cancelled"
+
+    await until(ended, 120, "the intruder ended as its run did", pause=0.2)
+
+
 async def test_a_backlog_of_one_namespace_does_not_hold_up_another(stack: Stack) -> None:
     await stack.apply(*(dbt_run(f"a{number:03}", "success") for number in range(BACKLOG)))
     single = dbt_run("single", "success", connectionRef={"name": "plain"})

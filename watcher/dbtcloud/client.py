@@ -153,6 +153,15 @@ class Client:
 
         return await self._channel.exchange("GET", f"runs/{run_id}/", priority, read, include)
 
+    async def cause(self, run_id: int) -> str | None:
+        """Reads why a run was started. None: dbt Cloud names no cause, or knows no such run."""
+        include = {"include_related": '["trigger"]'}
+        try:
+            run = await self._channel.exchange("GET", f"runs/{run_id}/", Priority.CANCEL, _one_run, include)
+        except NotFound:
+            return None
+        return run.cause or None
+
     async def results(self, run_id: int, step: int | None = None) -> Results | None:
         """Reads the outcome by node of a step (1-based; None: the last). None: there is none that can be read."""
         try:
@@ -269,7 +278,12 @@ class Client:
 
     async def find_live(self, job_id: int) -> RunFacts | None:
         """The newest run of the job that is not over."""
-        params = {"job_definition_id": str(job_id), "status__in": _array(LIVE), "order_by": "-id"}
+        params = {
+            "job_definition_id": str(job_id),
+            "status__in": _array(LIVE),
+            "order_by": "-id",
+            "include_related": '["trigger"]',
+        }
         page = await self._channel.page("runs/", params, wire.RUNS, Priority.SUBMIT)
         search.prove_newest_first(page)
         newest = next((run for run in page.items if run.job == job_id and run.status in LIVE), None)

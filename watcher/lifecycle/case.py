@@ -116,6 +116,17 @@ class Case:
         trouble = self.known.trouble
         return trouble is not None and trouble.retry_at is not None and trouble.retry_at > self.now.mono
 
+    def owner_unknown(self, run_id: int) -> bool:
+        """Whether the run was taken over and nobody has looked whose it is."""
+        attempt, owner = self.attempt, self.known.owner
+        adopted = attempt.adopted if attempt is not None else self.spec.adopts
+        return adopted and (owner is None or owner.run_id != run_id)
+
+    def foreign(self, run_id: int) -> bool:
+        """Whether an object of another namespace has started the run."""
+        owner = self.known.owner
+        return owner is not None and owner.run_id == run_id and owner.foreign
+
     # ── deciding ──
 
     def settled(self, **changes: Any) -> Status:

@@ -126,6 +126,13 @@ class Sweep:
 
 
 @dataclass(frozen=True, slots=True)
+class FindOwner:
+    """Find out whether a run that this object did not start is that of another namespace's object."""
+
+    run_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """Ask dbt Cloud to cancel the run; safe to repeat."""
 
@@ -163,6 +170,7 @@ Decision = (
     | LookForRuns
     | SearchPast
     | Sweep
+    | FindOwner
     | Cancel
     | FetchDetails
     | KeepArtifacts

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from watcher.api import Attempt, Phase, Reason, RetryStrategy, RetryWhen, Step
 from watcher.lifecycle.case import Case
-from watcher.lifecycle.decisions import Connect, Decision, Event, FetchDetails, RemoveFinalizer, Sweep
+from watcher.lifecycle.decisions import Connect, Decision, Event, FetchDetails, FindOwner, RemoveFinalizer, Sweep
 from watcher.lifecycle.facts import RunFacts, RunState
 from watcher.lifecycle.keeping import keep_step, told_artifacts
 from watcher.lifecycle.known import DetailsTry, saw_live
@@ -21,6 +21,10 @@ from watcher.lifecycle.unwritten import cancel_due, stop_wish
 
 NOT_RETRIED: Final = (
     "It is not retried, as this watcher did not see the run live and cannot tell whether the cancel was asked for here."
+)
+
+FOREIGN: Final = (
+    "It is not cancelled, as a DbtRun of another namespace has started it: cancel that one, or the run in dbt Cloud."
 )
 
 COPY_NOT_RETRIED: Final = "It is not retried, as this object is a copy."
@@ -193,6 +197,10 @@ def _stop(case: Case) -> Decision | None:
         reason = _stop_reason(case)
         if reason is None:
             return None
+        if case.owner_unknown(run_id):
+            return None if case.pausing else case.reconnect() or FindOwner(run_id)
+        if case.foreign(run_id):
+            return RemoveFinalizer(Event("Warning", "NotCancelled", FOREIGN)) if case.run.deleting else None
         return (cancel_due(case, run_id) if case.known.unwritten else None) or case.write(**_cancelling(case, reason))
     return cancel_due(case, run_id)
 
@@ -269,7 +277,8 @@ def _tell(case: Case, facts: RunFacts | None) -> Decision:
             (Phase.QUEUED, Reason.RUN_QUEUED) if facts.state is RunState.QUEUED else (Phase.RUNNING, Reason.RUN_STARTED)
         )
         word = "is queued" if phase is Phase.QUEUED else "is running"
-        changes |= {"phase": phase, "reason": reason, "message": f"Run {facts.run_id} {word}."}
+        refused = f" {FOREIGN}" if case.foreign(facts.run_id) and _stop_reason(case) is not None else ""
+        changes |= {"phase": phase, "reason": reason, "message": f"Run {facts.run_id} {word}.{refused}"}
     attempt = case.attempt
     assert attempt is not None, "a followed run is an attempt's"  # noqa: S101
     told = replace(attempt, phase=changes.get("phase", attempt.phase), **run_times(facts))

@@ -7,7 +7,7 @@ from typing import Final
 
 from watcher.api import Artifact, DbtRun
 from watcher.lifecycle.case import Case
-from watcher.lifecycle.decisions import Decision, KeepArtifacts
+from watcher.lifecycle.decisions import Decision, FindOwner, KeepArtifacts
 from watcher.lifecycle.facts import RunFacts
 from watcher.lifecycle.known import KeepTry
 
@@ -23,7 +23,11 @@ def keep_step(case: Case, facts: RunFacts) -> Decision | None:
         return None
     tried = _tried(case, facts)
     if tried is None:
-        return case.reconnect() or KeepArtifacts(facts.run_id, case.spec.artifacts)
+        return case.reconnect() or (
+            FindOwner(facts.run_id)
+            if case.owner_unknown(facts.run_id)
+            else KeepArtifacts(facts.run_id, case.spec.artifacts)
+        )
     if not tried.again or tried.tries >= case.policy.details_tries:
         return None
     due = tried.at + case.policy.artifacts_pause
@@ -50,6 +54,8 @@ def _hindrance(case: Case, facts: RunFacts) -> str | None:
         return "The run never began."
     if case.run.deleting:
         return "The object was being deleted."
+    if case.foreign(facts.run_id):
+        return "A DbtRun of another namespace has started the run."
     return "dbt Cloud could not be asked." if case.pausing else None
 
 

@@ -73,6 +73,15 @@ class LookBack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Whose a run is that this object did not start."""
+
+    run_id: int
+    foreign: bool
+    """An object of another namespace has started it: it is followed, and neither cancelled nor copied."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CancelTry:
     """The last cancel request for a run."""
 
@@ -131,6 +140,8 @@ class Known:
     missing_since: float | None = None
     about: int | None = None
     """The run that the observation is about: a denial carries no id."""
+    owner: Owner | None = None
+    """Whose the adopted run is, once it was asked."""
     place: Place | None = None
     """Where the object stands in the line for a run slot; None: nothing is known to hold its start back."""
     since: datetime | None = None

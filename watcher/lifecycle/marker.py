@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from watcher.api import MARKER_PREFIX, DbtRun
 from watcher.lifecycle.text import clean
 
+MARK: Final = re.compile(re.escape(MARKER_PREFIX) + r"([0-9a-zA-Z-]{1,64})/[0-9]+(?![0-9A-Za-z])")
 MAX_CAUSE: Final = 255
 """Characters of a cause that dbt Cloud accepts."""
 
@@ -14,6 +16,12 @@ MAX_CAUSE: Final = 255
 def marker(uid: str, number: int) -> str:
     """Names one attempt of one object."""
     return f"{MARKER_PREFIX}{uid}/{number}"
+
+
+def owner_of(cause: str) -> str | None:
+    """The uid of the object whose marker opens the cause; None: the run carries no marker."""
+    found = MARK.match(cause)
+    return found[1] if found else None
 
 
 def marked_cause(run: DbtRun, mark: str) -> str:

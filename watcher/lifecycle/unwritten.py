@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from watcher.api import Reason
 from watcher.lifecycle.case import Case
-from watcher.lifecycle.decisions import Cancel, Decision, Event, RemoveFinalizer, Write
+from watcher.lifecycle.decisions import Cancel, Decision, Event, FindOwner, RemoveFinalizer, Write
 from watcher.lifecycle.facts import RunFacts
 
 
@@ -20,6 +20,10 @@ def stop_wish(case: Case) -> Reason | None:
 
 def cancel_due(case: Case, run_id: int) -> Decision | None:
     """The request to cancel the run, unless one was sent lately or dbt Cloud must not be asked now."""
+    if case.owner_unknown(run_id):
+        return None if case.pausing else case.reconnect() or FindOwner(run_id)
+    if case.foreign(run_id):
+        return None
     last = case.known.cancel
     if last is not None and last.run_id == run_id and last.at + case.policy.cancel_repeat > case.now.mono:
         return None
@@ -33,7 +37,7 @@ def stop_unwritten(case: Case, run: RunFacts) -> Decision | None:
     if not run.state.over and (due := cancel_due(case, run.run_id)) is not None:
         return due
     last = case.known.cancel
-    asked = last is not None and last.run_id == run.run_id
+    asked = case.foreign(run.run_id) or (last is not None and last.run_id == run.run_id)
     if case.run.deleting and case.held and (run.state.over or asked):
         return _let_go(f"dbt Cloud was asked to cancel run {run.run_id}.")
     return None

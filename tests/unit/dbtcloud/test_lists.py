@@ -187,7 +187,8 @@ async def test_the_newest_live_run_of_a_job_is_found() -> None:
     run = await account.client(recorder).find_live(99)
     assert run is not None
     assert run.run_id == 9
-    assert recorder.params() == {"job_definition_id": "99", "status__in": "[1,2,3]", "order_by": "-id"}
+    asked = {"job_definition_id": "99", "status__in": "[1,2,3]", "order_by": "-id", "include_related": '["trigger"]'}
+    assert recorder.params() == asked
 
 
 async def test_a_run_that_is_over_or_another_jobs_is_no_live_run() -> None:

@@ -44,7 +44,7 @@ from watcher.api import (
 )
 from watcher.lifecycle.decisions import Cancel, Connect, FetchDetails, RemoveFinalizer, Sweep, Wait, Write
 from watcher.lifecycle.facts import RunFacts, RunState
-from watcher.lifecycle.known import CancelTry, DetailsTry, Known
+from watcher.lifecycle.known import CancelTry, DetailsTry, Known, Owner
 
 ENDED = facts(RunState.ERROR, finished_at=wall(50), message="Step 2 failed.", can_retry=True)
 PASSED = facts(RunState.SUCCESS, finished_at=wall(50))
@@ -318,7 +318,7 @@ def test_a_deleted_object_that_adopted_its_run_leaves_it_alone() -> None:
 
 def test_a_deleted_object_that_adopted_its_run_cancels_it_if_told_to() -> None:
     obj = run(live(adopted=True), run_id=RUN, deleted=20, deletion_policy=DeletionPolicy.CANCEL)
-    assert written(obj, watching(obj)).phase is Phase.CANCELLING
+    assert written(obj, watching(obj, owner=Owner(run_id=RUN, foreign=False))).phase is Phase.CANCELLING
 
 
 def test_a_deleted_object_whose_cancel_is_not_confirmed_is_let_go_with_a_warning() -> None:

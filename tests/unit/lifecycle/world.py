@@ -30,6 +30,7 @@ from watcher.lifecycle.decisions import (
     DeleteObject,
     FetchDetails,
     FindLive,
+    FindOwner,
     KeepArtifacts,
     LookForRuns,
     RemoveFinalizer,
@@ -55,7 +56,7 @@ from watcher.lifecycle.facts import (
     Undecided,
 )
 from watcher.lifecycle.keeping import config_map_name, key_of
-from watcher.lifecycle.known import CancelTry, Claim, DetailsTry, KeepTry, Known, LookBack, LookUp, remember
+from watcher.lifecycle.known import CancelTry, Claim, DetailsTry, KeepTry, Known, LookBack, LookUp, Owner, remember
 from watcher.lifecycle.policy import Policy
 from watcher.lifecycle.whereabouts import misdirected
 
@@ -525,9 +526,10 @@ class Watcher:
             case ResolveJob():
                 next(self.cloud.listing(), None)
                 self.known = replace(self.known, job_id=JOB)
-            case FindLive():
+            case FindLive() | FindOwner():
                 live = next((run for run in self.cloud.listing() if not run.state.over), None)
-                self.known = replace(self.known, reusable=live, reuse_checked=True)
+                nobody = Owner(run_id=decision.run_id, foreign=False) if isinstance(decision, FindOwner) else None
+                self.known = replace(self.known, reusable=live, reuse_checked=True, owner=nobody or self.known.owner)
             case LookForRuns():
                 claim, at = self.known.claim, self.now.mono
                 assert claim is not None
