@@ -89,6 +89,12 @@ def put(plane: ControlPlane, objects: Iterator[dict[str, Any]]) -> None:
         plane._etcd("kv/txn", {"success": puts})
 
 
+def clear(plane: ControlPlane) -> None:
+    """Removes every DbtRun: what follows reads them all."""
+    prefix = f"/registry/{GROUP}/{PLURAL}/"
+    plane._etcd("kv/deleterange", {"key": _base64(prefix), "range_end": _base64(prefix[:-1] + "0")})
+
+
 def _key(body: dict[str, Any]) -> str:
     return _base64(f"/registry/{GROUP}/{PLURAL}/{body['metadata']['namespace']}/{body['metadata']['name']}")
 
@@ -223,6 +229,7 @@ async def system() -> AsyncIterator[Stack]:
                 await stack.watcher.says(r"Watching \d+ DbtRuns")
                 await stack.watcher.stop()
                 yield stack
+                clear(plane)
 
 
 async def bench(args: argparse.Namespace) -> bool:
