@@ -29,11 +29,11 @@ import trustme
 from tests.controlplane import build, components
 from tests.controlplane.components import LOOPBACK, Layout, Ports
 from tests.controlplane.errors import CommandError, ControlPlaneError, PortTakenError
+from tests.controlplane.opened import Opened
 from tests.controlplane.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from types import TracebackType
 
 START_SECONDS = 90.0
 STOP_GRACE_SECONDS = 2.0  # It waits a minute for its watchers if one lets it.
@@ -54,7 +54,7 @@ class Completed:
     stderr: str
 
 
-class ControlPlane:
+class ControlPlane(Opened):
     """etcd, kube-apiserver and kube-controller-manager with their own CA, RBAC on, in a folder of their own.
 
     `with ControlPlane() as plane` or `async with ControlPlane.start() as plane`. The folder is made inside `parent`
@@ -87,19 +87,6 @@ class ControlPlane:
             yield plane
         finally:
             await asyncio.to_thread(plane.close)
-
-    def __enter__(self) -> ControlPlane:
-        try:
-            self.open()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"ControlPlane({self.server!r})" if hasattr(self, "_ports") else "ControlPlane(not started)"

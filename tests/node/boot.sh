@@ -11,7 +11,10 @@ mount --make-rprivate /
 mount --make-rshared /
 mount -t proc proc /proc
 # Places that containerd, CNI, kubelet and iptables write to whatever their configuration says.
-for folder in /run /var/lib /var/log; do mount -t tmpfs tmpfs "$folder"; done
+for folder in /run /var/log; do mount -t tmpfs tmpfs "$folder"; done
+# Some users' homes are in this one, with what is to be loaded.
+mkdir -p lib/new lib/work
+mount -t overlay overlay -o "lowerdir=/var/lib,upperdir=$PWD/lib/new,workdir=$PWD/lib/work" /var/lib
 # kubelet sets these for the whole kernel: it finds them set.
 for setting in kernel/keys/root_maxbytes kernel/keys/root_maxkeys kernel/panic kernel/panic_on_oops vm/overcommit_memory \
   vm/panic_on_oom; do

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ WATCHER: Final = f"docker.io/dbtrun/watcher:{_CHART['appVersion']}"
 PYTHON: Final = "docker.io/library/python:3.11-slim"
 """What Dockerfiles build upon. No registry is reached: Debian's Python, under this name, stands for it."""
 _SUITE: Final = "bookworm"
+_KEPT_SECONDS: Final = 3 * 24 * 3600
+"""After its last use."""
 _PACKAGES: Final = ("python3", "python3-venv", "python-is-python3", "ca-certificates")
 
 
@@ -95,30 +98,41 @@ def built(recipe: Recipe) -> Path:
         if not archive.exists():
             build.report(f"{recipe.name}: building the image; the first time takes minutes")
             _build(recipe, archive)
+            _forget_old(archive.parent)
+        archive.touch()
     return archive
+
+
+def _forget_old(folder: Path) -> None:
+    """Each change of the watcher makes an archive of 100 MB."""
+    for path in folder.glob("*.tar"):
+        if time.time() - path.stat().st_mtime > _KEPT_SECONDS:
+            path.unlink(missing_ok=True)
 
 
 def _build(recipe: Recipe, archive: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="dbtrun-image-") as folder:
         run = Path(folder)
-        if recipe.name != PYTHON and "FROM scratch" not in recipe.dockerfile:
+        if "FROM scratch" not in recipe.dockerfile:
             _have_python(run)
-        _buildah(run, recipe)
+        # Others may build an image of this name at the same time.
+        tag = f"localhost/{archive.stem}"
+        _buildah(run, recipe, tag)
         unfinished = archive.with_suffix(".unfinished")
         unfinished.unlink(missing_ok=True)
-        _call(run, "buildah", "push", "--quiet", recipe.name, f"oci-archive:{unfinished}:{recipe.name}")
-        _call(run, "buildah", "rmi", recipe.name)
+        _call(run, "buildah", "push", "--quiet", tag, f"oci-archive:{unfinished}:{recipe.name}")
+        _call(run, "buildah", "rmi", tag)
         unfinished.replace(archive)
 
 
-def _buildah(run: Path, recipe: Recipe) -> None:
+def _buildah(run: Path, recipe: Recipe, tag: str) -> None:
     dockerfile = run / "Dockerfile"
     dockerfile.write_text(recipe.dockerfile)
     arguments = [f"--build-arg={name}={value}" for name, value in recipe.arguments.items()]
     mounts = [f"--volume={source}:{target}:ro" for target, source in _for_pip(run).items()]
     alone = ["--isolation=chroot", "--network=host", "--pull-never", "--quiet"]
     _call(
-        run, "buildah", "build", *alone, *arguments, *mounts, f"--tag={recipe.name}", f"--file={dockerfile}",
+        run, "buildah", "build", *alone, *arguments, *mounts, f"--tag={tag}", f"--file={dockerfile}",
         str(recipe.context),
     )  # fmt: skip
 
@@ -131,7 +145,7 @@ def _have_python(run: Path) -> None:
         build.report(f"{PYTHON}: made of Debian's packages")
         _call(run, "mmdebstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}", _SUITE, str(run / "base.tar"))
         text = 'FROM scratch\nADD base.tar /\nCMD ["python3"]\n'
-        _buildah(run, Recipe(PYTHON, text, run))
+        _buildah(run, Recipe(PYTHON, text, run), PYTHON)
 
 
 def _for_pip(run: Path) -> dict[str, Path]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from tests.controlplane import ControlPlane, ControlPlaneError, build
 from tests.controlplane.components import NODE_NAME
+from tests.controlplane.opened import Opened
 from tests.controlplane.supervisor import Supervisor
 from tests.node import images, needs
 from tests.node.cgroups import Cgroup
@@ -30,7 +31,6 @@ from tests.node.dns import Names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import TracebackType
 
 _BOOT = Path(__file__).with_name("boot.sh")
 START_SECONDS = 120.0
@@ -45,7 +45,7 @@ class NodeError(ControlPlaneError):
     """The node could not be started or used."""
 
 
-class Node:
+class Node(Opened):
     """`with Node() as node`: a control plane, `node.plane`, whose Pods run. Several may run side by side.
 
     Needs Linux and root (`needs.complaint`). What listens on `host` is reached from Pods, and Pods from this machine.
@@ -53,19 +53,6 @@ class Node:
 
     def __init__(self) -> None:
         self._cgroup = Cgroup()
-
-    def __enter__(self) -> Node:
-        try:
-            self._open()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     # What users need to know of it.
 
@@ -123,7 +110,8 @@ class Node:
 
     # Life.
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Raises NodeError with one sentence if this machine lacks something, or with the log of what failed."""
         if complaint := needs.complaint():
             raise NodeError(complaint)
         binaries = build.ensure("kubelet", "kube-proxy")
@@ -144,7 +132,6 @@ class Node:
         self._wait(self._is_ready, "kubelet.log")
 
     def close(self) -> None:
-        """End and remove everything. May be called twice."""
         if hasattr(self, "_names"):
             self._names.close()
         if hasattr(self, "_supervisor"):

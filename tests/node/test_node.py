@@ -18,6 +18,7 @@ from tests.stack import Program
 from tests.stack.waiting import until
 
 ROOT = Path(__file__).parents[2]
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 def pod(name: str, **container: Any) -> str:
@@ -70,7 +71,7 @@ class Machine:
             "processes": [line for line in _command_lines() if any(each in line for each in of_it)],
             "mounts": [line for line in _lines("/proc/self/mountinfo") if any(each in line for each in of_it)],
             "links": [path.name for path in Path("/sys/class/net").iterdir() if path.name == self._traces["link"]],
-            "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{self._traces['cgroup']}")],
+            "cgroups": [str(path) for at in ("", "*/") for path in CGROUPS.glob(f"{at}{self._traces['cgroup']}")],
             "folders": [folder for folder in folders if Path(folder).exists()],
         }
         return {kind: each for kind, each in found.items() if each}
