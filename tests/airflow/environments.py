@@ -45,6 +45,8 @@ class Release:
     newest_python: Python
     asked_for: bool = False
     """Whether its tests run only when somebody asks for them."""
+    also: tuple[str, ...] = ()
+    """What its own constraints hold back, of what came after it."""
 
     @property
     def constraints(self) -> Path:
@@ -57,13 +59,15 @@ class Release:
         return int(self.version.partition(".")[0])
 
 
+BEFORE: Final = ("pydantic<2.13", "fastapi<0.137", "cadwyn<8")
+"""Of the time of 3.2: its API server does not start with the newest."""
 RELEASES: Final = {
     release.version: release
     for release in (
         Release("3.3.2", (3, 14)),
         Release("2.11.2", (3, 12)),
-        Release("3.2.2", (3, 14), asked_for=True),
-        Release("3.1.8", (3, 13), asked_for=True),
+        Release("3.2.2", (3, 14), asked_for=True, also=BEFORE),
+        Release("3.1.8", (3, 13), asked_for=True, also=BEFORE),
     )
 }
 """All that are supported. 3.0 is not: it does not retry a task whose process was killed, and a task that is cleared
@@ -132,7 +136,8 @@ def install_dbtrun(folder: Path) -> Path:
 def lock(versions: Iterable[str] = (), progress: Callable[[str], None] = report) -> None:
     """Renews the constraints of these releases; of none: of all."""
     for release in (RELEASES[version] for version in versions or RELEASES):
-        wanted = (HERE / "requirements.in").read_text() + f"\napache-airflow=={release.version}\n"
+        given = (HERE / "requirements.in").read_text()
+        wanted = "\n".join((given, f"apache-airflow=={release.version}", *release.also, ""))
         options = ["--python-version", "3.11", "--universal", "--upgrade", "--no-annotate", "--no-header"]
         where = ["--no-emit-index-url", "--quiet", "-o", str(release.constraints), "-"]
         _run([uv.find_uv_bin(), "pip", "compile", *options, *where], text=wanted)
