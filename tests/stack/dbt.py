@@ -79,7 +79,7 @@ class DbtCloud:
         finally:
             await dbt.close()
 
-    async def serve(self, scenario: Mapping[str, Any], address: str | None = None) -> None:
+    async def serve(self, scenario: Mapping[str, Any] = SCENARIO, address: str | None = None) -> None:
         config, tls = self.folder / "scenario.yaml", self.folder / "tls"
         config.write_text(yaml.safe_dump(dict(scenario)))
         arguments = ["--config", str(config), "--port", "0", "--token", self.token]
