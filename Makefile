@@ -12,11 +12,12 @@ SEED ?= 1
 # Where the shell forbids it, each of a thousand processes would compile every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup check lint types unit coverage controlplane airflows test test-airflow test-airflow-all test-node soak hostile abuse bench bench-airflow demo \
+.PHONY: help setup check lint types unit coverage controlplane airflows test test-airflow test-airflow-all test-node \
+  test-airflow-pods soak hostile abuse bench bench-airflow demo \
   docs format lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Python 3.11 or newer is needed, this is %d.%d: set PYTHON=..." % v[:2])'
@@ -73,12 +74,16 @@ test-airflow: controlplane airflows ## of these, the ones on real Airflow 3.3 an
 
 test-node: controlplane ## in real Pods on a node of its own: needs Linux, root and packages that it names
 	@$(BIN)/python -m tests.node build > /dev/null
-	@$(BIN)/pytest tests/node -q -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest tests/node --ignore=tests/node/airflow -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-airflow-all: export GOMAXPROCS := 1
 test-airflow-all: controlplane ## the same on every supported release: 3.3, 3.2, 3.1 and 2.11, one after the other
 	@AIRFLOW_RELEASES=all $(BIN)/python -m tests.airflow build > /dev/null
 	@AIRFLOW_RELEASES=all $(BIN)/pytest tests/airflow -q
+
+test-airflow-pods: controlplane ## Airflow with KubernetesExecutor on such a node, the watcher beside its triggerer
+	@$(BIN)/python -m tests.node build > /dev/null
+	@$(BIN)/pytest tests/node/airflow -q -s
 
 soak: controlplane ## kill watchers under every fault: make soak KILLS=1000 SEED=1
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(SEED)

@@ -63,7 +63,7 @@ class Rest:
         self._alive = alive
         self._http = httpx.AsyncClient(base_url=url, timeout=60, trust_env=False)
 
-    async def open(self) -> None:
+    async def open(self, seconds: float = 240.0) -> None:
         async def healthy() -> bool:
             self._alive()
             try:
@@ -71,7 +71,7 @@ class Rest:
             except httpx.TransportError:
                 return False
 
-        await until(healthy, 240, "the API server", pause=0.3)
+        await until(healthy, seconds, "the API server", pause=0.3)
         answer = await self._http.get("/auth/token")
         answer.raise_for_status()
         self._http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"

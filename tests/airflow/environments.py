@@ -123,12 +123,17 @@ def cache_folder() -> Path:
     return (Path(chosen) if chosen else user / "dbtrun").absolute() / "airflow"
 
 
-def install_dbtrun(folder: Path) -> Path:
-    """Builds the wheel, unpacks it and returns the folder for PYTHONPATH: a pure wheel is installed by unpacking it."""
+def build_wheel(folder: Path) -> Path:
+    """The wheel that users get, in a folder that has no other."""
     _run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT)
     (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def install_dbtrun(folder: Path) -> Path:
+    """Builds the wheel, unpacks it and returns the folder for PYTHONPATH: a pure wheel is installed by unpacking it."""
     site = folder / "site"
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(build_wheel(folder)) as archive:
         archive.extractall(site)
     return site
 

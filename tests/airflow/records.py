@@ -14,6 +14,8 @@ class Records(ABC):
     """What an Airflow has written down, wherever its processes run."""
 
     database: Postgres
+    settled = "success"
+    """What the executor says of a task's process that is over because the task is deferred."""
 
     @abstractmethod
     def log(self, dag_id: str, run_id: str, task_id: str) -> str:
@@ -85,7 +87,9 @@ class Records(ABC):
 
         async def knows() -> bool:
             text = await self.scheduler_log()
-            return all(f"Received executor event with state success for task instance {key}" in text for key in keys)
+            return all(
+                f"Received executor event with state {self.settled} for task instance {key}" in text for key in keys
+            )
 
         await until(knows, seconds, f"the scheduler knows of {keys}", pause=0.3)
 
