@@ -101,7 +101,7 @@ class Watcher:
             objects=writer,
             record=self.mirror.record,
             forget_object=self.mirror.forget,
-            namespace_of=self.mirror.namespace_of,
+            namespace_of=self.mirror.namespace,
             connections=self.connections,
             emit=self.emit,
             clock=access.clock,

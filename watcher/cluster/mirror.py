@@ -145,10 +145,6 @@ class Mirror:
         """The newest known version; None also for an object that rests."""
         return self._runs.get(uid)
 
-    def namespace_of(self, uid: str) -> str | None:
-        """The namespace of an object that exists, resting or not."""
-        return next((namespace for namespace, uids in self._places.items() if uid in uids), None)
-
     def find(self, namespace: str, name: str) -> DbtRun | None:
         """The run that has this name now, if it does not rest."""
         named = (run for run in self if (run.metadata.namespace, run.metadata.name) == (namespace, name))
