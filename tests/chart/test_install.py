@@ -276,7 +276,7 @@ def test_a_run_that_no_watcher_cares_for_can_still_be_deleted_as_the_readme_says
     where = "--namespace=team-a"
     installed.kubectl_sync("create", where, "-f-", input=json.dumps(left))
     installed.kubectl_sync("delete", where, "dbtrun", "left-behind", "--wait=false")
-    installed.kubectl_sync(where, *shlex.split(patch.replace("NAME", "left-behind")))
+    installed.kubectl_sync(where, *shlex.split(patch.replace("NAME", "left-behind").replace("dbtrun-system", "team-a")))
     installed.kubectl_sync("wait", where, "--for=delete", "dbtrun/left-behind", "--timeout=30s")
 
 
