@@ -47,21 +47,22 @@ MANIFESTS: Final[dict[str, tuple[str, ...]]] = {
 
 AIRFLOW_FRAME: Final = """\
 # Values for the official Apache Airflow Helm chart: they run the watcher as a native sidecar of the triggerer.
-# docs/sidecar.md explains them. Lists replace each other in Helm: if your values have one of these, merge them by hand.
-# Written by `python -m deploy.render` from this chart's Deployment: do not edit this copy.
+# docs/sidecar.md explains them. Replace the image by yours. Helm does not merge lists: if your values already have
+# extraInitContainers or extraVolumes, add these entries to yours.
+# `python -m deploy.render` generates this file from the Deployment of the chart dbtrun.
 triggerer:
   extraInitContainers:
 {container}
-  # Volumes belong here, mounts do not: extraVolumeMounts would mount them into the triggerer as well.
+  # The mounts are in the entry above: extraVolumeMounts would mount the token into the triggerer's container as well.
   extraVolumes:
 {volumes}
-  # The watcher gets its SIGTERM when the triggerer has ended, within this time. It needs up to 25 seconds of it.
+  # Seconds for the triggerer to end, and for the watcher after it. The watcher needs up to 25 of them.
   terminationGracePeriodSeconds: 120
-  # Without a triggerer there is no watcher either: never scale to zero.
+  # Never scale to zero: without a triggerer there is no watcher.
   keda:
     minReplicaCount: 1
-  # What the restricted Pod Security standard asks for besides the Airflow chart's defaults. Nothing here is merged
-  # with securityContexts at another level.
+  # The restricted Pod Security Standard requires these in addition to the defaults of Airflow's chart. They replace
+  # securityContexts that you set at another level; Airflow's chart does not merge the two.
   securityContexts:
     pod:
       runAsUser: 50000
