@@ -21,7 +21,11 @@ HEAD: Final = """\
 
 {description}: the CRD, the watcher and its rights. Version {version}, for Kubernetes {kubernetes}.
 
-Written by `docs/generate.py` from `values.yaml` and `values.schema.json`: change those, not this page.
+`docs/generate.py` generates this page from `values.yaml` and `values.schema.json`: change those files instead.
+
+Before you install, [build the image](../../docs/install.md#building-the-image) and write a dbt Cloud service token to
+the file `token`. Add `--set image.registry=REGISTRY` to the first command, and replace the host and the account id by
+yours.
 
 ```console
 $ helm install dbtrun helm/dbtrun --namespace data --create-namespace
@@ -30,8 +34,9 @@ $ kubectl -n data create secret generic dbt-cloud --type=dbtrun.dev/connection \
 $ helm test dbtrun --namespace data
 ```
 
-[Installing](../../docs/install.md) explains the modes, a cluster that has the CRD already, namespaces without cluster
-rights, network policies, proxies, upgrades and uninstalling. [Sidecar](../../docs/sidecar.md) explains `mode: sidecar`.
+[Installing](../../docs/install.md) explains namespaces, rights, network policies, proxies, upgrading and uninstalling.
+It also says what to do if the cluster already has the CRD, or if you have no cluster-wide rights.
+[Sidecar](../../docs/sidecar.md) explains `mode: sidecar`.
 
 ## Values
 """
