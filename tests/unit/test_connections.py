@@ -1,0 +1,52 @@
+"""Which Secret an object's connection is read from, and which is never asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from watcher.api import ConnectionRef, DbtRun, Job, Metadata, Spec
+from watcher.awaited import SecretData, SecretName
+from watcher.connections import Connections, Unusable
+from watcher.dbtcloud.hosts import Hosts
+
+DEFAULT = SecretName("dbtrun-system", "dbt-cloud")
+SERVED = "team-a"
+
+
+class Asked:
+    """A cluster without Secrets, which remembers what was read."""
+
+    def __init__(self) -> None:
+        self.names: list[SecretName] = []
+
+    async def read(self, namespace: str, name: str) -> SecretData:
+        self.names.append(SecretName(namespace, name))
+        raise LookupError(f"The Secret {namespace}/{name} does not exist.")
+
+    def forget(self, namespace: str, name: str) -> None:
+        """Nothing is kept."""
+
+
+async def refused(asked: Asked, namespace: str, reference: str | None) -> str:
+    """What an object of the namespace hears when it connects; there is no Secret, so nothing can be used."""
+    connections = Connections(asked, DEFAULT, lambda each: each == SERVED, Hosts())
+    ref = None if reference is None else ConnectionRef(name=reference)
+    metadata = Metadata(name="nightly", namespace=namespace, uid="u", resource_version="1")
+    with pytest.raises(Unusable) as error:
+        await connections.connect(DbtRun(metadata=metadata, spec=Spec(job=Job(id=1), connection_ref=ref)))
+    return str(error.value)
+
+
+async def test_the_default_connection_serves_no_other_namespace() -> None:
+    asked = Asked()
+    said = await refused(asked, "team-b", None)
+    assert said == "The default connection does not serve the namespace team-b: name a Secret in spec.connectionRef."
+    assert asked.names == []
+    await refused(asked, SERVED, None)
+    assert asked.names == [DEFAULT]
+
+
+async def test_a_reference_leads_to_a_secret_of_its_own_namespace() -> None:
+    asked = Asked()
+    await refused(asked, "team-b", DEFAULT.name)
+    assert asked.names == [SecretName("team-b", DEFAULT.name)]
