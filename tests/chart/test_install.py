@@ -203,6 +203,24 @@ def test_the_notes_name_the_secret_that_is_read(installed: ControlPlane, notes: 
     )
 
 
+@pytest.mark.parametrize(
+    ("users", "names_its_own"),
+    [
+        ("", True),
+        ("connection.namespaces={team-b}", True),
+        ("connection.namespaces={team-a}", False),
+        ("connection.namespaces={*}", False),
+        ("connection.existingSecret=", True),
+    ],
+)
+def test_the_run_of_the_notes_has_a_connection_that_it_may_use(helm: Helm, users: str, names_its_own: bool) -> None:
+    notes = helm.notes("--set=watchNamespaces={team-a}", *([f"--set={users}"] if users else []))
+    (manifest,) = re.findall(r"<<'YAML'\n(.*?)\n *YAML", notes, re.DOTALL)
+    spec = yaml.safe_load(manifest)["spec"]
+    assert ("connectionRef" in spec) == names_its_own
+    assert spec["job"]
+
+
 def test_uninstalling_keeps_the_runs_and_they_can_be_taken_over_again(helm: Helm, own_plane: ControlPlane) -> None:
     own_plane.create_namespace_sync("dbtrun-system")
     helm.install(own_plane)
