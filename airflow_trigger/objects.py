@@ -16,6 +16,8 @@ import msgspec
 
 from watcher.api import FINAL_PHASES, DeletionPolicy
 
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost"})
+"""Names of this machine, where the simulator runs."""
 MAX_LINK: Final = 2_000
 _HOST: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:[0-9]{1,5})?")
 _ODD: Final = frozenset(" \\\"'<>`")
@@ -124,12 +126,16 @@ class Run(Lite, frozen=True, kw_only=True):
 
 
 def safe_link(url: str | None) -> str | None:
-    """`url` if it is what dbt Cloud's are: https, a host that is what it looks like, nothing that hides another."""
+    """`url` if it is what dbt Cloud's are: https, a host that is what it looks like, nothing that hides another.
+
+    The simulator's are http, on this machine alone.
+    """
     if not isinstance(url, str) or len(url) > MAX_LINK or not url.isascii() or not url.isprintable():
         return None
     try:
         parts = urlsplit(url)
-        plain = parts.scheme == "https" and _HOST.fullmatch(parts.netloc) is not None
+        secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+        plain = secure and _HOST.fullmatch(parts.netloc) is not None
     except ValueError:
         return None
     return url if plain and not set(url) & _ODD else None

@@ -37,9 +37,9 @@ def stop_unwritten(case: Case, run: RunFacts) -> Decision | None:
     if not run.state.over and (due := cancel_due(case, run.run_id)) is not None:
         return due
     last = case.known.cancel
-    asked = case.foreign(run.run_id) or (last is not None and last.run_id == run.run_id)
-    if case.run.deleting and case.held and (run.state.over or asked):
-        return _let_go(f"dbt Cloud was asked to cancel run {run.run_id}.")
+    asked = last is not None and last.run_id == run.run_id
+    if case.run.deleting and case.held and (run.state.over or asked or case.foreign(run.run_id)):
+        return _let_go(f"dbt Cloud was {'' if asked else 'not '}asked to cancel run {run.run_id}.")
     return None
 
 

@@ -128,3 +128,9 @@ def test_an_object_that_never_was_is_not_called_deleted() -> None:
 def test_an_address_that_leads_elsewhere_is_in_no_event() -> None:
     odd = {**RAN, "url": "https://cloud.getdbt.com@evil.example/x"}
     assert ended("Succeeded", **odd)["job_run_url"] is None
+
+
+def test_the_simulators_address_is_in_the_event() -> None:
+    local = "http://127.0.0.1:8580/deploy/1/projects/2/runs/3/"
+    assert ended("Succeeded", **{**RAN, "url": local})["job_run_url"] == local
+    assert ended("Succeeded", **{**RAN, "url": "http://cloud.getdbt.com/x"})["job_run_url"] is None

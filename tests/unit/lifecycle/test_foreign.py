@@ -42,6 +42,11 @@ def test_after_a_restart_the_owner_is_asked_for_again_before_a_cancel_is_repeate
     assert decided(FindOwner, stopping, seeing(stopping, None)) == FindOwner(RUN)
 
 
+def test_a_cancel_that_began_is_not_repeated_once_the_run_turns_out_to_be_anothers() -> None:
+    stopping = adopted(Phase.CANCELLING, Reason.CANCEL_REQUESTED, cancel=True)
+    rested(stopping, seeing(stopping, THEIRS))
+
+
 def test_a_run_of_another_namespace_goes_on_and_the_object_says_why() -> None:
     obj = adopted(cancel=True)
     obj, _ = rested(obj, seeing(obj, THEIRS))
