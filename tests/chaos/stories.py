@@ -84,6 +84,8 @@ async def tell(
 async def wrongs(world: World, path: Path, *, restored: bool = False) -> list[str]:
     """What differs from the one right end. With the status, a restore takes away why a run was cancelled."""
     ends = {path.ends}
+    if path.gone and path.ends is Phase.CANCELLED:  # it is let go when its end cannot be written
+        ends |= {Phase.CANCELLING}
     if restored and path.ends is Phase.TIMED_OUT:
         ends |= {Phase.CANCELLED}
     attempts = {path.attempts}
