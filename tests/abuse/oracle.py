@@ -49,6 +49,8 @@ def _waits(spec: Body, status: Body, live: Collection[int]) -> bool:
             return "connectionRef" in spec
         case "Pending", (Reason.OTHER_ACCOUNT | Reason.COPIED):
             return True  # an account, or a marker of another object, was forged
+        case "Submitting", Reason.LOOKING_UP:
+            return _unreachable(status)
         case (("Queued" | "Running"), _):
             return status.get("runId") in live or _unreachable(status)
         case ("Cancelling", _):

@@ -125,7 +125,8 @@ class Mirror:
         self._expiring: list[Expiring] = []
         self._rested: dict[str, int] = {}
         self._places: dict[str, set[str]] = {}
-        self._dead: dict[str, None] = {}
+        self._dead: dict[str, float] = {}
+        """The version that each was known in."""
         self._doubted: set[str] = set()
         self.on_record: Callable[[DbtRun], None] = lambda _run: None
         """Told of every new answer to our own writes: the watch then owes us the same."""
@@ -221,7 +222,7 @@ class Mirror:
         """The object is gone for good (a uid never comes back); False when that is no news."""
         if uid in self._dead:
             return False
-        self._dead[uid] = None
+        self._dead[uid] = version(self.resource_version(uid) or "") or 0
         if len(self._dead) > REMEMBERED_DEAD:
             del self._dead[next(iter(self._dead))]
         self._rested.pop(uid, None)
@@ -271,11 +272,13 @@ class Mirror:
         return place.resource_version if place else None
 
     def versions(self, namespace: str | None) -> dict[str, float]:
-        """uid → version of what is known of a namespace, or everywhere; of the dead, one that nothing living has."""
+        """uid → version of what is known of a namespace, or everywhere.
+
+        Of the dead, one that is newer than the last known: one that has only begun to go has a newer one still.
+        """
         known = {uid: version(self.resource_version(uid) or "") for uid in self.uids(namespace)}
-        return {uid: number for uid, number in known.items() if number is not None} | dict.fromkeys(
-            self._dead, math.inf
-        )
+        living: dict[str, float] = {uid: number for uid, number in known.items() if number is not None}
+        return living | {uid: last + 0.5 for uid, last in self._dead.items()}
 
     def doubt(self, namespace: str | None) -> None:
         """The API server went back to older versions: what it says next is believed of each object, of the dead too."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from watcher.api import DbtRun, Phase
 from watcher.cluster.mirror import Mirror, interpret, interpret_json, read
+from watcher.cluster.scope import is_older
 
 
 def body(uid: str = "u1", version: int | str = 1, *, name: str = "run", namespace: str = "ns", **more: Any) -> Any:
@@ -221,9 +222,17 @@ def test_after_a_restore_what_is_said_next_is_believed_once(mirror: Mirror) -> N
     mirror.apply(None, body("u2", version=60))
     mirror.forget("u2")
     assert mirror.apply(None, body(version=40)) is None
-    assert mirror.versions("ns") == {"u1": 50, "u2": math.inf}
+    assert mirror.versions("ns") == {"u1": 50, "u2": 60.5}
     mirror.doubt("ns")
     assert mirror.apply(None, body(version=40)) == "u1"
     assert mirror.apply(None, body(version=39)) is None
     assert mirror.apply(None, body("u2", version=30)) == "u2"
     assert version_of(mirror) == "40"
+
+
+@pytest.mark.parametrize(("listed", "restored"), [(59, True), (60, True), (61, False)])
+def test_an_object_that_was_let_go_and_stays_for_others_is_no_sign_of_a_restore(listed: int, restored: bool) -> None:
+    mirror = Mirror()
+    mirror.apply(None, body(version=60))
+    mirror.forget("u1")
+    assert is_older("u1", str(listed), mirror.versions("ns")) is restored
