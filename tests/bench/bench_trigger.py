@@ -34,7 +34,7 @@ import psutil
 from tests.cluster.trigger_support import Namespace, administering, watches
 from tests.controlplane import ControlPlane
 from tests.stack import Stack, dbt_run
-from tests.stack.dbt import ACCOUNT, JOBS
+from tests.stack.dbt import ACCOUNT, JOBS, SCENARIO
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -254,17 +254,12 @@ class Waiter:
 class SecureStack(Stack):
     """Its simulator speaks https: the provider knows nothing else."""
 
-    async def _simulate(self, scenario: Mapping[str, Any]) -> None:
-        config = self.folder / "scenario.json"
-        config.write_text(json.dumps(scenario))
-        arguments = ["--config", str(config), "--port", "0", "--token", self.token, "--tls-dir", str(self.folder)]
-        self.simulator = self._program("simulator", [sys.executable, "-m", "watcher", "simulate", *arguments], {})
-        self.simulator.start()
-        self.url = (await self.simulator.says(r"simulator: (\S+),")).group(1)
+    async def serve(self, scenario: Mapping[str, Any] = SCENARIO, address: str | None = None) -> None:
+        await super().serve(scenario, address or "127.0.0.1")
 
     @property
     def trust(self) -> dict[str, str]:
-        return {"SSL_CERT_FILE": str(self.folder / "ca.pem")}
+        return {"SSL_CERT_FILE": str(self.folder / "tls/ca.pem")}
 
     def as_airflow_finds_it(self) -> dict[str, str]:
         connection = {"conn_type": "dbt_cloud", "login": str(ACCOUNT), "password": self.token}

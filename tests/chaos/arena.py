@@ -78,7 +78,9 @@ class Arena(Stack):
             self.proxies.append(await self._opened.enter_async_context(Proxy.up(address.host, address.port)))
         await super()._install(settings, values)
 
-    async def _simulate(self, scenario: Mapping[str, Any]) -> None:
+    async def serve(self, scenario: Mapping[str, Any] = SCENARIO, address: str | None = None) -> None:
+        """As everywhere, but that the simulator keeps its runs, and comes back where it was."""
+        assert address is None, "it is on loopback"
         config = self.folder / "scenario.yaml"
         config.write_text(yaml.safe_dump(dict(scenario)))
         state = self.folder / "state.sqlite"

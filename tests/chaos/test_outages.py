@@ -13,6 +13,7 @@ from tests.chaos.fate import Fate
 from tests.chaos.outages import OUTAGES
 from tests.chaos.world import Watcher, World, in_virtual_time
 from watcher.api import ConditionStatus, ConditionType, Phase, Reason
+from watcher.lifecycle.known import CLOCK_MARGIN
 from watcher.lifecycle.policy import Policy
 from watcher.simulator.faults import HideRuns, Reply, Rule
 
@@ -69,6 +70,7 @@ def test_an_outage_at_the_start_starts_one_run_when_it_is_over(name: str) -> Non
 
     async def play() -> None:
         async with watched() as world:
+            await asyncio.sleep(CLOCK_MARGIN.total_seconds() + 1)  # older objects are searched for before they start
             if outage.effect is not None:
                 world.simulator.faults.add(Rule(effect=outage.effect))
             world.wire.error = outage.error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import resource
 import ssl
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ import httpx
 import trustme
 
 from tests.chaos.wire import Wire
+from tests.hostile.memory import peak_mib
 from tests.hostile.mutations import Reply, mutated, scrambled
 from tests.hostile.replies import http
 from tests.hostile.wire import GARBAGE_RECORD
@@ -167,7 +167,7 @@ class Fuzz:
             "replies": self.replies, "seed": self.seed, "outcomes": dict(self.outcomes.most_common()),
             "surprises": dict(self.surprises), "broken_bounds": len(self.untrue),
             "longest_block_ms": round(1000 * self.lag),
-            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "peak_mib": peak_mib(),
         }  # fmt: skip
 
     async def _in_memory(self, count: int) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
-import resource
 import sys
 import time
 from multiprocessing.connection import Connection as Pipe
 
+from tests.hostile.memory import peak_mib
 from tests.hostile.replies import http
 from tests.hostile.wire import Wire
 from watcher.dbtcloud.client import Client
@@ -65,14 +65,14 @@ async def measure(port: int, runs: int) -> dict[str, int]:
         )
         for number in range(ACCOUNTS)
     ]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    before = peak_mib()
     beating = asyncio.create_task(beat())
     read = await asyncio.gather(*(clients[number % ACCOUNTS].results(number + 1) for number in range(runs)))
     beating.cancel()
     return {
         "read": sum(each is not None and each.counts["success"] > 1_000 for each in read),
         "before_mib": before,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mib": peak_mib(),
         "longest_block_ms": round(1000 * block),
     }
 
