@@ -63,7 +63,11 @@ async def test_a_connection_never_has_more_live_runs_than_it_allows(stack: Stack
     strangers = await stack.ask("POST", "/runs", {"job_id": JOBS["endless"]})
     names = [f"a{number:02}" for number in range(9)]
     await stack.apply(*(dbt_run(name, "parallel", **LIMITED) for name in names))
-    await stack.reaches("a08", "Pending", reason="WaitingForSlot")
+
+    async def one_waits() -> bool:
+        return any(status.get("reason") == "WaitingForSlot" for status in (await everything(stack)).values())
+
+    await until(one_waits, 120, "an object in the line", pause=0.1)
     await stack.apply(dbt_run("urgent", "parallel", **LIMITED, priority=10))
     await apply_elsewhere(stack, dbt_run("b", "parallel", **LIMITED))
 

@@ -90,6 +90,8 @@ async def played(stack: Stack) -> Story:
     story = Story(stack)
     await stack.watcher.says("Watching 0 DbtRuns")
     await asyncio.sleep(CLOCK_MARGIN.total_seconds() + 1)  # older objects are searched for before they start
+    # The Deployment's Pod stays Pending here, and a busy controller takes its time to make it.
+    await stack.kubectl("wait", "--for=create", "pod", "-lapp.kubernetes.io/name=dbtrun", "--timeout=120s", timeout=150)
     before = await everything_else(stack)
     await stack.ask("DELETE", "/requests")
     access = await ClusterAccess.load(stack.plane.kubeconfig)
