@@ -22,6 +22,7 @@ from typing import Any, Final
 from tests.bench.bench_watcher import row
 from tests.controlplane import ControlPlane
 from tests.stack import Stack, dbt_run, until
+from tests.stack.dbt import most_at_once
 from watcher.api import API_VERSION, PLURAL
 
 NAMESPACE: Final = "bench"
@@ -109,15 +110,6 @@ async def listed(stack: Stack, namespace: str, prefix: str = "run-") -> list[dic
 
 async def ended_of(stack: Stack, namespace: str) -> int:
     return sum("completionTime" in item.get("status", {}) for item in await listed(stack, namespace))
-
-
-def most_at_once(runs: list[dict[str, Any]]) -> int:
-    edges = [(run["created_at"], 1) for run in runs] + [(run["finished_at"], -1) for run in runs if run["finished_at"]]
-    live = most = 0
-    for _, step in sorted(edges):
-        live += step
-        most = max(most, live)
-    return most
 
 
 def free_slots(runs: list[dict[str, Any]], slots: int) -> list[float]:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.controlplane import ControlPlane
 from tests.stack import JOBS, Stack, dbt_run, until
+from tests.stack.dbt import most_at_once
 from watcher.api import API_VERSION, PLURAL
 
 LIMIT: Final = 3
@@ -46,16 +47,6 @@ async def everything(stack: Stack) -> dict[str, dict[str, Any]]:
         for namespace in (stack.namespace, f"{stack.namespace}-b")
     ]
     return {item["metadata"]["name"]: item.get("status", {}) for found in listed if found for item in found["items"]}
-
-
-def most_at_once(runs: list[dict[str, Any]]) -> int:
-    """Runs that were live together, from their creation to their end."""
-    edges = [(run["created_at"], 1) for run in runs] + [(run["finished_at"], -1) for run in runs if run["finished_at"]]
-    live = most = 0
-    for _, step in sorted(edges):
-        live += step
-        most = max(most, live)
-    return most
 
 
 async def test_a_connection_never_has_more_live_runs_than_it_allows(stack: Stack) -> None:

@@ -137,3 +137,13 @@ class DbtCloud:
         journal = await self.ask("GET", "/journal")
         assert isinstance(journal, list)
         return journal
+
+
+def most_at_once(runs: list[dict[str, Any]]) -> int:
+    """Runs that were live together, from their creation to their end."""
+    edges = [(run["created_at"], 1) for run in runs] + [(run["finished_at"], -1) for run in runs if run["finished_at"]]
+    live = most = 0
+    for _, step in sorted(edges):
+        live += step
+        most = max(most, live)
+    return most
