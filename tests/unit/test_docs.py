@@ -1,0 +1,45 @@
+"""The pages of the documentation are true to the tree: what they name exists, and what is listed is complete."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DECISIONS = ROOT / "docs/decisions"
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+SECTIONS = ["Context", "Decision", "Consequences", "Alternatives"]
+FILE = re.compile(
+    r"`((?:watcher|airflow_trigger|dbtrun|tests|deploy|helm|docs)/[\w./-]+\.(?:py|ya?ml|json|lua|md))(?:::\w+)?`"
+)
+
+
+def number(path: Path) -> int:
+    return int(path.name.partition("-")[0])
+
+
+def decisions() -> list[Path]:
+    return sorted(DECISIONS.glob("[0-9]*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_each_file_that_a_page_names_exists(page: Path) -> None:
+    assert [name for name in FILE.findall(page.read_text()) if not (ROOT / name).exists()] == []
+
+
+def test_the_index_lists_every_decision_by_its_title_and_status() -> None:
+    rows = re.findall(r"^\| (\d+) \| \[(.+)\]\((.+)\) \| (.+) \|$", (DECISIONS / "README.md").read_text(), re.MULTILINE)
+    expected = []
+    for path in decisions():
+        text = path.read_text()
+        title, status = re.match(r"# \d+\. (.+)\n\n\*\*Status:\*\* (\w+)", text).groups()  # type: ignore[union-attr]
+        expected.append((number(path), title, path.name, status))
+    assert [(int(row[0]), row[1], row[2], row[3].partition(",")[0]) for row in rows] == expected
+    assert [number(path) for path in decisions()] == list(range(1, len(expected) + 1))
+
+
+@pytest.mark.parametrize("path", decisions(), ids=lambda path: path.stem)
+def test_a_decision_has_its_four_sections(path: Path) -> None:
+    assert re.findall(r"^## (.+)$", path.read_text(), re.MULTILINE) == SECTIONS
