@@ -305,18 +305,20 @@ class Performer:
         return replace(known, claim=replace(claim, lookup=LookUp(at=at, tries=tries, found=found)))
 
     async def _search_past(self, decision: SearchPast, run: DbtRun, known: Known, account: Account) -> Known:
-        """In the place of the start that follows it, so that ten thousand searches do not go before the first start."""
-        if decision.starts and not await account.starts.begin(_applicant(run)):
-            return known
-        found: tuple[RunFacts, ...] | None = None
-        at = self.clock().mono
-        try:
-            found = await account.client.find_past(decision.job_id, decision.marker, decision.retried, decision.since)
-        finally:
-            if found != ():
-                account.starts.end(run.uid)
+        """Asked at once, so that a list answers all that wait; awaited in the place of the start that follows it, so
+        that ten thousand searches do not go before the first start.
+        """
         before = known.looked_back
         tries = before.lookup.tries + 1 if before and before.number == decision.number else 1
+        with account.client.look_up(decision.job_id, decision.marker, decision.retried, decision.since) as question:
+            if decision.starts and not await account.starts.begin(_applicant(run)):
+                return known
+            found: tuple[RunFacts, ...] | None = None
+            try:
+                at, found = await question.answer()
+            finally:
+                if found != ():
+                    account.starts.end(run.uid)
         lookup = LookUp(at=at, tries=tries, found=found)
         return replace(known, looked_back=LookBack(number=decision.number, lookup=lookup))
 

@@ -25,12 +25,13 @@ from tests.hostile.wire import GARBAGE_RECORD
 from tests.hostile.wire import Wire as Line
 from watcher.api import Job, Overrides, Results
 from watcher.api.status import MAX_FAILURES, MAX_MESSAGE
-from watcher.clock import MAX_OFFSET
+from watcher.clock import MAX_OFFSET, system_clock
 from watcher.dbtcloud.batch import Batch
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.connection import Connection, Token
 from watcher.dbtcloud.containment import Containment
 from watcher.dbtcloud.errors import DbtCloudError, Surprise, Unauthorized
+from watcher.dbtcloud.lookups import LookUps
 from watcher.dbtcloud.wire import END, EPOCH, MAX_ID, MAX_READ_STEPS
 from watcher.lifecycle.facts import Observation, RunFacts, Started
 from watcher.simulator.scenario import JobSpec, Scenario
@@ -103,8 +104,8 @@ def _questions(runs: list[int]) -> dict[str, Question]:
         "run": lambda client: client.run(runs[1], steps=True),
         "live": lambda client: client.live_runs(),
         "finished": lambda client: client.finished_since(since, 2),
-        "marked": lambda client: client.find_marked(1, "dbtrun:x/1", since),
-        "retries": lambda client: client.find_retries(1, runs[1], since),
+        "marked": lambda client: _looked_up(client, since, marker="dbtrun:x/1"),
+        "retries": lambda client: _looked_up(client, since, retried=runs[1]),
         "newest": lambda client: client.find_live(3),
         "count": lambda client: client.count_live(5),
         "named": lambda client: client.resolve_job(project),
@@ -118,6 +119,12 @@ def _questions(runs: list[int]) -> dict[str, Question]:
         "file": lambda client: client.artifact(runs[0], "manifest.json", 1 << 20),
         "account": lambda client: client.check(),
     }
+
+
+async def _looked_up(client: Client, since: datetime, marker: str = "", retried: int | None = None) -> Any:
+    """As the client does, which begins only one list a second."""
+    with LookUps(client._channel, system_clock).about(1, since, marker=marker, retried=retried) as question:
+        return (await question.answer()).found
 
 
 @dataclass(slots=True)

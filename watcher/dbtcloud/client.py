@@ -6,7 +6,6 @@ Nothing here is tried twice: what may be repeated, and when, is decided by whoev
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -24,6 +23,7 @@ from watcher.dbtcloud.channel import MAX_FILE, PAGE_SIZE, TOTAL_SECONDS, Channel
 from watcher.dbtcloud.connection import Connection
 from watcher.dbtcloud.errors import DbtCloudError, NotFound, Rejected, ServerFault, TooLarge, submission_of
 from watcher.dbtcloud.intake import Intake
+from watcher.dbtcloud.lookups import LookUps, Question
 from watcher.dbtcloud.replies import UNDECODABLE, Received
 from watcher.dbtcloud.slots import LiveRuns
 from watcher.lifecycle.facts import Observation, RunFacts, RunState, Started, Submission, Undecided
@@ -69,6 +69,7 @@ class Client:
         self._budget = budget
         self._clock = clock
         self._channel = Channel(connection, budget, transport, clock, total_seconds, intake, heard)
+        self._look_ups = LookUps(self._channel, clock)
 
     def __repr__(self) -> str:
         return f"Client({self._connection!r})"
@@ -88,6 +89,7 @@ class Client:
 
     async def close(self) -> None:
         """Closes the connections; requests under way fail."""
+        await self._look_ups.close()
         await self._channel.close()
 
     # ---- what changes something
@@ -252,29 +254,19 @@ class Client:
 
     # ---- finding runs and jobs
 
+    def look_up(self, job_id: int, marker: str, retried: int | None, since: datetime) -> Question:
+        """The question for the job's runs since `since` that have the marker or resume the run `retried`."""
+        return self._look_ups.about(job_id, since, marker=marker, retried=retried)
+
     async def find_marked(self, job_id: int, marker: str, since: datetime) -> tuple[RunFacts, ...]:
         """The job's runs created since `since` (dbt Cloud's clock) whose cause opens with the marker, oldest first."""
-        ours = _opening(marker)
-        return await search.find_runs(
-            self._channel, job_id, since, lambda run: ours.match(run.cause) is not None, trigger=True
-        )
+        with self._look_ups.about(job_id, since, marker=marker) as question:
+            return (await question.answer()).found
 
     async def find_retries(self, job_id: int, run_id: int, since: datetime) -> tuple[RunFacts, ...]:
         """The job's runs created since `since` (dbt Cloud's clock) that resume the run, oldest first."""
-        return await search.find_runs(
-            self._channel, job_id, since, lambda run: run.retrying_run_id == run_id, trigger=False
-        )
-
-    async def find_past(self, job_id: int, marker: str, retried: int | None, since: datetime) -> tuple[RunFacts, ...]:
-        """The job's runs since `since` that have the marker or resume the run `retried`, oldest first."""
-        ours = _opening(marker)
-        return await search.find_runs(
-            self._channel,
-            job_id,
-            since,
-            lambda run: ours.match(run.cause) is not None or (retried is not None and run.retrying_run_id == retried),
-            trigger=True,
-        )
+        with self._look_ups.about(job_id, since, retried=run_id) as question:
+            return (await question.answer()).found
 
     async def find_live(self, job_id: int) -> RunFacts | None:
         """The newest run of the job that is not over."""
@@ -296,11 +288,6 @@ class Client:
             JobNotFound: the message says which name has no match, or several.
         """
         return job.id if job.id is not None else await search.find_job(self._channel, job)
-
-
-def _opening(marker: str) -> re.Pattern[str]:
-    """A cause that opens with exactly this marker."""
-    return re.compile(re.escape(marker) + r"(?![0-9A-Za-z])")
 
 
 def _one_run(received: Received) -> wire.Run:

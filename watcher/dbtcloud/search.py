@@ -1,7 +1,6 @@
-"""Finding runs and jobs that we know by a mark or a name only.
+"""Finding jobs by their names, and what a list of runs must be like to prove that there is no run.
 
-A search that proves nothing raises: "not found" lets a second run start, so it must never come from a list that dbt
-Cloud ordered or filtered otherwise than asked.
+"Not found" lets a second run start, so it must never come from a list that dbt Cloud ordered otherwise than asked.
 """
 
 from __future__ import annotations
@@ -11,8 +10,7 @@ import difflib
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from watcher.api import Job
@@ -20,11 +18,8 @@ from watcher.dbtcloud import wire
 from watcher.dbtcloud.budget import Priority
 from watcher.dbtcloud.channel import Channel, Page
 from watcher.dbtcloud.errors import JobNotFound, ServerFault
-from watcher.lifecycle.facts import RunFacts
 from watcher.lifecycle.text import clean
 
-MAX_PAGES: Final = 100
-"""Pages of a job's runs searched: 10,000 runs since the start that is looked for."""
 MAX_NAMED_PAGES: Final = 50
 """Pages of projects, environments or jobs looked through for a name: 5,000."""
 MAX_COMPARED: Final = 50
@@ -37,33 +32,6 @@ SIMILARITY: Final = 0.5
 """How much of a proposed name must agree, as difflib counts it (0 to 1)."""
 MAX_NAME: Final = 100
 """Characters of a name in a message."""
-
-
-async def find_runs(
-    channel: Channel, job_id: int, since: datetime, matches: Callable[[wire.Run], bool], *, trigger: bool
-) -> tuple[RunFacts, ...]:
-    """The job's matching runs, oldest first, searched from the newest back to those created before `since`.
-
-    Raises:
-        ServerFault: the list is not what was asked for and cannot prove that a run does not exist.
-    """
-    params = {"job_definition_id": str(job_id), "order_by": "-id"}
-    if trigger:
-        params["include_related"] = '["trigger"]'
-    found: dict[int, wire.Run] = {}
-    pages, reached = 0, math.inf
-    async for page in channel.pages("runs/", params, wire.RUNS, Priority.SUBMIT):
-        pages += 1
-        reached = prove_newest_first(page, reached)
-        runs = [run for run in page.items if run.job == job_id]
-        if trigger:
-            _prove_triggers(page, runs)
-        found |= {run.id: run for run in runs if matches(run)}
-        if _reaches_before(page.items, since):
-            break
-        if page.more and pages >= MAX_PAGES:
-            raise ServerFault(f"{page.received.request} has too many pages to search back to {since:%F %T}")
-    return tuple(found[run_id].facts(channel.connection.base_url) for run_id in sorted(found))
 
 
 def prove_newest_first(page: Page[wire.Run], reached: float = math.inf) -> float:
@@ -82,17 +50,6 @@ def prove_newest_first(page: Page[wire.Run], reached: float = math.inf) -> float
     if ids[-1] >= reached or any(later >= earlier for earlier, later in itertools.pairwise(ids)):
         raise ServerFault(f"{page.received.request} did not answer newest first, so nothing can be concluded from it")
     return ids[-1]
-
-
-def _prove_triggers(page: Page[wire.Run], runs: Sequence[wire.Run]) -> None:
-    """Without the trigger there is no cause, and without the cause no marker is seen."""
-    if any(run.trigger is None for run in runs):
-        raise ServerFault(f"{page.received.request} left the triggers out, so nothing can be concluded from it")
-
-
-def _reaches_before(runs: Sequence[wire.Run], since: datetime) -> bool:
-    created = wire.instant(runs[-1].created_at) if runs else None
-    return created is not None and created < since
 
 
 async def find_job(channel: Channel, job: Job) -> int:

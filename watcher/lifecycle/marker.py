@@ -24,6 +24,12 @@ def owner_of(cause: str) -> str | None:
     return found[1] if found else None
 
 
+def mark_of(cause: str) -> str | None:
+    """The marker that opens the cause; None: the run carries none."""
+    found = MARK.match(cause)
+    return found[0] if found else None
+
+
 def marked_cause(run: DbtRun, mark: str) -> str:
     """The cause with the marker in front, where no truncation reaches it."""
     words = run.spec.cause or f"DbtRun {run.metadata.namespace}/{run.metadata.name}"
