@@ -45,6 +45,12 @@ class Mishap(StrEnum):
     UNMADE = "the status goes back to how it was at first before"
     RESTORED = "the watcher dies, and the status goes back to how it was two versions ago, after"
     EMPTIED = "the watcher dies, and the status goes back to how it was at first, after"
+    COPIED = "a copy with its status appears beside the object before"
+    COPIED_BARE = "a copy without its status appears beside the object before"
+    REPLACED = "the object comes back with another uid and with its status before"
+    REPLACED_BARE = "the object comes back with another uid and without its status before"
+    MOVED = "the watcher dies, and the object comes back with another uid and with its status, after"
+    MOVED_BARE = "the watcher dies, and the object comes back with another uid and without its status, after"
 
 
 DEATHS: Final = (Mishap.DIES_BEFORE, Mishap.DIES_AFTER)
@@ -52,6 +58,17 @@ RESTORES: Final = {Mishap.RESTORED: 2, Mishap.EMPTIED: None}
 """A backup that is so many versions old, or the oldest, is restored, and the watcher begins anew."""
 UNDOINGS: Final = {Mishap.UNDONE: 2, Mishap.UNMADE: None}
 """The same under a watcher that goes on."""
+COPIES: Final = (Mishap.COPIED, Mishap.COPIED_BARE)
+"""The object stays, and there is a second one that was made of it."""
+REPLACEMENTS: Final = (Mishap.REPLACED, Mishap.REPLACED_BARE, Mishap.MOVED, Mishap.MOVED_BARE)
+"""Velero restores the object where it was, or in another cluster."""
+BARE: Final = frozenset({Mishap.COPIED_BARE, Mishap.REPLACED_BARE, Mishap.MOVED_BARE})
+BEFORE: Final = frozenset(
+    {Mishap.OVERTAKEN, Mishap.REDIRECTED, *UNDOINGS, *COPIES, Mishap.REPLACED, Mishap.REPLACED_BARE}
+)
+"""What happens to the world before the effect, under a watcher that goes on."""
+AFTER: Final = frozenset({*RESTORES, Mishap.MOVED, Mishap.MOVED_BARE})
+"""What happens to the world after the effect, and the watcher dies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +82,11 @@ class Blow:
     def restores(self) -> bool:
         """Whether the status goes back."""
         return self.mishap in {*UNDOINGS, *RESTORES}
+
+    @property
+    def replaces(self) -> bool:
+        """Whether there is another object in the place of the first one."""
+        return self.mishap in REPLACEMENTS
 
     def __str__(self) -> str:
         return f"{self.mishap} effect {self.step}"
@@ -95,17 +117,17 @@ class Fate:
                 raise lost()
             case Mishap.STALLS:
                 await asyncio.sleep(STALL)
-            case Mishap.OVERTAKEN | Mishap.REDIRECTED | Mishap.UNDONE | Mishap.UNMADE:
+            case _ if mishap in BEFORE:
                 self.befall(mishap)
         answer = await act()
         match mishap:
             case Mishap.DIES_AFTER:
                 await self._die()
-            case Mishap.RESTORED | Mishap.EMPTIED:
-                self.befall(mishap)
-                await self._die()
             case Mishap.ANSWER_LOST:
                 raise lost()
+            case _ if mishap in AFTER:
+                self.befall(mishap)
+                await self._die()
         return answer
 
     async def _die(self) -> NoReturn:

@@ -73,6 +73,19 @@ class Objects:
             old = versions[0 if back is None else max(len(versions) - 1 - back, 0)]
             self._store(replace(run, status=old.status))
 
+    def copy(self, name: str, to: str, *, bare: bool) -> None:
+        """What Velero or `kubectl get -o yaml` makes of an object: another uid, with its status or without (`bare`).
+
+        Under its own name it takes the place of the object.
+        """
+        run = self.stored[name]
+        if to == name:
+            self._announce(self.stored.pop(name), gone=True)
+        metadata = replace(
+            run.metadata, name=to, uid=f"{run.uid}-copy", creation_timestamp=self._now(), deletion_timestamp=None
+        )
+        self._store(replace(run, metadata=metadata, status=Status() if bare else run.status))
+
     # ── what the watcher does ──
 
     async def get(self, namespace: str, name: str) -> DbtRun:
@@ -121,6 +134,9 @@ class Objects:
         self.versions.setdefault(run.metadata.name, []).append(stored)
         if gone:
             del self.stored[run.metadata.name]
-        for listener in tuple(self.listeners):
-            listener(stored, gone)
+        self._announce(stored, gone)
         return stored
+
+    def _announce(self, run: DbtRun, gone: bool) -> None:
+        for listener in tuple(self.listeners):
+            listener(run, gone)

@@ -27,6 +27,8 @@ class Path:
     """Runs that are meant to go on."""
     twins: int = 0
     """Duplicates, at most, that must be found and cancelled: where dbt Cloud breaks what is assumed of it."""
+    late: bool = False
+    """Whether a start may show long after it was sent."""
 
 
 async def _start(world: World) -> None:
@@ -232,12 +234,12 @@ FAULTY: Final[dict[str, Path]] = {
     "start, answer lost": Path(play=_lost_answer, ends=SUCCEEDED, journal=START),
     "start, answer lost, list lags": Path(play=_lost_answer_and_lagging_list, ends=SUCCEEDED, journal=START),
     "start, request lost": Path(play=_lost_request, ends=SUCCEEDED, journal=START),
-    "start, commit late": Path(play=_late_commit, ends=SUCCEEDED, journal=START),
+    "start, commit late": Path(play=_late_commit, ends=SUCCEEDED, journal=START, late=True),
     "start, hang": Path(play=_hang, ends=SUCCEEDED, journal=START),
     "start, 502 after commit": Path(play=_server_error_after_commit, ends=SUCCEEDED, journal=START),
     "start, rate limit": Path(play=_rate_limit, ends=SUCCEEDED, journal=START),
     "start, commit later than assumed": Path(
-        play=_late_twin, ends=SUCCEEDED, journal=("start", "start", "cancel"), twins=1
+        play=_late_twin, ends=SUCCEEDED, journal=("start", "start", "cancel"), twins=1, late=True
     ),
     "retry from failure, answer lost": Path(
         play=_resume_with_lost_answer, ends=SUCCEEDED, journal=("start", "retry"), attempts=2

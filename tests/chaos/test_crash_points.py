@@ -12,7 +12,7 @@ import itertools
 
 import pytest
 
-from tests.chaos.fate import DEATHS, RESTORES, UNDOINGS, Blow, Mishap, all_effects
+from tests.chaos.fate import COPIES, DEATHS, REPLACEMENTS, RESTORES, UNDOINGS, Blow, Mishap, all_effects
 from tests.chaos.paths import PATHS, PLAIN
 from tests.chaos.stories import Story, tell
 from tests.chaos.world import in_virtual_time
@@ -26,6 +26,7 @@ def undisturbed(name: str) -> Story:
     return story
 
 
+@functools.cache
 def after(name: str, *blows: Blow) -> Story:
     """The path under these blows."""
     story = Story()
@@ -75,7 +76,28 @@ def test_a_path_ends_as_it_must_wherever_a_cluster_is_restored(name: str, mishap
     assert everywhere(name, mishap) == []
 
 
-OTHERS = [mishap for mishap in Mishap if mishap not in {*DEATHS, *UNDOINGS, *RESTORES}]
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("mishap", COPIES)
+def test_a_path_ends_as_it_must_and_a_copy_starts_nothing_wherever_one_appears(name: str, mishap: Mishap) -> None:
+    assert everywhere(name, mishap) == []
+    assert copies(name, mishap)
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("mishap", REPLACEMENTS)
+def test_a_copy_in_the_place_of_its_object_starts_nothing_and_ends_or_says_what_to_do(
+    name: str, mishap: Mishap
+) -> None:
+    assert everywhere(name, mishap) == []
+    assert copies(name, mishap)
+
+
+def copies(name: str, mishap: Mishap) -> int:
+    """At how many side effects a copy was made: an object that no watcher has taken on is not told from a new one."""
+    return sum(after(name, Blow(step, mishap)).copies for step in range(len(undisturbed(name).effects)))
+
+
+OTHERS = [mishap for mishap in Mishap if mishap not in {*DEATHS, *UNDOINGS, *RESTORES, *COPIES, *REPLACEMENTS}]
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -17,11 +17,33 @@ import httpx
 import looptime
 from msgspec.structs import replace
 
-from tests.chaos.fate import RESTORES, UNDOINGS, Fate, FatefulTransport, Mishap, fateful_objects
+from tests.chaos.fate import (
+    BARE,
+    COPIES,
+    REPLACEMENTS,
+    RESTORES,
+    UNDOINGS,
+    Fate,
+    FatefulTransport,
+    Mishap,
+    fateful_objects,
+)
 from tests.chaos.objects import Objects
-from tests.chaos.oracle import Seen, Verdict, judge
+from tests.chaos.oracle import Seen, Verdict, identity, judge
 from tests.chaos.wire import Wire
-from watcher.api import CONNECTION_SECRET_TYPE, FINALIZER, ConnectionRef, DbtRun, Job, Phase, Reason, Spec
+from watcher.api import (
+    CONNECTION_SECRET_TYPE,
+    FINALIZER,
+    LIVE_PHASES,
+    START_COPY_ANNOTATION,
+    UID_ANNOTATION,
+    ConnectionRef,
+    DbtRun,
+    Job,
+    Phase,
+    Reason,
+    Spec,
+)
 from watcher.awaited import SecretData
 from watcher.cluster.clock import ClusterClock
 from watcher.cluster.mirror import Mirror
@@ -69,6 +91,8 @@ def now() -> Instant:
     return Instant(datetime.fromtimestamp(EPOCH + mono, UTC), mono)
 
 
+COPY: Final = "b"
+"""The name of a copy beside the object."""
 HOME: Final = "127.0.0.1"
 ELSEWHERE: Final = "localhost"
 STRANGERS: Final = 3
@@ -121,11 +145,15 @@ class World:
         self.watchers: list[Watcher] = []
         self._changed = asyncio.Event()
         self.ends: dict[str, list[Phase]] = {}
-        """The final phases that each object ever had: never more than one."""
+        """The final phases that each object, by its uid, ever had: never more than one."""
+        self.copies: list[str] = []
+        """Names of objects that were made of others."""
+        self.started_before = 0
+        """Runs that objects had started when the last copy was made."""
 
     def _remember(self, run: DbtRun, _gone: bool) -> None:
         self._changed.set()
-        phase, known = run.status.phase, self.ends.setdefault(run.metadata.name, [])
+        phase, known = run.status.phase, self.ends.setdefault(run.uid, [])
         if phase is not None and (phase.final or known) and phase not in known:
             known.append(phase)
 
@@ -152,14 +180,26 @@ class World:
                 self.objects.label("a")
             case Mishap.REDIRECTED:
                 self.redirect()
+            case _ if mishap in COPIES:
+                self.copy(COPY, bare=mishap in BARE)
+            case _ if mishap in REPLACEMENTS:
+                self.copy("a", bare=mishap in BARE)
             case _:
                 self.restore((UNDOINGS | RESTORES)[mishap])
 
     def restore(self, back: int | None, name: str = "a") -> None:
         """The status is restored from a backup, and may have its end once more."""
         if name in self.objects.stored:
-            self.ends[name] = []
+            self.ends[self.objects.stored[name].uid] = []
             self.objects.restore(name, back)
+
+    def copy(self, to: str, *, bare: bool, name: str = "a") -> None:
+        """The object is copied; one that no watcher has taken on yet is no different from a new one."""
+        run = self.objects.stored.get(name)
+        if run is not None and UID_ANNOTATION in run.metadata.annotations:
+            self.copies.append(to)
+            self.started_before = self.started
+            self.objects.copy(name, to, bare=bare)
 
     def redirect(self, name: str = "a") -> None:
         """The connection is for another account for a while, if a run of the object may be in the first."""
@@ -215,16 +255,40 @@ class World:
     @property
     def at_rest(self) -> bool:
         return all(
-            run.status.phase is not None and run.status.phase.final and FINALIZER not in run.metadata.finalizers
-            for run in self.objects.stored.values()
+            ended(run) or (name in self.copies and self.explained(run)) for name, run in self.objects.stored.items()
         )
 
+    def explained(self, run: DbtRun) -> bool:
+        """Whether a copy says what to do with it, or follows a run that goes on."""
+        status = run.status
+        if status.reason is Reason.COPIED:
+            return f"{START_COPY_ANNOTATION}={run.uid}" in status.message
+        return status.phase in LIVE_PHASES and status.run_id in self.simulator.account.live
+
+    @property
+    def started(self) -> int:
+        """How many runs objects have started or resumed."""
+        runs = self.simulator.account.runs.values()
+        told = ({"retrying_run_id": run.retrying_run_id, "cause": run.request.cause} for run in runs)
+        return sum(identity(run) is not None for run in told)
+
+    async def runs(self) -> list[dict[str, Any]]:
+        """Every run of dbt Cloud, as its control surface tells it."""
+        told: list[dict[str, Any]] = await self.control("GET", "/runs")
+        return told
+
     async def verdict(self) -> Verdict:
-        runs = await self.control("GET", "/runs")
-        return judge([Seen(run, name not in self.objects.stored) for name, run in self.objects.last.items()], runs)
+        seen = [Seen(run, name not in self.objects.stored) for name, run in self.objects.last.items()]
+        waiting = [one for one in seen if one.run.metadata.name in self.copies and self.explained(one.run)]
+        return judge([one for one in seen if one not in waiting], await self.runs())
 
     async def journal(self) -> list[str]:
         return [entry["action"] for entry in await self.control("GET", "/journal")]
+
+
+def ended(run: DbtRun) -> bool:
+    """Whether an object has its end and is not held any more."""
+    return run.status.phase is not None and run.status.phase.final and FINALIZER not in run.metadata.finalizers
 
 
 class Dated:

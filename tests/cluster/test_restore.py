@@ -27,7 +27,10 @@ async def twice(stack: Stack) -> list[str]:
     return [mark for mark, runs in counted.items() if runs > 1]
 
 
-async def test_a_restored_etcd_starts_nothing_twice(stack: Stack, plane: ControlPlane, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bumped", [False, True], ids=["plain", "bump-revision"])
+async def test_a_restored_etcd_starts_nothing_twice(
+    stack: Stack, plane: ControlPlane, tmp_path: Path, bumped: bool
+) -> None:
     late, live, doomed, retried = (Own(stack, name) for name in ("late", "live", "doomed", "retried"))
     await live.apply("endless")
     await doomed.apply("endless", retry=RETRY)
@@ -36,7 +39,7 @@ async def test_a_restored_etcd_starts_nothing_twice(stack: Stack, plane: Control
         await own.reaches("Running")
     await stack.watcher.stop()
     await late.apply("success")
-    await plane.back_up(tmp_path / "backup")
+    await plane.snapshot(tmp_path / "backup")
     stack.watcher.start()
     await late.reaches("Succeeded")
     await live.finish(10)
@@ -56,13 +59,13 @@ async def test_a_restored_etcd_starts_nothing_twice(stack: Stack, plane: Control
         phases.update({own.name: (await own.status()).get("phase") for own in (late, live, doomed, retried)})
         return phases == ENDS and await second()
 
-    await plane.restore(tmp_path / "backup")
+    await plane.restore(tmp_path / "backup", bumped=bumped)
     await until(as_before, 180, "everything is as it was before the restore")
     await stack.watcher.says("went back to older versions of DbtRuns")
     assert not await twice(stack)
 
     await stack.watcher.stop()
-    await plane.restore(tmp_path / "backup")
+    await plane.restore(tmp_path / "backup", bumped=bumped)
     stack.watcher.start()
     await until(as_before, 180, "everything is as it was before the second restore")
     assert not await twice(stack)

@@ -57,10 +57,14 @@ class Tool:
     def ldflags(self) -> str:
         if not self.stamps:
             return "-s -w"
-        version = _required_version(self.folder, self.module)
+        version = self.version()
         major, minor, *_ = version.removeprefix("v").split(".")
         stamps = (stamp.format(version=version, major=major, minor=minor) for stamp in self.stamps)
         return " ".join(["-s -w", *(f"-X {stamp}" for stamp in stamps)])
+
+    def version(self) -> str:
+        """As its go.mod names it."""
+        return _required_version(self.folder, self.module)
 
 
 def _tool(name: str, folder: str, module: str, command: str, *stamps: str) -> tuple[str, Tool]:
@@ -78,6 +82,8 @@ TOOLS = dict(
         _tool("kube-scheduler", "kubernetes", _KUBERNETES, "/cmd/kube-scheduler", *_KUBERNETES_STAMPS),
         _tool("kube-proxy", "kubernetes", _KUBERNETES, "/cmd/kube-proxy", *_KUBERNETES_STAMPS),
         _tool("kubelet", "kubernetes", _KUBERNETES, "/cmd/kubelet", *_KUBERNETES_STAMPS),
+        # In a folder of its own, so that the ones above need not be built anew for it.
+        _tool("etcdutl", "etcdutl", "go.etcd.io/etcd/etcdutl/v3", ""),
         _tool("helm", "tools", "helm.sh/helm/v4", "/cmd/helm", "helm.sh/helm/v4/internal/version.version={version}"),
         # What GitOps tools make of objects, by their own code: the only Go here that is ours.
         _tool("gitops", "gitops", "dbtrun.dev/controlplane/gitops", ""),

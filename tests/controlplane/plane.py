@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import random
 import secrets
@@ -43,6 +44,7 @@ _PORT_TRIES = 8
 _PORTS = range(20000, 32000)
 _ETCD, _APISERVER, _MANAGER = "etcd", "kube-apiserver", "kube-controller-manager"
 _SCHEDULER = "kube-scheduler"
+_ETCDUTL = "etcdutl"
 
 
 @dataclass(frozen=True)
@@ -176,13 +178,16 @@ class ControlPlane(Opened):
         """Start the API server again at the same address and wait until it is ready."""
         await asyncio.to_thread(self._start_apiserver)
 
-    async def back_up(self, folder: Path) -> None:
-        """Copy etcd's data to a new folder, with etcd and the API server stopped for as long as it takes."""
-        await asyncio.to_thread(self._with_etcd_stopped, lambda: shutil.copytree(self._layout.data, folder))
+    async def snapshot(self, file: Path) -> None:
+        """Save a snapshot of etcd, as `etcdctl snapshot save` does, while everything goes on."""
+        await asyncio.to_thread(self._snapshot, file)
 
-    async def restore(self, folder: Path) -> None:
-        """Put back what `back_up` copied: every object is as it was then, and versions are counted on from there."""
-        await asyncio.to_thread(self._with_etcd_stopped, lambda: self._put_back(folder))
+    async def restore(self, snapshot: Path, *, bumped: bool = False) -> None:
+        """Restart etcd and the API server from a snapshot: every object is as it was then.
+
+        Versions are counted on from there, or with `bumped` from far above (`--bump-revision --mark-compacted`).
+        """
+        await asyncio.to_thread(self._restore, snapshot, bumped)
 
     async def freeze_apiserver(self) -> None:
         """Stop the API server's clock: connections stay open and nothing answers."""
@@ -347,16 +352,24 @@ class ControlPlane(Opened):
         self._run(_ETCD, components.etcd(self._binaries[_ETCD], self._layout, self._ports, name))
         self._wait(_ETCD, lambda: self._is_our_etcd(name))
 
-    def _with_etcd_stopped(self, act: Callable[[], object]) -> None:
+    def _snapshot(self, file: Path) -> None:
+        url = f"{self._ports.etcd_url}/v3/maintenance/snapshot"
+        with file.open("wb") as saved, httpx.stream("POST", url, json={}, timeout=60.0, trust_env=False) as answer:
+            answer.raise_for_status()
+            for line in answer.iter_lines():
+                saved.write(base64.b64decode(json.loads(line)["result"].get("blob", "")))
+
+    def _restore(self, snapshot: Path, bumped: bool) -> None:
+        etcdutl = build.ensure(_ETCDUTL, progress=self._progress)[_ETCDUTL]
         self._supervisor.stop(_APISERVER, STOP_GRACE_SECONDS)
         self._supervisor.stop(_ETCD, STOP_GRACE_SECONDS)
-        act()
+        shutil.rmtree(self._layout.data)
+        argv = components.etcd_from(snapshot, etcdutl, self._layout, self._etcd_name, bumped=bumped)
+        answer = subprocess.run(argv, env=self._env, capture_output=True, text=True, timeout=60.0, check=False)
+        if answer.returncode:
+            raise ControlPlaneError(f"etcdutl could not restore {snapshot}: {answer.stderr.strip()}")
         self._start_etcd()
         self._start_apiserver()
-
-    def _put_back(self, folder: Path) -> None:
-        shutil.rmtree(self._layout.data)
-        shutil.copytree(folder, self._layout.data)
 
     def _start_apiserver(self) -> None:
         self._run(_APISERVER, components.apiserver(self._binaries[_APISERVER], self._layout, self._ports))

@@ -60,6 +60,11 @@ def test_the_server_is_told_its_version(calls: Path) -> None:
     assert "version.gitMinor=37" in compilations(calls)[0]
 
 
+def test_etcd_and_the_tool_that_restores_it_are_of_one_release() -> None:
+    tool, server = build.TOOLS["etcdutl"], build.TOOLS["etcd"]
+    assert tool.version() == server.version()
+
+
 def test_a_failed_compilation_shows_its_last_line_and_leaves_no_binary(
     calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
