@@ -9,12 +9,14 @@ WORKERS ?= 4
 KILLS ?= 1000
 COUNT ?= 10000
 SEED ?= 1
+# The dependency group of .venv. `unit` is enough for the unit tests, on every supported Python.
+GROUP ?= dev
 # Where the shell forbids it, each of a thousand processes would compile every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup check lint types unit coverage controlplane airflows test test-airflow test-airflow-all test-node \
   test-airflow-pods soak hostile abuse bench bench-airflow demo \
-  docs format lock clean
+  docs dist format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,17 +26,18 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv (once, about a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --build-constraint constraints.txt -e '.[watcher,airflow,simulator]' --group dev
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --build-constraint constraints.txt -e '.[watcher,airflow,simulator]' --group $(GROUP)
 	@touch $@
 
 setup: $(READY) ## make the development environment (.venv)
 
 check: lint types unit ## lint, types and unit tests: for every minute
 
-lint: $(READY) ## ruff and import-linter
+lint: $(READY) ## ruff, import-linter and actionlint
 	@$(BIN)/ruff format --check --quiet . || { echo "formatting differs: run 'make format'"; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@PYTHONPATH=. $(BIN)/lint-imports --no-cache > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
+	@$(BIN)/python -m tests.controlplane run actionlint -shellcheck= -pyflakes=
 
 types: $(READY) ## mypy --strict
 	@$(BIN)/mypy
@@ -106,6 +109,9 @@ demo: controlplane ## three runs on a real API server; the last line is the even
 docs: controlplane ## write docs/reference.md and deploy/ anew from the chart and the code
 	@$(BIN)/python -m deploy.render
 	@$(BIN)/python -m docs.generate
+
+dist: $(READY) ## build the wheel and the sdist into dist/
+	@$(BIN)/uv build --quiet --build-constraint constraints.txt --out-dir dist
 
 format: $(READY) ## format the code
 	@$(BIN)/ruff format --quiet .

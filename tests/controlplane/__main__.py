@@ -1,7 +1,8 @@
-"""python -m tests.controlplane build | up"""
+"""python -m tests.controlplane build | run | up"""
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -28,6 +29,18 @@ def build_command() -> None:
             click.echo(f"{name}\t{path}")
     except ControlPlaneError as error:
         raise _Failure(str(error)) from None
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("tool", type=click.Choice(list(build.TOOLS)))
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run(tool: str, arguments: tuple[str, ...]) -> None:
+    """Run one of the binaries, which is built if it is missing."""
+    try:
+        path = build.ensure(tool)[tool]
+    except ControlPlaneError as error:
+        raise _Failure(str(error)) from None
+    os.execv(path, [tool, *arguments])  # noqa: S606 - one of our own binaries
 
 
 @main.command()

@@ -87,6 +87,7 @@ TOOLS = dict(
         _tool("helm", "tools", "helm.sh/helm/v4", "/cmd/helm", "helm.sh/helm/v4/internal/version.version={version}"),
         # What GitOps tools make of objects, by their own code: the only Go here that is ours.
         _tool("gitops", "gitops", "dbtrun.dev/controlplane/gitops", ""),
+        _tool("actionlint", "lint", "github.com/rhysd/actionlint", "/cmd/actionlint"),
         _tool("kubeconform", "tools", "github.com/yannh/kubeconform", "/cmd/kubeconform", "main.version={version}"),
     ]
 )
