@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Writes the pages that people look things up in, so that they say what the API server, watcher and chart do.
 
-docs/reference.md comes from the CRD and the code, helm/dbtrun/README.md from the chart's values and their schema.
+docs/reference.md comes from the CRD and the code, docs/settings.md from the settings and the chart, and
+helm/dbtrun/README.md from the chart's values and their schema.
 
 python -m docs.generate           write them
 python -m docs.generate --check   exit 1 and name those that differ
@@ -19,13 +20,14 @@ from typing import Any, Final, NamedTuple
 import yaml
 
 from airflow_trigger.event import STATUSES
-from docs import chart
+from docs import chart, settings
 from watcher.api import API_VERSION, KIND, PHASE_MEANINGS, REASON_DOCS, ConditionType
 from watcher.telemetry.metrics import Metrics
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CRD: Final = ROOT / "deploy/crd/dbtrun.dev_dbtruns.yaml"
 REFERENCE: Final = ROOT / "docs/reference.md"
+SETTINGS: Final = ROOT / "docs/settings.md"
 
 CONDITIONS: Final[dict[ConditionType, str]] = {
     ConditionType.SUCCEEDED: "Unknown until the end; then True if dbt Cloud says that the run succeeded, else False.",
@@ -206,9 +208,24 @@ def chart_readme(folder: Path = chart.CHART) -> str:
     return chart.head(folder) + "\n" + table(("Value", "Type", "Default", "Meaning"), chart.rows(folder)) + "\n"
 
 
+def settings_page() -> str:
+    """The page of the watcher's settings."""
+    return (
+        settings.HEAD
+        + table(settings.COLUMNS, settings.rows())
+        + settings.ENVIRONMENT
+        + table(("Variable", "Helm value", "Meaning"), settings.OTHER_VARIABLES)
+        + "\n"
+    )
+
+
 def pages() -> dict[Path, str]:
     """Every generated page and its text."""
-    return {REFERENCE: reference(yaml.safe_load(CRD.read_text())), chart.README: chart_readme()}
+    return {
+        REFERENCE: reference(yaml.safe_load(CRD.read_text())),
+        SETTINGS: settings_page(),
+        chart.README: chart_readme(),
+    }
 
 
 def main() -> None:

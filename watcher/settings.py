@@ -1,6 +1,7 @@
-"""Every setting of the watcher: its unit, default and reason.
+"""Every setting of the watcher: what it does, its unit and default, and the reason for the default.
 
-Flags, DBTRUN_* variables and Helm values carry the same names.
+A setting `log_level` is the flag `--log-level`, the variable DBTRUN_LOG_LEVEL and the Helm value `settings.logLevel`;
+the chart chooses a few by other values. `docs/generate.py` writes docs/settings.md from here.
 """
 
 from __future__ import annotations
@@ -26,59 +27,114 @@ class InvalidSetting(ValueError):
     """A setting cannot be used; the message names it, its value and what would do."""
 
 
-def setting(default: Any, doc: str) -> Any:
-    """A setting with its default and the text that `--help` and the reference show."""
-    return field(default=default, metadata={"doc": doc})
+def setting(default: Any, doc: str, *, unit: str = "", why: str = "") -> Any:
+    """A setting with its default, the text that `--help` shows, its unit, and the reason for the default."""
+    return field(default=default, metadata={"doc": doc, "unit": unit, "why": why})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """How one watcher runs."""
 
-    namespaces: str = setting("", "Namespaces to serve, separated by commas; `*`: all; empty: the watcher's own.")
+    namespaces: str = setting(
+        "",
+        "Namespaces to serve, separated by commas; `*`: all; empty: the watcher's own.",
+        unit="names",
+        why="A watcher needs rights in each namespace that it serves; it has them in its own.",
+    )
     connection_secret: str = setting(
-        "", "Secret of the default connection, in the watcher's own namespace; empty: there is none."
+        "",
+        "Secret of the default connection, in the watcher's own namespace; empty: no default connection.",
+        unit="name",
     )
     connection_dir: str = setting(
         "",
         "Directory with the files of the default connection (token, account-id, host, ca.crt), instead of a Secret.",
+        unit="path",
+        why="For a watcher outside of a cluster.",
     )
     connection_namespaces: str = setting(
-        "", "Namespaces that may use the default connection, separated by commas; `*`: all; empty: the watcher's own."
+        "",
+        "Namespaces that may use the default connection, separated by commas; `*`: all; empty: the watcher's own.",
+        unit="names",
+        why="Anyone who may use a connection may start every job that its token can start.",
     )
     connection_hosts: str = setting(
-        ",".join(DBT_HOSTS), "Domains that a connection's host may be or be below, separated by commas; `*`: any host."
+        ",".join(DBT_HOSTS),
+        "Domains, separated by commas: the host of a connection must be one of them or a subdomain; `*`: any host.",
+        unit="domains",
+        why="dbt Cloud's own domains: whoever may create a Secret must not choose where the watcher connects.",
     )
     loopback_connections: bool = setting(
-        False, "Let connections name this machine, also by http: for the simulator, in tests."
+        False,
+        "Allow connections to this machine, also by http: for the simulator, in tests.",
+        why="On a loopback address, other services of the pod or machine could be reached.",
     )
-    kubeconfig: str = setting("", "Path of a kubeconfig; empty: the pod's ServiceAccount. Never looked for elsewhere.")
-    context: str = setting("", "Context in the kubeconfig; empty: its current one.")
+    kubeconfig: str = setting(
+        "",
+        "Path of a kubeconfig; empty: the pod's ServiceAccount. No other file is read.",
+        unit="path",
+        why="A watcher must not act on the cluster that happens to be in ~/.kube/config.",
+    )
+    context: str = setting("", "Context in the kubeconfig; empty: its current context.", unit="name")
     listen: str = setting(
-        "127.0.0.1:8080", "Address of /healthz, /readyz and /metrics; no host: every address; port 0: any free one."
+        "127.0.0.1:8080",
+        "Address of /healthz, /readyz and /metrics; no host: every address; port 0: any free port.",
+        unit="HOST:PORT",
+        why="Outside of a pod, nobody else needs it.",
     )
     log_level: str = setting("info", "debug, info, warning or error.")
-    log_format: str = setting("json", "json, or text for people.")
+    log_format: str = setting(
+        "json", "json (one object per line), or text for people.", why="Log collectors parse JSON without a pattern."
+    )
     requests_per_minute: int = setting(
-        1500, "Requests to dbt Cloud per account and minute; dbt Cloud allows an account 5,000, the rest is for others."
+        1500,
+        "Maximum number of requests to dbt Cloud for each account.",
+        unit="requests per minute",
+        why="dbt Cloud allows 5,000 for all clients of an account together; the rest is for the others.",
     )
     feed_interval_seconds: float = setting(
-        5.0, "Seconds between two looks at what has finished in an account: how late an end may be seen."
+        5.0,
+        "Time between two requests for the runs of an account that have finished: how late an end can be noticed.",
+        unit="seconds",
+        why="12 requests a minute for an account, however many runs are live.",
     )
-    request_seconds: float = setting(30.0, "Seconds after which a request to dbt Cloud is given up.")
+    request_seconds: float = setting(
+        30.0,
+        "Timeout of a request to dbt Cloud.",
+        unit="seconds",
+        why="The quiet period must be longer than this and the submit window together.",
+    )
     namespace_weights: str = setting(
         "",
-        "Shares of starts and run slots, as `team-a=3,team-b=2`: turns of a namespace for each turn of one without a "
-        "weight.",
+        "Shares of starts and run slots, as `team-a=3,team-b=2`: a namespace gets this many turns for each turn of a "
+        "namespace that is not listed.",
+        unit="NAMESPACE=NUMBER",
+        why="Without weights, all namespaces take turns equally.",
     )
-    submit_window_seconds: float = setting(30.0, "Seconds after its claim within which a start is sent, or not at all.")
-    leader_election: bool = setting(True, "Act only while holding a Lease: several watchers never act at once.")
-    lease_name: str = setting("dbtrun-watcher", "Name of the Lease, in the watcher's own namespace.")
+    submit_window_seconds: float = setting(
+        30.0,
+        "A start is sent within this time of its claim, or not at all.",
+        unit="seconds",
+        why="It limits how long after a claim a request can still arrive, so that another watcher can decide.",
+    )
+    leader_election: bool = setting(
+        True,
+        "Act only while holding a Lease, so that several watchers never act at once.",
+        why="Also one replica overlaps with its successor during a rolling update.",
+    )
+    lease_name: str = setting("dbtrun-watcher", "Name of the Lease, in the watcher's own namespace.", unit="name")
     lease_seconds: int = setting(
-        15, "Seconds after which a watcher that does not renew its Lease is replaced; it stops acting at two thirds."
+        15,
+        "A watcher that does not renew its Lease is replaced after this time. It stops acting after two thirds of it.",
+        unit="seconds",
+        why="The default of Kubernetes' own controllers.",
     )
     quiet_period_seconds: float = setting(
-        120.0, "Seconds after a lost answer before the start may be sent again: window, request and list lag together."
+        120.0,
+        "Time after which a start whose reply was lost may be sent again, if dbt Cloud has no run of it.",
+        unit="seconds",
+        why="Submit window and request timeout are 60 s together; the rest is for the delay of dbt Cloud's lists.",
     )
 
     def __post_init__(self) -> None:

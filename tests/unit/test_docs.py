@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
+from docs import generate, settings
+from watcher.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DECISIONS = ROOT / "docs/decisions"
@@ -43,3 +47,21 @@ def test_the_index_lists_every_decision_by_its_title_and_status() -> None:
 @pytest.mark.parametrize("path", decisions(), ids=lambda path: path.stem)
 def test_a_decision_has_its_four_sections(path: Path) -> None:
     assert re.findall(r"^## (.+)$", path.read_text(), re.MULTILINE) == SECTIONS
+
+
+def test_the_page_of_the_settings_is_what_code_and_chart_say() -> None:
+    assert generate.SETTINGS.read_text() == generate.settings_page(), "run `make docs`"
+
+
+def test_the_page_says_how_the_chart_chooses_a_setting() -> None:
+    """Those with a value of their own are in the template, the others are not."""
+    template = (ROOT / "helm/dbtrun/templates/deployment.yaml").read_text()
+    chosen = {name for name in settings.BY_OTHER_VALUES if f"DBTRUN_{name.upper()}\n" in template}
+    assert chosen == set(settings.BY_OTHER_VALUES)
+    assert [name for name in settings.WITHOUT_A_VALUE if f"DBTRUN_{name.upper()}" in template] == []
+
+
+def test_a_number_has_a_unit() -> None:
+    numbers = [each for each in fields(Settings) if type(each.default) in (int, float)]
+    assert [each.name for each in numbers if not each.metadata["unit"]] == []
+    assert [each.name for each in numbers if not each.metadata["why"]] == []
