@@ -7,11 +7,11 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.controlplane import ControlPlane
 from tests.stack import Own, Program, Stack
+from tests.stack.stack import page
 
 WATCHING = r'"Watching \d+ DbtRuns'
 FAIL_OVER_SECONDS = 20.0
@@ -46,12 +46,6 @@ async def test_only_the_holder_acts(stack: Stack, standby: Program) -> None:
     await run_to_its_end(stack, "a")
     assert "ClaimStart" in stack.watcher.text()
     assert "ClaimStart" not in standby.text()
-
-
-async def page(program: Program, path: str) -> httpx.Response:
-    address = (await program.says(r"Listening on (\S+:\d+)")).group(1)
-    async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
-        return await http.get(f"http://{address}{path}")
 
 
 async def test_holder_and_standby_can_be_told_apart(stack: Stack, standby: Program) -> None:

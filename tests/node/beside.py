@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -148,14 +147,6 @@ class Beside(Site):
     def process(self, pod: Json) -> int:
         """A pod's watcher, as this machine knows it."""
         return self.node.processes_of(self.container(pod))[0]
-
-    def limit_memory(self, pod: Json, more: int) -> None:
-        """Gives a watcher so many bytes more than what its processes have, and takes its cached files."""
-        group = self.node.memory_of(self.container(pod))
-        kept = re.search(r"^(?:total_rss|anon) (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
-        assert kept is not None
-        limit = next(group / name for name in ("memory.max", "memory.limit_in_bytes") if (group / name).exists())
-        limit.write_text(str(int(kept[1]) + more))
 
     async def until_restarted(self, pod: Json, seconds: float = 200.0) -> None:
         """Waits until the watcher in a pod was restarted."""

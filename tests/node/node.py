@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shlex
 import shutil
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
 from ipaddress import IPv4Address, ip_interface
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,9 +36,8 @@ _BOOT = Path(__file__).with_name("boot.sh")
 START_SECONDS = 120.0
 _POLL_SECONDS = 0.05
 _LINK_TRIES = 8
-_MEMORY_V1 = ("memory.usage_in_bytes", "memory.limit_in_bytes")
-_MEMORY_V2 = ("memory.current", "memory.max")
-_PAGES = 256 * 1024
+_MEMORY_LIMITS = ("memory.max", "memory.limit_in_bytes")
+"""The file that limits a cgroup's memory: of v2, and of v1."""
 
 
 class NodeError(ControlPlaneError):
@@ -100,13 +99,17 @@ class Node(Opened):
         """The processes of a container, by its id, first its first."""
         return sorted(map(int, (self.memory_of(container) / "cgroup.procs").read_text().split()))
 
-    def starve(self, container: str) -> None:
-        """Leave a container no byte more than it cannot give back: the kernel kills who asks for one."""
+    def limit_memory(self, container: str, more: int) -> None:
+        """Give a container so many bytes more than what its processes have, and take its cached files.
+
+        Raises:
+            OSError: the kernel refuses, for it cannot take back enough.
+        """
         folder = self.memory_of(container)
-        used, limit = _MEMORY_V2 if (folder / _MEMORY_V2[0]).exists() else _MEMORY_V1
-        with suppress(OSError):  # v1 refuses in the end; v2 kills at once, and then there is no such file
-            while True:
-                (folder / limit).write_text(str(int((folder / used).read_text()) - _PAGES))
+        kept = re.search(r"^(?:total_rss|anon) (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
+        assert kept is not None
+        limit = next(folder / name for name in _MEMORY_LIMITS if (folder / name).exists())
+        limit.write_text(str(int(kept[1]) + more))
 
     # Life.
 

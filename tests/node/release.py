@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
+import psutil
 import yaml
 
 from tests.node.node import Node
@@ -88,36 +90,51 @@ class Release(Site):
         return said
 
     async def everything_told(self) -> dict[str, str]:
-        return await super().everything_told() | {
-            "pods": await self.kubectl("logs", "-lapp.kubernetes.io/name=dbtrun", "--tail=-1")
-        }
-
-    async def containers(self) -> list[str]:
-        """Ids of the watchers' running containers."""
-        found = [status for pod in await self.pods() for status in pod["status"].get("containerStatuses", [])]
-        return [str(each["containerID"]).removeprefix("containerd://") for each in found if "running" in each["state"]]
+        logs = await self.kubectl("logs", "-lapp.kubernetes.io/name=dbtrun", "--tail=-1")
+        pages = {path: await ask(pod, path) for pod in await self.pods() for path in ("/metrics", "/readyz")}
+        return await super().everything_told() | {"pods": logs} | pages
 
     # ── the Lease ──
 
-    async def holder(self) -> str:
-        """The Pod whose watcher acts; empty if none does."""
+    async def holder(self) -> str | None:
+        """The identity of the watcher that holds the Lease; None: it is free."""
         lease = await self.plane.read(f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases/dbtrun")
-        return str((lease or {}).get("spec", {}).get("holderIdentity") or "")
+        return (lease or {}).get("spec", {}).get("holderIdentity") or None
 
-    async def acts(self, but: str = "", seconds: float = 120.0) -> str:
-        """Who acts, once somebody does who is not `but`."""
+    async def acting(self) -> Acting:
+        """The watcher that holds the Lease, once one does."""
 
-        async def another() -> str | None:
-            holder = await self.holder()
-            return holder if holder != but else None
+        async def found() -> Acting | None:
+            holder = await self.holder() or ""
+            for pod in await self.pods():
+                if holder.startswith(f"{pod['metadata']['name']}_"):
+                    (status,) = pod["status"]["containerStatuses"]
+                    identity = str(status["containerID"]).removeprefix("containerd://")
+                    return Acting(pod, identity, psutil.Process(self.node.processes_of(identity)[0]))
+            return None
 
-        return await until(another, seconds, f"a watcher other than {but!r} acts", pause=0.1)
+        return await until(found, 120, "a watcher acts", pause=0.1)
 
-    async def hand_over(self, holder: str) -> str:
-        """How long it takes from now until another than the holder acts, in words."""
-        began = time.monotonic()
-        await self.acts(but=holder)
-        released = time.monotonic()
-        await self.acts()
-        now = time.monotonic()
-        return f"another watcher acts after {now - began:.1f} s; the Lease was free for {now - released:.1f} s"
+
+async def ask(pod: Mapping[str, Any], path: str) -> str:
+    """What a Pod's watcher serves."""
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+        answer = await client.get(f"http://{pod['status']['podIP']}:8080{path}")
+        assert answer.status_code == httpx.codes.OK, answer.text
+        return answer.text
+
+
+@dataclass(frozen=True)
+class Acting:
+    """The watcher that acts."""
+
+    pod: dict[str, Any]
+    container: str
+    """The container's id in containerd."""
+    process: psutil.Process
+    """Its first process, as this machine knows it."""
+
+    @property
+    def name(self) -> str:
+        """Of its Pod."""
+        return str(self.pod["metadata"]["name"])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
 
 from tests.controlplane.components import NODE_NAME
+from tests.node.handover import KILLED_SECONDS, STOPPED_SECONDS, handed_over, pace, told
+from tests.node.harm import out_of_memory
 from tests.node.node import Node
 from tests.node.release import PREVIOUS_CHART, Release
 from tests.stack import Own
@@ -16,8 +19,6 @@ from tests.stack import Own
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 LIVE = 3
 """DbtRuns that run already, and as many that are created while it happens."""
-
-Event = Callable[[Release], Awaitable[None]]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -42,8 +43,8 @@ async def rolling_update(release: Release) -> None:
 
 
 async def forced_deletion(release: Release) -> None:
-    (pod,) = await release.pods()
-    await release.kubectl("delete", "pod", pod["metadata"]["name"], "--force", "--grace-period=0")
+    acting = await release.acting()
+    await release.kubectl("delete", "pod", acting.name, "--force", "--grace-period=0")
 
 
 async def drain(release: Release) -> None:
@@ -52,21 +53,28 @@ async def drain(release: Release) -> None:
     await release.plane.kubectl("uncordon", NODE_NAME)
 
 
-async def out_of_memory(release: Release) -> None:
-    """Its memory limit falls to what it has; with one more process in it, the kernel kills the larger: the watcher."""
-    (container,), (pod,) = await release.containers(), await release.pods()
-    await asyncio.to_thread(release.node.starve, container)
-    await release.kubectl("exec", pod["metadata"]["name"], "--", "python", "-c", "bytearray(10**7)", check=False)
+async def starve(release: Release) -> None:
+    acting = await release.acting()
+    await out_of_memory(release.node, release, acting.name, "watcher", acting.container)
 
 
-EVENTS: dict[str, Event] = {
-    "upgrade from the previous chart": upgrade,
-    "rollback": rollback,
-    "upgrade again": upgrade,
-    "rolling update": rolling_update,
-    "forced deletion": forced_deletion,
-    "drain": drain,
-    "out of memory": out_of_memory,
+@dataclass(frozen=True)
+class Event:
+    """Something that happens to the only Pod."""
+
+    does: Callable[[Release], Awaitable[None]]
+    seconds: float
+    """How long nobody may act. A successor that starts only now takes its time, as after a kill."""
+
+
+EVENTS = {
+    "upgrade from the previous chart": Event(upgrade, STOPPED_SECONDS),
+    "rollback": Event(rollback, STOPPED_SECONDS),
+    "upgrade again": Event(upgrade, STOPPED_SECONDS),
+    "rolling update": Event(rolling_update, STOPPED_SECONDS),
+    "forced deletion": Event(forced_deletion, KILLED_SECONDS),
+    "drain": Event(drain, KILLED_SECONDS),
+    "out of memory": Event(starve, KILLED_SECONDS),
 }
 
 
@@ -79,12 +87,11 @@ async def test_no_run_twice_and_none_lost(release: Release, name: str) -> None:
         await own.apply("endless")
     for own in before:
         await own.reaches("Running")
-    holder = await release.acts()
-    change = asyncio.create_task(release.hand_over(holder))
-    await EVENTS[name](release)
+    over, acting = asyncio.Event(), await release.acting()
+    watched = asyncio.create_task(handed_over(release, acting.process, over))
+    await EVENTS[name].does(release)
     for own in during:
         await own.apply("endless")
-    print(f"{name}: {await change}")
     for own in (*before, *during):
         await own.reaches("Running")
         await own.finish(10)
@@ -92,3 +99,7 @@ async def test_no_run_twice_and_none_lost(release: Release, name: str) -> None:
         await own.reaches("Succeeded")
         assert len(await own.runs()) == 1
     await release.rolled_out()
+    over.set()
+    gaps = await watched
+    print(told(name, gaps))
+    assert max(gaps) <= EVENTS[name].seconds * pace()

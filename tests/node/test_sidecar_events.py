@@ -6,10 +6,8 @@ Several happen at the same time, each in a namespace of its own, for most of it 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,8 @@ import pytest_asyncio
 
 from tests.node import Node
 from tests.node.beside import SIDECAR, Beside, pod_of, state_of
+from tests.node.handover import KILLED_SECONDS, STOPPED_SECONDS, handed_over, pace, told
+from tests.node.harm import evict, out_of_memory
 from tests.node.load import Load
 from tests.node.official import Json
 
@@ -28,12 +28,6 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600
 
 TRIGGERERS: Final = 2
 AT_ONCE: Final = 3
-STOPPED_SECONDS, KILLED_SECONDS = 3.0, 20.0
-"""How long nobody may hold the Lease after a clean stop, and after a kill; a busy machine gets more, see SLOW."""
-SLOW: Final = 15.0
-HEADROOM: Final = 8 << 20
-"""Bytes that the sidecar may still take before the kernel kills something in it."""
-BALLAST: Final = "import time; held = bytearray(64 << 20); time.sleep(60)"
 
 
 @dataclass(frozen=True)
@@ -57,11 +51,8 @@ async def delete_by_force(beside: Beside, pod: Json) -> None:
     await beside.kubectl("delete", "pod", _name(pod), "--force", "--grace-period=0")
 
 
-async def evict(beside: Beside, pod: Json) -> None:
-    where = {"name": _name(pod), "namespace": beside.namespace}
-    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": where}
-    path = f"/api/v1/namespaces/{beside.namespace}/pods/{_name(pod)}/eviction"
-    await beside.kubectl("create", f"--raw={path}", "-f", "-", input=json.dumps(eviction))
+async def let_evict(beside: Beside, pod: Json) -> None:
+    await evict(beside, _name(pod))
 
 
 async def freeze(beside: Beside, pod: Json) -> None:
@@ -69,9 +60,7 @@ async def freeze(beside: Beside, pod: Json) -> None:
 
 
 async def starve(beside: Beside, pod: Json) -> None:
-    """Leaves the sidecar little memory, and takes that: the kernel kills the largest process, which is the watcher."""
-    await asyncio.to_thread(beside.limit_memory, pod, HEADROOM)
-    await beside.kubectl("exec", _name(pod), "-c", SIDECAR, "--", "python", "-c", BALLAST, check=False)
+    await out_of_memory(beside.node, beside, _name(pod), SIDECAR, beside.container(pod))
 
 
 EVENTS: Final = {
@@ -79,7 +68,7 @@ EVENTS: Final = {
     "frozen": Event(freeze, clean=False),
     "rolling-update": Event(roll, clean=True),
     "deleted-by-force": Event(delete_by_force, clean=False),
-    "evicted": Event(evict, clean=True),
+    "evicted": Event(let_evict, clean=True),
     "out-of-memory": Event(starve, clean=False),
 }
 
@@ -93,35 +82,6 @@ class Outcome:
     """Of the watcher in the pod that it happened to, if it is still there."""
     reason: str
     """Why the watcher before it ended, as Kubernetes says."""
-
-
-async def handed_over(beside: Beside, process: psutil.Process, over: asyncio.Event) -> list[float]:
-    """How long nobody held the Lease, or its holder did not run, each time that it changed hands, in seconds.
-
-    Args:
-        beside: the triggerers.
-        process: of the watcher that holds the Lease.
-        over: set when no more changes are expected.
-    """
-    holder, free_since = await beside.until_held(), None
-    gaps: list[float] = []
-    while not (over.is_set() and gaps):
-        now = await beside.holder()
-        if free_since is None and (now is None or not (gaps or _runs(process))):
-            free_since = time.monotonic()
-        if now is not None and now != holder:
-            # Released and taken between two looks: no time at all.
-            gaps.append(0.0 if free_since is None else time.monotonic() - free_since)
-            holder, free_since = now, None
-        await asyncio.sleep(0.1)
-    return gaps
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except psutil.NoSuchProcess:
-        return False
 
 
 async def happens(node: Node, name: str, folder: Path, turns: asyncio.Semaphore) -> Outcome:
@@ -167,9 +127,9 @@ async def happening(
 @pytest.mark.parametrize("name", EVENTS)
 async def test_no_run_is_lost_or_started_twice(happening: dict[str, asyncio.Task[Outcome]], name: str) -> None:
     outcome = await happening[name]
-    print(f"{name}: nobody held the Lease for {', '.join(f'{gap:.1f}' for gap in outcome.gaps)} s")
+    print(told(name, outcome.gaps))
     bar = STOPPED_SECONDS if EVENTS[name].clean else KILLED_SECONDS
-    assert max(outcome.gaps) <= bar + SLOW
+    assert max(outcome.gaps) <= bar * pace()
     if name == "out-of-memory":
         assert (outcome.restarts, outcome.reason) == (1, "OOMKilled")
     if name == "frozen":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import yaml
 
 from tests.controlplane import ControlPlane
@@ -25,6 +27,7 @@ FAST: Final = {
     "DBTRUN_LOOPBACK_CONNECTIONS": "true",
 }
 """What a test sets differently from the chart."""
+ADDRESS: Final = r"Listening on (\S+:\d+)"
 
 
 class Stack(Site):
@@ -114,3 +117,17 @@ class Stack(Site):
 
     async def watchers_said(self) -> str:
         return self.watcher.tail()
+
+    async def everything_told(self) -> dict[str, str]:
+        pages = {}
+        if self.watcher.running:
+            pages = {path: (await page(self.watcher, path)).text for path in ("/metrics", "/readyz", "/healthz")}
+        return await super().everything_told() | pages
+
+
+async def page(watcher: Program, path: str) -> httpx.Response:
+    """What a watcher serves at its newest address."""
+    await watcher.says(ADDRESS)
+    address = re.findall(ADDRESS, watcher.text())[-1]
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+        return await http.get(f"http://{address}{path}")

@@ -74,3 +74,11 @@ def test_every_dependency_has_a_floor() -> None:
 
 def test_the_lock_file_carries_no_addresses() -> None:
     assert not re.search(r"https?://|--index|--find-links|@ ", (ROOT / "constraints.txt").read_text())
+
+
+def test_the_image_is_built_on_a_base_that_nobody_can_replace() -> None:
+    """A tag can come to name another image; a digest cannot."""
+    lines = (ROOT / "deploy/Dockerfile").read_text().splitlines()
+    (base,) = (line.removeprefix("ARG PYTHON=") for line in lines if line.startswith("ARG PYTHON="))
+    assert re.fullmatch(r"python:[0-9.]+-slim@sha256:[0-9a-f]{64}", base)
+    assert {line.split()[1] for line in lines if line.startswith("FROM ")} == {"${PYTHON}"}
