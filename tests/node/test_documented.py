@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.node.documents import Terminal, blocks, commands, introduction, section
+from tests.node.handover import pace
 from tests.node.node import Node
 from tests.stack import Own, Site, install_crd, until
 from watcher.api import KIND
@@ -26,6 +27,10 @@ SCENARIO: Final[dict[str, Any]] = {
     ],
 }  # fmt: skip
 PLACEHOLDER: Final = "nightly-x7k2p"
+README_SECONDS: Final = 60.0
+"""From `helm install` to the end of a run of six seconds."""
+FIRST_START_SECONDS: Final = 10.0
+"""From the connection's Secret to the first start."""
 
 
 class Reader(Site):
@@ -97,10 +102,14 @@ async def test_the_readme_leads_to_a_run_that_succeeds(reader: Reader) -> None:
         await until(started, 150, "the first start")
     except AssertionError as error:
         raise AssertionError(f"{error}\n{await reader.watchers_said()}") from None
+    start = time.monotonic() - connected
     print(f"the Secret was there {connected - began:.1f} s after helm install began; the first start came "
-          f"{time.monotonic() - connected:.1f} s later")  # fmt: skip
+          f"{start:.1f} s later")  # fmt: skip
+    assert start <= FIRST_START_SECONDS * pace()
     await reader.types(wait.replace(PLACEHOLDER, name))
-    print(f"from helm install to Finished: {time.monotonic() - began:.1f} s")
+    took = time.monotonic() - began
+    print(f"from helm install to Finished: {took:.1f} s")
+    assert took <= README_SECONDS * pace()
     assert "Succeeded" in await reader.types(show)
     assert len(await reader.runs()) == 1
 
