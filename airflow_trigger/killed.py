@@ -1,22 +1,119 @@
-"""Whether a trigger was stopped because somebody ended its task, or only to run it elsewhere.
+"""Whether a task was ended by somebody, or only the process in which it runs or waits.
 
-Airflow does not say. A triggerer that was frozen and comes back finds its triggers with another one and stops them in
-the same way as if their tasks had been marked failed. The task's state in Airflow tells the two apart.
+Airflow does not say. A worker gets the same SIGTERM when its task was marked as failed and when its pod is evicted. A
+triggerer that was frozen and comes back finds its triggers with another one and stops them in the same way as if their
+tasks had been marked failed. The task's state in Airflow tells the two apart.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
+import threading
+import traceback
+from concurrent.futures import Future
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 from asgiref.sync import sync_to_async
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 log = logging.getLogger(__name__)
 
 DEFERRED: Final = "deferred"
+ASK_SECONDS: Final = 3.0
+"""How long a worker waits for the task's state. Airflow 3 sends SIGKILL 5 s after its own SIGTERM, and the cancel needs
+some of them."""
+COMMS: Final = "airflow.sdk.execution_time.comms"
+"""Where a task of Airflow 3 waits for an answer of its supervisor."""
+
+
+class Cause(Enum):
+    """Why a worker ends the process of a task."""
+
+    ENDED = "the task was ended: marked, cleared, or ended with its DAG run"
+    LIMIT = "execution_timeout passed"
+    LOST = "only the process ends: for Airflow the try still runs"
+    GIVEN_UP = "Airflow has given this try up, and the next one follows"
+    UNKNOWN = "Airflow does not say"
+
+
+CAUSES: Final[dict[str | None, Cause]] = {
+    "running": Cause.LOST,
+    "up_for_retry": Cause.GIVEN_UP,
+    "scheduled": Cause.GIVEN_UP,
+    "queued": Cause.GIVEN_UP,
+    "deferred": Cause.GIVEN_UP,
+    "up_for_reschedule": Cause.GIVEN_UP,
+    "awaiting_input": Cause.GIVEN_UP,
+    None: Cause.ENDED,
+    "restarting": Cause.ENDED,
+    "removed": Cause.ENDED,
+    "success": Cause.ENDED,
+    "failed": Cause.ENDED,
+    "skipped": Cause.ENDED,
+    "upstream_failed": Cause.ENDED,
+}
+"""By the state that the task has in Airflow while its process is being ended; None also if its DAG run is gone."""
+
+
+def cause_of(state: str | None) -> Cause:
+    """What the task's state in Airflow says about the end of its process."""
+    return CAUSES.get(state, Cause.UNKNOWN)
+
+
+def ends_the_run(cause: Cause, *, is_last: bool) -> bool:
+    """Whether nobody waits for the run any more. `is_last`: no try follows by itself."""
+    match cause:
+        case Cause.LOST:
+            return is_last
+        case Cause.GIVEN_UP:
+            return False
+        case Cause.ENDED | Cause.LIMIT | Cause.UNKNOWN:
+            return True
+
+
+def why_killed(task: Mapping[str, Any], seconds: float = ASK_SECONDS) -> Cause:
+    """Why the process of this task is being ended; for `on_kill`, which may run inside a signal.
+
+    It asks in another thread and waits no longer than `seconds`: what the signal has interrupted may hold the lock that
+    the question needs.
+    """
+    if isinstance(sys.exception(), AirflowTaskTimeout):
+        return Cause.LIMIT
+    if _is_interrupted_question():
+        log.warning("The signal came while the task talked to Airflow: it cannot be asked why.")
+        return Cause.UNKNOWN
+    try:
+        return cause_of(_within(seconds, lambda: _state(task)))
+    except (EOFError, ConnectionError):
+        # The supervisor outlives its task, except when both are killed from outside. Who ends a task by hand does it
+        # through the supervisor.
+        return Cause.LOST
+    except Exception:
+        log.warning("Airflow does not say why the task is ended.", exc_info=True)
+        return Cause.UNKNOWN
+
+
+def _is_interrupted_question() -> bool:
+    """Whether this thread waits for an answer: another thread's question would deadlock, or get that answer."""
+    return any(frame.f_globals.get("__name__") == COMMS for frame, _ in traceback.walk_stack(None))
+
+
+def _within(seconds: float, ask: Callable[[], str | None]) -> str | None:
+    answer: Future[str | None] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:  # noqa: BLE001 - it is told to the thread that waits
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="dbtrun-why", daemon=True).start()
+    return answer.result(seconds)
 
 
 async def still_deferred(task: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -36,6 +36,7 @@ from airflow_trigger.failures import (
     report,
     warn_without_effect,
 )
+from airflow_trigger.killed import ends_the_run, why_killed
 from airflow_trigger.link import DbtRunLink
 from airflow_trigger.manifest import DAY, Wish, active_deadline, manifest
 from airflow_trigger.naming import DEFAULT_CONN_ID
@@ -44,7 +45,7 @@ from airflow_trigger.trigger import DbtRunTrigger, PauseTrigger
 from watcher.api import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Coroutine, Iterator
 
     from airflow.providers.common.compat.sdk import Context
 
@@ -201,6 +202,8 @@ class DbtRunOperator(BaseOperator):
         self._try: Try | None = None
         self._access: Access | None = None
         self._killed = False
+        self._undisturbed = False
+        self._postponed = False
         warn_without_effect(
             hook_params=hook_params,
             openlineage_inject_parent_job_info=openlineage_inject_parent_job_info,
@@ -275,12 +278,47 @@ class DbtRunOperator(BaseOperator):
             return self._stopped(context, stopped)
 
     def on_kill(self) -> None:
-        """The task is ended from outside. May run inside a signal, beside an interrupted `execute`."""
+        """The task's process is ended from outside. May run inside a signal, beside an interrupted `execute`.
+
+        If only the process ends, and another try follows, that one takes the run over. Until then this one goes on:
+        Airflow 3 lets a process work until its pod's grace period is over.
+        """
+        if self._undisturbed:
+            self._postponed = True
+            return
+        if self.cancel_on_kill and self._is_left_to_the_next_try():
+            return
         self._killed = True
         if self.cancel_on_kill:
             self._end_all()
 
+    why_killed = staticmethod(why_killed)
+    """Asks Airflow. The seam where tests put their own."""
+
     # ── how it goes on ──
+
+    def _is_left_to_the_next_try(self) -> bool:
+        if self._try is None:
+            return False
+        with self._postponing_kills():
+            cause = self.why_killed(self._try.as_dict())
+        if ends_the_run(cause, is_last=self._try.is_last):
+            self.log.info("The run is cancelled: %s.", cause.value)
+            return False
+        self.log.info("The run goes on, and the next try takes it over: %s.", cause.value)
+        return True
+
+    @contextmanager
+    def _postponing_kills(self) -> Iterator[None]:
+        """Around what talks to Airflow, which can be asked one thing at a time: a kill is looked at afterwards."""
+        self._undisturbed = True
+        try:
+            yield
+        finally:
+            self._undisturbed = False
+            if self._postponed:
+                self._postponed = False
+                self.on_kill()
 
     def _end_all(self) -> bool:
         """Whether every run of this task is over or being cancelled."""
@@ -294,7 +332,6 @@ class DbtRunOperator(BaseOperator):
         return True
 
     def _enter(self, context: Context) -> None:
-        self._try = try_of(context, self.retries)
         if self._access is None:
             self._access = resolve(
                 self.kubernetes_conn_id,
@@ -303,6 +340,8 @@ class DbtRunOperator(BaseOperator):
                 config_file=self.config_file,
                 cluster_context=self.cluster_context,
             )
+        # Last: `on_kill` may come at any time, and for a try that it knows it needs the access.
+        self._try = try_of(context, self.retries)
 
     def _begun(self, context: Context, run: TaskRun) -> int | None:
         try:
@@ -583,7 +622,8 @@ class DbtRunOperator(BaseOperator):
         self.run_id = run_id
         for key, value in {"job_run_url": url, "job_run_id": run_id, "dbtrun_name": name}.items():
             if value is not None:
-                context["ti"].xcom_push(key=key, value=value)
+                with self._postponing_kills():
+                    context["ti"].xcom_push(key=key, value=value)
 
 
 def _required(argument: str, value: object) -> float:

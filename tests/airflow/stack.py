@@ -191,6 +191,12 @@ class Airflow(Records):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
 
+    def stop_worker_of(self, process: int) -> None:
+        """SIGTERM to what has started a task's process, as when its pod is deleted."""
+        # Airflow 3.1 and 3.2 do not pass the signal on: in a pod, the init process sends it to both.
+        passes_on = not self.release.version.startswith(("3.1.", "3.2."))
+        os.kill(psutil.Process(process).ppid() if passes_on else process, signal.SIGTERM)
+
     def end(self) -> None:
         """Ends every process of every session that was started here, whoever its parent is by now."""
         mine = [process for process in psutil.process_iter() if session_of(process.pid) in self._sessions]

@@ -1,16 +1,18 @@
-"""kill -9 of a task's process at the worst instants: dbt Cloud sees one run, Airflow its true end."""
+"""A task whose process is killed or whose worker is told to stop: dbt Cloud sees one run, Airflow its true end."""
 
 from __future__ import annotations
 
 import os
 import signal
 from collections import Counter
+from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
 
 import pytest
 
 from tests.airflow.rig import Rig
+from tests.stack import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -45,3 +47,29 @@ async def test_a_kill_of_a_worker_that_waits_leaves_its_run_to_the_retry(rig: Ri
     await rig.finish("killed_in_worker", run)
     await rig.airflow.until_state("killed_in_worker", run, "job", "success", tries=2)
     assert await rig.dbt_statuses("killed_in_worker", run) == [10]
+
+
+async def test_a_worker_that_is_told_to_stop_leaves_its_run_to_the_retry(rig: Rig) -> None:
+    """As Kubernetes deletes or evicts a pod on a node that lives: SIGTERM, and SIGKILL after the grace period."""
+    dag_id = "killed_in_worker"
+    run = await rig.waiting(dag_id, "running")
+    process = rig.airflow.task(dag_id, run, "job")["pid"]
+
+    async def decided() -> bool:
+        return "the next try takes it over" in rig.airflow.log(dag_id, run, "job")
+
+    rig.airflow.stop_worker_of(process)
+    await until(decided, 60, "the task knows why its process ends", pause=0.2)
+    with suppress(ProcessLookupError):  # Airflow 2 has ended it
+        os.kill(process, signal.SIGKILL)
+    await rig.airflow.until_state(dag_id, run, "job", "running", tries=2)
+    await rig.finish(dag_id, run)
+    await rig.airflow.until_state(dag_id, run, "job", "success", tries=2)
+    assert await rig.dbt_statuses(dag_id, run) == [10]
+
+
+async def test_a_worker_that_is_told_to_stop_in_the_last_try_cancels_its_run(rig: Rig) -> None:
+    run = await rig.waiting("once_in_worker", "running")
+    rig.airflow.stop_worker_of(rig.airflow.task("once_in_worker", run, "job")["pid"])
+    await rig.airflow.until_state("once_in_worker", run, "job", "failed")
+    await rig.until_dbt("once_in_worker", run, [30])

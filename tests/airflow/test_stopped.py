@@ -17,7 +17,13 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 CANCELLED = 30
 DEFERRED = ("endless", "deferred")
 ON_A_WORKER = ("endless_in_worker", "running")
-PLACES = pytest.mark.parametrize(("dag_id", "state"), [DEFERRED, ON_A_WORKER], ids=["deferred", "on a worker"])
+ONCE_ON_A_WORKER = ("once_in_worker", "running")
+
+
+def places(*where: tuple[str, str]) -> pytest.MarkDecorator:
+    """A DAG whose task is deferred, and one whose task waits on a worker, with the state of each."""
+    return pytest.mark.parametrize(("dag_id", "state"), where, ids=["deferred", "on a worker"])
+
 
 Act = Callable[[Desk, str, str], Awaitable[None]]
 ACTS: dict[str, Act] = {
@@ -143,7 +149,7 @@ async def test_a_task_on_a_worker_told_to_leave_its_run_alone_does(rig: Rig) -> 
 
 @pytest.mark.parametrize("dag_id", ["limited", "limited_in_worker"])
 async def test_execution_timeout_cancels_the_run(rig: Rig, limited: Runs, dag_id: str) -> None:
-    await rig.airflow.until_state(dag_id, limited[dag_id], "job", "failed")
+    await rig.airflow.until_state(dag_id, limited[dag_id], "job", "failed", "up_for_retry")
     await rig.until_dbt(dag_id, limited[dag_id], [CANCELLED])
 
 
@@ -158,7 +164,7 @@ async def test_a_time_out_that_may_not_cancel_leaves_the_run_alone(rig: Rig, lim
     assert await rig.dbt_statuses(dag_id, limited[dag_id]) == [3]
 
 
-@PLACES
+@places(DEFERRED, ONCE_ON_A_WORKER)
 async def test_an_object_deleted_under_its_task_is_cancelled_and_fails_it(rig: Rig, dag_id: str, state: str) -> None:
     run = await rig.waiting(dag_id, state)
     (item,) = await rig.objects(dag_id, run)
@@ -170,7 +176,7 @@ async def test_an_object_deleted_under_its_task_is_cancelled_and_fails_it(rig: R
     assert statuses[dbt["id"]] == CANCELLED
 
 
-@PLACES
+@places(DEFERRED, ON_A_WORKER)
 async def test_a_dag_run_that_is_deleted_cancels_the_runs_of_its_tasks(rig: Rig, dag_id: str, state: str) -> None:
     run = await rig.waiting(dag_id, state)
     await rig.airflow.desk.delete_run(dag_id, run)

@@ -20,7 +20,11 @@ DEFAULTS = {
 with DAG("endless", schedule=None, default_args=DEFAULTS):
     DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=True)
 
+# A retry would take over what is not cancelled.
 with DAG("endless_in_worker", schedule=None, default_args=DEFAULTS):
+    DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=False, retries=1)
+
+with DAG("once_in_worker", schedule=None, default_args=DEFAULTS):
     DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=False)
 
 with DAG("endless_left_alone", schedule=None, default_args=DEFAULTS):
@@ -42,13 +46,21 @@ with DAG("limited_left_alone", schedule=None, default_args=DEFAULTS):
     )
 
 with DAG("limited_in_worker", schedule=None, default_args=DEFAULTS):
-    DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=False, execution_timeout=timedelta(seconds=20))
+    DbtRunOperator(
+        task_id="job",
+        job_id=ENDLESS,
+        deferrable=False,
+        execution_timeout=timedelta(seconds=20),
+        retries=1,
+        # Later than the test looks.
+        retry_delay=timedelta(hours=1),
+    )
 
 with DAG("limited_dag_run", schedule=None, default_args=DEFAULTS, dagrun_timeout=timedelta(seconds=60)):
     DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=True)
 
 with DAG("limited_dag_run_in_worker", schedule=None, default_args=DEFAULTS, dagrun_timeout=timedelta(seconds=60)):
-    DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=False)
+    DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=False, retries=1)
 
 with DAG("late_in_worker", schedule=None, default_args=DEFAULTS):
     DbtRunOperator(task_id="job", job_id=ENDLESS, deferrable=False, timeout=15)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import signal
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -134,16 +132,8 @@ class Rig(DagRuns):
 
         return await until(there, PATIENCE_SECONDS, f"{task_id} between its DbtRun and its deferral", pause=0.3)
 
-    async def lose_worker(self, name: str) -> None:
-        """Deletes a pod by force, as one does whose node is lost: what runs in it cannot say or do a thing more.
-
-        On a node that lives, SIGTERM would come first, at which Airflow 3 has a task cancel what it started.
-        """
-        pod = await self.beside.pod(name)
-        assert pod is not None
-        container = state_of(pod, "base")["containerID"].removeprefix("containerd://")
-        for process in self.beside.node.processes_of(container):
-            os.kill(process, signal.SIGSTOP)
+    async def delete_worker(self, name: str) -> None:
+        """Deletes a pod by force. The kubelet still sends SIGTERM to what runs in it, and then SIGKILL."""
         await self.beside.kubectl("delete", "pod", name, "--force", "--grace-period=0")
 
     @contextlib.asynccontextmanager

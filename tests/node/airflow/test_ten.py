@@ -23,7 +23,7 @@ async def test_ten_jobs_end_as_their_runs_do_though_a_worker_and_the_triggerer_a
         print(f"after {time.monotonic() - began:.0f} s: {what}")
 
     run = await airflow.trigger("ten")
-    await rig.lose_worker(await rig.held("ten", run, LOST))
+    await rig.delete_worker(await rig.held("ten", run, LOST))
     tell("the worker is deleted that has created its DbtRun and not deferred")
     await airflow.until_all("ten", run, "deferred", len(JOBS), seconds=PATIENCE_SECONDS)
     await rig.until_dbt("ten", run, [RUNNING] * len(JOBS), seconds=PATIENCE_SECONDS)

@@ -1,17 +1,22 @@
-"""A trigger that Airflow stops: when it cancels the run, and when it must not."""
+"""A worker's process and a trigger that Airflow stops: when that cancels the run, and when it must not."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+from airflow.utils.state import TaskInstanceState
 
+from airflow_trigger import killed
 from airflow_trigger.attempts import TaskKey, Try
 from airflow_trigger.cluster import ClusterConfig, NotPermitted
-from airflow_trigger.killed import still_deferred
+from airflow_trigger.killed import COMMS, Cause, cause_of, ends_the_run, still_deferred, why_killed
 from airflow_trigger.trigger import DbtRunTrigger
 from airflow_trigger.waits import Wait
 from tests.stack import until
@@ -126,3 +131,113 @@ def test_a_trigger_stored_before_this_argument_cancels_nothing() -> None:
 def test_what_it_cancels_for_survives_the_database() -> None:
     _, stored = DbtRunTrigger(name="build-1", namespace=NAMESPACE, cancel_for=TASK).serialize()
     assert DbtRunTrigger(**stored).cancel_for == TASK
+
+
+# ── a worker's process ──
+
+STATES: dict[Cause, set[str | None]] = {
+    Cause.LOST: {"running"},
+    Cause.GIVEN_UP: {"up_for_retry", "scheduled", "queued", "deferred", "up_for_reschedule", "awaiting_input"},
+    Cause.ENDED: {None, "restarting", "removed", "success", "failed", "skipped", "upstream_failed"},
+}
+RETRIED, LAST = False, True
+ENDS = {
+    (Cause.ENDED, RETRIED): True,
+    (Cause.ENDED, LAST): True,
+    (Cause.LIMIT, RETRIED): True,
+    (Cause.LIMIT, LAST): True,
+    (Cause.LOST, RETRIED): False,
+    (Cause.LOST, LAST): True,
+    (Cause.GIVEN_UP, RETRIED): False,
+    (Cause.GIVEN_UP, LAST): False,
+    (Cause.UNKNOWN, RETRIED): True,
+    (Cause.UNKNOWN, LAST): True,
+}
+
+
+@pytest.mark.parametrize(("cause", "state"), [(cause, state) for cause in STATES for state in STATES[cause]])
+def test_the_state_of_a_task_says_why_its_process_ends(cause: Cause, state: str | None) -> None:
+    assert cause_of(state) == cause
+
+
+def test_every_state_that_airflow_has_is_known() -> None:
+    assert set(TaskInstanceState) | {None} <= {state for states in STATES.values() for state in states}
+    assert cause_of("of a later release") == Cause.UNKNOWN
+
+
+@pytest.mark.parametrize(("cause", "is_last"), [(cause, is_last) for cause in Cause for is_last in (RETRIED, LAST)])
+def test_a_run_ends_unless_the_next_try_wants_it(cause: Cause, is_last: bool) -> None:
+    assert ends_the_run(cause, is_last=is_last) == ENDS[cause, is_last]
+
+
+Answers = Callable[[Callable[[Mapping[str, Any]], str | None]], None]
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
+    """What Airflow does when it is asked for the state of the task."""
+    return lambda state: monkeypatch.setattr(killed, "_state", state)
+
+
+def failing(error: BaseException) -> Callable[[object], str | None]:
+    def fail(task: object) -> str | None:
+        raise error
+
+    return fail
+
+
+def test_airflow_is_asked_for_the_state_of_the_task(answers: Answers) -> None:
+    answers(lambda task: {"build": "failed"}[task["task_id"]])
+    assert why_killed(TASK) == Cause.ENDED
+
+
+@pytest.mark.parametrize("error", [EOFError(), BrokenPipeError(), ConnectionResetError()])
+def test_a_supervisor_that_is_gone_was_killed_with_its_task(answers: Answers, error: Exception) -> None:
+    answers(failing(error))
+    assert why_killed(TASK) == Cause.LOST
+
+
+def test_an_airflow_that_cannot_answer_does_not_say_why(answers: Answers) -> None:
+    answers(failing(RuntimeError("API_SERVER_ERROR")))
+    assert why_killed(TASK) == Cause.UNKNOWN
+
+
+def test_a_lock_that_the_interrupted_code_holds_is_not_waited_for_longer_than_bearable(answers: Answers) -> None:
+    held, began = threading.Lock(), time.monotonic()
+
+    def locked(task: Mapping[str, Any]) -> str | None:
+        with held:
+            return "running"
+
+    answers(locked)
+    with held:
+        assert why_killed(TASK, seconds=0.05) == Cause.UNKNOWN
+    assert time.monotonic() - began < killed.ASK_SECONDS
+
+
+def test_a_time_out_of_the_task_needs_no_question(answers: Answers) -> None:
+    answers(lambda task: "running")
+    try:
+        failing(AirflowTaskTimeout())(TASK)
+    except AirflowTaskTimeout:
+        assert why_killed(TASK) == Cause.LIMIT
+    assert why_killed(TASK) == Cause.LOST
+
+
+def send(interrupted: Callable[[], Cause]) -> Cause:
+    return interrupted()
+
+
+def test_a_signal_amid_a_question_of_airflows_own_asks_no_other(answers: Answers) -> None:
+    """Airflow 3.1 would give each of two threads the answer for the other."""
+    asked: list[object] = []
+
+    def state(task: Mapping[str, Any]) -> str | None:
+        asked.append(task)
+        return "running"
+
+    answers(state)
+    in_comms = FunctionType(send.__code__, {"__name__": COMMS})
+    assert in_comms(lambda: why_killed(TASK)) == Cause.UNKNOWN
+    assert not asked
+    assert send(lambda: why_killed(TASK)) == Cause.LOST

@@ -6,6 +6,7 @@ import copy
 import inspect
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -14,6 +15,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 from airflow.providers.dbt.cloud.operators.dbt import DbtCloudRunJobOperator
 
+from airflow_trigger.access import Access, resolve
 from airflow_trigger.cluster import NotPermitted, QuotaExceeded, Rejected, Unreachable
 from airflow_trigger.event import Payload
 from airflow_trigger.failures import (
@@ -24,6 +26,7 @@ from airflow_trigger.failures import (
     DbtRunRefused,
     DbtRunTimedOut,
 )
+from airflow_trigger.killed import Cause
 from airflow_trigger.operator import DbtRunOperator
 from airflow_trigger.trigger import DbtRunTrigger, PauseTrigger
 from tests.unit.airflow_trigger.tasks import NAMESPACE, URL, FakeTaskRuns, Task
@@ -592,10 +595,16 @@ def test_every_run_has_an_end_even_if_nobody_can_cancel_it(runs: FakeTaskRuns) -
 # ── killing ──
 
 
-def killed(operator: DbtRunOperator, task: Task) -> None:
+def killed(operator: DbtRunOperator, task: Task, cause: Cause = Cause.ENDED) -> None:
     """As Airflow 2 ends a task by execution_timeout: a new process that executed nothing."""
+    say(operator, lambda: cause)
     operator.pre_execute(task.context)
     operator.on_kill()
+
+
+def say(operator: DbtRunOperator, why: Callable[[], Cause]) -> None:
+    """What Airflow says when it is asked why the process is ended."""
+    cast("Any", operator).why_killed = lambda task: why()
 
 
 def test_a_killed_task_cancels_its_run_even_from_a_new_process(runs: FakeTaskRuns) -> None:
@@ -647,6 +656,88 @@ def test_a_try_that_cannot_tell_of_its_run_leaves_it(
     assert not runs.cancelled
 
 
+@pytest.mark.parametrize("cause", [Cause.LOST, Cause.GIVEN_UP])
+def test_a_process_that_ends_while_a_try_follows_leaves_its_run_to_that_try(runs: FakeTaskRuns, cause: Cause) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    killed(new(runs), task, cause)
+    assert not runs.cancelled
+    assert deferred(new(runs), task.next_try()).trigger.name == runs.only
+
+
+def test_a_process_of_the_last_try_that_ends_cancels_its_run(runs: FakeTaskRuns) -> None:
+    task = Task(try_number=3, max_tries=2)
+    deferred(new(runs), task)
+    killed(new(runs), task, Cause.LOST)
+    assert runs.cancelled == [runs.only]
+
+
+def test_a_process_that_only_ends_goes_on_until_then(runs: FakeTaskRuns) -> None:
+    """Airflow 3 returns from the signal, and a grace period may be long."""
+    operator = new(runs)
+    killed(operator, Task(), Cause.LOST)
+    assert deferred(operator, Task()).trigger.name == runs.only
+    assert not runs.cancelled
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_a_task_told_to_leave_its_run_alone_does_whatever_ends_it(runs: FakeTaskRuns, cause: Cause) -> None:
+    task = Task(try_number=3, max_tries=2)
+    deferred(new(runs, cancel_on_kill=False), task)
+    killed(new(runs, cancel_on_kill=False), task, cause)
+    assert not runs.cancelled
+
+
+@dataclass
+class Interrupted(Task):
+    """Its process is ended while it tells Airflow something."""
+
+    kill: Callable[[], None] = lambda: None
+    told: bool = False
+    """Whether Airflow has answered."""
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.kill()
+        self.told = True
+
+
+@pytest.mark.parametrize(("cause", "cancelled"), [(Cause.ENDED, 1), (Cause.LOST, 0)])
+def test_a_kill_while_airflow_is_talked_to_is_looked_at_afterwards(
+    runs: FakeTaskRuns, cause: Cause, cancelled: int
+) -> None:
+    operator, task = new(runs), Interrupted()
+
+    def why() -> Cause:
+        assert task.told
+        return cause
+
+    say(operator, why)
+    operator.pre_execute(task.context)
+    task.kill = operator.on_kill
+    with pytest.raises(DbtRunCancelled if cancelled else TaskDeferred):
+        operator.execute(task.context)
+    assert len(runs.cancelled) == cancelled
+
+
+def test_a_second_signal_while_airflow_is_asked_asks_again_afterwards(runs: FakeTaskRuns) -> None:
+    task, answers = Task(), [Cause.LOST, Cause.ENDED]
+    deferred(new(runs), task)
+    operator = new(runs)
+
+    def why() -> Cause:
+        told = answers.pop(0)
+        if answers:
+            operator.on_kill()
+            assert not runs.cancelled
+        return told
+
+    say(operator, why)
+    operator.pre_execute(task.context)
+    operator.on_kill()
+    assert not answers
+    assert runs.cancelled == [runs.only]
+
+
 def test_another_task_is_not_cancelled(runs: FakeTaskRuns) -> None:
     deferred(new(runs), Task(map_index=0))
     killed(new(runs), Task(map_index=1))
@@ -687,6 +778,22 @@ def test_a_kill_never_raises(runs: FakeTaskRuns, capsys: pytest.CaptureFixture[s
 def test_a_kill_before_anything_began_is_no_trouble(runs: FakeTaskRuns) -> None:
     new(runs).on_kill()
     assert not runs.calls
+
+
+def test_a_kill_while_the_way_to_kubernetes_is_looked_up_starts_nothing(
+    runs: FakeTaskRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = new(runs)
+
+    def interrupted(*args: Any, **kwargs: Any) -> Access:
+        operator.on_kill()
+        return resolve(*args, **kwargs)
+
+    monkeypatch.setattr("airflow_trigger.operator.resolve", interrupted)
+    operator.pre_execute(Task().context)
+    with pytest.raises(DbtRunCancelled):
+        operator.execute(Task().context)
+    assert not runs.objects
 
 
 def test_a_kill_asks_for_the_end_and_does_not_wait_for_it(runs: FakeTaskRuns) -> None:
