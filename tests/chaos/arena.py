@@ -19,8 +19,10 @@ import yaml
 from tests.chaos.faults import Rule
 from tests.controlplane import ControlPlane
 from tests.stack import Program, Stack, until
+from tests.stack.dbt import DbtCloud
 from tests.stack.proxy import Proxy
 from tests.stack.site import ROOT
+from tests.stack.stack import SECRET
 
 WATCHERS: Final = 3
 SETTINGS: Final = {
@@ -52,10 +54,19 @@ SCENARIO: Final[dict[str, Any]] = {
     ],
 }  # fmt: skip
 JOBS: Final = {job["name"]: job["id"] for job in SCENARIO["jobs"]}
+HOME_ACCOUNT: Final[int] = SCENARIO["account"]["id"]
+AWAY_ACCOUNT: Final = HOME_ACCOUNT + 1
+ELSEWHERE: Final[dict[str, Any]] = {
+    **SCENARIO,
+    "account": {"id": AWAY_ACCOUNT},
+    "jobs": [*SCENARIO["jobs"], {"id": 201, "name": "theirs", "run": None, "parallel": True}],
+}
+"""Another account with jobs of the same numbers, and one that no DbtRun starts."""
+STRANGE_JOB: Final = 201
 
 
 class Arena(Stack):
-    """A stack whose parts die, stop and come back."""
+    """A stack whose parts die, stop and come back, with a second dbt Cloud that its connection can come to mean."""
 
     def __init__(self, plane: ControlPlane, namespace: str, folder: Path) -> None:
         super().__init__(plane, namespace, folder)
@@ -64,6 +75,7 @@ class Arena(Stack):
         """What each watcher reaches the API server through."""
         self.hits: Counter[str] = Counter()
         """How often each kind of fault hit a request."""
+        self.elsewhere = DbtCloud(folder / "elsewhere")
         self._rules: dict[int, str] = {}
         self._said: Counter[str] = Counter()
         self._tokens = [self.token]
@@ -90,6 +102,9 @@ class Arena(Stack):
         self.simulator.start()
         self.url = (await self.simulator.says(r"simulator: (\S+),")).group(1)
         self.simulator.argv[-1] = self.url.rpartition(":")[2]  # it comes back at the same place
+        self.elsewhere.folder.mkdir()
+        await self.elsewhere.serve(ELSEWHERE)
+        self._tokens.append(self.elsewhere.token)
 
     def _program(self, name: str, argv: list[str], env: Mapping[str, str]) -> Program:
         if name != "watcher":
@@ -109,6 +124,7 @@ class Arena(Stack):
             if watcher.running:
                 await watcher.kill()
         await super()._down()
+        await self.elsewhere.close()
         await self._opened.aclose()
 
     def revive(self) -> None:
@@ -148,6 +164,13 @@ class Arena(Stack):
         self.simulator.argv[self.simulator.argv.index("--token") + 1] = self.token
         await asyncio.sleep(seconds)
         await self.connect()
+
+    async def lead_elsewhere(self, strangers: int) -> None:
+        """The connection names the other account from now on, where somebody starts so many runs of their own."""
+        for _ in range(strangers):
+            await self.elsewhere.ask("POST", "/runs", {"job_id": STRANGE_JOB})
+        keys = {**self.elsewhere.keys(), "account-id": str(AWAY_ACCOUNT)}
+        await self.apply(self.secret(SECRET, keys))
 
     async def assert_no_secret_told(self) -> None:
         told = await self.everything_told()

@@ -8,21 +8,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from tests.chaos.arena import MUTANTS, SCENARIO, SETTINGS, WATCHERS, Arena
+from tests.chaos.arena import AWAY_ACCOUNT, MUTANTS, SCENARIO, SETTINGS, STRANGE_JOB, WATCHERS, Arena
 from tests.chaos.faults import DOUBTFUL, FAULTS
-from tests.chaos.oracle import Seen, Verdict, judge
+from tests.chaos.oracle import Seen, Verdict, judge, started_in_both
 from tests.chaos.people import People
 from tests.controlplane import ControlPlane
 from tests.stack import until
 from watcher.api import FINALIZER, Phase
 from watcher.cluster.access import ClusterAccess
+from watcher.lifecycle.facts import RunState
 
 CALM_SECONDS: Final = 30.0
 """Longer than the quiet period and a fail-over."""
@@ -33,7 +34,22 @@ DISTURBANCES: Final = {"kill": 8, "kill all": 8, "crash loop": 10, "pause": 3, "
                        "restart dbt Cloud": 3, "freeze API server": 1, "restart API server": 1, "compact etcd": 2,
                        "calm": 2}  # fmt: skip
 """What happens in a round, as often as it stands here in a deck: each is dealt before any comes again."""
+GOING_BACK: Final = {"restore etcd": 4, "restore etcd, revision bumped": 4, "switch account": 8}
+"""The same for what takes the ground from under the watchers; not where a part of the protocol is missing anyway."""
+SKIPPED: Final = object()
+"""Of something that could not happen."""
+SNAPSHOTS: Final = 3
+"""How many are kept; a restore takes any of them."""
+SNAPSHOT_CHANCE: Final = 0.3
+"""Of one after a round."""
 LEASE, QUIET_PERIOD = (float(SETTINGS[f"DBTRUN_{name}_SECONDS"]) for name in ("LEASE", "QUIET_PERIOD"))
+
+
+class Snapshot(NamedTuple):
+    """A backup of etcd, and the names of all objects that there ever were by then."""
+
+    file: Path
+    names: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -46,6 +62,8 @@ class Figures:
     rounds: int = 0
     objects: int = 0
     runs: int = 0
+    runs_elsewhere: int = 0
+    """Runs of the other account, those of strangers too."""
     done: dict[str, int] = field(default_factory=dict)
     """By people."""
     disturbances: dict[str, int] = field(default_factory=dict)
@@ -55,6 +73,9 @@ class Figures:
     lost: int = 0
     untruthful: int = 0
     left_alive: int = 0
+    strangers_touched: int = 0
+    lost_with_a_restore: int = 0
+    """Objects that were created after the snapshot."""
     broken: list[str] = field(default_factory=list)
 
     def told(self) -> dict[str, Any]:
@@ -64,14 +85,17 @@ class Figures:
 class Campaign:
     """One day."""
 
-    def __init__(self, arena: Arena, people: People, random: Random, doubt: float) -> None:
+    def __init__(self, arena: Arena, people: People, random: Random, *, doubt: float, goes_back: bool) -> None:
         self.arena, self.people, self.random, self.doubt = arena, people, random, doubt
         self.disturbed: Counter[str] = Counter()
         self.killed = 0
         self.rounds = 0
+        self._cards = DISTURBANCES | (GOING_BACK if goes_back else {})
         self._deck: list[str] = []
         self._going_on: set[asyncio.Task[None]] = set()
         """What lasts for longer than its round."""
+        self._snapshots: deque[Snapshot] = deque(maxlen=SNAPSHOTS)
+        self._forgotten = 0
 
     async def run(self, kills: int, seconds: float, progress: Callable[[int], None]) -> None:
         """Until so many watchers were killed, or the time is over."""
@@ -85,7 +109,12 @@ class Campaign:
 
     async def _doubled(self) -> bool:
         """Nothing that follows can mend a second run."""
-        return bool(judge([], await self.arena.ask("GET", "/runs")).duplicates)
+        here, there = await self._runs()
+        return bool(judge([], here).duplicates + judge([], there).duplicates + started_in_both(here, there))
+
+    async def _runs(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Of both accounts."""
+        return await self.arena.ask("GET", "/runs"), await self.arena.elsewhere.runs()
 
     async def _round(self) -> None:
         self.rounds += 1
@@ -99,6 +128,8 @@ class Campaign:
         await asyncio.sleep(self.random.uniform(0.0, 1.0))
         await self.arena.heal()
         await self.people.look()
+        if self._cards != DISTURBANCES and self.random.random() < SNAPSHOT_CHANCE:
+            await self._snapshot()
 
     def _faults(self) -> set[str]:
         names = set(self.random.sample(sorted(FAULTS), self.random.randint(0, 3)))
@@ -106,13 +137,13 @@ class Campaign:
 
     def _deal(self) -> str:
         if not self._deck:
-            self._deck = [name for name, count in DISTURBANCES.items() for _ in range(count)]
+            self._deck = [name for name, count in self._cards.items() for _ in range(count)]
             self.random.shuffle(self._deck)
         return self._deck.pop()
 
     async def _disturb(self, name: str) -> None:
         plane, drawn = self.arena.plane, self.random.uniform
-        acts: dict[str, Callable[[], Awaitable[None]]] = {
+        acts: dict[str, Callable[[], Awaitable[object]]] = {
             "kill": lambda: self._kill(1),
             "kill all": lambda: self._kill(WATCHERS),
             "crash loop": self._crash_loop,
@@ -126,10 +157,13 @@ class Campaign:
             "freeze API server": self._freeze,
             "restart API server": self._restart_apiserver,
             "compact etcd": plane.compact,
+            "restore etcd": lambda: self._restore(bumped=False),
+            "restore etcd, revision bumped": lambda: self._restore(bumped=True),
+            "switch account": self._switch,
             "calm": self._calm,
         }
-        await acts[name]()
-        self.disturbed[name] += 1
+        if await acts[name]() is not SKIPPED:
+            self.disturbed[name] += 1
 
     async def _kill(self, count: int) -> None:
         alive = [watcher for watcher in self.arena.watchers if watcher.running]
@@ -145,16 +179,18 @@ class Campaign:
             await asyncio.sleep(self.random.uniform(0.0, 4.0))
             await self._kill(WATCHERS)
 
-    async def _calm(self) -> None:
+    async def _calm(self) -> bool:
         """As long as it takes to find out about every start whose answer was lost."""
+        return await self._until_none(lambda one: one.run.status.phase is Phase.SUBMITTING, "no start undecided")
 
-        async def decided() -> bool:
+    async def _until_none(self, waits: Callable[[Seen], bool], what: str) -> bool:
+        async def none() -> bool:
             self.arena.revive()
-            seen = await self.people.look()
-            return not any(one.run.status.phase is Phase.SUBMITTING for one in seen if not one.gone)
+            return not any(waits(one) for one in await self.people.look() if not one.gone)
 
         with contextlib.suppress(AssertionError):
-            await until(decided, CALM_SECONDS, "no start undecided", pause=0.5)
+            return await until(none, CALM_SECONDS, what, pause=0.5)
+        return False
 
     async def _pause(self, seconds: float) -> None:
         """The others go on."""
@@ -188,43 +224,121 @@ class Campaign:
         await self.arena.plane.kill_apiserver()
         await self.arena.plane.start_apiserver()
 
+    async def _snapshot(self) -> None:
+        seen = await self.people.look()
+        file = self.arena.folder / f"snapshot-{self.rounds}"
+        await self.arena.plane.snapshot(file)
+        self._snapshots.append(Snapshot(file, frozenset(one.run.metadata.name for one in seen)))
+
+    async def _restore(self, *, bumped: bool) -> None:
+        """As the documentation says: it takes longer than a start needs to show, and the connection is mended.
+
+        Without a bumped revision, versions are given out twice, so the watchers begin anew.
+        """
+        if not self._snapshots:
+            await self._snapshot()
+        snapshot = self.random.choice(self._snapshots)
+        await self._kill(self.random.randint(0, WATCHERS))
+        await self.arena.plane.kill_apiserver()
+        await self.arena.heal()
+        await asyncio.sleep(QUIET_PERIOD)
+        if not bumped:
+            await self._kill(WATCHERS)
+        await self.arena.plane.restore(snapshot.file, bumped=bumped)
+        await self.arena.connect()
+        self._snapshots = deque((one for one in self._snapshots if one.names <= snapshot.names), maxlen=SNAPSHOTS)
+        self._forgotten += len(self.people.last) - len(snapshot.names & self.people.last.keys())
+        self.people.forget(snapshot.names)
+
+    async def _switch(self) -> object:
+        """The connection names another account for a while: what is claimed then belongs there.
+
+        A status that knows of no claim names no account. So what a restore took a claim from finds its run before, and
+        no restore goes back to before the switch.
+        """
+        await self.arena.heal()
+        if not await self._until_none(unclaimed, "everything claimed that is not suspended"):
+            return SKIPPED
+        await self.arena.lead_elsewhere(self.random.randint(1, 5))
+        await asyncio.sleep(self.random.uniform(0.0, 2.0))
+        await self._kill(self.random.randint(0, WATCHERS))
+        self.arena.revive()
+        await self.people.act()
+        await asyncio.sleep(self.random.uniform(2.0, 6.0))
+        await self.arena.connect()
+        await self._kill(WATCHERS)  # one that goes on may use for half a minute what it has read
+        for snapshot in self._snapshots:
+            snapshot.file.unlink()
+        self._snapshots.clear()
+        return None
+
     async def _settle(self) -> None:
         if self._going_on:
             await asyncio.wait(self._going_on)
         await self.arena.heal()
         await self.people.look()
         await self.people.settle()
-
-        async def at_rest() -> bool:
-            self.arena.revive()
-            return all(map(settled, await self.people.look()))
-
         try:
-            await until(at_rest, SETTLE_SECONDS, "everything at rest", pause=1.0)
+            await self._rest(lambda one: settled(one) or lives_elsewhere(one), "everything at rest")
+            await self.arena.lead_elsewhere(0)
+            await self._kill(WATCHERS)
+            await self._rest(settled, "everything in the other account at rest")
         except AssertionError:
             return  # the verdict says what is not
 
+    async def _rest(self, rests: Callable[[Seen], bool], what: str) -> None:
+        async def at_rest() -> bool:
+            self.arena.revive()
+            return all(map(rests, await self.people.look()))
+
+        await until(at_rest, SETTLE_SECONDS, what, pause=1.0)
+
     async def figures(self, seed: int, seconds: float) -> Figures:
-        runs = await self.arena.ask("GET", "/runs")
+        here, there = await self._runs()
         seen = await self.people.look()
-        verdict = judge([one for one in seen if not one.gone], runs)
-        self._judge_gone([one for one in seen if one.gone], runs, verdict)
+        verdict = self._judge([one for one in seen if not lives_elsewhere(one)], here)
+        verdict.add(self._judge([one for one in seen if lives_elsewhere(one)], there))
+        verdict.duplicates += started_in_both(here, there)
+        touched = [f"run {run['id']} of strangers is {run['status']}" for run in there if is_touched(run)]
         statuses = [one.run.status for one in seen if not one.gone]
         ends = Counter(f"{status.phase}/{status.reason}" for status in statuses)
         return Figures(
             seed=seed, kills=self.killed, seconds=round(seconds, 1), rounds=self.rounds,
-            objects=len(seen), runs=len(runs), done=dict(sorted(self.people.done.items())),
+            objects=len(seen), runs=len(here), runs_elsewhere=len(there), done=dict(sorted(self.people.done.items())),
             disturbances=dict(self.disturbed), faults_hit=dict(sorted(self.arena.hits.items())),
             ends=dict(ends) | {"gone": sum(one.gone for one in seen)},
             duplicates=len(verdict.duplicates), lost=len(verdict.lost), untruthful=len(verdict.untruthful),
-            left_alive=len(verdict.left_alive), broken=verdict.broken,
+            left_alive=len(verdict.left_alive), strangers_touched=len(touched), lost_with_a_restore=self._forgotten,
+            broken=[*verdict.broken, *touched],
         )  # fmt: skip
+
+    def _judge(self, seen: list[Seen], runs: list[dict[str, Any]]) -> Verdict:
+        """The objects whose runs are in one account."""
+        verdict = judge([one for one in seen if not one.gone], runs)
+        self._judge_gone([one for one in seen if one.gone], runs, verdict)
+        return verdict
 
     def _judge_gone(self, gone: list[Seen], runs: list[dict[str, Any]], verdict: Verdict) -> None:
         """Of an object that is gone, the last status may not have been seen: its runs tell whether all is well."""
         verdict.left_alive += judge(gone, runs).left_alive
         unasked = [one.run for one in gone if one.run.metadata.name not in self.people.leaving]
         verdict.lost += [f"{run} is gone, and nobody asked for that" for run in unasked]
+
+
+def lives_elsewhere(one: Seen) -> bool:
+    """Whether the object's runs are in the other account."""
+    return one.run.status.account_id == AWAY_ACCOUNT
+
+
+def unclaimed(one: Seen) -> bool:
+    """Whether the object is to have a run and does not name an account yet."""
+    status = one.run.status
+    return not (status.attempts or one.run.spec.suspend) and not (status.phase and status.phase.final)
+
+
+def is_touched(run: Mapping[str, Any]) -> bool:
+    """Whether somebody else's run of the other account is not as it was: each of them goes on for ever."""
+    return bool(run["job_id"] == STRANGE_JOB and RunState(run["status"]).over)
 
 
 def settled(one: Seen) -> bool:
@@ -263,7 +377,9 @@ async def campaign(
             assert isinstance(arena, Arena)
             arena.revive()
             await arena.ask("POST", "/clock", {"offset": random.uniform(-120, 120)})
-            day = Campaign(arena, People(arena, access, random), random, doubt=0.5 if without is None else 1.0)
+            whole = without is None
+            people = People(arena, access, random)
+            day = Campaign(arena, people, random, doubt=0.5 if whole else 1.0, goes_back=whole)
             began = time.monotonic()
             await day.run(kills, seconds, progress)
             return await day.figures(seed, time.monotonic() - began)

@@ -40,6 +40,21 @@ class Verdict:
     def broken(self) -> list[str]:
         return [*self.duplicates, *self.lost, *self.untruthful, *self.left_alive]
 
+    def add(self, other: Verdict) -> None:
+        """Takes another's sentences too."""
+        self.duplicates += other.duplicates
+        self.lost += other.lost
+        self.untruthful += other.untruthful
+        self.left_alive += other.left_alive
+
+
+def started_in_both(here: Iterable[Mapping[str, Any]], there: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The attempts that have a run in two accounts."""
+    marks, others = (
+        {run["cause"].partition(" ")[0] for run in runs if MARK.match(run["cause"])} for runs in (here, there)
+    )
+    return [f"{name} was started in two accounts" for name in sorted(marks & others)]
+
 
 def judge(objects: Iterable[Seen], runs: Iterable[Mapping[str, Any]]) -> Verdict:
     """Holds the objects against the runs, as the simulator's control surface tells them."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from random import Random
 from typing import Any, Final
 
-from tests.chaos.arena import JOBS, Arena
+from tests.chaos.arena import HOME_ACCOUNT, JOBS, Arena
 from tests.chaos.oracle import Seen
 from tests.stack import dbt_run, until
 from watcher.api import API_VERSION, PLURAL, DbtRun, parse
@@ -33,6 +34,7 @@ class People:
         self.there: set[str] = set()
         self._access = access
         self._failing: list[int] = []
+        self._numbers = itertools.count()
 
     # ── doing ──
 
@@ -44,7 +46,7 @@ class People:
             await self._change(self.random.choice(CHANGES))
 
     async def _create(self, kind: str) -> None:
-        name = f"{kind}-{len(self.last)}"
+        name = f"{kind}-{next(self._numbers)}"
         job, spec = await self._wish(kind)
         if "ttlSecondsAfterFinished" in spec:
             self.leaving.add(name)
@@ -62,7 +64,8 @@ class People:
                 retry = {"limit": pick.randint(1, 2), "backoffSeconds": pick.randint(1, 2), "strategy": strategy}
                 return pick.choice(["failure", "flaky"]), {"retry": retry}
             case "adopt":
-                return None, {"runId": await self._theirs(pick.choice(["success", "endless"]))}
+                run_id = await self._theirs(pick.choice(["success", "endless"]))
+                return None, {"runId": run_id, "accountId": HOME_ACCOUNT}
             case "reuse":
                 return pick.choice(["success", "serial", "endless"]), {"reuse": "Running"}
             case "resumed":
@@ -91,7 +94,7 @@ class People:
         if not failed:
             return {}
         self._failing.remove(failed[0])
-        return {"retryOf": failed[0]}
+        return {"retryOf": failed[0], "accountId": HOME_ACCOUNT}
 
     async def _change(self, kind: str) -> None:
         names = sorted(self.there)
@@ -119,6 +122,10 @@ class People:
             run = self.last[name]
             if not (run.status.phase and run.status.phase.final):
                 await self.patch(name, {"suspend": False, "cancel": True})
+
+    def forget(self, known: Collection[str]) -> None:
+        """etcd was restored: what was created after the snapshot is gone, and nobody answers for its runs."""
+        self.last = {name: run for name, run in self.last.items() if name in known}
 
     # ── looking ──
 
