@@ -39,7 +39,13 @@ MAX_LABEL: Final = 63
 _LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
 
 NEVER_STARTED: Final = frozenset(
-    {Reason.INVALID_CONNECTION, Reason.JOB_NOT_FOUND, Reason.FORBIDDEN, Reason.SUBMISSION_REJECTED}
+    {
+        Reason.INVALID_CONNECTION,
+        Reason.JOB_NOT_FOUND,
+        Reason.PROJECT_NOT_ALLOWED,
+        Reason.FORBIDDEN,
+        Reason.SUBMISSION_REJECTED,
+    }
 )
 """With one of these and without a run id nothing was started: a new object repeats nothing."""
 

@@ -61,6 +61,7 @@ REFUSED: Final = frozenset(
     {
         Reason.INVALID_CONNECTION,
         Reason.JOB_NOT_FOUND,
+        Reason.PROJECT_NOT_ALLOWED,
         Reason.FORBIDDEN,
         Reason.SUBMISSION_REJECTED,
         # Another try would start a second run if the first did start: a person must look.

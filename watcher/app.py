@@ -74,6 +74,7 @@ class Watcher:
             _default_connection(settings),
             settings.default_connection_serves,
             settings.hosts,
+            settings.projects_of,
         )
         self.accounts = Accounts(
             self.connections.sink_of,

@@ -54,7 +54,12 @@ class Connections:
     """Hands out the account for an object, keeps who uses which, and passes on what each account's poller says."""
 
     def __init__(
-        self, secrets: Secrets, default: SecretName | Path | None, serves: Callable[[str], bool], hosts: Hosts
+        self,
+        secrets: Secrets,
+        default: SecretName | Path | None,
+        serves: Callable[[str], bool],
+        hosts: Hosts,
+        projects: Callable[[str], frozenset[int] | None] = lambda _namespace: None,
     ) -> None:
         """Makes one.
 
@@ -62,6 +67,7 @@ class Connections:
             default: the default connection, a Secret or a directory.
             serves: the namespaces that may use it.
             hosts: those that connections may name.
+            projects: the only ones that a namespace may use with the default connection; None: all.
         """
         self._accounts: Accounts
         self._listener: Listener
@@ -69,6 +75,7 @@ class Connections:
         self._default = default
         self._serves = serves
         self._hosts = hosts
+        self._projects = projects
         self._used: dict[str, Account] = {}
         self._followed: dict[str, Interest] = {}
         self._source_of: dict[str, _Source] = {}
@@ -109,6 +116,13 @@ class Connections:
             self._followed.pop(run.uid, None)
             self._used[run.uid] = account
         return connection
+
+    def projects(self, run: DbtRun) -> frozenset[int] | None:
+        """The only projects that the object may use with its connection; None: all that the token can see."""
+        ref, namespace = run.spec.connection_ref, run.metadata.namespace
+        if ref is None or SecretName(namespace, ref.name) == self._default:
+            return self._projects(namespace)
+        return None
 
     def account(self, uid: str) -> Account | None:
         """The account that the object was connected to."""

@@ -33,6 +33,7 @@ from watcher.lifecycle.decisions import (
     FetchDetails,
     FindLive,
     FindOwner,
+    FindProjects,
     KeepArtifacts,
     LookForRuns,
     RemoveFinalizer,
@@ -45,7 +46,7 @@ from watcher.lifecycle.decisions import (
     Write,
 )
 from watcher.lifecycle.facts import Details, Instant, NotSent, RunFacts, Started, Submission, Trouble, Undecided
-from watcher.lifecycle.known import DOUBTFUL, CancelTry, Claim, DetailsTry, Known, LookBack, LookUp, Owner
+from watcher.lifecycle.known import DOUBTFUL, CancelTry, Claim, DetailsTry, Known, LookBack, LookUp, Owner, Touched
 from watcher.lifecycle.marker import owner_of
 from watcher.telemetry.metrics import Metrics
 
@@ -187,7 +188,8 @@ class Performer:
             connection = await self.connections.connect(run)
         except Unusable as error:
             return self._troubled(run, known, error.trouble(self.clock()))
-        return replace(known, account_id=connection.account_id, host=connection.host)
+        projects = self.connections.projects(run)
+        return replace(known, account_id=connection.account_id, host=connection.host, projects=projects)
 
     async def _ask(self, decision: Decision, run: DbtRun, known: Known) -> Known:
         account = self.connections.account(run.uid)
@@ -277,6 +279,8 @@ class Performer:
             case FindOwner(run_id):
                 foreign = self._foreign(run, await account.client.cause(run_id))
                 return replace(known, owner=Owner(run_id=run_id, foreign=foreign))
+            case FindProjects():
+                return await self._find_projects(decision, known, account)
             case LookForRuns():
                 return await self._look_up(decision, known, account)
             case SearchPast():
@@ -288,6 +292,14 @@ class Performer:
             case FetchDetails():
                 return await self._details(decision, known, account)
         raise AssertionError(f"{decision} is no question")
+
+    async def _find_projects(self, decision: FindProjects, known: Known, account: Account) -> Known:
+        projects = [await account.client.project_of_job(decision.job_id)]
+        if decision.resumed is not None:
+            with suppress(NotFound):  # dbt Cloud will not resume it either
+                projects.append(await account.client.project_of_run(decision.resumed))
+        touched = Touched(job_id=decision.job_id, resumed=decision.resumed, projects=tuple(projects))
+        return replace(known, touched=touched)
 
     def _foreign(self, run: DbtRun, cause: str | None) -> bool:
         """Whether a run of this cause was started by an object of another namespace that exists."""

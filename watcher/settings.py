@@ -10,6 +10,7 @@ import math
 import os
 import re
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,6 +59,11 @@ class Settings:
         "Namespaces that may use the default connection, separated by commas; `*`: all; empty: the watcher's own.",
         unit="names",
         why="Anyone who may use a connection may start every job that its token can start.",
+    )
+    connection_projects: str = setting(
+        "",
+        "Ids of the dbt Cloud projects that a namespace may use with the default connection, as "
+        "`team-a=101+102,team-b=103`; `*`: every namespace that is not listed. Without an entry, all projects.",
     )
     connection_hosts: str = setting(
         ",".join(DBT_HOSTS),
@@ -140,7 +146,7 @@ class Settings:
     def __post_init__(self) -> None:
         for check in (self._check_numbers, self._check_logs, self._check_periods, self._check_names):
             check()
-        self.address, self.weights  # noqa: B018 - they raise when they cannot be used
+        self.address, self.weights, self.projects  # noqa: B018 - they raise when they cannot be used
 
     def _check_numbers(self) -> None:
         for name in ("requests_per_minute", "feed_interval_seconds", "request_seconds", "submit_window_seconds"):
@@ -222,6 +228,29 @@ class Settings:
                 )
             weights[name] = int(weight)
         return weights
+
+    @cached_property
+    def projects(self) -> dict[str, frozenset[int]]:
+        """The projects that the namespaces with a limit may use with the default connection.
+
+        Raises:
+            InvalidSetting: one is not written as NAMESPACE=ID+ID.
+        """
+        projects = {}
+        for item in _names(self.connection_projects):
+            name, equals, ids = item.partition("=")
+            known = name == ALL_NAMESPACES or NAMESPACE.fullmatch(name)
+            if not (known and equals and re.fullmatch(r"([0-9]{1,18}(\+[0-9]{1,18})*)?", ids)) or name in projects:
+                raise InvalidSetting(
+                    f"{flag('connection_projects')} has {item!r}: write NAMESPACE=ID+ID once for each namespace, "
+                    f"separated by commas; `{ALL_NAMESPACES}` is every namespace that is not listed."
+                )
+            projects[name] = frozenset(int(number) for number in ids.split("+") if number)
+        return projects
+
+    def projects_of(self, namespace: str) -> frozenset[int] | None:
+        """The only projects that the namespace may use with the default connection; None: all."""
+        return self.projects.get(namespace, self.projects.get(ALL_NAMESPACES))
 
     @property
     def hosts(self) -> Hosts:

@@ -12,11 +12,13 @@ import pytest
 
 from tests.controlplane import ControlPlane
 from tests.stack import JOBS, Stack, dbt_run, until
-from tests.stack.dbt import most_at_once
+from tests.stack.dbt import SCENARIO, most_at_once
 from watcher.api import API_VERSION, PLURAL
 
 LIMIT: Final = 3
 BACKLOG: Final = 300
+OURS, THEIRS = 101, 102
+"""Projects."""
 LIMITED: Final = {"connectionRef": {"name": "limited"}}
 
 
@@ -110,3 +112,38 @@ async def test_a_backlog_of_one_namespace_does_not_hold_up_another(stack: Stack)
     await until(started, 120, "the single run started", pause=0.1)
     before = sum(status.get("runId") is not None for status in (await everything(stack)).values())
     assert before < BACKLOG / 2, f"{before} of {BACKLOG} started before it"
+
+
+async def test_a_namespace_starts_resumes_and_follows_nothing_outside_its_projects(
+    plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    projects = [{"name": "Analytics", "id": OURS}, {"name": "Finance", "id": THEIRS}]
+    finance = [
+        {"id": 201, "name": "finance", "project": "Finance", "queue": 0.1, "start": 0.1, "run": None},
+        {"id": 202, "name": "broken finance", "project": "Finance", "run": 0.1, "outcomes": ["error"]},
+    ]
+    jobs = [job | {"project": "Analytics"} for job in SCENARIO["jobs"]] + finance
+    scenario = {**SCENARIO, "projects": projects, "jobs": jobs}
+    values = {"connection": {"projects": {namespace: [OURS]}}}
+    async with Stack.up(plane, namespace, tmp_path, scenario=scenario, values=values) as stack:
+        live = (await stack.ask("POST", "/runs", {"job_id": 201}))["id"]
+        failed = (await stack.ask("POST", "/runs", {"job_id": 202}))["id"]
+        await stack.ask("POST", f"/runs/{failed}/finish", {"status": 20})
+        refused = {
+            "starts": dbt_run("starts", "endless") | {"spec": {"job": {"id": 201}}},
+            "names": dbt_run("names", "endless")
+            | {"spec": {"job": {"name": "finance", "project": "Finance", "environment": "Production"}}},
+            "resumes": dbt_run("resumes", "endless", retryOf=failed),
+            "follows": dbt_run("follows", "endless") | {"spec": {"runId": live, "cancel": True}},
+        }
+        own = {"spec": {"job": {"id": 201}, "connectionRef": {"name": "own"}}}
+        await stack.apply(stack.secret("own", stack.keys()), dbt_run("own", "endless") | own)
+        await stack.apply(dbt_run("ours", "endless"), *refused.values())
+        for name in refused:
+            status = await stack.reaches(name, "Error", reason="ProjectNotAllowed")
+            assert f"may not use project {THEIRS} with the default connection" in status["message"]
+        await stack.reaches("ours", "Queued", "Running")
+        await stack.reaches("own", "Queued", "Running")
+        runs = await stack.runs()
+        assert sorted(run["job_id"] for run in runs) == [JOBS["endless"], 201, 201, 202]
+        assert [run["finished_at"] for run in runs if run["id"] == live] == [None]

@@ -50,3 +50,22 @@ async def test_a_reference_leads_to_a_secret_of_its_own_namespace() -> None:
     asked = Asked()
     await refused(asked, "team-b", DEFAULT.name)
     assert asked.names == [SecretName("team-b", DEFAULT.name)]
+
+
+@pytest.mark.parametrize(
+    ("namespace", "reference", "limited"),
+    [
+        (SERVED, None, True),
+        ("team-b", "own", False),
+        ("team-b", DEFAULT.name, False),
+        (DEFAULT.namespace, DEFAULT.name, True),
+    ],
+)
+def test_projects_are_limited_for_the_default_connection_by_whatever_name(
+    namespace: str, reference: str | None, limited: bool
+) -> None:
+    connections = Connections(Asked(), DEFAULT, lambda _each: True, Hosts(), lambda _each: frozenset({101}))
+    ref = None if reference is None else ConnectionRef(name=reference)
+    metadata = Metadata(name="nightly", namespace=namespace, uid="u", resource_version="1")
+    run = DbtRun(metadata=metadata, spec=Spec(job=Job(id=1), connection_ref=ref))
+    assert connections.projects(run) == (frozenset({101}) if limited else None)

@@ -29,6 +29,9 @@ from watcher.settings import InvalidSetting, Settings
         ({"connection_secret": "a", "connection_dir": "b"}, "--connection-secret and --connection-dir are both set:"),
         ({"namespace_weights": "team-a"}, "--namespace-weights has 'team-a': write NAMESPACE=WEIGHT with a weight"),
         ({"namespace_weights": "team-a=0"}, "--namespace-weights has 'team-a=0': write NAMESPACE=WEIGHT with a weight"),
+        ({"connection_projects": "team-a"}, "--connection-projects has 'team-a': write NAMESPACE=ID+ID once"),
+        ({"connection_projects": "a=1;2"}, "--connection-projects has 'a=1;2': write NAMESPACE=ID+ID once"),
+        ({"connection_projects": "a=1,a=2"}, "--connection-projects has 'a=2': write NAMESPACE=ID+ID once"),
         ({"connection_namespaces": "a,*"}, "--connection-namespaces has '*', which no namespace is called: write"),
         ({"lease_name": "a/b"}, "--lease-name is 'a/b': write lower-case letters"),
         ({"lease_seconds": 0}, "--lease-seconds is 0: it must be at least 1."),
@@ -75,3 +78,12 @@ def test_an_address_may_be_ipv6_or_name_no_host() -> None:
 def test_weights_are_read_by_namespace() -> None:
     assert Settings(namespace_weights="team-a=3, team-b=2").weights == {"team-a": 3, "team-b": 2}
     assert Settings().weights == {}
+
+
+def test_projects_are_limited_by_namespace_and_a_star_stands_for_the_others() -> None:
+    settings = Settings(connection_projects="team-a=101+70403103937001, team-b=")
+    assert settings.projects_of("team-a") == frozenset({101, 70403103937001})
+    assert settings.projects_of("team-b") == frozenset(), "an entry without a project allows none"
+    assert settings.projects_of("team-c") is None, "no limit"
+    assert Settings(connection_projects="*=7").projects_of("team-c") == frozenset({7})
+    assert Settings().projects_of("team-a") is None

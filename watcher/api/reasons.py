@@ -33,6 +33,7 @@ class Reason(StrEnum):
     # the watcher could not start or follow it
     INVALID_CONNECTION = "InvalidConnection"
     JOB_NOT_FOUND = "JobNotFound"
+    PROJECT_NOT_ALLOWED = "ProjectNotAllowed"
     FORBIDDEN = "Forbidden"
     SUBMISSION_REJECTED = "SubmissionRejected"
     SUBMISSION_UNDECIDED = "SubmissionUndecided"
@@ -106,6 +107,11 @@ REASON_DOCS: Final[dict[Reason, ReasonDoc]] = {
     Reason.JOB_NOT_FOUND: ReasonDoc(
         "dbt Cloud knows no such job, several of that name, or hides it from the token.",
         "Compare `spec.job` with dbt Cloud and the token's permission set; create a new object.",
+    ),
+    Reason.PROJECT_NOT_ALLOWED: ReasonDoc(
+        "The job or the run is in a project that the namespace may not use with the default connection.",
+        "Use a connection of the namespace's own (`spec.connectionRef`), or have the project added to the Helm value "
+        "`connection.projects`; create a new object.",
     ),
     Reason.FORBIDDEN: ReasonDoc(
         "The token may not do this in dbt Cloud.",

@@ -21,7 +21,7 @@ from watcher.dbtcloud.batch import Batch, Findings
 from watcher.dbtcloud.budget import Budget, Priority, Share
 from watcher.dbtcloud.channel import MAX_FILE, PAGE_SIZE, TOTAL_SECONDS, Channel
 from watcher.dbtcloud.connection import Connection
-from watcher.dbtcloud.errors import DbtCloudError, NotFound, Rejected, ServerFault, TooLarge, submission_of
+from watcher.dbtcloud.errors import DbtCloudError, JobNotFound, NotFound, Rejected, ServerFault, TooLarge, submission_of
 from watcher.dbtcloud.intake import Intake
 from watcher.dbtcloud.lookups import LookUps, Question
 from watcher.dbtcloud.replies import UNDECODABLE, Received
@@ -37,6 +37,10 @@ MAX_OBJECTS: Final = 500_000
 LIVE: Final = (RunState.QUEUED, RunState.STARTING, RunState.RUNNING)
 OPEN_END: Final = timedelta(days=365)
 """dbt Cloud wants both ends of a range; its clock may be ahead of ours."""
+MAX_PROJECTS: Final = 10_000
+"""Jobs whose project is remembered."""
+PROJECT_SECONDS: Final = 300.0
+"""How long it is remembered."""
 ROUNDING: Final = timedelta(seconds=1)
 """How far a time in a reply may be before the range that it was asked by."""
 
@@ -70,6 +74,7 @@ class Client:
         self._clock = clock
         self._channel = Channel(connection, budget, transport, clock, total_seconds, intake, heard)
         self._look_ups = LookUps(self._channel, clock)
+        self._projects: dict[int, tuple[int | None, float]] = {}
 
     def __repr__(self) -> str:
         return f"Client({self._connection!r})"
@@ -163,6 +168,35 @@ class Client:
         except NotFound:
             return None
         return run.cause or None
+
+    async def project_of_job(self, job_id: int) -> int | None:
+        """The project of a job, remembered for a while. None: dbt Cloud names none.
+
+        Raises:
+            JobNotFound: there is no such job, or the token may not see it.
+        """
+        now = self._clock().mono
+        kept = self._projects.get(job_id)
+        if kept is not None and now < kept[1]:
+            return kept[0]
+        try:
+            job = await self._channel.exchange("GET", f"jobs/{job_id}/", Priority.SUBMIT, _one_named)
+        except NotFound as error:
+            raise JobNotFound(error.message, final=True) from None
+        project = job.project_id if job.id == job_id else None
+        if len(self._projects) >= MAX_PROJECTS:
+            self._projects.clear()
+        self._projects[job_id] = project, now + PROJECT_SECONDS
+        return project
+
+    async def project_of_run(self, run_id: int) -> int | None:
+        """The project of a run. None: dbt Cloud names none.
+
+        Raises:
+            NotFound: there is no such run, or the token may not see it.
+        """
+        run = await self._channel.exchange("GET", f"runs/{run_id}/", Priority.SUBMIT, _one_run)
+        return run.project_id if run.id == run_id else None
 
     async def results(self, run_id: int, step: int | None = None) -> Results | None:
         """Reads the outcome by node of a step (1-based; None: the last). None: there is none that can be read."""
@@ -292,6 +326,10 @@ class Client:
 
 def _one_run(received: Received) -> wire.Run:
     return received.data(wire.ONE_RUN).data
+
+
+def _one_named(received: Received) -> wire.Named:
+    return received.data(wire.ONE_NAMED).data
 
 
 def _results(body: bytes | bytearray) -> Results | None:

@@ -300,6 +300,7 @@ class Account(Wire, frozen=True):
 
 ONE_RUN: Final = msgspec.json.Decoder(Reply[Run], strict=False)
 RUNS: Final = msgspec.json.Decoder(Reply[list[Run]], strict=False)
+ONE_NAMED: Final = msgspec.json.Decoder(Reply[Named], strict=False)
 NAMED: Final = msgspec.json.Decoder(Reply[list[Named]], strict=False)
 ACCOUNT: Final = msgspec.json.Decoder(Reply[Account], strict=False)
 RUN_RESULTS: Final = msgspec.json.Decoder(RunResults, strict=False)

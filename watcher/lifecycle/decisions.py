@@ -133,6 +133,14 @@ class FindOwner:
 
 
 @dataclass(frozen=True, slots=True)
+class FindProjects:
+    """Find the projects of the job, and of the run that the attempt resumes."""
+
+    job_id: int
+    resumed: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """Ask dbt Cloud to cancel the run; safe to repeat."""
 
@@ -171,6 +179,7 @@ Decision = (
     | SearchPast
     | Sweep
     | FindOwner
+    | FindProjects
     | Cancel
     | FetchDetails
     | KeepArtifacts

@@ -82,6 +82,16 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Touched:
+    """The projects that a start of the job, as a resumption of that run, is about."""
+
+    job_id: int
+    resumed: int | None
+    projects: tuple[int | None, ...]
+    """None: dbt Cloud names no project."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CancelTry:
     """The last cancel request for a run."""
 
@@ -126,6 +136,9 @@ class Known:
     """The account of the connection in use; None: the connection must be (re)read first."""
     host: str | None = None
     """The host of the connection that was read last."""
+    projects: frozenset[int] | None = None
+    """The only projects that the object's namespace may use with the connection; None: there is no such limit."""
+    touched: Touched | None = None
     trouble: Trouble | None = None
     displaced_at: float | None = None
     """Monotonic seconds: when the status was last seen to say that the connection is for another account."""

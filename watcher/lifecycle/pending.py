@@ -9,7 +9,16 @@ from msgspec.structs import replace
 
 from watcher.api import START_COPY_ANNOTATION, Attempt, Phase, Reason, RetryStrategy, Reuse
 from watcher.lifecycle.case import Case
-from watcher.lifecycle.decisions import AddFinalizer, ClaimStart, Decision, Event, FindLive, ResolveJob, SearchPast
+from watcher.lifecycle.decisions import (
+    AddFinalizer,
+    ClaimStart,
+    Decision,
+    Event,
+    FindLive,
+    FindProjects,
+    ResolveJob,
+    SearchPast,
+)
 from watcher.lifecycle.facts import RunFacts, RunState
 from watcher.lifecycle.known import certain
 from watcher.lifecycle.marker import marker
@@ -94,6 +103,9 @@ def _adopt_or_claim(case: Case) -> Decision:
     if job_id is None:
         assert case.spec.job is not None, "the API server holds that job or runId is set"  # noqa: S101
         return ResolveJob(case.spec.job)
+    outside = _outside(case, job_id)
+    if outside is not None:
+        return outside
     if not past_is_clear(case):
         return _hold(case) or _search_past(case, job_id)
     if case.spec.reuse is Reuse.RUNNING and case.attempt is None:
@@ -104,6 +116,30 @@ def _adopt_or_claim(case: Case) -> Decision:
                 case, Attempt(number=1, phase=Phase.PENDING, adopted=True), case.known.reusable
             )
     return _hold(case) or _waiting(case) or _claim(case, job_id)
+
+
+def _outside(case: Case, job_id: int) -> Decision | None:
+    """The way to know whether a start stays within the namespace's projects, and the end of an object that does not."""
+    if case.known.projects is None:
+        return None
+    resumed = case.attempt.retry_of if case.attempt else case.spec.retry_of
+    touched = case.known.touched
+    if touched is None or (touched.job_id, touched.resumed) != (job_id, resumed):
+        return FindProjects(job_id, resumed)
+    return _refused_project(case, *touched.projects)
+
+
+def _refused_project(case: Case, *projects: int | None) -> Decision | None:
+    allowed = case.known.projects
+    refused = [project for project in projects if allowed is not None and project not in allowed]
+    if not refused:
+        return None
+    named = "a project that dbt Cloud does not name" if refused[0] is None else f"project {refused[0]}"
+    message = (
+        f"The namespace {case.run.metadata.namespace} may not use {named} with the default connection: name a Secret "
+        "in spec.connectionRef, or have the project added to the Helm value connection.projects."
+    )
+    return case.finish(Outcome(Phase.ERROR, Reason.PROJECT_NOT_ALLOWED, message))
 
 
 def _waiting(case: Case) -> Decision | None:
@@ -138,7 +174,8 @@ def _adopt(case: Case) -> Decision:
         )
     if observation.run is not None:
         return (
-            stop_unwritten(case, observation.run)
+            _refused_project(case, observation.run.project_id)
+            or stop_unwritten(case, observation.run)
             or _hold(case)
             or take_on(case, Attempt(number=1, phase=Phase.PENDING, adopted=True), observation.run)
         )

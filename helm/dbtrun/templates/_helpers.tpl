@@ -73,6 +73,17 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- .Values.airflow.namespaces | default $watched | default (list .Release.Namespace) | toJson -}}
 {{- end -}}
 
+{{/* The projects of each namespace, as the watcher reads them. Takes the map. int64: a large number would get an exponent. */}}
+{{- define "dbtrun.connectionProjects" -}}
+{{- $limits := list -}}
+{{- range $namespace, $projects := . -}}
+{{- $ids := list -}}
+{{- range $projects -}}{{- $ids = append $ids (printf "%d" (int64 .)) -}}{{- end -}}
+{{- $limits = append $limits (printf "%s=%s" $namespace (join "+" $ids)) -}}
+{{- end -}}
+{{- join "," $limits -}}
+{{- end -}}
+
 {{- define "dbtrun.image" -}}
 {{- $image := .Values.image -}}
 {{- $registry := (.Values.global).imageRegistry | default $image.registry -}}

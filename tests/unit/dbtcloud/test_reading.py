@@ -456,3 +456,27 @@ def test_an_offset_that_the_round_trip_explains_is_none(date: str | None, trip: 
 
 def test_a_client_prints_without_its_token() -> None:
     assert account.SECRET not in repr(Client(account.CONNECTION))
+
+
+async def test_the_project_of_a_job_is_asked_for_once_in_a_while() -> None:
+    recorder = account.Recorder(account.answering(account.envelope({"id": 99, "project_id": 7})))
+    client = account.client(recorder)
+    assert [await client.project_of_job(99) for _ in range(3)] == [7, 7, 7]
+    assert recorder.paths == ["/api/v2/accounts/4242/jobs/99/"]
+
+
+@pytest.mark.parametrize("job", [{"id": 98, "project_id": 7}, {"id": 99, "project_id": None}, {"id": 99}])
+async def test_a_reply_about_another_job_names_no_project(job: dict[str, Any]) -> None:
+    assert await account.client(account.answering(account.envelope(job))).project_of_job(99) is None
+
+
+async def test_a_job_without_a_project_because_there_is_none_is_not_found() -> None:
+    client = account.client(account.answering(account.refusal(404, "The requested resource was not found.")))
+    with pytest.raises(errors.JobNotFound):
+        await client.project_of_job(99)
+
+
+async def test_the_project_of_a_run_is_read_of_that_run_alone() -> None:
+    client = account.client(account.answering(account.envelope(account.run(5))))
+    assert await client.project_of_run(5) == 7
+    assert await client.project_of_run(6) is None
