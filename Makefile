@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup check lint types unit coverage controlplane airflows test test-airflow test-airflow-all test-node \
   test-airflow-pods soak hostile abuse bench bench-airflow demo \
-  docs dist format lock clean
+  docs site dist format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -109,6 +109,20 @@ demo: controlplane ## three runs on a real API server; the last line is the even
 docs: controlplane ## write docs/reference.md and deploy/ anew from the chart and the code
 	@$(BIN)/python -m deploy.render
 	@$(BIN)/python -m docs.generate
+
+# Material would load it from another host in the reader's browser.
+MERMAID := 11.12.2
+MERMAID_SHA256 := d0830a6c05546e9edb8fe20a8f545f3e0dc7c4c3134d584bad9c13a99d7a71e0
+.cache/site/mermaid.min.js: Makefile
+	@command -v npm > /dev/null || { echo "npm is needed, for the script that draws the diagrams"; exit 1; }
+	@mkdir -p $(@D)
+	@cd $(@D) && npm pack --silent mermaid@$(MERMAID) > /dev/null
+	@tar -xzf $(@D)/mermaid-$(MERMAID).tgz -C $(@D) --strip-components=2 package/dist/mermaid.min.js
+	@echo "$(MERMAID_SHA256)  $@" | sha256sum --check --quiet
+	@touch $@
+
+site: $(READY) .cache/site/mermaid.min.js ## build the documentation's site into site/
+	@NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 dist: $(READY) ## build the wheel and the sdist into dist/
 	@$(BIN)/uv build --quiet --build-constraint constraints.txt --out-dir dist

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Writes the pages that people look things up in, so that they say what the API server, watcher and chart do.
 
-docs/reference.md comes from the CRD and the code, docs/settings.md from the settings and the chart, and
-helm/dbtrun/README.md from the chart's values and their schema.
+docs/reference.md comes from the CRD and the code, docs/settings.md from the settings and the chart, docs/events.md and
+docs/lifecycle.md from the code, and helm/dbtrun/README.md from the chart's values and their schema.
 
 python -m docs.generate           write them
 python -m docs.generate --check   exit 1 and name those that differ
@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import yaml
 
 from airflow_trigger.event import STATUSES
-from docs import chart, settings
+from docs import chart, events, lifecycle, settings
 from watcher.api import API_VERSION, KIND, PHASE_MEANINGS, REASON_DOCS, ConditionType
 from watcher.telemetry.metrics import Metrics
 
@@ -28,6 +28,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 CRD: Final = ROOT / "deploy/crd/dbtrun.dev_dbtruns.yaml"
 REFERENCE: Final = ROOT / "docs/reference.md"
 SETTINGS: Final = ROOT / "docs/settings.md"
+EVENTS: Final = ROOT / "docs/events.md"
+LIFECYCLE: Final = ROOT / "docs/lifecycle.md"
 
 CONDITIONS: Final[dict[ConditionType, str]] = {
     ConditionType.SUCCEEDED: "Unknown until the end; then True if dbt Cloud says that the run succeeded, else False.",
@@ -219,11 +221,30 @@ def settings_page() -> str:
     )
 
 
+def events_page() -> str:
+    """The page of the Events."""
+    return events.HEAD + table(events.COLUMNS, events.rows()) + "\n"
+
+
+def lifecycle_page() -> str:
+    """The page of the phases and their transitions."""
+    found = lifecycle.transitions()
+    return (
+        lifecycle.HEAD
+        + lifecycle.diagram(found)
+        + lifecycle.TABLE
+        + table(lifecycle.COLUMNS, lifecycle.rows(found))
+        + "\n"
+    )
+
+
 def pages() -> dict[Path, str]:
     """Every generated page and its text."""
     return {
         REFERENCE: reference(yaml.safe_load(CRD.read_text())),
         SETTINGS: settings_page(),
+        EVENTS: events_page(),
+        LIFECYCLE: lifecycle_page(),
         chart.README: chart_readme(),
     }
 
@@ -233,12 +254,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the generated pages.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a page is out of date")
     checking = parser.parse_args().check
-    differing = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
+    written = pages()
+    differing = [path for path, text in written.items() if not path.exists() or path.read_text() != text]
     if checking and differing:
         names = ", ".join(str(path.relative_to(ROOT)) for path in differing)
         raise SystemExit(f"out of date: {names}; run `python -m docs.generate`")
     for path in differing:
-        path.write_text(pages()[path])
+        path.write_text(written[path])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,81 @@
+# ruff: noqa: INP001 - docs is a folder of pages, not a package
+"""The Kubernetes Events that the watcher writes, as a page; `emitted` finds them in the code."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from watcher.api import Phase, Reason
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+
+HEAD: Final = """\
+# Events
+
+`docs/generate.py` generates this page from the code: change the code instead.
+
+`kubectl describe dr NAME` and `kubectl events --for dr/NAME` show them. Events explain what happened; the status is
+what counts. An Event can be lost, and Kubernetes deletes it after an hour by default. There is no Event per poll.
+
+"""
+COLUMNS: Final = ("Reason", "Type", "Meaning")
+MEANINGS: Final[dict[str, tuple[str, str]]] = {
+    "Started": ("Normal", "dbt Cloud has started the run of an attempt."),
+    "Adopted": ("Normal", "The object follows a run that it did not start (`spec.runId`, `reuse: Running`)."),
+    "RunFound": (
+        "Warning",
+        "dbt Cloud has a run of this attempt that the status did not contain, as after a restore. It is followed.",
+    ),
+    "Retrying": ("Warning", "An attempt ended badly; another one follows (`spec.retry`)."),
+    "ResumeRefused": ("Warning", "dbt Cloud did not resume the failed run, so the attempt runs the whole job."),
+    "DuplicateCancelled": ("Warning", "A second run with the same marker was found and cancelled."),
+    "Succeeded": ("Normal", "The object has ended in this phase."),
+    "Cancelled": ("Normal", "The object has ended in this phase."),
+    "Failed": ("Warning", "The object has ended in this phase."),
+    "TimedOut": ("Warning", "The object has ended in this phase."),
+    "Error": ("Warning", "The object has ended in this phase."),
+    "Copied": ("Warning", "The object is a copy of another one, and starts nothing until an annotation says so."),
+    "OtherAccount": ("Warning", "The connection names another account than that of the runs. Nothing is done."),
+    "NotCancelled": ("Warning", "The object was deleted. Its run continues: one of another namespace started it."),
+    "DeletionGaveUp": ("Warning", "The object was deleted ten minutes ago, and the end of its run is not confirmed."),
+    "EndNotWritten": ("Warning", "The object was deleted, and its last status could not be written."),
+    "ReconcileFailed": ("Warning", "An unexpected error occurred several times in a row; the watcher's log has more."),
+}  # fmt: skip
+"""Type and meaning of each Event, by its reason."""
+ENDS: Final = frozenset(phase.value for phase in Phase if phase.final)
+
+
+def rows() -> list[tuple[str, ...]]:
+    """A row for each Event."""
+    return [(f"`{reason}`", *said) for reason, said in MEANINGS.items()]
+
+
+def emitted(folder: Path = ROOT / "watcher") -> dict[str, set[str]]:
+    """The types of each Event that the code makes, by its reason."""
+    found: dict[str, set[str]] = {}
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Event" and len(node.args) == 3:
+                for reason in _reasons(node.args[1]):
+                    found.setdefault(reason, set()).update(_types(node.args[0]))
+    return found
+
+
+def _types(node: ast.expr) -> Iterator[str]:
+    yield from (each.value for each in ast.walk(node) if isinstance(each, ast.Constant) and isinstance(each.value, str))
+
+
+def _reasons(node: ast.expr) -> Iterator[str]:
+    """The constant texts, members of Reason, and the final phases where the reason is a phase."""
+    text = ast.unparse(node)
+    if text == "outcome.phase.value":
+        yield from ENDS
+    elif text.startswith("Reason."):
+        yield Reason[text.split(".")[1]].value
+    else:
+        yield from _types(
+            ast.IfExp(ast.Constant(None), node.body, node.orelse) if isinstance(node, ast.IfExp) else node
+        )
