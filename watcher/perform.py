@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from watcher import artifacts
-from watcher.api import DbtRun, Phase, Reason, Results, Status
+from watcher.api import DbtRun, Phase, Reason, Status
 from watcher.cluster.errors import Conflict, Gone
 from watcher.cluster.mirror import version
 from watcher.connections import Connections, Unusable
@@ -31,6 +31,7 @@ from watcher.lifecycle.decisions import (
     DeleteObject,
     Event,
     FetchDetails,
+    FetchResults,
     FindLive,
     FindOwner,
     FindProjects,
@@ -45,8 +46,19 @@ from watcher.lifecycle.decisions import (
     Wait,
     Write,
 )
-from watcher.lifecycle.facts import Details, Instant, NotSent, RunFacts, Started, Submission, Trouble, Undecided
-from watcher.lifecycle.known import DOUBTFUL, CancelTry, Claim, DetailsTry, Known, LookBack, LookUp, Owner, Touched
+from watcher.lifecycle.facts import Instant, NotSent, RunFacts, Started, Submission, Trouble, Undecided
+from watcher.lifecycle.known import (
+    DOUBTFUL,
+    CancelTry,
+    Claim,
+    DetailsTry,
+    Known,
+    LookBack,
+    LookUp,
+    Owner,
+    ResultsTry,
+    Touched,
+)
 from watcher.lifecycle.marker import owner_of
 from watcher.telemetry.metrics import Metrics
 
@@ -289,8 +301,8 @@ class Performer:
                 return await self._sweep(decision, run, known, account)
             case Cancel(run_id):
                 return await self._cancel(run_id, run, known, account)
-            case FetchDetails():
-                return await self._details(decision, known, account)
+            case FetchDetails() | FetchResults():
+                return await self._fetch(decision, known, account)
         raise AssertionError(f"{decision} is no question")
 
     async def _find_projects(self, decision: FindProjects, known: Known, account: Account) -> Known:
@@ -348,16 +360,18 @@ class Performer:
         account.poller.hurry(run.uid)
         return replace(known, cancel=CancelTry(run_id=run_id, at=self.clock().mono))
 
+    async def _fetch(self, decision: FetchDetails | FetchResults, known: Known, account: Account) -> Known:
+        if isinstance(decision, FetchDetails):
+            return await self._details(decision, known, account)
+        results = await account.client.results(decision.run_id, decision.steps)
+        return replace(known, results=replace(_tried_results(decision, known), done=True, results=results))
+
     async def _details(self, decision: FetchDetails, known: Known, account: Account) -> Known:
         tried = self._tried(decision, known)
         if not (decision.over or account.may_look_closer(tried.at)):
             return replace(known, details=tried)
         observation = await account.client.run(decision.run_id, steps=True)
-        results: Results | None = None
-        if decision.over:
-            results = await account.client.results(decision.run_id)
-        details = Details(run=observation.run, results=results) if observation.run else None
-        return replace(known, details=replace(tried, details=details))
+        return replace(known, details=replace(tried, run=observation.run))
 
     async def _keep(self, decision: KeepArtifacts, run: DbtRun, known: Known, account: Account) -> Known:
         async def fetch(path: str, room: int) -> bytes | None:
@@ -380,14 +394,16 @@ class Performer:
         if isinstance(decision, FetchDetails):
             # Nice to have: an end is not held up, and no trouble is told, for want of them.
             return replace(known, details=self._tried(decision, known))
+        if isinstance(decision, FetchResults):
+            return replace(known, results=_tried_results(decision, known))
         return self._troubled(run, known, error.trouble(self.clock()))
 
     def _tried(self, decision: FetchDetails, known: Known) -> DetailsTry:
         before = known.details
         again = before is not None and (before.run_id, before.over) == (decision.run_id, decision.over)
         tries = before.tries + 1 if before is not None and again else 1
-        kept = before.details if before is not None and before.run_id == decision.run_id and not decision.over else None
-        return DetailsTry(run_id=decision.run_id, at=self.clock().mono, tries=tries, over=decision.over, details=kept)
+        kept = before.run if before is not None and before.run_id == decision.run_id and not decision.over else None
+        return DetailsTry(run_id=decision.run_id, at=self.clock().mono, tries=tries, over=decision.over, run=kept)
 
     def _troubled(self, run: DbtRun, known: Known, trouble: Trouble) -> Known:
         since = known.trouble.since if known.trouble else trouble.since
@@ -398,6 +414,12 @@ class Performer:
         account_id = None if trouble.reason in DOUBTFUL else known.account_id
         told = replace(trouble, since=since, retry_at=retry_at)
         return replace(known, trouble=told, answered=False, account_id=account_id)
+
+
+def _tried_results(decision: FetchResults, known: Known) -> ResultsTry:
+    before = known.results
+    tries = before.tries + 1 if before is not None and before.run_id == decision.run_id else 1
+    return ResultsTry(run_id=decision.run_id, tries=tries, done=False)
 
 
 def _older(fresh: DbtRun, run: DbtRun) -> bool:

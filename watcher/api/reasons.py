@@ -83,7 +83,9 @@ REASON_DOCS: Final[dict[Reason, ReasonDoc]] = {
     ),
     Reason.RUN_STARTED: ReasonDoc("dbt Cloud is running it.", NOTHING),
     Reason.RUN_SUCCEEDED: ReasonDoc("dbt Cloud reports success.", NOTHING),
-    Reason.RUN_FAILED: ReasonDoc("dbt Cloud reports an error.", "Read `status.results` and open `status.url`."),
+    Reason.RUN_FAILED: ReasonDoc(
+        "dbt Cloud reports an error.", "Read `status.results` and `status.failedStep`, and open `status.url`."
+    ),
     Reason.CANCELLED_IN_DBT_CLOUD: ReasonDoc(
         "Somebody cancelled the run in dbt Cloud.",
         "Ask who did (the audit log of dbt Cloud); create a new object to run again.",

@@ -27,6 +27,10 @@ MAX_FAILURES: Final = 20
 """Failed nodes listed."""
 MAX_FAILURE_MESSAGE: Final = 500
 """Characters of a failed node's message."""
+MAX_LOG_TAIL: Final = 4_000
+"""Characters of a failed step's log."""
+MAX_UNREAD_STEPS: Final = 50
+"""Steps named whose results could not be read."""
 MAX_PROBLEM: Final = 300
 """Characters of why an artifact was not kept."""
 
@@ -79,10 +83,22 @@ class FailedNode(Fields, frozen=True, kw_only=True):
 
 
 class Results(Fields, frozen=True, kw_only=True):
-    """The run's outcome by node: how many of each status, and the first that failed."""
+    """The outcome by node of all dbt steps of a run. A node counts as the last step that ran it left it."""
 
     counts: dict[str, int]
+    """Nodes by dbt's word for how they ended."""
     failures: tuple[FailedNode, ...] = ()
+    """The first that failed, of the last step first."""
+    unread_steps: tuple[int, ...] = ()
+    """Steps whose results could not be read: their nodes are not counted."""
+
+
+class FailedStep(Fields, frozen=True, kw_only=True):
+    """The step at which a run ended that did not succeed, with the end of its log, without secrets."""
+
+    index: int
+    name: str
+    log_tail: str = ""
 
 
 class Artifact(Fields, frozen=True, kw_only=True):
@@ -152,6 +168,7 @@ class Status(Fields, frozen=True, kw_only=True):
     estimated_completion_time: datetime | None = None
     progress: str | None = None
     steps: tuple[Step, ...] = ()
+    failed_step: FailedStep | None = None
     results: Results | None = None
     artifacts: tuple[Artifact, ...] = ()
     attempts: tuple[Attempt, ...] = ()

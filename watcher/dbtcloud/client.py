@@ -5,6 +5,7 @@ Nothing here is tried twice: what may be repeated, and when, is decided by whoev
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -24,9 +25,10 @@ from watcher.dbtcloud.connection import Connection
 from watcher.dbtcloud.errors import DbtCloudError, JobNotFound, NotFound, Rejected, ServerFault, TooLarge, submission_of
 from watcher.dbtcloud.intake import Intake
 from watcher.dbtcloud.lookups import LookUps, Question
+from watcher.dbtcloud.merge import MAX_FILES, File, Merge, files_of
 from watcher.dbtcloud.replies import UNDECODABLE, Received
 from watcher.dbtcloud.slots import LiveRuns
-from watcher.lifecycle.facts import Observation, RunFacts, RunState, Started, Submission, Undecided
+from watcher.lifecycle.facts import Observation, RunFacts, RunState, Started, StepFacts, Submission, Undecided
 
 MAX_PAGES: Final = 200
 """Pages read of one list: 20,000 runs."""
@@ -72,6 +74,7 @@ class Client:
         self._connection = connection
         self._budget = budget
         self._clock = clock
+        self._merging = asyncio.Semaphore(1)
         self._channel = Channel(connection, budget, transport, clock, total_seconds, intake, heard)
         self._look_ups = LookUps(self._channel, clock)
         self._projects: dict[int, tuple[int | None, float]] = {}
@@ -155,7 +158,7 @@ class Client:
                 return Observation(run=None, at=received.sent, clock_offset=received.clock_offset)
             if run.id != run_id:
                 raise ServerFault(f"{received.request} answered with another run, {run.id}")
-            facts = run.facts(base_url, steps=steps)
+            facts = run.facts(base_url, steps=steps, secret=received.token.reveal())
             return Observation(run=facts, at=received.sent, clock_offset=received.clock_offset)
 
         return await self._channel.exchange("GET", f"runs/{run_id}/", priority, read, include)
@@ -198,12 +201,33 @@ class Client:
         run = await self._channel.exchange("GET", f"runs/{run_id}/", Priority.SUBMIT, _one_run)
         return run.project_id if run.id == run_id else None
 
-    async def results(self, run_id: int, step: int | None = None) -> Results | None:
-        """Reads the outcome by node of a step (1-based; None: the last). None: there is none that can be read."""
+    async def results(self, run_id: int, steps: Sequence[StepFacts] = ()) -> Results | None:
+        """Reads the outcome by node of a run, one request for each dbt step. None: there is none that can be read.
+
+        Args:
+            steps: of the run; if they are not known, the last one is read.
+        """
+        files = files_of(steps)
+        merge = Merge(self._connection.token.reveal())
+        async with self._merging:
+            for file in files[:MAX_FILES]:
+                if not await self._merged(run_id, file, merge):
+                    merge.lack(file.step)
+        for file in files[MAX_FILES:]:
+            merge.lack(file.step)
+        return merge.results()
+
+    async def _merged(self, run_id: int, file: File, merge: Merge) -> bool:
+        """Whether the step's results are counted now, or there are none."""
+
+        def count(body: bytes | bytearray) -> bool:
+            report = _report(body)
+            return report is not None and merge.add(report)
+
         try:
-            return await self._file(run_id, "run_results.json", step, MAX_FILE, _results)
+            return await self._file(run_id, file.path, file.step, MAX_FILE, count) is not False
         except TooLarge:
-            return None
+            return False
 
     async def artifact(self, run_id: int, path: str, limit: int = MAX_FILE, *, step: int | None = None) -> bytes | None:
         """Reads a file below the target directory, as a step left it (1-based; None: the last). None: there is none.
@@ -332,12 +356,12 @@ def _one_named(received: Received) -> wire.Named:
     return received.data(wire.ONE_NAMED).data
 
 
-def _results(body: bytes | bytearray) -> Results | None:
-    """What a run_results.json says; None if it cannot be read."""
+def _report(body: bytes | bytearray) -> wire.Report | None:
+    """What dbt wrote after a step; None if it cannot be read."""
     if body.count(b"{") > MAX_OBJECTS:
         return None
     try:
-        return wire.RUN_RESULTS.decode(body).summary()
+        return wire.REPORT.decode(body)
     except UNDECODABLE:
         return None
 

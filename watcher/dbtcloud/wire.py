@@ -6,17 +6,18 @@ space, unknown keys and words.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from watcher.api import FailedNode, Results
-from watcher.api.status import FAILED_NODE, MAX_FAILURE_MESSAGE, MAX_FAILURES, MAX_MESSAGE, MAX_STEP_NAME
+from watcher.api.status import MAX_LOG_TAIL, MAX_MESSAGE, MAX_STEP_NAME
 from watcher.dbtcloud.errors import ServerFault, UnknownStatus
+from watcher.lifecycle.cause import failed_step
 from watcher.lifecycle.facts import RunFacts, RunState, StepFacts
+from watcher.lifecycle.scrub import log_tail, told
 from watcher.lifecycle.text import clean
 
 MAX_CAUSE: Final = 255
@@ -32,9 +33,6 @@ MAX_INDEX: Final = 10_000
 """Of a step, and of its status."""
 MAX_READ_STEPS: Final = 1_000
 """Steps of a run that are looked at; the status shows fewer."""
-MAX_KINDS: Final = 20
-"""Different statuses counted by name; dbt has ten."""
-OTHER: Final = "other"
 
 T = TypeVar("T")
 
@@ -118,17 +116,33 @@ class RunStep(Wire, frozen=True):
     status_humanized: str | None = None
     started_at: str | None = None
     finished_at: str | None = None
+    logs: msgspec.Raw = ABSENT
+    debug_logs: msgspec.Raw = ABSENT
+    """Logs are decoded for one step alone, as they can be of any size."""
 
-    def facts(self) -> StepFacts:
+    def facts(self, secret: str) -> StepFacts:
         """The step without its logs."""
         return StepFacts(
             index=max(0, min(self.index, MAX_INDEX)),
-            name=clean(self.name or "", MAX_STEP_NAME),
+            name=told(self.name or "", MAX_STEP_NAME, secret),
             state=max(0, min(self.status, MAX_INDEX)),
             status=clean(self.status_humanized or "", MAX_WORD),
             started_at=instant(self.started_at),
             finished_at=instant(self.finished_at),
         )
+
+    def log(self, secret: str) -> str:
+        """The end of its log; empty if it has none that can be read."""
+        texts = (_text(raw) for raw in (self.logs, self.debug_logs))
+        return next((log_tail(text, MAX_LOG_TAIL, secret) for text in texts if text.strip()), "")
+
+
+def _text(raw: msgspec.Raw) -> str:
+    """A JSON string; empty for anything else."""
+    try:
+        return msgspec.json.decode(raw, type=str)
+    except (msgspec.DecodeError, ValueError):
+        return ""
 
 
 class Run(Wire, frozen=True):
@@ -164,12 +178,13 @@ class Run(Wire, frozen=True):
         """The cause as dbt Cloud echoes it; empty if there is none or the trigger was not included."""
         return (self.trigger.cause if self.trigger else None) or ""
 
-    def facts(self, base_url: str, *, steps: bool = False) -> RunFacts:
+    def facts(self, base_url: str, *, steps: bool = False, secret: str = "") -> RunFacts:
         """The run as facts.
 
         Args:
             base_url: where to point people if the reply has no usable address.
             steps: whether the steps were asked for; unasked, an empty list says nothing.
+            secret: the connection's token, which no text may show.
 
         Raises:
             UnknownStatus: that is never taken for an end.
@@ -177,14 +192,15 @@ class Run(Wire, frozen=True):
         """
         if known_id(self.id) is None:
             raise ServerFault("dbt Cloud gives a run a number that is no id")
+        state = self._state()
         return RunFacts(
             run_id=self.id,
             account_id=self.account_id,
             job_id=self.job,
             project_id=known_id(self.project_id),
             environment_id=known_id(self.environment_id),
-            state=self._state(),
-            message=clean(self.status_message or "", MAX_MESSAGE),
+            state=state,
+            message=told(self.status_message or "", MAX_MESSAGE, secret),
             url=self._url(base_url),
             cause=None if self.trigger is None else clean(self.cause, MAX_CAUSE),
             retrying_run_id=known_id(self.retrying_run_id),
@@ -193,8 +209,18 @@ class Run(Wire, frozen=True):
             created_at=instant(self.created_at),
             started_at=instant(self.started_at),
             finished_at=instant(self.finished_at),
-            steps=tuple(step.facts() for step in (self.run_steps or ())[:MAX_READ_STEPS]) if steps else None,
+            steps=self._steps(state, secret) if steps else None,
         )
+
+    def _steps(self, state: RunState, secret: str) -> tuple[StepFacts, ...]:
+        """The steps; after a bad end, that at which it ended has its log."""
+        read = (self.run_steps or [])[:MAX_READ_STEPS]
+        steps = [step.facts(secret) for step in read]
+        failed = failed_step(steps) if state.over and state is not RunState.SUCCESS else None
+        if failed is not None:
+            at = steps.index(failed)
+            steps[at] = replace(failed, log=read[at].log(secret))
+        return tuple(steps)
 
     def _state(self) -> RunState:
         try:
@@ -236,34 +262,32 @@ class Named(Wire, frozen=True):
 
 
 class NodeResult(Wire, frozen=True):
-    """One node of run_results.json."""
+    """One node of run_results.json, or one source of sources.json."""
 
     status: str
     unique_id: str | None = None
     message: str | None = None
+    error: str | None = None
+    max_loaded_at: str | None = None
+
+    @property
+    def words(self) -> str:
+        """What dbt says about it."""
+        stale = f"last loaded at {self.max_loaded_at}" if self.max_loaded_at else ""
+        return self.message or self.error or stale
 
 
-class RunResults(Wire, frozen=True):
-    """run_results.json, which dbt writes after each command (schema run-results v4 to v6)."""
+class Arguments(Wire, frozen=True):
+    """How dbt was called."""
+
+    which: str | None = None
+
+
+class Report(Wire, frozen=True):
+    """run_results.json, which dbt writes after each command (schema run-results v4 to v6), or sources.json (v3)."""
 
     results: list[NodeResult]
-
-    def summary(self) -> Results:
-        """Counts by status, and the first nodes that failed."""
-        counts = Counter(clean(node.status, MAX_WORD) for node in self.results)
-        named = dict(counts.most_common(MAX_KINDS))
-        rest = counts.total() - sum(named.values())
-        failed = (node for node in self.results if node.status in FAILED_NODE)
-        failures = tuple(_failed_node(node) for node, _ in zip(failed, range(MAX_FAILURES), strict=False))
-        return Results(counts=named | ({OTHER: rest} if rest else {}), failures=failures)
-
-
-def _failed_node(node: NodeResult) -> FailedNode:
-    return FailedNode(
-        unique_id=clean(node.unique_id or "", MAX_STEP_NAME),
-        status=clean(node.status, MAX_WORD),
-        message=clean(node.message or "", MAX_FAILURE_MESSAGE),
-    )
+    args: Arguments | None = None
 
 
 def instant(text: str | None) -> datetime | None:
@@ -303,5 +327,5 @@ RUNS: Final = msgspec.json.Decoder(Reply[list[Run]], strict=False)
 ONE_NAMED: Final = msgspec.json.Decoder(Reply[Named], strict=False)
 NAMED: Final = msgspec.json.Decoder(Reply[list[Named]], strict=False)
 ACCOUNT: Final = msgspec.json.Decoder(Reply[Account], strict=False)
-RUN_RESULTS: Final = msgspec.json.Decoder(RunResults, strict=False)
+REPORT: Final = msgspec.json.Decoder(Report, strict=False)
 REFUSAL: Final = msgspec.json.Decoder(Refusal, strict=False)

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Literal
 
 from watcher.api import Attempt, Job, Overrides, Status
+from watcher.lifecycle.facts import StepFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +150,19 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class FetchDetails:
-    """Ask for the steps, and for an ended run for its failed nodes."""
+    """Ask for the steps, and for an ended run for the log of the failed one."""
 
     run_id: int
     over: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FetchResults:
+    """Ask what became of the nodes of an ended run, step by step."""
+
+    run_id: int
+    steps: tuple[StepFacts, ...]
+    """Empty: they are not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,5 +192,6 @@ Decision = (
     | FindProjects
     | Cancel
     | FetchDetails
+    | FetchResults
     | KeepArtifacts
 )

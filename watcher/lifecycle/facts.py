@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
 
-from watcher.api import Reason, Results
+from watcher.api import Reason
 
 
 class RunState(IntEnum):
@@ -38,7 +38,7 @@ class Instant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepFacts:
-    """One step of a run; `status` is dbt Cloud's word for people."""
+    """One step of a run; `status` is dbt Cloud's word for people, `log` the end of a failed step's log."""
 
     index: int
     name: str
@@ -46,6 +46,7 @@ class StepFacts:
     status: str
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    log: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,11 +138,3 @@ class Undecided:
 
 
 Submission = Started | Refused | NotSent | Undecided
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Details:
-    """What is fetched once at an end: the steps, and the outcome by node. None: not to be had."""
-
-    run: RunFacts
-    results: Results | None

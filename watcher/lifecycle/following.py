@@ -9,10 +9,20 @@ from msgspec.structs import replace
 
 from watcher.api import Attempt, Phase, Reason, RetryStrategy, RetryWhen, Step
 from watcher.lifecycle.case import Case
-from watcher.lifecycle.decisions import Connect, Decision, Event, FetchDetails, FindOwner, RemoveFinalizer, Sweep
+from watcher.lifecycle.cause import told_step
+from watcher.lifecycle.decisions import (
+    Connect,
+    Decision,
+    Event,
+    FetchDetails,
+    FetchResults,
+    FindOwner,
+    RemoveFinalizer,
+    Sweep,
+)
 from watcher.lifecycle.facts import RunFacts, RunState
 from watcher.lifecycle.keeping import keep_step, told_artifacts
-from watcher.lifecycle.known import DetailsTry, saw_live
+from watcher.lifecycle.known import DetailsTry, ResultsTry, saw_live
 from watcher.lifecycle.marker import marker
 from watcher.lifecycle.outcome import Outcome, outcome_of
 from watcher.lifecycle.statuses import NO_RUN, run_times, seconds, shown_steps, with_attempt
@@ -59,10 +69,13 @@ def _details_at_end(case: Case, facts: RunFacts) -> Decision | None:
     """Failed nodes are worth a request, not a delay; of a success everything is known."""
     if facts.state is RunState.SUCCESS or facts.started_at is None or case.pausing:
         return None
-    tried = _details(case, facts)
-    if tried is not None and tried.over and (tried.details is not None or tried.tries >= case.policy.details_tries):
-        return None
-    return case.reconnect() or FetchDetails(facts.run_id, over=True)
+    tried, read, tries = _details(case, facts), _results(case, facts), case.policy.details_tries
+    if tried is None or not tried.over or (tried.run is None and tried.tries < tries):
+        return case.reconnect() or FetchDetails(facts.run_id, over=True)
+    if read is None or not (read.done or read.tries >= tries):
+        steps = tried.run.steps if tried.run is not None else None
+        return case.reconnect() or FetchResults(facts.run_id, steps or ())
+    return None
 
 
 def _details(case: Case, facts: RunFacts) -> DetailsTry | None:
@@ -70,15 +83,21 @@ def _details(case: Case, facts: RunFacts) -> DetailsTry | None:
     return tried if tried is not None and tried.run_id == facts.run_id else None
 
 
+def _results(case: Case, facts: RunFacts) -> ResultsTry | None:
+    read = case.known.results
+    return read if read is not None and read.run_id == facts.run_id else None
+
+
 def _end(case: Case, facts: RunFacts) -> Decision:
     attempt = case.attempt
     assert attempt is not None, "a followed run is an attempt's"  # noqa: S101
     asked_for = _asked_for(case, facts)
-    tried = _details(case, facts)
-    results = tried.details.results if tried and tried.over and tried.details else None
-    outcome = outcome_of(facts, asked_for, results)
+    tried, read = _details(case, facts), _results(case, facts)
+    results = read.results if read else None
+    step = told_step(tried.run) if tried and tried.over else None
+    outcome = outcome_of(facts, asked_for, results, step)
     ended = replace(attempt, **run_times(facts))
-    changes: dict[str, Any] = {**run_times(facts), **_steps_at_end(case, facts, tried)}
+    changes: dict[str, Any] = {**run_times(facts), **_steps_at_end(case, facts, tried), "failed_step": step}
     if results is not None:
         changes["results"] = results
     if asked_for is None and _may_retry(case, attempt, outcome):
@@ -103,8 +122,8 @@ def _asked_for(case: Case, facts: RunFacts) -> Reason | None:
 
 
 def _steps_at_end(case: Case, facts: RunFacts, tried: DetailsTry | None) -> dict[str, Any]:
-    if tried and tried.over and tried.details and tried.details.run.steps:
-        return shown_steps(tried.details.run.steps)
+    if tried and tried.over and tried.run and tried.run.steps:
+        return shown_steps(tried.run.steps)
     if facts.state is RunState.SUCCESS and case.status.steps:
         return _all_passed(case.status.steps, case.status.progress)
     return {}
@@ -294,8 +313,8 @@ def _progress(case: Case, facts: RunFacts) -> dict[str, Any]:
     ):
         changes["estimated_completion_time"] = seconds(facts.started_at + case.known.typical)
     tried = _details(case, facts)
-    if tried is not None and tried.details is not None and tried.details.run.steps:
-        changes |= shown_steps(tried.details.run.steps)
+    if tried is not None and tried.run is not None and tried.run.steps:
+        changes |= shown_steps(tried.run.steps)
     return changes
 
 

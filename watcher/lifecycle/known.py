@@ -6,9 +6,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from watcher.api import Artifact, ConditionType, DbtRun, Phase, Reason
+from watcher.api import Artifact, ConditionType, DbtRun, Phase, Reason, Results
 from watcher.lifecycle.facts import (
-    Details,
     Instant,
     NotSent,
     Observation,
@@ -107,7 +106,20 @@ class DetailsTry:
     at: float
     tries: int
     over: bool
-    details: Details | None = None
+    run: RunFacts | None = None
+    """With its steps; None: dbt Cloud did not tell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultsTry:
+    """The last request for the outcome by node of an ended run."""
+
+    run_id: int
+    tries: int
+    done: bool
+    """dbt Cloud has answered."""
+    results: Results | None = None
+    """None: there is none that can be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +183,7 @@ class Known:
     unwritten: bool = False
     """The last try to write the status failed: what is owed to dbt Cloud and to a deletion does not wait for it."""
     details: DetailsTry | None = None
+    results: ResultsTry | None = None
     kept: KeepTry | None = None
     swept: frozenset[int] = field(default_factory=frozenset)
     """Numbers of the attempts whose twins were looked for."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from watcher.api import Phase, Reason, Results, RetryWhen
-from watcher.api.status import FAILED_NODE, MAX_MESSAGE
+from watcher.api import FailedStep, Phase, Reason, Results, RetryWhen
+from watcher.api.status import MAX_MESSAGE
+from watcher.lifecycle.cause import cause_of
 from watcher.lifecycle.facts import RunFacts, RunState
 from watcher.lifecycle.text import clean
 
-DEADLINES: Final = frozenset({Reason.QUEUE_DEADLINE_EXCEEDED, Reason.ACTIVE_DEADLINE_EXCEEDED})
-STOP_REASONS: Final = DEADLINES | {Reason.CANCEL_REQUESTED, Reason.DELETED}
+DEADLINES: Final = {
+    Reason.QUEUE_DEADLINE_EXCEEDED: "spec.queueDeadlineSeconds",
+    Reason.ACTIVE_DEADLINE_EXCEEDED: "spec.activeDeadlineSeconds",
+}
+STOP_REASONS: Final = DEADLINES.keys() | {Reason.CANCEL_REQUESTED, Reason.DELETED}
 """Why we cancel a run."""
 RETRYABLE: Final = {
     (Phase.FAILED, Reason.RUN_FAILED): RetryWhen.FAILED,
@@ -32,7 +36,9 @@ class Outcome(NamedTuple):
         return RETRYABLE.get((self.phase, self.reason))
 
 
-def outcome_of(run: RunFacts, asked_for: Reason | None, results: Results | None = None) -> Outcome:
+def outcome_of(
+    run: RunFacts, asked_for: Reason | None, results: Results | None = None, step: FailedStep | None = None
+) -> Outcome:
     """The end of a run that is over. `asked_for`: why we were cancelling it, if we were.
 
     A run that finished before the cancel reached it keeps its true result. dbt Cloud reports its own time-out as
@@ -42,17 +48,22 @@ def outcome_of(run: RunFacts, asked_for: Reason | None, results: Results | None 
     if run.state is RunState.SUCCESS:
         return Outcome(Phase.SUCCEEDED, Reason.RUN_SUCCEEDED, f"{name} succeeded.")
     if run.state is RunState.ERROR:
-        return Outcome(Phase.FAILED, Reason.RUN_FAILED, clean(f"{name} failed{_why(run, results)}", MAX_MESSAGE))
+        return Outcome(
+            Phase.FAILED,
+            Reason.RUN_FAILED,
+            clean(f"{name} failed{_why(cause_of(results, step, run.message))}", MAX_MESSAGE),
+        )
     if "timed out" in run.message.lower():
-        return Outcome(Phase.TIMED_OUT, Reason.TIMED_OUT_IN_DBT_CLOUD, clean(run.message, MAX_MESSAGE))
+        return Outcome(Phase.TIMED_OUT, Reason.TIMED_OUT_IN_DBT_CLOUD, clean(f"{run.message}{_at(step)}", MAX_MESSAGE))
     if asked_for in DEADLINES:
-        return Outcome(Phase.TIMED_OUT, asked_for, f"{name} passed a deadline and was cancelled.")
+        told = f"{name} passed {DEADLINES[asked_for]} and was cancelled.{_at(step)}"
+        return Outcome(Phase.TIMED_OUT, asked_for, clean(told, MAX_MESSAGE))
     if asked_for is not None:
         return Outcome(Phase.CANCELLED, asked_for, f"{name} was cancelled: {_wish(asked_for)}.")
     return Outcome(
         Phase.CANCELLED,
         Reason.CANCELLED_IN_DBT_CLOUD,
-        clean(f"{name} was cancelled in dbt Cloud{_why(run)}", MAX_MESSAGE),
+        clean(f"{name} was cancelled in dbt Cloud{_why(run.message)}", MAX_MESSAGE),
     )
 
 
@@ -60,10 +71,10 @@ def _wish(reason: Reason) -> str:
     return "the object was deleted" if reason is Reason.DELETED else "spec.cancel is true"
 
 
-def _why(run: RunFacts, results: Results | None = None) -> str:
-    if results and results.failures:
-        first = results.failures[0]
-        more = sum(results.counts.get(status, 0) for status in FAILED_NODE) - 1
-        others = f" (and {more} more)" if more > 0 else ""
-        return f": {first.unique_id}{others}: {first.message or first.status}"
-    return f": {run.message}" if run.message else "."
+def _why(cause: str) -> str:
+    return f": {cause}" if cause else "."
+
+
+def _at(step: FailedStep | None) -> str:
+    """Where a run was when it was cut off."""
+    return f" It was at step {step.index}, {step.name}." if step is not None else ""

@@ -25,6 +25,7 @@ NO_RUN: Final[dict[str, Any]] = {
     "estimated_completion_time": None,
     "progress": None,
     "steps": (),
+    "failed_step": None,
     "results": None,
 }
 """What a status says of a run when there is none yet, or a next one."""
@@ -111,7 +112,7 @@ def _keep_transition(old: Condition | None, new: _Wanted, generation: int, now: 
 
 def bounded(status: Status) -> Status:
     """The status within MAX_STATUS bytes: what is told best elsewhere goes first, and the present state never."""
-    for shorten in (_without_steps, _without_failures, _with_brief_attempts):
+    for shorten in (_without_steps, _without_log, _without_failures, _with_brief_attempts):
         if len(msgspec.json.encode(status)) <= MAX_STATUS:
             return status
         status = shorten(status)
@@ -120,6 +121,10 @@ def bounded(status: Status) -> Status:
 
 def _without_steps(status: Status) -> Status:
     return replace(status, steps=())
+
+
+def _without_log(status: Status) -> Status:
+    return replace(status, failed_step=status.failed_step and replace(status.failed_step, log_tail=""))
 
 
 def _without_failures(status: Status) -> Status:

@@ -13,7 +13,17 @@ UNPRINTABLE: Final = re.compile(
 """Control and direction-changing characters, and lone surrogates, which JSON cannot carry."""
 
 
+def plain(text: str) -> str:
+    """The text in plain characters, trimmed."""
+    return UNPRINTABLE.sub("", ESCAPES.sub("", text.replace("\r\n", "\n"))).strip()
+
+
 def clean(text: str, limit: int) -> str:
     """The text in plain characters, trimmed, and cut at `limit` characters with an ellipsis."""
-    plain = UNPRINTABLE.sub("", ESCAPES.sub("", text[: 4 * limit].replace("\r\n", "\n"))).strip()
-    return plain if len(plain) <= limit else plain[: limit - 1] + "…"
+    whole = plain(text[: 4 * limit])
+    return whole if len(whole) <= limit else whole[: limit - 1] + "…"
+
+
+def one_line(text: str, limit: int) -> str:
+    """The text as a part of a sentence: without line breaks, at most `limit` characters."""
+    return clean(" ".join(text.split()), limit)

@@ -143,6 +143,8 @@ def test_the_crd_carries_the_names_of_the_code() -> None:
         ("status.conditions[].message", "maxLength", status.MAX_MESSAGE),
         ("status.steps", "maxItems", status.MAX_STEPS),
         ("status.steps[].name", "maxLength", status.MAX_STEP_NAME),
+        ("status.failedStep.logTail", "maxLength", status.MAX_LOG_TAIL),
+        ("status.results.unreadSteps", "maxItems", status.MAX_UNREAD_STEPS),
         ("status.results.failures", "maxItems", status.MAX_FAILURES),
         ("status.results.failures[].message", "maxLength", status.MAX_FAILURE_MESSAGE),
         ("status.artifacts[].problem", "maxLength", status.MAX_PROBLEM),

@@ -17,7 +17,7 @@ from watcher.clock import clock_offset
 from watcher.dbtcloud import errors
 from watcher.dbtcloud.budget import Budget
 from watcher.dbtcloud.client import Client
-from watcher.lifecycle.facts import RunFacts, RunState
+from watcher.lifecycle.facts import RunFacts, RunState, StepFacts
 
 
 async def read(reply: httpx.Response | Exception, *, steps: bool = False) -> RunFacts:
@@ -255,6 +255,52 @@ async def test_the_account_can_be_checked() -> None:
     assert (info.id, info.name, recorder.paths) == (4242, "Acme", ["/api/v2/accounts/4242/"])
 
 
+def dbt_step(index: int, command: str) -> StepFacts:
+    name = f"Invoke dbt with `{command}`"
+    return StepFacts(index=index, name=name, state=20, status="Error", started_at=account.NOON)
+
+
+async def test_the_failed_step_has_the_end_of_its_log_and_no_other_has_one() -> None:
+    steps = [
+        {"index": 1, "status": 10, "name": "Clone git repository", "logs": "Cloning"},
+        {"index": 2, "status": 20, "name": "Invoke dbt with `dbt run --vars '{\"token\": \"abc123def\"}'`",
+         "logs": f"\x1b[31mRuntime Error\x1b[0m\r\n  password=hunter2hunter2\n  {account.SECRET} is no profile\n"},
+        {"index": 3, "status": 30, "name": "Invoke dbt with `dbt test`", "logs": "never"},
+    ]  # fmt: skip
+    told = (await read(account.envelope(account.run(1, 20, run_steps=steps)), steps=True)).steps
+    assert told is not None
+    assert [step.log for step in told] == ["", "Runtime Error\n  password=***\n  *** is no profile", ""]
+    assert told[1].name == "Invoke dbt with `dbt run --vars '{\"token\": ***}'`"
+
+
+@pytest.mark.parametrize("status", [3, 10])
+async def test_a_run_that_did_not_fail_has_no_logs(status: int) -> None:
+    steps = [{"index": 1, "status": 20, "name": "dbt source freshness", "logs": "late"}]
+    told = (await read(account.envelope(account.run(1, status, run_steps=steps)), steps=True)).steps
+    assert told is not None
+    assert told[0].log == ""
+
+
+@pytest.mark.parametrize(
+    ("logs", "told"),
+    [
+        ({}, ""),
+        ({"logs": None}, ""),
+        ({"logs": [1]}, ""),
+        ({"logs": {"a": "b"}}, ""),
+        ({"logs": "", "debug_logs": "from the debug log"}, "from the debug log"),
+        ({"logs": "x" * 3_000_000}, ""),
+        ({"logs": "line\n" * 600_000 + "fatal: last"}, "fatal: last"),
+    ],
+)
+async def test_a_log_of_any_shape_is_short_text(logs: dict[str, Any], told: str) -> None:
+    steps = [{"index": 1, "status": 20, "name": "Clone git repository"} | logs]
+    told_steps = (await read(account.envelope(account.run(1, 20, run_steps=steps)), steps=True)).steps
+    assert told_steps is not None
+    assert told_steps[0].log.endswith(told)
+    assert len(told_steps[0].log) <= 4_000
+
+
 async def test_results_count_nodes_and_name_the_first_that_failed() -> None:
     nodes = [
         {"status": "success", "unique_id": "model.a", "message": "OK"},
@@ -263,7 +309,7 @@ async def test_results_count_nodes_and_name_the_first_that_failed() -> None:
         {"status": "skipped", "unique_id": "model.d", "message": None},
     ]
     recorder = account.Recorder(account.answering(httpx.Response(200, json={"metadata": {}, "results": nodes})))
-    results = await account.client(recorder).results(1, step=4)
+    results = await account.client(recorder).results(1, [dbt_step(4, "dbt build")])
     assert results is not None
     assert results.counts == {"success": 1, "error": 1, "fail": 1, "skipped": 1}
     assert [(node.unique_id, node.status) for node in results.failures] == [("model.b", "error"), ("test.c", "fail")]

@@ -25,8 +25,8 @@ from watcher.api import (
 )
 from watcher.lifecycle.decide import decide
 from watcher.lifecycle.decisions import Decision, Wait, Write
-from watcher.lifecycle.facts import Details, Instant, Observation, RunFacts, RunState, StepFacts, Trouble
-from watcher.lifecycle.known import Claim, Known, LookUp, remember
+from watcher.lifecycle.facts import Instant, Observation, RunFacts, RunState, StepFacts, Trouble
+from watcher.lifecycle.known import Claim, Known, LookUp, ResultsTry, remember
 from watcher.lifecycle.marker import marker
 from watcher.lifecycle.policy import Policy
 
@@ -106,8 +106,11 @@ def trouble(
     return Trouble(reason=reason, message=message, since=at(since), retry_at=retry_at and mono(retry_at))
 
 
-def step(index: int, state: int = 10, name: str = "dbt build") -> StepFacts:
-    return StepFacts(index=index, name=name, state=state, status="Success" if state >= 10 else "Running")
+def step(
+    index: int, state: int = 10, name: str = "dbt build", started_at: datetime | None = START, log: str = ""
+) -> StepFacts:
+    status = "Success" if state >= 10 else "Running"
+    return StepFacts(index=index, name=name, state=state, status=status, started_at=started_at, log=log)
 
 
 def claimed(number: int = 1, claimed_at: float = 0, **changes: Any) -> Status:
@@ -204,8 +207,9 @@ def following(obj: DbtRun, observation: Observation | None = None, **changes: An
     return known(about=about, observation=observation, **{**past, **changes})
 
 
-def details_of(run: RunFacts | None = None, results: Results | None = None) -> Details:
-    return Details(run=run or facts(), results=results)
+def read(results: Results | None = None, *, tries: int = 1, done: bool = True, run_id: int = RUN) -> ResultsTry:
+    """The outcome by node, asked for after the end."""
+    return ResultsTry(run_id=run_id, tries=tries, done=done, results=results)
 
 
 def condition(status: Status, kind: ConditionType) -> ConditionStatus:

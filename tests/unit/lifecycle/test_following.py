@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace as known_with
 from datetime import timedelta
 from typing import Any
 
@@ -13,12 +14,12 @@ from tests.unit.lifecycle.builders import (
     UID,
     condition,
     decided,
-    details_of,
     facts,
     following,
     live,
     mono,
     next_step,
+    read,
     rested,
     run,
     seen,
@@ -33,6 +34,7 @@ from watcher.api import (
     DbtRun,
     DeletionPolicy,
     FailedNode,
+    FailedStep,
     Phase,
     Reason,
     Results,
@@ -42,7 +44,7 @@ from watcher.api import (
     Status,
     Step,
 )
-from watcher.lifecycle.decisions import Cancel, Connect, FetchDetails, RemoveFinalizer, Sweep, Wait, Write
+from watcher.lifecycle.decisions import Cancel, Connect, FetchDetails, FetchResults, RemoveFinalizer, Sweep, Wait, Write
 from watcher.lifecycle.facts import RunFacts, RunState
 from watcher.lifecycle.known import CancelTry, DetailsTry, Known, Owner
 
@@ -52,14 +54,14 @@ STOPPED = facts(RunState.CANCELLED, finished_at=wall(50))
 FAILURES = Results(counts={"error": 3, "success": 4}, failures=(FailedNode(unique_id="model.a", status="error"),))
 
 
-def tried(over: bool, tries: int = 1, at: float = 55, **details: Any) -> DetailsTry:
-    told = details_of(**details) if details else None
-    return DetailsTry(run_id=RUN, at=mono(at), tries=tries, over=over, details=told)
+def tried(over: bool, tries: int = 1, at: float = 55, run: RunFacts | None = None) -> DetailsTry:
+    return DetailsTry(run_id=RUN, at=mono(at), tries=tries, over=over, run=run)
 
 
 def watching(obj: DbtRun, run: RunFacts | None = None, seconds: float = 20, **changes: Any) -> Known:
     """A watcher that has seen the run as it is, and its details as far as they are to be had."""
-    return following(obj, seen(run or facts(), seconds), **{"details": tried(over=True, results=FAILURES), **changes})
+    told = {"details": tried(over=True, run=run or facts()), "results": read(FAILURES)}
+    return following(obj, seen(run or facts(), seconds), **{**told, **changes})
 
 
 def cancelling(reason: Reason = Reason.CANCEL_REQUESTED) -> Status:
@@ -153,14 +155,14 @@ def test_the_steps_are_told_with_their_progress() -> None:
     status = written(obj, watching(obj, details=seen_steps))
     assert status.progress == "1/2"
     assert status.steps == (
-        Step(index=1, name="dbt build", status="Success"),
-        Step(index=2, name="dbt test", status="Running"),
+        Step(index=1, name="dbt build", status="Success", started_at=wall(0)),
+        Step(index=2, name="dbt test", status="Running", started_at=wall(0)),
     )
 
 
 def test_the_details_of_another_run_are_ignored() -> None:
     obj = run(live())
-    other = DetailsTry(run_id=RUN + 1, at=mono(15), tries=1, over=True, details=details_of(facts(steps=(step(1),))))
+    other = DetailsTry(run_id=RUN + 1, at=mono(15), tries=1, over=True, run=facts(steps=(step(1),)))
     assert written(obj, watching(obj, details=other)).progress is None
 
 
@@ -208,7 +210,36 @@ def test_the_failed_nodes_are_asked_for_twice_at_most() -> None:
     obj = run(live())
     once, twice = (following(obj, seen(ENDED, 55), details=tried(over=True, tries=tries)) for tries in (1, 2))
     assert next_step(obj, once, 60) == FetchDetails(RUN, over=True)
-    assert written(obj, twice, 60).phase is Phase.FAILED
+    assert next_step(obj, twice, 60) == FetchResults(RUN, ())
+    again, enough = (known_with(twice, results=read(tries=tries, done=False)) for tries in (1, 2))
+    assert next_step(obj, again, 60) == FetchResults(RUN, ())
+    assert written(obj, enough, 60).phase is Phase.FAILED
+
+
+def test_the_results_are_asked_for_step_by_step() -> None:
+    obj, ended = run(live()), facts(RunState.ERROR, steps=(step(1), step(2, 20)))
+    memory = following(obj, seen(ENDED, 55), details=tried(over=True, run=ended))
+    assert next_step(obj, memory, 60) == FetchResults(RUN, ended.steps or ())
+    none_to_be_had = known_with(memory, results=read(None))
+    assert written(obj, none_to_be_had, 60).results is None
+
+
+def test_the_results_of_an_earlier_run_do_not_count() -> None:
+    obj = run(live())
+    memory = watching(obj, ENDED, results=read(FAILURES, run_id=RUN - 1))
+    assert isinstance(next_step(obj, memory, 60), FetchResults)
+
+
+def test_the_failed_step_is_told_with_the_end_of_its_log() -> None:
+    cloned = step(1, 20, name="Clone git repository", log="Cloning…\nfatal: repository not found")
+    obj = run(live())
+    memory = watching(obj, ENDED, details=tried(over=True, run=facts(RunState.ERROR, steps=(cloned,))), results=read())
+    decision = decided(Write, obj, memory, 60)
+    status, cause = decision.status, "step 1, Clone git repository: fatal: repository not found"
+    assert status.failed_step == FailedStep(index=1, name="Clone git repository", log_tail=cloned.log)
+    assert status.message == f"dbt Cloud run {RUN} failed: {cause}"
+    assert decision.event is not None
+    assert decision.event.message == status.message
 
 
 def test_the_end_does_not_wait_for_details_that_cannot_be_asked_for() -> None:
@@ -230,7 +261,7 @@ def test_a_run_that_never_began_has_no_details() -> None:
 
 def test_the_failed_nodes_are_told_with_the_end() -> None:
     obj = run(live())
-    status = written(obj, watching(obj, ENDED, details=tried(over=True, run=ENDED, results=FAILURES)), 60)
+    status = written(obj, watching(obj, ENDED, details=tried(over=True, run=ENDED)), 60)
     assert status.results == FAILURES
     assert status.message == f"dbt Cloud run {RUN} failed: model.a (and 2 more): error"
 

@@ -16,6 +16,7 @@ from tests.unit.lifecycle.builders import (
     live,
     mono,
     next_step,
+    read,
     run,
     seen,
     trouble,
@@ -43,7 +44,7 @@ def wanting(**spec: Any) -> DbtRun:
 def watching(obj: DbtRun, end: RunFacts = PASSED, **changes: Any) -> Known:
     """A watcher that has seen the end, and its details as far as they are to be had."""
     details = DetailsTry(run_id=RUN, at=mono(55), tries=2, over=True)
-    return following(obj, seen(end, 55), **{"details": details, **changes})
+    return following(obj, seen(end, 55), **{"details": details, "results": read(), **changes})
 
 
 def tried(*artifacts: Artifact, at: float = 56, tries: int = 1, again: bool = False) -> KeepTry:

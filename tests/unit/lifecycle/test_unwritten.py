@@ -17,6 +17,7 @@ from tests.unit.lifecycle.builders import (
     live,
     mono,
     next_step,
+    read,
     run,
     seen,
     wall,
@@ -102,19 +103,19 @@ def test_a_deadline_is_kept_too() -> None:
 
 def test_a_run_that_a_deadline_ended_is_told_so_by_a_watcher_that_did_not_see_it() -> None:
     obj = run(live(), active_deadline_seconds=5, retry=Retry(limit=1, when=(RetryWhen.CANCELLED,)))
-    status = decided(Write, obj, following(obj, seen(STOPPED, 55), details=TOLD), 60).status
+    status = decided(Write, obj, following(obj, seen(STOPPED, 55), details=TOLD, results=read()), 60).status
     assert (status.phase, status.reason) == (Phase.TIMED_OUT, Reason.ACTIVE_DEADLINE_EXCEEDED)
 
 
 def test_a_run_that_somebody_cancelled_before_its_deadline_is_told_so() -> None:
     obj = run(live(), active_deadline_seconds=100)
-    status = decided(Write, obj, following(obj, seen(STOPPED, 200), details=TOLD), 200).status
+    status = decided(Write, obj, following(obj, seen(STOPPED, 200), details=TOLD, results=read()), 200).status
     assert status.reason is Reason.CANCELLED_IN_DBT_CLOUD
 
 
 def test_a_deleted_object_whose_end_cannot_be_written_is_let_go_with_a_warning() -> None:
     obj = run(live(Phase.CANCELLING, Reason.DELETED), deleted=15)
-    decision = next_step(obj, following(obj, seen(STOPPED, 55), details=TOLD, unwritten=True), 60)
+    decision = next_step(obj, following(obj, seen(STOPPED, 55), details=TOLD, results=read(), unwritten=True), 60)
     assert isinstance(decision, RemoveFinalizer)
     assert decision.event is not None
     assert decision.event.reason == "EndNotWritten"
@@ -122,7 +123,9 @@ def test_a_deleted_object_whose_end_cannot_be_written_is_let_go_with_a_warning()
 
 def test_an_object_that_is_not_deleted_is_never_let_go_for_want_of_a_status() -> None:
     obj = run(live(), cancel=True)
-    assert isinstance(next_step(obj, following(obj, seen(STOPPED, 55), details=TOLD, unwritten=True), 60), Write)
+    assert isinstance(
+        next_step(obj, following(obj, seen(STOPPED, 55), details=TOLD, results=read(), unwritten=True), 60), Write
+    )
 
 
 def test_without_a_connection_it_is_read_first() -> None:

@@ -29,6 +29,7 @@ from watcher.lifecycle.decisions import (
     Decision,
     DeleteObject,
     FetchDetails,
+    FetchResults,
     FindLive,
     FindOwner,
     KeepArtifacts,
@@ -43,7 +44,6 @@ from watcher.lifecycle.decisions import (
     Write,
 )
 from watcher.lifecycle.facts import (
-    Details,
     Instant,
     NotSent,
     Observation,
@@ -56,7 +56,18 @@ from watcher.lifecycle.facts import (
     Undecided,
 )
 from watcher.lifecycle.keeping import config_map_name, key_of
-from watcher.lifecycle.known import CancelTry, Claim, DetailsTry, KeepTry, Known, LookBack, LookUp, Owner, remember
+from watcher.lifecycle.known import (
+    CancelTry,
+    Claim,
+    DetailsTry,
+    KeepTry,
+    Known,
+    LookBack,
+    LookUp,
+    Owner,
+    ResultsTry,
+    remember,
+)
 from watcher.lifecycle.policy import Policy
 from watcher.lifecycle.whereabouts import misdirected
 
@@ -551,23 +562,34 @@ class Watcher:
             case Cancel(run_id):
                 self.cloud.cancel(run_id)
                 self.known = replace(self.known, cancel=CancelTry(run_id=run_id, at=self.now.mono))
-            case FetchDetails(run_id, over):
-                self._fetch(run_id, over)
+            case FetchDetails() | FetchResults():
+                self._fetch(decision)
                 return
             case _:
                 raise AssertionError(f"{decision} is no question")
         self.known = replace(self.known, trouble=None, answered=True)
 
-    def _fetch(self, run_id: int, over: bool) -> None:
+    def _fetch(self, decision: FetchDetails | FetchResults) -> None:
+        if isinstance(decision, FetchResults):
+            self._fetch_results(decision.run_id)
+        else:
+            self._fetch_details(decision.run_id, decision.over)
+
+    def _fetch_details(self, run_id: int, over: bool) -> None:
         last = self.known.details
         tries = last.tries + 1 if last and (last.run_id, last.over) == (run_id, over) else 1
         try:
             facts = self.cloud.get(run_id)
         except Down:
             facts = None
-        details = Details(run=facts, results=None) if facts else None
-        tried = DetailsTry(run_id=run_id, at=self.now.mono, tries=tries, over=over, details=details)
+        tried = DetailsTry(run_id=run_id, at=self.now.mono, tries=tries, over=over, run=facts)
         self.known = replace(self.known, details=tried)
+
+    def _fetch_results(self, run_id: int) -> None:
+        last = self.known.results
+        tries = last.tries + 1 if last and last.run_id == run_id else 1
+        done = not self.cloud.down
+        self.known = replace(self.known, results=ResultsTry(run_id=run_id, tries=tries, done=done))
 
     def _keep(self, decision: KeepArtifacts, fate: Fate) -> None:
         """dbt Cloud has each file whose name does not say otherwise."""

@@ -1,0 +1,16 @@
+"""Ten thousand logs with secrets in them: what a status would show of each holds none."""
+
+from __future__ import annotations
+
+from tests.unit.lifecycle.planter import Planter, shown_parts
+from watcher.api.status import MAX_LOG_TAIL
+from watcher.lifecycle.scrub import log_tail
+
+
+def test_no_planted_secret_gets_through_in_ten_thousand_logs() -> None:
+    through = []
+    for seed in range(10_000):
+        secrets, log = Planter(seed).log()
+        tail = log_tail(log, MAX_LOG_TAIL)
+        through += [(seed, secret, tail) for secret in secrets if shown_parts(secret, tail)]
+    assert not through, f"{len(through)} got through, the first: {through[0]}"
