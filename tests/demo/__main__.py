@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import sys
@@ -11,9 +12,9 @@ from typing import Any, Final
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from tests.controlplane import ControlPlane
+from tests.demo.screen import Recording, line, row, table
 from tests.stack import Program, Stack, dbt_run
 from tests.stack.site import ROOT
 
@@ -25,10 +26,12 @@ FINAL: Final = {"Succeeded", "Failed", "Cancelled", "TimedOut", "Error"}
 SECONDS: Final = 90.0
 
 console = Console(highlight=False)
+said: list[str] = []
 
 
-async def main() -> str:
-    """The demo; returns the event's JSON."""
+async def main() -> Recording:
+    """The demo; returns what it showed."""
+    said.clear()
     say("starting etcd, kube-apiserver and kube-controller-manager")
     with tempfile.TemporaryDirectory(prefix="dbtrun-demo-") as folder:
         async with ControlPlane.start(Path(folder)) as plane:
@@ -39,14 +42,16 @@ async def main() -> str:
                 return await show(stack)
 
 
-async def show(stack: Stack) -> str:
+async def show(stack: Stack) -> Recording:
     """Applies, watches and cancels."""
     say(f"kubectl apply -f …  # {', '.join(RUNS)}")
     await stack.apply(*(dbt_run(name, job) for name, job in RUNS.items()))
     waiter = await airflow_waits_for(stack, "nightly")
     async with asyncio.timeout(SECONDS):
-        await watch(stack)
-    return (await waiter.says(r"(?m)^\{.*\}$")).group()
+        items = await watch(stack)
+    event = json.loads((await waiter.says(r"(?m)^\{.*\}$")).group())
+    say("and this is what Airflow got, without a worker, a dbt Cloud token or a poll:")
+    return Recording(list(said), items, event)
 
 
 async def airflow_waits_for(stack: Stack, name: str) -> Program:
@@ -60,12 +65,12 @@ async def airflow_waits_for(stack: Stack, name: str) -> Program:
     return waiter
 
 
-async def watch(stack: Stack) -> None:
-    """Shows the table until all are final, and cancels the endless one once it runs."""
+async def watch(stack: Stack) -> list[dict[str, Any]]:
+    """Shows the table until all are final, and cancels the endless one once it runs; returns them."""
     cancelled, shown = False, ""
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            items = (await stack.json("get", "dr"))["items"]
+            items: list[dict[str, Any]] = (await stack.json("get", "dr"))["items"]
             state = json.dumps([row(item)[:-1] for item in items])
             if console.is_terminal:
                 live.update(table(items), refresh=True)
@@ -78,33 +83,21 @@ async def watch(stack: Stack) -> None:
                 await stack.patch("too-long", {"cancel": True})
                 say('kubectl patch dr too-long --type=merge -p \'{"spec":{"cancel":true}}\'')
             if len(phases) == len(RUNS) and set(phases.values()) <= FINAL:
-                return
+                return items
             await asyncio.sleep(0.3)
-
-
-def table(items: list[dict[str, Any]]) -> Table:
-    """What `kubectl get dr -o wide` says, live."""
-    shown = Table(box=None, header_style="bold")
-    for heading in ("NAME", "PHASE", "REASON", "JOB", "RUN", "MESSAGE"):
-        shown.add_column(heading, no_wrap=True)
-    for item in items:
-        shown.add_row(*row(item))
-    return shown
-
-
-def row(item: dict[str, Any]) -> list[str]:
-    """One object's cells."""
-    status = item.get("status", {})
-    cells = [status.get(key, "") for key in ("phase", "reason", "jobId", "runId", "message")]
-    return [item["metadata"]["name"], *map(str, cells)]
 
 
 def say(what: str) -> None:
     """One line of what happens."""
-    console.print(f"[dim]>[/dim] {what}")
+    said.append(what)
+    console.print(line(what))
 
 
 if __name__ == "__main__":
-    event = asyncio.run(main())
-    say("and this is what Airflow got, without a worker, a dbt Cloud token or a poll:")
-    print(event)
+    parser = argparse.ArgumentParser(prog="python -m tests.demo", description=__doc__)
+    parser.add_argument("--record", action="store_true", help="store what was shown, and draw docs/demo.svg")
+    recording = parser.parse_args().record
+    shown = asyncio.run(main())
+    print(json.dumps(shown.event))
+    if recording:
+        shown.store()
