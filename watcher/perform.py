@@ -141,6 +141,7 @@ class Performer:
         """The object's owner changed it: it does not wait for its start any longer before it is looked at."""
         account = self.connections.account(uid)
         if account is not None:
+            account.searches.interrupt(uid)
             account.starts.interrupt(uid)
 
     def forget(self, uid: str) -> None:
@@ -235,7 +236,8 @@ class Performer:
             account.starts.end(run.uid)
             raise
         if account.slots is not None:
-            account.slots.claimed(run.uid)
+            attempt = decision.status.attempt
+            account.slots.claimed(run.uid, attempt.marker if attempt else "")
         return replace(known, claim=claim, place=None)
 
     async def _claimed(self, decision: ClaimStart, run: DbtRun, account: Account) -> Claim | None:
@@ -329,20 +331,18 @@ class Performer:
         return replace(known, claim=replace(claim, lookup=LookUp(at=at, tries=tries, found=found)))
 
     async def _search_past(self, decision: SearchPast, run: DbtRun, known: Known, account: Account) -> Known:
-        """Asked at once, so that a list answers all that wait; awaited in the place of the start that follows it, so
-        that ten thousand searches do not go before the first start.
+        """Asked at once, so that a list answers all that wait, but a list is begun in turn: thousands of jobs must not
+        be searched before the first start. The places of starts are left free, as a search can take long.
         """
         before = known.looked_back
         tries = before.lookup.tries + 1 if before and before.number == decision.number else 1
         with account.client.look_up(decision.job_id, decision.marker, decision.retried, decision.since) as question:
-            if decision.starts and not await account.starts.begin(_applicant(run)):
+            if decision.starts and not await account.searches.begin(_applicant(run)):
                 return known
-            found: tuple[RunFacts, ...] | None = None
             try:
                 at, found = await question.answer()
             finally:
-                if found != ():
-                    account.starts.end(run.uid)
+                account.searches.end(run.uid)
         lookup = LookUp(at=at, tries=tries, found=found)
         return replace(known, looked_back=LookBack(number=decision.number, lookup=lookup))
 

@@ -105,6 +105,12 @@ class Api:
         async with self._session.delete(_path()) as answer:
             answer.raise_for_status()
 
+    async def lists(self, **query: str) -> bool:
+        """Lists objects, and throws the list away: whether there was one."""
+        async with self._session.get(_path(), params=query) as answer:
+            await answer.read()
+            return answer.ok
+
     async def watch(self) -> AsyncIterator[dict[str, Any]]:
         """Every object, then every change."""
         query = {"watch": "1", "timeoutSeconds": "3600"}

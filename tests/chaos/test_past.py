@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from tests.chaos.fate import Fate
-from tests.chaos.world import Watcher, World, in_virtual_time
+from tests.chaos.world import JOBS, Watcher, World, in_virtual_time
 from watcher.api import Phase
 from watcher.dbtcloud.budget import BURST
 from watcher.dbtcloud.poller import FEED_SECONDS
@@ -60,6 +60,31 @@ def test_a_restart_with_many_pending_objects_keeps_within_the_budget_and_starts_
             assert sum(made.values()) <= PER_MINUTE * seconds / 60 + 2 * BURST, made
             assert searches <= LISTS + seconds / FEED_SECONDS, "one list of the job answers all that wait"
             assert seconds < 90 * MANY / PER_MINUTE, made
+        watcher.fate.dead.set()
+        await living
+
+    in_virtual_time(play)
+
+
+def test_searches_in_many_jobs_do_not_go_before_the_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each object is of another job, so that none shares a search; dbt Cloud knows none of the jobs."""
+
+    async def play() -> None:
+        world = World(Policy())
+        watcher = Watcher(world, Fate(), requests_per_minute=PER_MINUTE)
+        for number in range(MANY):
+            monkeypatch.setitem(JOBS, f"job {number}", 1_000 + number)
+            world.create(f"job {number}", name=f"r{number}")
+        await asyncio.sleep(1)
+        living = asyncio.create_task(watcher.live())
+        starts = seconds = 0
+        while starts < MANY:
+            await asyncio.sleep(5)
+            seconds += 5
+            made = world.simulator.requests.kinds
+            starts = made["start"]
+            assert starts >= (made["list-runs"] - seconds / FEED_SECONDS) / 4, made
+            assert seconds < 300 * MANY / PER_MINUTE, made
         watcher.fate.dead.set()
         await living
 

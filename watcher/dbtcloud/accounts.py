@@ -61,6 +61,8 @@ class Account:
     claiming: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CLAIMS_AT_ONCE))
     """Held from the right to send to the claim."""
     starts: Starts = field(default_factory=Starts)
+    searches: Starts = field(default_factory=Starts)
+    """The same for the searches that go before a start."""
     slots: Slots | None = None
     """None: the connection has no limit of live runs."""
 
@@ -210,6 +212,7 @@ class Accounts:
             users,
             unused_since=mono(),
             starts=Starts(weights=self._weights),
+            searches=Starts(weights=self._weights),
             slots=self._slots(connection, client, poller, sink, containment),
         )
         self._accounts[connection] = account

@@ -29,6 +29,7 @@ from watcher.dbtcloud.merge import MAX_FILES, File, Merge, files_of
 from watcher.dbtcloud.replies import UNDECODABLE, Received
 from watcher.dbtcloud.slots import LiveRuns
 from watcher.lifecycle.facts import Observation, RunFacts, RunState, Started, StepFacts, Submission, Undecided
+from watcher.lifecycle.marker import mark_of
 
 MAX_PAGES: Final = 200
 """Pages read of one list: 20,000 runs."""
@@ -296,11 +297,17 @@ class Client:
         return findings.batch()
 
     async def count_live(self, newest: int) -> LiveRuns | None:
-        """Counts the runs of the account that are not over, and lists the newest of them.
+        """Counts the runs of the account that are not over, and lists the newest of them with their markers.
 
         None: dbt Cloud ignores the filter, or gives no total.
         """
-        params = {"status__in": _array(LIVE), "order_by": "-id", "limit": str(newest), "offset": "0"}
+        params = {
+            "status__in": _array(LIVE),
+            "order_by": "-id",
+            "include_related": '["trigger"]',
+            "limit": str(newest),
+            "offset": "0",
+        }
         try:
             page = await self._channel.page("runs/", params, wire.RUNS, Priority.SUBMIT)
         except Rejected:
@@ -308,7 +315,11 @@ class Client:
         believable = "status__in" in page.filters and all(run.status in LIVE for run in page.items)
         if page.total is None or not believable:
             return None
-        return LiveRuns(count=max(page.total, len(page.items)), newest=frozenset(run.id for run in page.items))
+        return LiveRuns(
+            count=max(page.total, len(page.items)),
+            newest=frozenset(run.id for run in page.items),
+            markers=frozenset(filter(None, (mark_of(run.cause) for run in page.items))),
+        )
 
     # ---- finding runs and jobs
 

@@ -21,8 +21,8 @@ from watcher.dbtcloud.errors import DbtCloudError
 from watcher.fair import NO_WEIGHTS, Applicant, FairQueue
 from watcher.lifecycle.facts import Place, Trouble
 
-COUNT_SECONDS: Final = 1.0
-"""Between two counts while an object waits: how late a free slot is noticed."""
+COUNT_SECONDS: Final = 0.5
+"""From one count to the next while an object waits: how late a free slot is noticed."""
 TELL_SECONDS: Final = 10.0
 """Between two looks at the places of those that wait; each is a status write at most."""
 TELL_LATER: Final = 0.01
@@ -41,10 +41,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveRuns:
-    """How many runs of an account are not over, and the ids of the newest of them."""
+    """How many runs of an account are not over, and the ids and the markers of the newest of them."""
 
     count: int
     newest: frozenset[int]
+    markers: frozenset[str] = frozenset()
 
 
 class Teller(Protocol):
@@ -58,6 +59,8 @@ class Teller(Protocol):
 class _Hold:
     until: float
     """Monotonic seconds at which the slot comes back if nothing more is heard."""
+    marker: str = ""
+    """Of the start that is claimed; empty: none is, or it has no marker."""
     run_id: int | None = None
     known_at: float = 0.0
     """When the run's id was learnt."""
@@ -122,11 +125,12 @@ class Slots:
         self._wanted.set()
         return self._place(applicant)
 
-    def claimed(self, uid: str) -> None:
+    def claimed(self, uid: str, marker: str = "") -> None:
         """The start is recorded as claimed: the slot is held until its run is known."""
         hold = self._holds.get(uid)
         if hold is not None:
             hold.until = self._now() + HELD_SECONDS
+            hold.marker = marker
 
     def known(self, uid: str, run_id: int) -> None:
         """The start has become this run: the slot is held until dbt Cloud lists the run."""
@@ -147,8 +151,9 @@ class Slots:
                 self._count = None
                 self._wanted.clear()
                 await self._wanted.wait()
+            began = self._now()
             await self._count_and_grant()
-            await asyncio.sleep(max(COUNT_SECONDS, self._contact.retry_at - self._now()))
+            await asyncio.sleep(max(began + COUNT_SECONDS, self._contact.retry_at) - self._now())
 
     async def _count_and_grant(self) -> None:
         asked = self._now()
@@ -176,7 +181,9 @@ class Slots:
         for uid, hold in list(self._holds.items()):
             known = hold.run_id is not None and hold.known_at <= asked
             listed = live is None or hold.run_id in live.newest or hold.known_at + LISTED_SECONDS <= asked
-            if (known and listed) or hold.until <= asked:
+            # The answer to a start can come later than the run in a list, which counts it then.
+            counted = live is not None and hold.marker in live.markers
+            if (known and listed) or counted or hold.until <= asked:
                 del self._holds[uid]
 
     def _grant(self) -> None:
