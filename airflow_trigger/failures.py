@@ -7,8 +7,10 @@ from a run that failed, and a failed model may well complain of a timeout: dbt's
 from __future__ import annotations
 
 import warnings
+from logging import ERROR, INFO
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowSensorTimeout
 
 from airflow_trigger.event import BROKEN, INVALID_ARGUMENT, NO_ACCESS, NOT_ACCEPTED, NOT_FOUND
@@ -16,13 +18,27 @@ from watcher.api import REASON_DOCS, Phase, Reason
 from watcher.api.status import FAILED_NODE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from airflow_trigger.taskruns import TaskRun
 
 
 class DbtRunException(AirflowException):
-    """A dbt Cloud run did not end well, or it is not known how it ended. The base of all below."""
+    """A dbt Cloud run did not end well, or it is not known how it ended. The base of all below.
+
+    The attributes are for callbacks: `context["exception"].failures` has the failed models. They hold JSON primitives.
+    """
+
+    run_id: int | None = None
+    """The dbt Cloud run, if one is known."""
+    url: str | None = None
+    """Its address."""
+    reason: str = ""
+    """As in the status of the DbtRun, or one of the trigger's own."""
+    failures: Sequence[Mapping[str, str]] = ()
+    """The first failed nodes: `unique_id`, `status` and `message`."""
+    log_tail: str = ""
+    """The end of the failed step's log."""
 
 
 class DbtRunFailed(DbtRunException):
@@ -89,8 +105,19 @@ def checked(event: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return event
 
 
-def failure(event: Mapping[str, Any]) -> DbtRunException | None:
-    """What to raise for an event; None for a success."""
+def failure(event: Mapping[str, Any], run: TaskRun | None = None) -> DbtRunException | None:
+    """What to raise for an event; None for a success. `run` is the object, if it can be read."""
+    error = _of_its_kind(event)
+    if error is None:
+        return None
+    error.run_id, error.url, error.reason = event.get("run_id"), event.get("job_run_url"), event.get("reason", "")
+    if run is not None:
+        error.failures = [msgspec.structs.asdict(failed) for failed in run.status.results.failures]
+        error.log_tail = run.status.failed_step.log_tail if run.status.failed_step else ""
+    return error
+
+
+def _of_its_kind(event: Mapping[str, Any]) -> DbtRunException | None:
     status, reason = event["status"], event.get("reason", "")
     if status == "success":
         return None
@@ -115,27 +142,55 @@ def _because(reason: str) -> str:
     return f" ({reason})" if reason and reason != Reason.RUN_FAILED else ""
 
 
-def report(run: TaskRun) -> Iterator[str]:
-    """The lines that explain an end in the task's log, from the object alone."""
+TO_DO: Final = {
+    Reason.JOB_NOT_FOUND: "Correct job_id, or project_name, environment_name and job_name, in the DAG, or give the "
+    "token access to the job; then clear the task.",
+    Reason.SUBMISSION_REJECTED: "Correct the argument that the message names, in the DAG; then clear the task.",
+}
+"""What to do in Airflow, where it is another thing than with kubectl."""
+
+
+def report(run: TaskRun) -> Iterator[tuple[int, str]]:
+    """The lines that explain an end in the task's log, each with its level, from the object alone: the cause first."""
     status = run.status
-    yield f"DbtRun {run.metadata.namespace}/{run.name}: {status.phase} ({status.reason}). {status.message}"
+    bad = INFO if status.phase == Phase.SUCCEEDED else ERROR
+    yield bad, status.message or f"{status.phase} ({status.reason})"
+    if status.phase == Phase.ERROR and status.reason in REASON_DOCS:
+        reason = Reason(status.reason)
+        yield ERROR, f"What to do: {TO_DO.get(reason) or REASON_DOCS[reason].remedy}"
+    yield INFO, f"DbtRun {run.metadata.namespace}/{run.name}: {status.phase} ({status.reason})"
     if status.link:
-        yield f"dbt Cloud run {run.run_id}: {status.link}"
-    if status.phase == Phase.SUCCEEDED:
-        return
-    if status.reason in REASON_DOCS and status.phase == Phase.ERROR:
-        yield f"What to do: {REASON_DOCS[Reason(status.reason)].remedy}"
-    yield from (f"Step {step.index}: {step.name}: {step.status}" for step in status.steps)
-    yield from _nodes(run)
+        yield INFO, f"dbt Cloud run {run.run_id}: {status.link}"
+    if status.phase != Phase.SUCCEEDED:
+        yield from _steps(run)
+        yield from _nodes(run)
+        yield from _log(run)
 
 
-def _nodes(run: TaskRun) -> Iterator[str]:
+def _steps(run: TaskRun) -> Iterator[tuple[int, str]]:
+    failed = run.status.failed_step
+    for step in run.status.steps:
+        level = ERROR if failed is not None and step.index == failed.index else INFO
+        yield level, f"Step {step.index}: {step.name}: {step.status}"
+
+
+def _nodes(run: TaskRun) -> Iterator[tuple[int, str]]:
     results = run.status.results
+    if results.counts:
+        yield INFO, f"Nodes: {', '.join(f'{count} {status}' for status, count in sorted(results.counts.items()))}"
     for failed in results.failures:
-        yield f"{failed.status}: {failed.unique_id}: {failed.message}"
+        yield ERROR, f"{failed.unique_id} ({failed.status}): {failed.message}"
     more = sum(results.counts.get(status, 0) for status in FAILED_NODE) - len(results.failures)
     if more > 0:
-        yield f"… and {more} more failed nodes."
+        yield ERROR, f"… and {more} more failed nodes."
+
+
+def _log(run: TaskRun) -> Iterator[tuple[int, str]]:
+    failed = run.status.failed_step
+    if failed is None or not failed.log_tail:
+        return
+    yield INFO, f"The end of the log of step {failed.index}, {failed.name}:"
+    yield from ((INFO, line) for line in failed.log_tail.splitlines())
 
 
 NO_CALLS: Final = "nothing here calls dbt Cloud"

@@ -7,7 +7,6 @@ process. What was done is on the object, and whoever comes next finds it there (
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -260,7 +259,7 @@ class DbtRunOperator(BaseOperator):
         run = self._look(told)
         if run is not None and run.final:
             return self._finish(context, run)
-        self._push(context, told.get("run_id"), told.get("job_run_url"), told.get("name"))
+        self._push(context, told.get("run_id"), told.get("job_run_url"), told.get("name"), told)
         error = failure(told)
         if error is not None:
             raise error
@@ -401,10 +400,10 @@ class DbtRunOperator(BaseOperator):
     def _finish(self, context: Context, run: TaskRun) -> int | None:
         """The last act is to mark the outcome consumed: whatever breaks before, the next try finds it."""
         told = events.ended(Subject(self._home.namespace, run.name), run)
-        error = failure(told)
-        self._push(context, run.run_id, run.status.link, run.name)
-        for line in report(run):
-            self.log.log(logging.INFO if error is None else logging.ERROR, "%s", line)
+        error = failure(told, run)
+        self._push(context, run.run_id, run.status.link, run.name, told)
+        for level, line in report(run):
+            self.log.log(level, "%s", line)
         self._consume(run)
         if error is not None:
             raise error
@@ -618,9 +617,17 @@ class DbtRunOperator(BaseOperator):
         async with self._runs(READ_SECONDS) as runs:
             await consume(runs, run, self._attempt, None if ttl is None else round(ttl))
 
-    def _push(self, context: Context, run_id: int | None, url: str | None, name: str | None) -> None:
+    def _push(
+        self,
+        context: Context,
+        run_id: int | None,
+        url: str | None,
+        name: str | None,
+        event: Mapping[str, Any] | None = None,
+    ) -> None:
         self.run_id = run_id
-        for key, value in {"job_run_url": url, "job_run_id": run_id, "dbtrun_name": name}.items():
+        told = None if event is None else dict(event)
+        for key, value in {"job_run_url": url, "job_run_id": run_id, "dbtrun_name": name, "event": told}.items():
             if value is not None:
                 with self._postponing_kills():
                     context["ti"].xcom_push(key=key, value=value)

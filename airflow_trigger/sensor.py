@@ -139,9 +139,9 @@ class DbtRunSensor(BaseSensorOperator):
             phase = "not known" if run is None else run.status.phase or Phase.PENDING
             self.log.info("The phase of DbtRun %s is %s.", wait.name, phase)
             return PokeReturnValue(is_done=False)
-        for line in report(run):
-            self.log.info("%s", line)
-        error = failure(events.ended(Subject(wait.namespace, run.name), run))
+        for level, line in report(run):
+            self.log.log(level, "%s", line)
+        error = failure(events.ended(Subject(wait.namespace, run.name), run), run)
         if error is not None:
             raise error
         return PokeReturnValue(is_done=True, xcom_value=run.run_id)

@@ -67,6 +67,14 @@ class TaskResults(Results, frozen=True, kw_only=True):
     failures: tuple[Failure, ...] = ()
 
 
+class FailedStep(Lite, frozen=True, kw_only=True):
+    """The step at which the run ended, and the end of its log."""
+
+    index: int
+    name: str
+    log_tail: str = ""
+
+
 class TaskTruth(Truth, frozen=True, kw_only=True):
     """With what a task's log tells of an end."""
 
@@ -75,6 +83,7 @@ class TaskTruth(Truth, frozen=True, kw_only=True):
     queued_at: datetime | None = None
     progress: str | None = None
     steps: tuple[Step, ...] = ()
+    failed_step: FailedStep | None = None
     results: TaskResults = TaskResults()
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+from logging import ERROR, INFO
 from typing import Any
 
 import msgspec
@@ -35,7 +38,7 @@ def over(phase: str, reason: str, message: str = "", **status: Any) -> TaskRun:
 
 
 def raised(run: TaskRun) -> DbtRunException | None:
-    return failure(ended(Subject("team", run.name), run))
+    return failure(ended(Subject("team", run.name), run), run)
 
 
 @pytest.mark.parametrize(
@@ -87,33 +90,66 @@ def test_the_documented_callback_tells_a_timeout_from_a_failure(phase: str, reas
     assert ("timeout" in str(raised(run)).lower()) is told
 
 
-def test_the_log_names_the_end_the_address_the_steps_and_the_failed_nodes() -> None:
-    run = over(
-        "Failed",
-        "RunFailed",
-        "dbt Cloud run 5 failed.",
-        url="https://dbt/5",
-        steps=[
-            {"index": 1, "name": "dbt deps", "status": "Success"},
-            {"index": 2, "name": "dbt build", "status": "Error"},
-        ],
-        results={
-            "counts": {"success": 7, "error": 2, "fail": 1},
-            "failures": [{"uniqueId": "model.shop.orders", "status": "error", "message": "no such column"}],
-        },
-    )
-    assert list(report(run)) == [
-        "DbtRun team/build-1: Failed (RunFailed). dbt Cloud run 5 failed.",
-        "dbt Cloud run 5: https://dbt/5",
-        "Step 1: dbt deps: Success",
-        "Step 2: dbt build: Error",
-        "error: model.shop.orders: no such column",
-        "… and 2 more failed nodes.",
+FAILED = over(
+    "Failed",
+    "RunFailed",
+    "dbt Cloud run 5 failed: model.shop.orders (and 2 more): no such column",
+    url="https://dbt/5",
+    steps=[
+        {"index": 1, "name": "dbt deps", "status": "Success"},
+        {"index": 2, "name": "dbt build", "status": "Error"},
+    ],
+    results={
+        "counts": {"success": 7, "error": 2, "fail": 1},
+        "failures": [{"uniqueId": "model.shop.orders", "status": "error", "message": "no such column"}],
+    },
+    failedStep={"index": 2, "name": "dbt build", "logTail": "20:41  Database Error\n  no such column"},
+)
+
+
+def test_the_log_names_the_cause_first_then_the_rest() -> None:
+    assert list(report(FAILED)) == [
+        (ERROR, "dbt Cloud run 5 failed: model.shop.orders (and 2 more): no such column"),
+        (INFO, "DbtRun team/build-1: Failed (RunFailed)"),
+        (INFO, "dbt Cloud run 5: https://dbt/5"),
+        (INFO, "Step 1: dbt deps: Success"),
+        (ERROR, "Step 2: dbt build: Error"),
+        (INFO, "Nodes: 2 error, 1 fail, 7 success"),
+        (ERROR, "model.shop.orders (error): no such column"),
+        (ERROR, "… and 2 more failed nodes."),
+        (INFO, "The end of the log of step 2, dbt build:"),
+        (INFO, "20:41  Database Error"),
+        (INFO, "  no such column"),
     ]
 
 
-def test_the_log_of_our_own_errors_says_what_to_do() -> None:
-    assert any(line.startswith("What to do: Mend the Secret") for line in report(over("Error", "InvalidConnection")))
+def test_an_exception_tells_a_callback_what_failed() -> None:
+    error = raised(FAILED)
+    assert error is not None
+    told = {
+        "run_id": 5,
+        "url": "https://dbt/5",
+        "reason": "RunFailed",
+        "failures": [{"unique_id": "model.shop.orders", "status": "error", "message": "no such column"}],
+        "log_tail": "20:41  Database Error\n  no such column",
+    }
+    assert vars(error) == told
+    assert vars(pickle.loads(pickle.dumps(error))) == told  # noqa: S301 - what was just made
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_an_exception_without_an_object_tells_what_the_event_does() -> None:
+    error = failure(ended(Subject("team", "build-1"), FAILED))
+    assert error is not None
+    assert (error.run_id, error.reason, error.failures, error.log_tail) == (5, "RunFailed", (), "")
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [("InvalidConnection", "What to do: Mend the Secret"), ("JobNotFound", "What to do: Correct job_id")],
+)
+def test_the_log_of_our_own_errors_says_what_to_do(reason: str, told: str) -> None:
+    assert any(line.startswith(told) for _, line in report(over("Error", reason)))
 
 
 def test_the_log_of_a_success_is_short() -> None:
@@ -123,7 +159,7 @@ def test_the_log_of_a_success_is_short() -> None:
         url="https://cloud.getdbt.com/1",
         steps=[{"index": 1, "name": "dbt run", "status": "Success"}],
     )
-    assert len(list(report(run))) == 2
+    assert len(list(report(run))) == 3
 
 
 @pytest.mark.parametrize("event", [None, {}, {"status": "done"}])

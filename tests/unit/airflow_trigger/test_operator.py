@@ -487,11 +487,16 @@ def test_a_failed_run_explains_itself_in_the_log(runs: FakeTaskRuns, capsys: pyt
     deferred(new(runs), task)
     failures = {"failures": [{"uniqueId": "model.shop.orders", "status": "error", "message": "no such column"}]}
     runs.ends(runs.only, "Failed", "RunFailed", message="dbt says no", results={"counts": {"error": 1}, **failures})
-    with pytest.raises(DbtRunFailed):
+    with pytest.raises(DbtRunFailed) as raised:
         resumed(runs, task)
     log = capsys.readouterr().out
-    assert "Failed (RunFailed). dbt says no" in log
-    assert "model.shop.orders: no such column" in log
+    assert "dbt says no" in log
+    assert "Failed (RunFailed)" in log
+    assert "model.shop.orders (error): no such column" in log
+    assert (raised.value.run_id, raised.value.failures[0]["unique_id"]) == (70_001, "model.shop.orders")
+    event = task.xcoms["event"]
+    assert (event["status"], event["run_id"], event["job_run_url"]) == ("error", 70_001, URL.format(70_001))
+    assert event["message"] == "Job run 70001 has failed (1 failed node). dbt says no"
 
 
 def test_the_object_is_believed_more_than_the_event(runs: FakeTaskRuns) -> None:
