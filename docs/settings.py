@@ -33,6 +33,7 @@ BY_OTHER_VALUES: Final = {
     "namespaces": "`watchNamespaces`, `watchAllNamespaces`",
     "connection_secret": "`connection.existingSecret` (`dbt-cloud`)",
     "connection_namespaces": "`connection.namespaces`",
+    "connection_projects": "`connection.projects`",
     "listen": "`port` (`8080`, on every address of the pod)",
     "lease_name": "the release's name, or `fullnameOverride`",
 }

@@ -85,7 +85,7 @@ class Entry:
 
 
 class Reconciler:
-    """Looks at every woken uid until it can wait. `run` until cancelled; `stop` lets what is under way finish."""
+    """Looks at every woken uid until it can wait. `wake` starts the work; `stop` lets what is under way finish."""
 
     def __init__(
         self,

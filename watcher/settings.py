@@ -64,6 +64,8 @@ class Settings:
         "",
         "Ids of the dbt Cloud projects that a namespace may use with the default connection, as "
         "`team-a=101+102,team-b=103`; `*`: every namespace that is not listed. Without an entry, all projects.",
+        unit="NAMESPACE=ID+ID",
+        why="The token of the default connection may see projects that are not meant for every namespace.",
     )
     connection_hosts: str = setting(
         ",".join(DBT_HOSTS),

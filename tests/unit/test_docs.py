@@ -6,6 +6,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import grimp
 import pytest
 
 from docs import events, generate, settings
@@ -85,3 +86,23 @@ def test_each_metric_that_a_page_names_exists(page: Path) -> None:
     named = re.findall(r"\bdbtrun_\w+", page.read_text())
     plain = {re.sub(r"_(bucket|sum|count)$", "", name) for name in named}
     assert plain - known - {"dbtrun_name"} == set()
+
+
+def room(module: str) -> str:
+    """A row of the table in CONTRIBUTING.md."""
+    package, _, rest = module.partition(".")
+    if package != "watcher":
+        return package
+    folder = rest.partition(".")[0]
+    return f"watcher/{folder}" if (ROOT / "watcher" / folder).is_dir() and folder else "watcher/*.py"
+
+
+def test_the_table_of_packages_says_what_each_imports() -> None:
+    graph = grimp.build_graph("watcher", "airflow_trigger", cache_dir=None)
+    imported: dict[str, set[str]] = {}
+    for module in graph.modules:
+        ours = {room(other) for other in graph.find_modules_directly_imported_by(module)} - {room(module)}
+        imported.setdefault(room(module), set()).update(ours)
+    # The command line loads the simulator by its name, and only if it is asked to.
+    table = re.findall(r"^\| `([\w/.*]+)` \| .* \| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert {name: set(re.findall(r"`([^`]+)`", others)) for name, others in table} == imported
