@@ -23,6 +23,7 @@ from watcher.cluster.leader import Leader, LeaseSettings
 from watcher.cluster.leader_thread import LeaderThread
 from watcher.cluster.mirror import Mirror
 from watcher.cluster.secrets import SecretReader
+from watcher.cluster.served_crd import ServedCrd
 from watcher.cluster.stream import Stream, StreamBroken
 from watcher.cluster.writer import Writer
 from watcher.connections import Connections
@@ -94,7 +95,8 @@ class Watcher:
             on_restart=lambda _why: self.metrics.watch_restarts.inc(),
             on_restored=self._restored,
         )
-        writer = self.writer = Writer(access)
+        self.crd = ServedCrd(access)
+        writer = Writer(access, self.crd.dropped)
         self.expiry = Expiry(
             self.mirror, writer, self.wake, lambda: access.clock().wall.timestamp(), lambda: self._acting
         )
@@ -108,6 +110,7 @@ class Watcher:
             clock=access.clock,
             metrics=self.metrics,
             went_back=self.stream.doubt,
+            taken_on=self._taken_on,
             may_act=self._may_act,
         )
         self.reconciler = Reconciler(
@@ -149,7 +152,7 @@ class Watcher:
         self.metrics.watch_broken.set_function(lambda: self.stream.problem is not None)
         self.metrics.watch_scopes({name or "": scope for name, scope in self.stream.scopes.items()})
         self.metrics.leader.set_function(self._may_act)
-        self.metrics.crd_fields_missing.set_function(lambda: len(self.writer.left_out))
+        self.metrics.crd_fields_missing.set_function(lambda: len(self.crd.missing))
         self.metrics.clock_offset.set_function(lambda: access.clock.offset.total_seconds())
 
     def _elector(self, settings: Settings, access: ClusterAccess) -> LeaderThread:
@@ -186,6 +189,11 @@ class Watcher:
     def emit(self, run: DbtRun, event: Event) -> None:
         """Tells an Event; nobody waits for it."""
         self.events.emit(run, event.type, event.reason, event.message, action="Reconcile")
+
+    def _taken_on(self, run: DbtRun) -> None:
+        told = self.crd.warning()
+        if told is not None:
+            self.emit(run, Event("Warning", "OldCRD", told))
 
     @property
     def checks(self) -> Checks:
@@ -235,6 +243,7 @@ class Watcher:
             "secrets": self.connections.run(),
             "events": self.events.run(),
             "expiry": self.expiry.run(),
+            "crd": self.crd.run(),
             "reconciler": self._begin(),
         }
         async with asyncio.TaskGroup() as group:

@@ -73,7 +73,7 @@ class Objects(Protocol):
     async def patch_status(self, run: DbtRun, status: Status) -> DbtRun: ...
     async def add_finalizer(self, run: DbtRun) -> DbtRun: ...
     async def remove_finalizer(self, run: DbtRun) -> DbtRun: ...
-    async def delete(self, run: DbtRun) -> None: ...
+    async def delete(self, run: DbtRun) -> DbtRun | None: ...
     async def keep_artifacts(self, run: DbtRun, name: str, files: Mapping[str, bytes]) -> None: ...
 
 
@@ -99,6 +99,8 @@ class Performer:
     metrics: Metrics
     went_back: Callable[[str], object] = lambda _namespace: None
     """Told of a namespace in which the API server has an older version of an object than it had before."""
+    taken_on: Callable[[DbtRun], object] = lambda _run: None
+    """Told of an object that has just got our finalizer."""
     namespace_of: Callable[[str], str | None] = lambda _uid: None
     """The namespace of an object that exists, by its uid."""
     may_act: Callable[[], bool] = lambda: True
@@ -162,12 +164,16 @@ class Performer:
                 self._emit(run, event)
             case AddFinalizer():
                 self.record(await self.objects.add_finalizer(run))
+                self.taken_on(run)
             case RemoveFinalizer(event):
                 self._emit(run, event)
                 self.record(await self.objects.remove_finalizer(run))
             case DeleteObject():
-                await self.objects.delete(run)
-                self.forget_object(run.uid)
+                left = await self.objects.delete(run)
+                if left is None:
+                    self.forget_object(run.uid)
+                else:
+                    self.record(left)
 
     async def _look_again(self, run: DbtRun) -> None:
         """The mirror was behind: ask, as the watch may take its time."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -94,7 +94,7 @@ class Campaign:
         self._deck: list[str] = []
         self._going_on: set[asyncio.Task[None]] = set()
         """What lasts for longer than its round."""
-        self._snapshots: deque[Snapshot] = deque(maxlen=SNAPSHOTS)
+        self._snapshots: list[Snapshot] = []
         self._forgotten = 0
 
     async def run(self, kills: int, seconds: float, progress: Callable[[int], None]) -> None:
@@ -229,6 +229,13 @@ class Campaign:
         file = self.arena.folder / f"snapshot-{self.rounds}"
         await self.arena.plane.snapshot(file)
         self._snapshots.append(Snapshot(file, frozenset(one.run.metadata.name for one in seen)))
+        self._keep(self._snapshots[-SNAPSHOTS:])
+
+    def _keep(self, snapshots: list[Snapshot]) -> None:
+        for snapshot in self._snapshots:
+            if snapshot not in snapshots:
+                snapshot.file.unlink()
+        self._snapshots = snapshots
 
     async def _restore(self, *, bumped: bool) -> None:
         """As the documentation says: it takes longer than a start needs to show, and the connection is mended.
@@ -246,7 +253,7 @@ class Campaign:
             await self._kill(WATCHERS)
         await self.arena.plane.restore(snapshot.file, bumped=bumped)
         await self.arena.connect()
-        self._snapshots = deque((one for one in self._snapshots if one.names <= snapshot.names), maxlen=SNAPSHOTS)
+        self._keep([one for one in self._snapshots if one.names <= snapshot.names])
         self._forgotten += len(self.people.last) - len(snapshot.names & self.people.last.keys())
         self.people.forget(snapshot.names)
 
@@ -267,9 +274,7 @@ class Campaign:
         await asyncio.sleep(self.random.uniform(2.0, 6.0))
         await self.arena.connect()
         await self._kill(WATCHERS)  # one that goes on may use for half a minute what it has read
-        for snapshot in self._snapshots:
-            snapshot.file.unlink()
-        self._snapshots.clear()
+        self._keep([])
         return None
 
     async def _settle(self) -> None:

@@ -107,9 +107,10 @@ class Objects:
     async def remove_finalizer(self, run: DbtRun) -> DbtRun:
         return self._finalizers(run, tuple(f for f in run.metadata.finalizers if f != FINALIZER))
 
-    async def delete(self, run: DbtRun) -> None:
+    async def delete(self, run: DbtRun) -> DbtRun | None:
         self._current(run)
         self.request_deletion(run.metadata.name)
+        return self.stored.get(run.metadata.name)
 
     async def keep_artifacts(self, run: DbtRun, name: str, files: Mapping[str, bytes]) -> None:
         self.files.setdefault(name, {}).update(files)

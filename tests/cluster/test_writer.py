@@ -71,7 +71,7 @@ async def test_of_two_writers_one_wins(writer: Writer, run: DbtRun) -> None:
 
 
 async def test_a_deleted_object_is_gone(writer: Writer, run: DbtRun) -> None:
-    await writer.delete(run)
+    assert await writer.delete(run) is None
     with pytest.raises(Gone):
         await writer.patch_status(run, STATUS)
     with pytest.raises(Gone):
@@ -109,8 +109,9 @@ async def test_our_finalizer_comes_and_goes_and_others_stay(
 
 async def test_our_finalizer_holds_a_deleted_object_until_it_is_taken_away(writer: Writer, run: DbtRun) -> None:
     held = await writer.add_finalizer(run)
-    await writer.delete(held)
+    left = await writer.delete(held)
     held = await writer.get(run.metadata.namespace, run.metadata.name)
+    assert left == held
     assert held.deleting
     await writer.remove_finalizer(held)
     with pytest.raises(Gone):

@@ -12,10 +12,12 @@ from msgspec.structs import replace
 
 from watcher.api import DbtRun, Job, Metadata, Phase, Spec, Status
 from watcher.cluster.errors import Conflict, Gone
+from watcher.cluster.mirror import Mirror
+from watcher.cluster.scope import is_older
 from watcher.dbtcloud.accounts import Account, Accounts
 from watcher.dbtcloud.connection import Connection, Token
 from watcher.lifecycle.decide import decide
-from watcher.lifecycle.decisions import ClaimStart, Write
+from watcher.lifecycle.decisions import ClaimStart, DeleteObject, Write
 from watcher.lifecycle.facts import Instant
 from watcher.lifecycle.known import Known
 from watcher.lifecycle.policy import Policy
@@ -120,3 +122,30 @@ async def test_an_object_that_goes_while_it_is_written_is_forgotten() -> None:
     )
     await performer.perform(Write(Status(phase=Phase.PENDING)), wanted(1), Known())
     assert forgotten == ["u1"]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_an_object_that_somebody_else_keeps_is_not_forgotten_when_it_is_deleted(kept: bool) -> None:
+    """Else a list that has it would look like a restore from a backup, which brings back what was gone."""
+    run = wanted(1)
+    going = replace(run, metadata=replace(run.metadata, resource_version="2", deletion_timestamp=EPOCH))
+
+    class Keeping:
+        async def delete(self, _run: DbtRun) -> DbtRun | None:
+            mirror.take(going)  # the watch is quicker than the answer
+            return going if kept else None
+
+    mirror = Mirror()
+    mirror.take(run)
+    performer = Performer(
+        objects=cast(Any, Keeping()),
+        record=mirror.record,
+        forget_object=mirror.forget,
+        connections=cast(Any, OneAccount()),
+        emit=lambda _run, _event: None,
+        clock=clock,
+        metrics=Metrics(),
+    )
+    await performer.perform(DeleteObject(), run, Known())
+    assert (mirror.get(run.uid) is not None) is kept
+    assert is_older(run.uid, "2", mirror.versions("n")) is not kept

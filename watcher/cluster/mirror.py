@@ -206,7 +206,14 @@ class Mirror:
         return uid if before or uid in self._runs else None
 
     def record(self, run: DbtRun) -> bool:
-        """Takes the answer to our own write; False when something newer is known already."""
+        """Takes the answer to our own write; False when something newer is known already.
+
+        A write that changed nothing is answered in the known version. Then what was written is kept all the same: a CRD
+        of another release has dropped it, and the same write must not be decided upon again.
+        """
+        if run.uid in self._runs and self.resource_version(run.uid) == run.metadata.resource_version:
+            self._keep(run)
+            return True
         if not self._news(run.uid, run.metadata.resource_version):
             return False
         self._keep(run)

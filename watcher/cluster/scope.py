@@ -204,17 +204,22 @@ class Scope:
             self._turn()
             listed.add(item.uid)
             if not believed and is_older(item.uid, resource_version_of(item), before):
-                self._went_back()
+                self._went_back(item, before[item.uid])
                 believed = True
             self._take(item)
         self._forget_missing(known, listed)
 
-    def _went_back(self) -> None:
+    def _went_back(self, item: DbtRun | Unreadable, known: float) -> None:
         """A list that was asked for later has an older version: the cluster was restored from a backup."""
         logger.warning(
             "The API server went back to older versions of DbtRuns%s: the cluster was restored from a backup."
-            " What it says now is believed, and runs that it does not know of are looked up in dbt Cloud.",
+            " What it says now is believed, and runs that it does not know of are looked up in dbt Cloud."
+            " First seen by the uid %s: it has version %s, and version %d of it was known%s.",
             self._where(),
+            item.uid,
+            resource_version_of(item),
+            known,
+            ", as the last before it was gone" if self._mirror.dead(item.uid) else "",
             extra={"namespace": self.namespace},
         )
         self._on_restored()

@@ -5,9 +5,8 @@ Every change names the version that it was decided upon: nobody's change is over
 
 from __future__ import annotations
 
-import logging
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -17,8 +16,6 @@ from watcher.cluster.access import MERGE_PATCH, ClusterAccess, api_path
 from watcher.cluster.errors import Conflict, Refused, decode
 from watcher.cluster.mirror import read
 from watcher.cluster.turns import Urgency
-
-logger = logging.getLogger(__name__)
 
 PREFIX: Final = f"apis/{API_VERSION}"
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
@@ -75,10 +72,10 @@ class Writer:
     An answer that cannot be read raises `UnreadableObject`: the write has happened.
     """
 
-    def __init__(self, access: ClusterAccess) -> None:
+    def __init__(self, access: ClusterAccess, on_dropped: Callable[[frozenset[str]], None] = lambda _: None) -> None:
+        """`on_dropped` is told which fields the API server has dropped from a write, as `status.host`."""
         self._access = access
-        self.left_out: frozenset[str] = frozenset()
-        """Fields of a status that the served CRD does not have."""
+        self._on_dropped = on_dropped
 
     async def get(self, namespace: str, name: str) -> DbtRun:
         """The object as it is now."""
@@ -99,17 +96,10 @@ class Writer:
         return self._as_written(await self._patch(run, {"status": diff}, "status", urgency), status)
 
     def _as_written(self, stored: DbtRun, status: Status) -> DbtRun:
-        wanted, got = to_wire(status), to_wire(stored.status)
-        lost = left_out(wanted, got)
-        if not lost:
+        dropped = left_out(to_wire(status), to_wire(stored.status), "status")
+        if not dropped:
             return stored
-        if lost - self.left_out:
-            self.left_out |= lost
-            logger.warning(
-                "The CRD is not of this release: the API server leaves out %s. Install the CRD of this release"
-                " (the chart with crds.enabled=true, or deploy/crd); the watcher goes on meanwhile.",
-                ", ".join(f"status.{name}" for name in sorted(self.left_out)),
-            )
+        self._on_dropped(dropped)
         return msgspec.structs.replace(stored, status=status)
 
     async def add_finalizer(self, run: DbtRun) -> DbtRun:
@@ -125,11 +115,16 @@ class Writer:
             return run
         return await self._patch_finalizers(run, [other for other in run.metadata.finalizers if other != FINALIZER])
 
-    async def delete(self, run: DbtRun) -> None:
-        """Deletes exactly this version of this object, never a namesake or one that changed meanwhile."""
+    async def delete(self, run: DbtRun) -> DbtRun | None:
+        """Deletes exactly this version of this object, never a namesake or one that changed meanwhile.
+
+        Returns:
+            The object, if finalizers of others keep it; None: it is gone.
+        """
         preconditions = {"uid": run.uid, "resourceVersion": run.metadata.resource_version}
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": preconditions}
-        await self._access.request("DELETE", _path(run), body=body)
+        left = decode(await self._access.request("DELETE", _path(run), body=body), dict[str, Any])
+        return read(left) if left.get("kind") == KIND else None
 
     async def keep_artifacts(self, run: DbtRun, name: str, files: Mapping[str, bytes]) -> None:
         """Puts files, by key, into the ConfigMap `name`, which Kubernetes deletes after the object.

@@ -112,7 +112,7 @@ class Metrics:
         )
         self.crd_fields_missing = Gauge(
             "dbtrun_crd_fields_missing",
-            "Fields of a status that the served CRD leaves out, as it is of another release.",
+            "Fields and values of this release that the served CRD lacks: the API server drops them.",
             registry=registry,
         )
         self.watch_broken = Gauge(

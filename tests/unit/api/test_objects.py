@@ -47,6 +47,14 @@ def test_only_what_cannot_be_read_is_left_out(status: dict[str, Any], unread: st
     assert (run.status.phase, run.status.run_id, run.unread) == (Phase.RUNNING, 7, (unread,))
 
 
+@pytest.mark.parametrize(
+    "status", [{"phase": "Skipped"}, {"phase": "Running", "attempts": [ATTEMPT | {"phase": "Skipped"}]}]
+)
+def test_an_object_whose_phase_a_newer_release_has_written_is_left_alone(status: dict[str, Any]) -> None:
+    with pytest.raises(UnreadableObject, match="a phase that this release does not know, at status"):
+        parse(body(**status))
+
+
 def test_an_attempt_keeps_what_can_be_read_of_it() -> None:
     (read,) = parse(body(attempts=[ATTEMPT])).status.attempts
     assert (read.run_id, read.reason) == (7, None)

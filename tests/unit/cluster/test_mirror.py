@@ -51,6 +51,14 @@ def test_an_answer_older_than_the_watch_is_no_news(mirror: Mirror) -> None:
     assert version_of(mirror) == "11"
 
 
+def test_what_a_write_without_effect_said_is_kept(mirror: Mirror) -> None:
+    mirror.apply("ADDED", body(version=10))
+    written = read(body(version=10, status={"host": "cloud.getdbt.com"}))
+    assert mirror.record(written)
+    assert mirror.apply("MODIFIED", body(version=10)) is None
+    assert mirror.get("u1") == written
+
+
 def test_versions_that_are_no_numbers_are_believed_as_they_arrive(mirror: Mirror) -> None:
     mirror.apply("ADDED", body(version="b"))
     assert mirror.apply("MODIFIED", body(version="a")) == "u1"
