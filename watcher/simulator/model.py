@@ -11,11 +11,11 @@ import random
 from bisect import insort
 from collections import defaultdict, deque
 from enum import IntEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from watcher.simulator.scenario import FailingNode, JobSpec, find_environment
+from watcher.simulator.scenario import FailingNode, JobSpec, NodeResult, find_environment
 
 if TYPE_CHECKING:
     from watcher.simulator.clock import Clock
@@ -63,6 +63,9 @@ class TriggerRequest(msgspec.Struct, kw_only=True):
     steps_override: Annotated[list[Text], msgspec.Meta(max_length=90)] | None = None
 
 
+FAILS: tuple[Literal["error"], Literal["fail"]] = ("error", "fail")
+
+
 class Run(msgspec.Struct, kw_only=True, eq=False):
     """One run: what was asked, what the script has in store for it, where it is.
 
@@ -91,6 +94,9 @@ class Run(msgspec.Struct, kw_only=True, eq=False):
     parallel: bool = False
     failing_command: int | None = None
     failing: list[FailingNode] = []
+    fails_at: Literal["clone", "profile", "deps", "parse"] | None = None
+    log: str | None = None
+    results: list[list[NodeResult]] | None = None
     message: str | None = None
     retrying_run_id: int | None = None
     status: Status = Status.QUEUED
@@ -193,6 +199,7 @@ class Account:
         again.outcome = Status[outcome.upper()]
         if again.outcome is Status.ERROR:
             again.failing_command, again.failing, again.message = 0, run.failing, run.message
+            again.fails_at, again.log = run.fails_at, run.log
         return self._enqueue(again)
 
     def rerun(self, job: Job) -> Run:
@@ -248,7 +255,7 @@ class Account:
             return "RETRY_NOT_LATEST_RUN"
         if _older_than_1_6(run.dbt_version):
             return "RETRY_UNSUPPORTED_VERSION"
-        if run.failing_command is None:
+        if run.failing_command is None or run.fails_at is not None:
             return "RETRY_NO_RUN_RESULTS"
         command = run.commands[run.failing_command].removeprefix("dbt ")
         return None if command.startswith(RETRYABLE) else "RETRY_UNSUPPORTED_CMD"
@@ -320,6 +327,7 @@ class Account:
             cancel_delay=spec.cancel_delay,
             artifacts_after=spec.artifacts_after,
             nodes=spec.nodes,
+            results=spec.results,
             parallel=spec.parallel,
             created_at=self.clock.stamp(now),
             created_time=now,
@@ -330,8 +338,9 @@ class Account:
     def _script_failure(self, run: Run, spec: JobSpec) -> None:
         wanted = spec.failing_step or len(spec.steps)
         run.failing_command = min(wanted, len(run.commands)) - 1
-        run.failing = spec.failing or [FailingNode(node=spec.nodes[-1])]
+        run.failing = spec.failing or _failing(spec, run.failing_command) or [FailingNode(node=spec.nodes[-1])]
         run.message = spec.message
+        run.fails_at, run.log = spec.fails_at, spec.log
 
     def _enqueue(self, run: Run) -> Run:
         self._index(run)
@@ -448,6 +457,17 @@ def _commands(spec: JobSpec, request: TriggerRequest) -> list[str]:
 def _older_than_1_6(version: str) -> bool:
     parts = version.split(".")
     return parts[0].isdigit() and (int(parts[0]), int(parts[1]) if parts[1:] and parts[1].isdigit() else 0) < (1, 6)
+
+
+def _failing(spec: JobSpec, command: int) -> list[FailingNode]:
+    """The nodes that fail by the step's own results."""
+    nodes = spec.results[command] if spec.results is not None and command < len(spec.results) else []
+    return [
+        FailingNode(node=node.node, status=status, message=node.message or "It failed.", failures=node.failures)
+        for node in nodes
+        for status in FAILS
+        if node.status == status
+    ]
 
 
 def timeout_message(seconds: float) -> str:

@@ -45,6 +45,15 @@ class FailingNode(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     failures: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
+class NodeResult(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """One node in the run_results.json of one step, in dbt's words."""
+
+    node: Name
+    status: Annotated[str, msgspec.Meta(min_length=1, max_length=60)] = "success"
+    message: str | None = None
+    failures: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
 class JobSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A job and its script. Durations are seconds; a list of two is a spread to draw from."""
 
@@ -65,7 +74,12 @@ class JobSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     outcomes: Annotated[list[Outcome], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: ["success"])
     message: str | None = None  # status_message of a run that fails
     failing_step: Count | None = None  # 1-based in `steps`; default the last
+    # Fails before any node runs: in one of dbt Cloud's own steps, or while dbt reads the project in `failing_step`.
+    fails_at: Literal["clone", "profile", "deps", "parse"] | None = None
+    log: str | None = None  # of the failed step, instead of the usual words
     failing: list[FailingNode] = []
+    # For each of `steps`, its own nodes; absent: `nodes` and `failing`.
+    results: list[list[NodeResult]] | None = None
     nodes: Annotated[list[Name], msgspec.Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: ["model.shop.customers", "model.shop.orders"]
     )

@@ -6,15 +6,18 @@ dbt Cloud shows three steps of its own (clone, profile, deps) before the job's c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from watcher.simulator.model import RUN_BASE, Run, Status
+from watcher.simulator.scenario import NodeResult
 
 if TYPE_CHECKING:
     from watcher.simulator.clock import Clock
-    from watcher.simulator.scenario import FailingNode
 
 SYSTEM = ("Clone git repository", "Create profile from connection Warehouse", "Invoke dbt with `dbt deps`")
+FAILS_AT = {"clone": 1, "profile": 2, "deps": 3}
 SYSTEM_SHARE = 0.02  # of the run's time, each
 STEP_BASE = 80000000000000
 PER_RUN = 100
@@ -82,7 +85,7 @@ def _last(run: Run) -> int | None:
     """The index of the step that fails, if one does; the ones behind it never run."""
     if run.failing_command is None or run.outcome is Status.SUCCESS or run.status is Status.SUCCESS:
         return None
-    return len(SYSTEM) + run.failing_command + 1
+    return FAILS_AT.get(run.fails_at or "", len(SYSTEM) + run.failing_command + 1)
 
 
 def _done(run: Run, clock: Clock) -> float:
@@ -97,8 +100,10 @@ def _done(run: Run, clock: Clock) -> float:
 
 def _edges(executed: int) -> list[float]:
     """Where each executed step begins, and where the last one ends."""
+    if executed <= len(SYSTEM):
+        return [index / executed for index in range(executed + 1)]
     system = [SYSTEM_SHARE * index for index in range(len(SYSTEM))]
-    first, own = SYSTEM_SHARE * len(SYSTEM), max(executed - len(SYSTEM), 1)
+    first, own = SYSTEM_SHARE * len(SYSTEM), executed - len(SYSTEM)
     return [*system, *(first + (1 - first) * index / own for index in range(own + 1))]
 
 
@@ -121,9 +126,16 @@ def _moment(start: float, end: float, edge: float, done: float) -> float:
 
 # Artifacts
 
+FRESHNESS = "dbt source freshness"
+COMPILES = {"dbt docs generate": "generate", "dbt compile": "compile"}
+
 
 def artifact_names(run: Run) -> list[str]:
+    if run.fails_at is not None and run.status is Status.ERROR:
+        return []
     names = ["manifest.json", "run_results.json"]
+    if any(command.startswith(FRESHNESS) for command in run.commands):
+        names.append("sources.json")
     return [*names, "catalog.json"] if "dbt docs generate" in run.commands and run.status is Status.SUCCESS else names
 
 
@@ -134,21 +146,31 @@ def artifact(run: Run, name: str, step: int | None, clock: Clock) -> dict[str, A
     if chosen is None or chosen.index <= len(SYSTEM) or name not in artifact_names(run):
         return None
     if name == "manifest.json":
-        return {"metadata": _metadata(run, "manifest/v12"), "nodes": {node: _node(node) for node in run.nodes}}
+        return {"metadata": _metadata(chosen, "manifest/v12"), "nodes": {node: _node(node) for node in run.nodes}}
     if name == "catalog.json":
-        return {"metadata": _metadata(run, "catalog/v1"), "nodes": {node: _node(node) for node in run.nodes}}
+        return {"metadata": _metadata(chosen, "catalog/v1"), "nodes": {node: _node(node) for node in run.nodes}}
+    command, results = chosen.command or "", _results(run, chosen)
+    if (name == "sources.json") is not command.startswith(FRESHNESS):
+        return None
+    if name == "sources.json":
+        sources = [_source(result, chosen) for result in results]
+        return {"metadata": _metadata(chosen, "sources/v3"), "results": sources, "elapsed_time": 0.5}
+    which = COMPILES.get(command) or command.removeprefix("dbt ").partition(" ")[0]
     return {
-        "metadata": _metadata(run, "run-results/v6"),
-        "results": _results(run, chosen),
+        "metadata": _metadata(chosen, "run-results/v6"),
+        "results": results,
         "elapsed_time": round(chosen.seconds, 6),
-        "args": {"invocation_command": chosen.command},
+        "args": {"which": which, "invocation_command": command},
     }
 
 
-def _metadata(run: Run, schema: str) -> dict[str, Any]:
+def _metadata(step: Step, schema: str) -> dict[str, Any]:
+    run, at = step.run, step.finished_at or step.now
     return {
         "dbt_schema_version": f"https://schemas.getdbt.com/dbt/{schema}.json",
         "dbt_version": run.dbt_version,
+        "generated_at": datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "invocation_id": str(UUID(int=step.id)),
         "env": {"DBT_CLOUD_RUN_ID": str(run.id), "DBT_CLOUD_JOB_ID": str(run.job_id)},
     }
 
@@ -159,22 +181,57 @@ def _node(unique_id: str) -> dict[str, str]:
 
 
 def _results(run: Run, step: Step) -> list[dict[str, Any]]:
-    failing = {node.node: node for node in run.failing} if step.status is Status.ERROR else {}
-    names = [*(name for name in run.nodes if name not in failing), *failing]
-    share = round(step.seconds / len(names), 6)
-    return [_result(name, failing.get(name), share, run) for name in names]
+    nodes = _nodes(run, step)
+    share = round(step.seconds / len(nodes), 6) if nodes else 0.0
+    return [_result(node, share, run) for node in nodes]
 
 
-def _result(unique_id: str, failing: FailingNode | None, seconds: float, run: Run) -> dict[str, Any]:
+def _nodes(run: Run, step: Step) -> list[NodeResult]:
+    """The nodes of a step, as the scenario gives them, or all of them with those that fail last."""
+    place = step.index - len(SYSTEM) - 1
+    if step.command in COMPILES:
+        return [NodeResult(node=name) for name in run.nodes]
+    if run.results is not None and place < len(run.results):
+        return run.results[place]
+    failing = [
+        NodeResult(node=node.node, status=node.status, message=node.message, failures=node.failures)
+        for node in (run.failing if step.status is Status.ERROR else ())
+    ]
+    passed = [NodeResult(node=name) for name in run.nodes if name not in {node.node for node in failing}]
+    return [*passed, *failing]
+
+
+def _result(node: NodeResult, seconds: float, run: Run) -> dict[str, Any]:
     return {
-        "unique_id": unique_id,
-        "status": failing.status if failing else "success",
-        "message": failing.message if failing else "SUCCESS 1",
-        "failures": failing.failures if failing else None,
+        "unique_id": node.node,
+        "status": node.status,
+        "message": node.message or ("SUCCESS 1" if node.status == "success" else None),
+        "failures": node.failures,
         "execution_time": seconds,
         "thread_id": "Thread-1",
         "timing": [],
         "adapter_response": {},
         "compiled": True,
-        "relation_name": f"{run.request.schema_override or 'analytics'}.{unique_id.rpartition('.')[2]}",
+        "compiled_code": None,
+        "relation_name": f"{run.request.schema_override or 'analytics'}.{node.node.rpartition('.')[2]}",
+    }
+
+
+def _source(result: dict[str, Any], step: Step) -> dict[str, Any]:
+    """A source as sources.json has it: how old its newest row is, not a message."""
+    stamp = step.finished_at or step.now
+    age = 0.0 if result["status"] in ("pass", "success") else 259_200.0
+    snapshot, loaded = (datetime.fromtimestamp(at, UTC).isoformat() for at in (stamp, stamp - age))
+    period = {"count": 1, "period": "day"}
+    return {
+        "unique_id": result["unique_id"],
+        "status": "pass" if result["status"] == "success" else result["status"],
+        "max_loaded_at": loaded,
+        "snapshotted_at": snapshot,
+        "max_loaded_at_time_ago_in_s": age,
+        "criteria": {"warn_after": None, "error_after": period, "filter": None},
+        "adapter_response": {},
+        "timing": [],
+        "thread_id": "Thread-1",
+        "execution_time": result["execution_time"],
     }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from watcher.simulator.logs import log_of
 from watcher.simulator.model import RUN_BASE, Account, Job, Run, Status, humanized
 from watcher.simulator.steps import Step, steps
 
@@ -28,7 +29,6 @@ INVALID = "The request was invalid. Please double check the provided data and tr
 WRONG_ACCOUNT = "Access denied: Token is not scoped to account."
 SERVER_ERROR = "There was a server error. Please contact support at support@getdbt.com."
 COLORS = {Status.SUCCESS: "#7cb342", Status.ERROR: "#e53935", Status.CANCELLED: "#9e9e9e"}
-VERBS = {Status.SUCCESS: "Success", Status.ERROR: "Error", Status.CANCELLED: "Cancelled"}
 
 
 class ApiError(Exception):
@@ -182,7 +182,7 @@ def run_steps(account: Account, run: Run, related: Collection[str]) -> list[Json
 def step_body(account: Account, step: Step, *, debug: bool) -> Json:
     """One step; its logs grow while it runs, and `debug_logs` come only when asked for."""
     created = run_time(step.run.started_at)
-    log = _log(step)
+    log = log_of(step)
     return {
         "id": step.id,
         "run_id": step.run.id,
@@ -206,17 +206,6 @@ def step_body(account: Account, step: Step, *, debug: bool) -> Json:
         "run_step_command": {"run_step_id": step.id, "dbt_command": step.command} if step.command else None,
         "run_step_invocation": {"run_step_id": step.id, "run_id": step.run.id},
     }
-
-
-def _log(step: Step) -> str:
-    if step.started_at is None:
-        return ""
-    lines = [f"Running {step.name}"]
-    if step.status is Status.ERROR:
-        lines += [f"{node.status.upper()} in {node.node}: {node.message}" for node in step.run.failing]
-    if step.finished_at is not None:
-        lines.append(f"Finished: {VERBS.get(step.status, step.status.name)}")
-    return "\n".join(lines) + "\n"
 
 
 def _definition(account: Account, job: Job) -> Json:
