@@ -54,6 +54,8 @@ with DAG("limited_in_worker", schedule=None, default_args=DEFAULTS):
         retries=1,
         # Later than the test looks.
         retry_delay=timedelta(hours=1),
+        # By default the watcher would cancel at the same time.
+        active_deadline=timedelta(hours=1),
     )
 
 with DAG("limited_dag_run", schedule=None, default_args=DEFAULTS, dagrun_timeout=timedelta(seconds=60)):
