@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
-from typing import get_args
+from typing import Final, get_args
 
 import pytest
 
 from tests.contract.conftest import Cloud
+from tests.node.documents import commands
 from watcher.simulator.command import simulate
 from watcher.simulator.control import Control
 from watcher.simulator.faults import AnyEffect, Rule
@@ -25,6 +29,7 @@ from watcher.simulator.scenario import (
 )
 
 TEXT = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
+ADDRESS: Final = "http://127.0.0.1:8580"
 EXAMPLE = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)[0]
 
 
@@ -59,3 +64,29 @@ def test_every_control_endpoint_is_explained(cloud: Cloud) -> None:
         path = route.path.removeprefix("/_simulator")
         for method in (route.methods or set()) - {"HEAD"}:
             assert f"{method} {path}`" in TEXT or f"{method} {path}," in TEXT, f"{method} {path}"
+
+
+def test_the_commands_of_the_page_work(tmp_path: Path) -> None:
+    """As they stand, but for the port, which another test may use."""
+    serve, start, fault = commands(TEXT)
+    command = serve.replace("python ", f"{sys.executable} ", 1) + " --port 0"
+    env = {"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin"}
+    with subprocess.Popen(["bash", "-c", f"exec {command}"], env=env, stdout=subprocess.PIPE, text=True) as simulator:
+        try:
+            assert simulator.stdout is not None
+            says = simulator.stdout.readline()
+            url = says.split()[3].rstrip(",")
+            assert says.replace(url, ADDRESS).strip() in TEXT
+
+            def typed(command: str) -> dict[str, object]:
+                shell = ["bash", "-c", command.replace(ADDRESS, url)]
+                answer = subprocess.run(shell, env=env, capture_output=True, text=True, check=True)
+                read: dict[str, object] = json.loads(answer.stdout)
+                return read
+
+            run = typed(start)["data"]
+            assert isinstance(run, dict)
+            assert run["trigger"]["cause"] == "hello"
+            assert typed(fault)
+        finally:
+            simulator.kill()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import textwrap
 from pathlib import Path
 
 from tests.controlplane import ControlPlane, helm_path, kubectl_path
@@ -25,26 +27,34 @@ def introduction(document: str) -> str:
 
 
 def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    """The code blocks of a language, also those in lists, without their indentation."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```", text, re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(block) for _, block in found]
 
 
 def commands(text: str) -> list[str]:
-    """What stands behind the prompts of its console blocks."""
-    typed = re.compile(r"^\$ ((?:.*\\\n)*.*)$", re.MULTILINE)
-    return [found.strip() for block in blocks(text, "console") for found in typed.findall(block)]
+    """What stands behind the prompts of its console blocks: a line, what continues it, and a here-document."""
+    typed = re.compile(r"^\$ ((?:.*\\\n)*.*?<<'(\w+)'\n(?:.*\n)*?\2$|(?:.*\\\n)*.*)$", re.MULTILINE)
+    return [found[0].strip() for block in blocks(text, "console") for found in typed.findall(block)]
 
 
 class Terminal:
     """A shell with kubectl and helm, at the root of what looks like a checkout."""
 
-    def __init__(self, plane: ControlPlane, folder: Path) -> None:
+    def __init__(self, plane: ControlPlane, folder: Path, namespace: str = "default") -> None:
+        """`namespace` is the one for commands that name none."""
         self.folder = folder
         programs = folder / "bin"
         programs.mkdir(parents=True)
         (programs / "kubectl").symlink_to(kubectl_path())
         (programs / "helm").symlink_to(helm_path())
-        (folder / "helm").symlink_to(ROOT / "helm")
-        self._env = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(folder), "KUBECONFIG": str(plane.kubeconfig)}
+        for name in ("helm", "deploy"):
+            (folder / name).symlink_to(ROOT / name)
+        config = json.loads(plane.kubeconfig.read_text())
+        config["contexts"][0]["context"]["namespace"] = namespace
+        (folder / "kubeconfig").write_text(json.dumps(config))
+        env = {"HOME": str(folder), "KUBECONFIG": str(folder / "kubeconfig")}
+        self._env = {"PATH": f"{programs}:/usr/bin:/bin", **env}
 
     async def run(self, command: str, seconds: float = 180) -> str:
         """What the command prints.
