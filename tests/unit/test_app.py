@@ -167,3 +167,9 @@ def test_every_address_is_ipv4_and_ipv6(address: str) -> None:
 def test_an_address_of_one_family_stays_one() -> None:
     with listen(Settings(listen="127.0.0.1:0")) as listener:
         assert listener.family is socket.AF_INET
+
+
+def test_kopf_is_not_imported_before_the_watcher_begins() -> None:
+    """It is, in a thread of its own, once what has to be started is listed: importing it takes long."""
+    code = "import sys, watcher.app; sys.exit('kopf' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

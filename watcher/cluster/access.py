@@ -14,11 +14,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote
 
 import aiohttp
-import kopf
 import yaml
 from kubernetes_asyncio import config
 from kubernetes_asyncio.client import ApiClient, Configuration
@@ -26,6 +25,9 @@ from kubernetes_asyncio.client import ApiClient, Configuration
 from watcher.cluster.clock import ClusterClock
 from watcher.cluster.errors import ApiTrouble, refusal
 from watcher.cluster.turns import Turns, Urgency
+
+if TYPE_CHECKING:
+    import kopf
 
 logger = logging.getLogger(__name__)
 
@@ -189,6 +191,8 @@ class ClusterAccess:
         Raises:
             ClusterAccessError: it cannot be read any more.
         """
+        import kopf  # late: see `kopf_thread`
+
         now = await self._read()
         scheme, _, token = now.api_key.get("BearerToken", "").partition(" ")
         return kopf.ConnectionInfo(

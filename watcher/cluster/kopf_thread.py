@@ -2,8 +2,9 @@
 
 An operator ends with the first namespace that it may not watch, so each has its own. On its way out kopf cancels
 whatever tasks it finds in its loop: it is shown the operator's own alone. It only watches: it writes nothing to any
-object, and its handler returns None because kopf would write a result into the status. It does not list either: its
-list is answered with nothing but the version that its watch goes on from, as we list ourselves once the watch is open.
+object. It does not list either: its list is answered with nothing but the version that its watch goes on from, as we
+list ourselves once the watch is open. kopf is imported in that thread, too: that takes a third of the time for all
+imports, and the first runs start meanwhile.
 """
 
 from __future__ import annotations
@@ -11,26 +12,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from weakref import WeakSet
 
 import aiohttp
-import kopf
-from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 from yarl import URL
 
-from watcher.api import GROUP, PLURAL, VERSION, DbtRun
-from watcher.cluster.access import ClusterAccessError
-from watcher.cluster.mirror import Unreadable, interpret
+from watcher.api import PLURAL, DbtRun
+from watcher.cluster.mirror import Unreadable
+
+if TYPE_CHECKING:
+    import kopf
 
 logger = logging.getLogger(__name__)
 
-Login = Callable[[], Awaitable[kopf.ConnectionInfo]]
+Login = Callable[[], Awaitable["kopf.ConnectionInfo"]]
 
 IDENTITY: Final = "dbtrun"
 """Unused without peering. By default kopf asks for the user's name, and a container's uid often has none."""
@@ -180,46 +181,23 @@ class _Watch:
 
     async def operate(self, login: Login) -> None:
         _OWNER.set(self)
-        scope: dict[str, Any] = {"clusterwide": True} if self._namespace is None else {"namespaces": [self._namespace]}
         error: BaseException | None = None
         try:
-            tasks = await kopf.spawn_tasks(
-                registry=self._registry(login),
-                settings=_settings(self._silence),
-                standalone=True,
-                identity=IDENTITY,  # type: ignore[arg-type]  # a NewType of str that kopf does not export
-                memories=_Forgetful(),
-                stop_flag=self._stop,
-                **scope,
+            from watcher.cluster import kopf_operator  # imports kopf
+
+            await kopf_operator.operate(
+                self._namespace,
+                login,
+                lambda info: _Requests(self._thread.sessions.take(info), self._thread.sessions, self._listed),
+                lambda item: self._tell(self._listener.changed, item),
+                lambda uid: self._tell(self._listener.deleted, uid),
+                silence=self._silence,
+                stop=self._stop,
+                strangers=_Strangers(self.tasks),
             )
-            await kopf.run_tasks(tasks, ignored=cast("Collection[asyncio.Task[Any]]", _Strangers(self.tasks)))
         except BaseException as caught:  # noqa: BLE001 - it comes out of `ended`
             error = caught
         self._call(self.finish, error)
-
-    def _registry(self, login: Login) -> kopf.OperatorRegistry:
-        # The default registry has login handlers of its own, which read ~/.kube/config.
-        registry = kopf.OperatorRegistry()
-
-        @kopf.on.login(registry=registry)
-        async def log_in(**_: Any) -> kopf.AiohttpSession:
-            try:
-                info = await login()
-            except ClusterAccessError as error:
-                logger.warning("kopf cannot log in: %s", error)
-                raise kopf.TemporaryError(str(error), delay=5) from error
-            requests = _Requests(self._thread.sessions.take(info), self._thread.sessions, self._listed)
-            return kopf.AiohttpSession(server=info.server, aiohttp_session=cast("aiohttp.ClientSession", requests))
-
-        @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-        async def on_event(event: kopf.RawEvent, **_: Any) -> None:
-            body = event["object"]
-            if event["type"] == "DELETED":
-                self._tell(self._listener.deleted, body["metadata"]["uid"])
-            else:
-                self._tell(self._listener.changed, interpret(body))
-
-        return registry
 
     def _listed(self, resource_version: str) -> None:
         self._tell(self._listener.opened, resource_version)
@@ -322,64 +300,8 @@ class _Requests:
             await self._sessions.leave(self._session)
 
 
-class _Forgetful(ResourceMemories):
-    """kopf would remember every object that it ever saw, a kilobyte each; no handler of ours needs it."""
-
-    async def recall(self, raw_body: Any, **options: Any) -> ResourceMemory:
-        return await super().recall(raw_body, **{**options, "ephemeral": True})
-
-
 def _quieten() -> None:
     """kopf logs every event, and tracebacks of what comes out of `ended` anyway. A level that was set before stays."""
     log = logging.getLogger("kopf")
     if log.level == logging.NOTSET:
         log.setLevel(logging.CRITICAL)
-
-
-def _settings(silence: float) -> kopf.OperatorSettings:
-    settings = kopf.OperatorSettings()
-    settings.scanning.disabled = True  # or it lists and watches all CRDs and namespaces
-    settings.posting.enabled = False
-    settings.peering.standalone = True
-    settings.process.ultimate_exiting_timeout = None  # a SIGKILL is not kopf's to send
-    settings.persistence.diffbase_storage = _NoDiffBase()
-    settings.persistence.progress_storage = _NoProgress()
-    settings.watching.server_timeout = 300
-    settings.watching.inactivity_timeout = silence
-    settings.watching.connect_timeout = 10
-    settings.queueing.idle_timeout = 2.0  # kopf keeps the last body of an object that changed for so long
-    settings.networking.request_timeout = 30
-    settings.networking.error_backoffs = [1, 1, 2]  # then it ends, and we look why
-    return settings
-
-
-class _NoDiffBase(kopf.DiffBaseStorage):
-    """kopf prepares a diff for every event, even if nobody asks for one: a third of its CPU."""
-
-    def build(self, **_: Any) -> Any:
-        return {}
-
-    def fetch(self, **_: Any) -> None:
-        return None
-
-    def store(self, **_: Any) -> None:
-        return None
-
-
-class _NoProgress(kopf.ProgressStorage):
-    """No handler of ours has a progress."""
-
-    def fetch(self, **_: Any) -> None:
-        return None
-
-    def store(self, **_: Any) -> None:
-        return None
-
-    def purge(self, **_: Any) -> None:
-        return None
-
-    def touch(self, **_: Any) -> None:
-        return None
-
-    def clear(self, *, essence: Any) -> Any:
-        return essence
