@@ -79,6 +79,7 @@ REFUSED: Final = frozenset(
         Reason.JOB_NOT_FOUND,
         Reason.PROJECT_NOT_ALLOWED,
         Reason.FORBIDDEN,
+        Reason.UNAUTHORIZED,
         Reason.SUBMISSION_REJECTED,
         # Another try would start a second run if the first did start: a person must look.
         Reason.SUBMISSION_UNDECIDED,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -19,9 +20,14 @@ from watcher.lifecycle.facts import Instant, Observation, Place, Trouble
 from watcher.lifecycle.known import DOUBTFUL
 from watcher.lifecycle.whereabouts import misdirected
 
+MAX_TOLD: Final = 5_000
+"""Connections of which is kept that the log says they cannot be used."""
 DOUBT_SECONDS: Final = 5.0
 """A doubtful Secret is read again once in so long, however many objects use it."""
 KEYS: Final = ("token", "account-id", "host", "ca.crt", "max-concurrent-runs")
+
+
+log = logging.getLogger(__name__)
 
 
 class Unusable(Exception):
@@ -81,6 +87,7 @@ class Connections:
         self._source_of: dict[str, _Source] = {}
         self._name_of: dict[str, str] = {}
         self._doubted: dict[SecretName, float] = {}
+        self._told: dict[str, str] = {}
         self._awaited = Awaited(secrets, self._mended)
 
     def attach(self, accounts: Accounts, listener: Listener) -> None:
@@ -100,11 +107,13 @@ class Connections:
         self._name_of[run.uid] = str(run)
         try:
             connection = await self._read(run)
-        except Unusable:
+        except Unusable as error:
+            self._tell(run, str(error))
             used = self._used.get(run.uid)
             if not run.deleting or used is None:
                 raise
             return used.connection  # a namespace that goes takes its Secrets first, and a cancel is owed
+        self._tell(run, None)
         wrong = misdirected(run.status, connection.host, connection.account_id)
         if wrong is not None:
             self._accounts.release(run.uid)
@@ -123,6 +132,21 @@ class Connections:
         if ref is None or SecretName(namespace, ref.name) == self._default:
             return self._projects(namespace)
         return None
+
+    def _tell(self, run: DbtRun, problem: str | None) -> None:
+        """Logs once for each connection that it cannot be used and why, and that it can again."""
+        reference, namespace = run.spec.connection_ref, run.metadata.namespace
+        where = f"Secret {namespace}/{reference.name}" if reference else f"default, for {namespace}"
+        if self._told.get(where) == problem:
+            return
+        if problem is None:
+            del self._told[where]
+            log.info("The connection can be used again.", extra={"connection": where})
+            return
+        if len(self._told) >= MAX_TOLD:
+            self._told.clear()
+        self._told[where] = problem
+        log.warning("A connection cannot be used: %s", problem, extra={"connection": where, "run": str(run)})
 
     def account(self, uid: str) -> Account | None:
         """The account that the object was connected to."""

@@ -16,7 +16,7 @@ from datetime import datetime
 from functools import cache
 from typing import Final, Protocol
 
-from watcher.api import DbtRun, Phase
+from watcher.api import DbtRun, Phase, Status
 from watcher.clock import Clock
 from watcher.lifecycle.decide import OTHERS, Interest, decide, interest
 from watcher.lifecycle.decisions import Decision, Event, Wait, Write
@@ -364,9 +364,12 @@ class Reconciler:
         if known.account_id is not None and before.account_id is None:
             entry.connected_at = self._clock().mono
         entry.known = _merged(before, known, entry.known)
-        attempt = run.status.attempt
-        told = {"run": str(run), "attempt": attempt and attempt.number, "run_id": run.status.run_id}
-        logger.info(name, extra=told)
+        logger.debug(name, extra={"run": str(run)})
+        after = self._mirror.get(run.uid)
+        if after is not None:
+            _tell(run, after.status)
+        elif isinstance(decision, Write):
+            _tell(run, decision.status)  # finished, and put aside
 
     async def _step(self, decision: Decision, run: DbtRun, known: Known) -> Known:
         began = self._clock().mono
@@ -438,6 +441,21 @@ def _informed(known: Known, observation: Observation) -> Known:
     elif missing is None:
         missing = observation.at.mono
     return replace(known, observation=observation, missing_since=missing, trouble=None, answered=True)
+
+
+def _tell(run: DbtRun, after: Status) -> None:
+    """Logs a transition: what became of which run, and why."""
+    if after.phase is None or (after.phase, after.reason) == (run.status.phase, run.status.reason):
+        return
+    attempt = after.attempt
+    told = {
+        "run": str(run),
+        "attempt": attempt and attempt.number,
+        "run_id": after.run_id,
+        "phase": after.phase.value,
+        "reason": after.reason and after.reason.value,
+    }
+    logger.info("%s (%s): %s", after.phase, after.reason, after.message, extra=told)
 
 
 def _merged(before: Known, performed: Known, meanwhile: Known) -> Known:

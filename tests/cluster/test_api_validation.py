@@ -196,6 +196,7 @@ WRONG_TYPES: Final[list[tuple[Fields, str]]] = [
 DEFAULTS: Final[Fields] = {
     "reuse": "Never",
     "priority": 0,
+    "connectionDeadlineSeconds": 600,
     "lostContactDeadlineSeconds": 21600,
     "pollIntervalSeconds": 30,
     "suspend": False,
@@ -227,6 +228,7 @@ FULL: Final[Fields] = {
     "artifacts": ["run_results.json", "compiled/shop/models/a.sql"],
     "queueDeadlineSeconds": 1,
     "activeDeadlineSeconds": 1,
+    "connectionDeadlineSeconds": 1,
     "lostContactDeadlineSeconds": 1,
     "pollIntervalSeconds": 5,
     "suspend": True,
@@ -287,6 +289,7 @@ MUTABLE: Final[list[Fields]] = [
     {"ttlSecondsAfterFinished": 60},
     {"queueDeadlineSeconds": 60},
     {"activeDeadlineSeconds": 60},
+    {"connectionDeadlineSeconds": 60},
     {"lostContactDeadlineSeconds": 60},
 ]
 
@@ -436,9 +439,21 @@ def running(api: Api) -> str:
     status = {
         "phase": "Running",
         "reason": "RunStarted",
+        "job": "nightly build",
         "jobId": 70403103900001,
         "runId": 70403103900077,
         "progress": "3/5",
+        "attempts": [{"number": number, "phase": "Running"} for number in (1, 2)],
+        "conditions": [
+            {
+                "type": "Reachable",
+                "status": "False",
+                "reason": "Unreachable",
+                "message": "",
+                "observedGeneration": 1,
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }
+        ],
         "url": "https://cloud.getdbt.com/run/1",
     }
     assert not api.patch(name, {"status": status}, "--subresource=status").stderr
@@ -462,14 +477,16 @@ def test_runs_are_selected_by_field(api: Api, running: str, selector: str) -> No
 
 def test_kubectl_get_shows_where_a_run_stands(api: Api, running: str) -> None:
     header, row = api.kubectl("get", "dr", running).stdout.splitlines()
-    assert header.split() == ["NAME", "PHASE", "JOB", "RUN", "PROGRESS", "AGE"]
-    assert row.split()[:-1] == [running, "Running", "70403103900001", "70403103900077", "3/5"]
+    assert header.split() == ["NAME", "PHASE", "REASON", "JOB", "PROGRESS", "AGE"]
+    assert re.split(r"\s{2,}", row)[:-1] == [running, "Running", "RunStarted", "nightly build", "3/5"]
+    assert max(len(header), len(row)) <= 80
 
 
-def test_kubectl_get_wide_adds_reason_and_url(api: Api, running: str) -> None:
+def test_kubectl_get_wide_adds_run_attempt_reachability_and_url(api: Api, running: str) -> None:
     header, row = api.kubectl("get", "dbt", running, "-owide").stdout.splitlines()
-    assert header.split() == ["NAME", "PHASE", "JOB", "RUN", "PROGRESS", "REASON", "URL", "AGE"]
-    assert row.split()[5:7] == ["RunStarted", "https://cloud.getdbt.com/run/1"]
+    added = ["RUN", "ATTEMPT", "REACHABLE", "URL"]
+    assert header.split() == ["NAME", "PHASE", "REASON", "JOB", "PROGRESS", *added, "AGE"]
+    assert row.split()[-5:-1] == ["70403103900077", "2", "False", "https://cloud.getdbt.com/run/1"]
 
 
 def test_kubectl_explain_tells_what_a_field_means(api: Api) -> None:

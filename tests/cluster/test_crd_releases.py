@@ -21,8 +21,8 @@ from tests.stack.site import CRD
 from tests.stack.stack import page
 from watcher.api import API_VERSION, PLURAL
 
-SPEC: Final = ("artifacts", "priority")
-STATUS: Final = ("host", "accountId", "startedAt", "artifacts")
+SPEC: Final = ("artifacts", "priority", "connectionDeadlineSeconds")
+STATUS: Final = ("host", "accountId", "startedAt", "artifacts", "job", "failedStep")
 ATTEMPT: Final = ("sweepAfter", "firstClaimTime")
 """Fields that an earlier release may not have had: those that it can do without."""
 QUIET_SECONDS: Final = 12

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from unittest.mock import Mock
+
 import pytest
 
-from watcher.api import ConnectionRef, DbtRun, Job, Metadata, Spec
+from watcher.api import CONNECTION_SECRET_TYPE, ConnectionRef, DbtRun, Job, Metadata, Spec
 from watcher.awaited import SecretData, SecretName
 from watcher.connections import Connections, Unusable
 from watcher.dbtcloud.hosts import Hosts
@@ -50,6 +53,51 @@ async def test_a_reference_leads_to_a_secret_of_its_own_namespace() -> None:
     asked = Asked()
     await refused(asked, "team-b", DEFAULT.name)
     assert asked.names == [SecretName("team-b", DEFAULT.name)]
+
+
+class Secrets(Asked):
+    """A cluster in which there are Secrets now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.there: dict[str, bytes] | None = None
+
+    async def read(self, namespace: str, name: str) -> SecretData:
+        if self.there is None:
+            return await super().read(namespace, name)
+        return Mock(type=CONNECTION_SECRET_TYPE, data=self.there, resource_version="1")
+
+
+async def test_a_connection_that_cannot_be_used_is_logged_once_for_each_change(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    secrets = Secrets()
+    connections = Connections(secrets, None, lambda _each: True, Hosts())
+    accounts = Mock()
+    connections.attach(accounts, Mock())
+
+    async def connect(name: str) -> None:
+        metadata = Metadata(name=name, namespace="team", uid=name, resource_version="1")
+        run = DbtRun(metadata=metadata, spec=Spec(job=Job(id=1), connection_ref=ConnectionRef(name="dbt")))
+        with suppress(Unusable):
+            await connections.connect(run)
+
+    for name in ("a", "b", "a"):
+        await connect(name)
+    secrets.there = {"token": b"t"}
+    await connect("a")
+    secrets.there = {"token": b"t", "account-id": b"1"}
+    await connect("a")
+    await connect("b")
+    told = [
+        (record.levelname, vars(record)["connection"], record.message.partition(";")[0]) for record in caplog.records
+    ]
+    assert told == [
+        ("WARNING", "Secret team/dbt", "A connection cannot be used: The Secret team/dbt does not exist."),
+        ("WARNING", "Secret team/dbt", "A connection cannot be used: Secret team/dbt: key `account-id` is missing"),
+        ("INFO", "Secret team/dbt", "The connection can be used again."),
+    ]
 
 
 @pytest.mark.parametrize(

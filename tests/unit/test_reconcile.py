@@ -120,6 +120,20 @@ async def loop_of() -> AsyncIterator[Loops]:
         await loop.stop(10)
 
 
+async def test_a_transition_is_one_line_that_says_what_and_why(
+    loop_of: Loops, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    world = World({"a": suspended("a")})
+    loop = loop_of(world)
+    for _ in range(2):
+        loop.wake("a")
+        await asyncio.sleep(1)
+    (line,) = caplog.records
+    assert line.message == "Pending (Suspended): spec.suspend is true."
+    assert (vars(line)["run"], vars(line)["phase"], vars(line)["reason"]) == ("n/a", "Pending", "Suspended")
+
+
 async def test_an_object_is_worked_on_until_it_can_wait(loop_of: Loops) -> None:
     world = World({"a": suspended("a")})
     loop_of(world).wake("a")

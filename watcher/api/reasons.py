@@ -104,7 +104,8 @@ REASON_DOCS: Final[dict[Reason, ReasonDoc]] = {
     ),
     Reason.INVALID_CONNECTION: ReasonDoc(
         "The connection cannot be used: no such Secret, a wrong type, a missing key, or not the account in the spec.",
-        "Mend the Secret that the message names; a waiting object goes on by itself.",
+        "Mend the Secret that the message names. A waiting object goes on by itself; for one that has ended, create a "
+        "new object.",
     ),
     Reason.JOB_NOT_FOUND: ReasonDoc(
         "dbt Cloud knows no such job, several of that name, or hides it from the token.",
@@ -151,7 +152,8 @@ REASON_DOCS: Final[dict[Reason, ReasonDoc]] = {
         "Nothing, or find what else spends the limit, or lower the watcher's budget.",
     ),
     Reason.UNAUTHORIZED: ReasonDoc(
-        "dbt Cloud refuses the token.", "Renew the token in the Secret; no restart is needed."
+        "dbt Cloud refuses the token.",
+        "Renew the token in the Secret; no restart is needed. For an object that has ended, create a new one.",
     ),
     Reason.OTHER_ACCOUNT: ReasonDoc(
         "The object's runs are in another dbt Cloud account, or on another host, than its connection is now for.",

@@ -103,6 +103,7 @@ class Spec(Fields, frozen=True, kw_only=True):
     artifacts: tuple[str, ...] = ()
     queue_deadline_seconds: int | None = None
     active_deadline_seconds: int | None = None
+    connection_deadline_seconds: int = 600
     lost_contact_deadline_seconds: int = 21_600
     poll_interval_seconds: int = 30
     priority: int = 0

@@ -155,6 +155,8 @@ class Status(Fields, frozen=True, kw_only=True):
     """With the account: where the runs are, from the first claim on."""
     project_id: int | None = None
     environment_id: int | None = None
+    job: str | None = None
+    """For people: the job's name where the spec has it, else its id."""
     job_id: int | None = None
     run_id: int | None = None
     url: str | None = None

@@ -23,7 +23,7 @@ OF_THE_CONNECTION: Final = frozenset(
 )
 """Reasons that are told in the log. Any other is about one object, and stands in its status."""
 REPEAT_SECONDS: Final = 300.0
-"""Between two log lines about the same reason on the same connection."""
+"""Between two log lines about the same reason on a connection that answers now and then."""
 MAX_KINDS: Final = 50
 """Tracebacks that one connection may put into the log."""
 MAX_NAMED: Final = 10
@@ -54,7 +54,7 @@ class Containment:
         self._count = count
         self._reported: dict[Reason, float] = {}
         self._kinds: set[tuple[str, str]] = set()
-        self._told = False
+        self._told: Reason | None = None
         self.reason: Reason | None = None
         """Of the last fault; None: the connection answers, or was not asked yet."""
 
@@ -83,21 +83,21 @@ class Containment:
         self._answered()
 
     def report(self, reason: Reason, message: str) -> None:
-        """Counts a fault, and logs it with the connection and its objects unless it was logged a moment ago."""
+        """Counts a fault, and logs it with the connection and its objects: once, until the reason changes."""
         if reason not in OF_THE_CONNECTION:
             return
         self.reason = reason
         self._count(reason)
         now = self._mono()
-        if now - self._reported.get(reason, -math.inf) < REPEAT_SECONDS:
+        if self._told is reason or now - self._reported.get(reason, -math.inf) < REPEAT_SECONDS:
             return
-        self._reported[reason], self._told = now, True
+        self._reported[reason], self._told = now, reason
         log.warning("dbt Cloud cannot be used: %s", message, extra=self._extra(reason=reason.value))
 
     def _answered(self) -> None:
         self.reason = None
-        if self._told:
-            self._told = False
+        if self._told is not None:
+            self._told = None
             log.info("dbt Cloud can be used again.", extra=self._extra())
 
     def _log_once(self, what: str, error: BaseException) -> None:

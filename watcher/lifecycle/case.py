@@ -134,6 +134,7 @@ class Case:
         if self.status.phase is None:
             changes = {"phase": Phase.PENDING, "reason": Reason.ACCEPTED} | changes
         status = replace(self.status, **changes)
+        status = replace(status, job=self._job(status.job_id))
         return bounded(
             stamped(
                 # The API server refuses a longer one, and an end that is refused is never told.
@@ -145,12 +146,21 @@ class Case:
             )
         )
 
+    def _job(self, job_id: int | None) -> str | None:
+        """The job for people."""
+        named = self.spec.job
+        if named is not None and named.name is not None:
+            return named.name
+        job_id = named.id if named is not None else job_id
+        return None if job_id is None else str(job_id)
+
     def write(self, event: Event | None = None, **changes: Any) -> Write | None:
         """A write of the status with these changes; None if it says so already."""
         status = self.settled(**changes)
         observation = self.known.observation
         if status == self.status and not self.run.unread:
             return None
+        event = event or self._trouble_event()
         if observation is not None and status.phase is not Phase.PENDING:
             status = replace(status, last_observed_at=seconds(observation.at.wall))
         return Write(status, event)
@@ -159,15 +169,19 @@ class Case:
         """Say how it stands, then wait for the earliest of the moments, or at most for the resync."""
         # A moment that has passed without a rule acting on it has nothing to say: waiting for it would spin.
         moments = (moment for moment in self._moments(until) if moment > self.now.mono)
-        return self.write(self._displacement(), **changes) or Wait(min(moments), why)
+        return self.write(**changes) or Wait(min(moments), why)
 
-    def _displacement(self) -> Event | None:
-        """Told once: that the object's runs are in another account than its connection is for."""
-        trouble, told = self.known.trouble, self.status.condition(ConditionType.REACHABLE)
-        if trouble is None or trouble.reason is not Reason.OTHER_ACCOUNT:
+    def _trouble_event(self) -> Event | None:
+        """Told with the write that says it first: that dbt Cloud does not answer, or that only a person can mend it."""
+        trouble, told = self.trouble_told, self.status.condition(ConditionType.REACHABLE)
+        if trouble is None:
             return None
-        said = told is not None and told.reason is Reason.OTHER_ACCOUNT
-        return None if said else Event("Warning", Reason.OTHER_ACCOUNT.value, trouble.message)
+        words = clean(trouble.message, MAX_MESSAGE)
+        if told is not None and told.status is ConditionStatus.FALSE:
+            same = told.reason is trouble.reason and (sticky(trouble) or told.message == words)
+            if same or trouble.reason not in TOLD_AT_ONCE:
+                return None  # one for an outage, however its faults vary
+        return Event("Warning", trouble.reason.value, words)
 
     def _moments(self, until: tuple[float | None, ...]) -> Iterator[float]:
         yield self.now.mono + self.policy.resync
@@ -177,6 +191,8 @@ class Case:
             yield trouble.since.mono + self.policy.trouble_grace
         if gives_up is not None:
             yield self.mono(gives_up)
+        if self._unusable_until is not None:
+            yield self._unusable_until
         deleted = self.run.metadata.deletion_timestamp
         if deleted is not None:
             yield self.mono(deleted) + self.policy.deletion_grace
@@ -207,7 +223,22 @@ class Case:
         trouble = self.known.trouble
         # Nothing was asked while the object was suspended or backing off: an old trouble is no reason to give up.
         stale = trouble is not None and trouble.retry_at is not None and not self.pausing
-        return (None if stale else self.lost_contact()) or self.reconnect()
+        return (None if stale else self.lost_contact() or self._never_usable()) or self.reconnect()
+
+    @property
+    def _unusable_until(self) -> float | None:
+        """When an object of which nothing was started stops waiting for a person to mend its connection."""
+        since = self.known.unusable_since
+        nothing = self.attempt is None and self.known.submitted == 0
+        return since + self.spec.connection_deadline_seconds if since is not None and nothing else None
+
+    def _never_usable(self) -> Decision | None:
+        until, trouble = self._unusable_until, self.known.trouble
+        if until is None or trouble is None or until > self.now.mono:
+            return None
+        limit = self.spec.connection_deadline_seconds
+        message = f"Nothing was started, as the connection was unusable for {limit} s: {trouble.message}"
+        return self.finish(Outcome(Phase.ERROR, trouble.reason, message))
 
     def reconnect(self) -> Decision | None:
         """The pause after a fault, then the connection; None: ask."""

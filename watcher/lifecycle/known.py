@@ -28,6 +28,10 @@ DOUBTFUL: Final = frozenset({Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.INVAL
 """Troubles that another token may mend: the connection is read anew."""
 
 
+UNUSABLE: Final = frozenset({Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.INVALID_CONNECTION})
+"""Troubles that only a person can mend: no such Secret, a wrong type or key, a refused token, another account."""
+
+
 CLOCK_MARGIN: Final = timedelta(seconds=5)
 """A creationTimestamp has whole seconds, and replicas of the API server have clocks of their own."""
 
@@ -152,6 +156,8 @@ class Known:
     """The only projects that the object's namespace may use with the connection; None: there is no such limit."""
     touched: Touched | None = None
     trouble: Trouble | None = None
+    unusable_since: float | None = None
+    """Monotonic seconds: since when only a person can mend the connection, as far as this process saw."""
     displaced_at: float | None = None
     """Monotonic seconds: when the status was last seen to say that the connection is for another account."""
     answered: bool = False
@@ -221,7 +227,7 @@ def saw_live(run: DbtRun, known: Known, number: int) -> bool:
 
 def remember(run: DbtRun, known: Known, now: Instant) -> Known:
     """Drops what is about another run or claim than the present one, and dates a claim when it is first seen."""
-    known = _displaced(run, _learnt(run, _directed(run, known), now), now)
+    known = _displaced(run, _unusable(_learnt(run, _directed(run, known), now), now), now)
     wanted = wanted_run(run)
     if known.about != wanted:
         known = replace(known, about=wanted, observation=None, missing_since=None)
@@ -256,6 +262,13 @@ def _seen_live(run: DbtRun, known: Known) -> int | None:
     if attempt is None or facts is None or facts.run_id != attempt.run_id or facts.state.over:
         return None
     return attempt.number
+
+
+def _unusable(known: Known, now: Instant) -> Known:
+    unusable = known.trouble is not None and known.trouble.reason in UNUSABLE
+    if unusable is (known.unusable_since is not None):
+        return known
+    return replace(known, unusable_since=now.mono if unusable else None)
 
 
 def _displaced(run: DbtRun, known: Known, now: Instant) -> Known:

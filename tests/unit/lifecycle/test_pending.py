@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace as known_with
+
+import pytest
 from msgspec.structs import replace
 
 from tests.unit.lifecycle.builders import (
@@ -31,6 +34,7 @@ from watcher.lifecycle.decisions import (
     AddFinalizer,
     ClaimStart,
     Connect,
+    Event,
     FindLive,
     RemoveFinalizer,
     ResolveJob,
@@ -38,7 +42,7 @@ from watcher.lifecycle.decisions import (
     Write,
 )
 from watcher.lifecycle.facts import Place, RunState
-from watcher.lifecycle.known import Known
+from watcher.lifecycle.known import Known, remember
 from watcher.lifecycle.marker import marker
 
 NAMES = Job(name="nightly", project="shop", environment="prod")
@@ -222,6 +226,65 @@ def test_an_object_whose_connection_was_broken_for_too_long_says_so() -> None:
     assert (
         written(run(lost_contact_deadline_seconds=100), Known(trouble=fault), 106).reason is Reason.INVALID_CONNECTION
     )
+
+
+@pytest.mark.parametrize("reason", [Reason.INVALID_CONNECTION, Reason.UNAUTHORIZED, Reason.FORBIDDEN])
+def test_what_only_a_person_can_mend_ends_the_object_after_minutes(reason: Reason) -> None:
+    obj, fault = run(), trouble(reason, since=5, retry_at=700, message="No such Secret.")
+    memory = Known(trouble=fault, unusable_since=mono(5))
+    obj, _ = rested(obj, memory, 20)
+    _, until = rested(obj, memory, 500)
+    assert until == 5 + 600
+    status = written(obj, memory, 606)
+    assert (status.phase, status.reason) == (Phase.ERROR, reason)
+    assert status.message == "Nothing was started, as the connection was unusable for 600 s: No such Secret."
+
+
+def test_what_may_heal_by_itself_is_waited_for() -> None:
+    obj, _ = rested(run(), Known(trouble=trouble(since=5, retry_at=7_000)), 6_000)
+    assert obj.status.phase is Phase.PENDING
+
+
+def test_an_object_that_has_started_something_waits_for_a_person() -> None:
+    fault = trouble(Reason.UNAUTHORIZED, since=5, retry_at=7_000)
+    obj, _ = rested(run(), Known(trouble=fault, unusable_since=mono(5), submitted=1), 6_000)
+    assert obj.status.phase is Phase.PENDING
+
+
+def test_the_time_of_an_unusable_connection_begins_with_the_refusal_not_with_the_outage_before() -> None:
+    outage = remember(run(), Known(trouble=trouble(since=5, retry_at=40)), at(20))
+    assert outage.unusable_since is None
+    refused = remember(run(), known_with(outage, trouble=trouble(Reason.UNAUTHORIZED, since=5, retry_at=60)), at(50))
+    assert refused.unusable_since == mono(50)
+    later = remember(run(), known_with(refused, trouble=trouble(Reason.FORBIDDEN, since=5, retry_at=70)), at(65))
+    assert later.unusable_since == mono(50)
+    for healed in (None, trouble(since=5, retry_at=90)):
+        assert remember(run(), known_with(later, trouble=healed), at(80)).unusable_since is None
+
+
+def test_trouble_is_an_event_once() -> None:
+    outage = trouble(since=5, retry_at=40, message="No route.")
+    first = decided(Write, run(ACCEPTED), Known(trouble=outage), 20)
+    assert first.event == Event("Warning", "Unreachable", "No route.")
+    obj = replace(run(ACCEPTED), status=first.status)
+    other = trouble(Reason.SERVER_ERROR, since=5, retry_at=90, message="502.")
+    assert decided(Write, obj, Known(trouble=other), 50).event is None, "one for an outage, however its faults vary"
+    refused = trouble(Reason.UNAUTHORIZED, since=5, retry_at=90, message="Invalid token.")
+    assert decided(Write, obj, Known(trouble=refused), 50).event == Event("Warning", "Unauthorized", "Invalid token.")
+
+
+def test_each_fault_of_a_connection_is_an_event() -> None:
+    first, second = (
+        trouble(Reason.INVALID_CONNECTION, since=20, retry_at=25, message=words)
+        for words in ("No Secret.", "No token.")
+    )
+    obj, _ = rested(run(), Known(trouble=first))
+    assert decided(Write, obj, Known(trouble=second)).event == Event("Warning", "InvalidConnection", "No token.")
+
+
+def test_a_short_outage_is_no_event() -> None:
+    obj, _ = rested(run(ACCEPTED), Known(trouble=trouble(since=18, retry_at=40)))
+    assert obj.status.reason is Reason.ACCEPTED
 
 
 def test_a_fault_from_before_a_suspension_is_no_reason_to_give_up() -> None:
