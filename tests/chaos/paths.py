@@ -232,7 +232,7 @@ PLAIN: Final[dict[str, Path]] = {
 
 FAULTY: Final[dict[str, Path]] = {
     "start, answer lost": Path(play=_lost_answer, ends=SUCCEEDED, journal=START),
-    "start, answer lost, list lags": Path(play=_lost_answer_and_lagging_list, ends=SUCCEEDED, journal=START),
+    "start, answer lost, list lags": Path(play=_lost_answer_and_lagging_list, ends=SUCCEEDED, journal=START, late=True),
     "start, request lost": Path(play=_lost_request, ends=SUCCEEDED, journal=START),
     "start, commit late": Path(play=_late_commit, ends=SUCCEEDED, journal=START, late=True),
     "start, hang": Path(play=_hang, ends=SUCCEEDED, journal=START),
@@ -245,9 +245,11 @@ FAULTY: Final[dict[str, Path]] = {
         play=_resume_with_lost_answer, ends=SUCCEEDED, journal=("start", "retry"), attempts=2
     ),
     "cancel, request lost": Path(play=_cancel_with_lost_answer, ends=CANCELLED, journal=("start", "cancel")),
-    "cancel while looking up": Path(play=_cancel_while_looking_up, ends=CANCELLED, journal=("start", "cancel")),
+    "cancel while looking up": Path(
+        play=_cancel_while_looking_up, ends=CANCELLED, journal=("start", "cancel"), late=True
+    ),
     "delete while looking up": Path(
-        play=_delete_while_looking_up, ends=CANCELLED, journal=("start", "cancel"), gone=True
+        play=_delete_while_looking_up, ends=CANCELLED, journal=("start", "cancel"), gone=True, late=True
     ),
 }
 """Where dbt Cloud fails once."""

@@ -70,7 +70,7 @@ def test_a_path_ends_as_it_must_wherever_a_running_watcher_finds_the_status_gone
     assert everywhere(name, mishap) == []
 
 
-@pytest.mark.parametrize("name", [name for name in MARKED if name in PLAIN])
+@pytest.mark.parametrize("name", [name for name in MARKED if not PATHS[name].late])
 @pytest.mark.parametrize("mishap", RESTORES)
 def test_a_path_ends_as_it_must_wherever_a_cluster_is_restored(name: str, mishap: Mishap) -> None:
     assert everywhere(name, mishap) == []
@@ -97,14 +97,25 @@ def copies(name: str, mishap: Mishap) -> int:
     return sum(after(name, Blow(step, mishap)).copies for step in range(len(undisturbed(name).effects)))
 
 
-OTHERS = [mishap for mishap in Mishap if mishap not in {*DEATHS, *UNDOINGS, *RESTORES, *COPIES, *REPLACEMENTS}]
+ELSEWHERE = [name for name in PATHS if name != "start, artifacts kept"]
+"""An end does not wait for files that cannot be read now."""
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_path_ends_as_it_must_wherever_its_connection_names_another_account(name: str) -> None:
+    assert everywhere(name, Mishap.REDIRECTED) == []
+
+
+OTHERS = [
+    mishap
+    for mishap in Mishap
+    if mishap not in {*DEATHS, *UNDOINGS, *RESTORES, *COPIES, *REPLACEMENTS, Mishap.REDIRECTED}
+]
 
 
 @pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("mishap", OTHERS)
 def test_a_path_ends_as_it_must_whatever_else_happens_at_a_side_effect(name: str, mishap: Mishap) -> None:
-    if (name, mishap) == ("start, artifacts kept", Mishap.REDIRECTED):
-        return  # an end does not wait for files that cannot be read now
     assert everywhere(name, mishap) == []
 
 
