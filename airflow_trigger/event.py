@@ -169,10 +169,19 @@ def waited_too_long(subject: Subject, last: Run | None, seconds: float, trouble:
 
 def too_long(who: str, last: Run | None, seconds: float) -> str:
     """The sentence of such a wait."""
-    phase = f" (last seen: {last.status.phase or Phase.PENDING})" if last else ""
     return (
-        f"Timeout: {who} has not reached a terminal status after {round(seconds)} seconds{phase}; it was not cancelled."
+        f"Timeout: {who} has not reached a terminal status after {round(seconds)} seconds{_last_seen(last)}; "
+        "it was not cancelled."
     )
+
+
+def _last_seen(last: Run | None) -> str:
+    """Also why it has not begun: a connection that cannot be used, a queue."""
+    if last is None:
+        return ""
+    phase, reason, message = last.status.phase or Phase.PENDING, last.status.reason, last.status.message
+    why = f", {reason}: {message.rstrip('.')}" if phase == Phase.PENDING and reason else ""
+    return f" (last seen: {phase}{why})"
 
 
 def deleted(subject: Subject, last: Run | None) -> Payload:

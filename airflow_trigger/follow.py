@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from airflow_trigger import event
 from airflow_trigger.objects import Denied, Gone, Run, State
+from watcher.api import Phase
 
 if TYPE_CHECKING:
     from airflow_trigger.event import Payload, Subject
@@ -43,6 +44,19 @@ class Follower:
     last: Run | None = None
     denied_since: float | None = None
     trouble: str = ""
+    logged: str = ""
+
+    def news(self) -> str | None:
+        """How the object stands, for the log, if that is new since it was asked for last."""
+        if self.last is None:
+            return None
+        status = self.last.status
+        told = " ".join(filter(None, (status.phase or Phase.PENDING, status.reason and f"({status.reason})")))
+        told = f"{told}: {status.message or 'no watcher has taken it on yet'}"
+        if told == self.logged:
+            return None
+        self.logged = told
+        return told
 
     def judge(self, state: State, now: float) -> Payload | Todo:
         """The event, or what to do until there is one. `now` is in seconds of any steady clock."""

@@ -137,7 +137,8 @@ class DbtRunSensor(BaseSensorOperator):
             raise DbtRunRefused(events.not_accepted(Subject(wait.namespace, wait.name), taken_by(run))["message"])
         if run is None or not run.final:
             phase = "not known" if run is None else run.status.phase or Phase.PENDING
-            self.log.info("The phase of DbtRun %s is %s.", wait.name, phase)
+            why = run.status.message if run is not None else ""
+            self.log.info("The phase of DbtRun %s is %s. %s", wait.name, phase, why)
             return PokeReturnValue(is_done=False)
         for level, line in report(run):
             self.log.log(level, "%s", line)

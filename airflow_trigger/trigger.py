@@ -246,11 +246,18 @@ class DbtRunTrigger(BaseTrigger):
         async with subscribe(wait.config, wait.namespace, wait.name, self.pace) as states:
             async for state in states:
                 verdict = follower.judge(state, clock())
+                self._log_news(follower)
                 if verdict is CREATE:
                     self._say(follower, await states.create(wait.manifest()))
                 elif not isinstance(verdict, Todo):
                     return verdict
         raise AssertionError("a subscription has no end")
+
+    def _log_news(self, follower: Follower) -> None:
+        """In the task's log, deferred or not: each change of phase, reason and message."""
+        news = follower.news()
+        if news is not None:
+            self.log.info("DbtRun %s is %s", follower.wait.name, news)
 
     def _say(self, follower: Follower, trouble: ClusterError | None) -> None:
         """In the task's log, once: a ResourceQuota may be used up for long."""
@@ -267,6 +274,7 @@ class DbtRunTrigger(BaseTrigger):
                 verdict = follower.judge(Denied(str(error)), clock())
             except ClusterError as error:
                 follower.trouble, verdict = str(error), WAIT
+            self._log_news(follower)
             if not isinstance(verdict, Todo):
                 return verdict
             if follower.last is not None and follower.last.run_id is not None:

@@ -134,3 +134,9 @@ def test_the_simulators_address_is_in_the_event() -> None:
     local = "http://127.0.0.1:8580/deploy/1/projects/2/runs/3/"
     assert ended("Succeeded", **{**RAN, "url": local})["job_run_url"] == local
     assert ended("Succeeded", **{**RAN, "url": "http://cloud.getdbt.com/x"})["job_run_url"] is None
+
+
+def test_a_wait_that_was_too_long_says_why_the_run_has_not_begun() -> None:
+    last = dbtrun(phase="Pending", reason="InvalidConnection", message="No such Secret.")
+    message = event.waited_too_long(NIGHTLY, last, 60)["message"]
+    assert "(last seen: Pending, InvalidConnection: No such Secret); it was not cancelled." in message

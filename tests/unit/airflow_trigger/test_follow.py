@@ -138,3 +138,28 @@ def test_a_refused_creation_is_told_after_the_grace_too(adopting: Follower) -> N
     verdict = adopting.judge(Denied("cannot create"), 65.0)
     assert not isinstance(verdict, Todo)
     assert "cannot create" in verdict["message"]
+
+
+# ── the log ──
+
+
+def test_each_change_of_phase_reason_and_message_is_news_once(named: Follower) -> None:
+    refused = {"phase": "Pending", "reason": "Unauthorized", "message": "Invalid token."}
+    running = {"phase": "Running", "reason": "RunStarted", "message": "Run 5 is running."}
+    states = [{}, refused, refused, running, running | {"startTime": "2026-01-01T00:00:00Z"}]
+    news = []
+    for status in states:
+        named.judge(Seen(dbtrun(**status)), 0.0)
+        news.append(named.news())
+    assert news == [
+        "Pending: no watcher has taken it on yet",
+        "Pending (Unauthorized): Invalid token.",
+        None,
+        "Running (RunStarted): Run 5 is running.",
+        None,
+    ]
+
+
+def test_nothing_is_news_of_an_object_that_was_not_seen(named: Follower) -> None:
+    named.judge(Denied("no"), 0.0)
+    assert named.news() is None
