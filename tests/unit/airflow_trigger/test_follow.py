@@ -146,7 +146,7 @@ def test_a_refused_creation_is_told_after_the_grace_too(adopting: Follower) -> N
 def test_each_change_of_phase_reason_and_message_is_news_once(named: Follower) -> None:
     refused = {"phase": "Pending", "reason": "Unauthorized", "message": "Invalid token."}
     running = {"phase": "Running", "reason": "RunStarted", "message": "Run 5 is running."}
-    states = [{}, refused, refused, running, running | {"startTime": "2026-01-01T00:00:00Z"}]
+    states: list[dict[str, Any]] = [{}, refused, refused, running, running | {"startTime": "2026-01-01T00:00:00Z"}]
     news = []
     for status in states:
         named.judge(Seen(dbtrun(**status)), 0.0)
