@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from watcher.api import Phase, Reason
+from watcher.api import REASON_DOCS, Phase, Reason
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -38,13 +38,19 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "TimedOut": ("Warning", "The object has ended in this phase."),
     "Error": ("Warning", "The object has ended in this phase."),
     "Copied": ("Warning", "The object is a copy of another one, and starts nothing until an annotation says so."),
-    "OtherAccount": ("Warning", "The connection names another account than that of the runs. Nothing is done."),
+    "OldCRD": ("Warning", "The CRD is older than the watcher, and the API server drops fields of the spec."),
     "NotCancelled": ("Warning", "The object was deleted. Its run continues: one of another namespace started it."),
     "DeletionGaveUp": ("Warning", "The object was deleted ten minutes ago, and the end of its run is not confirmed."),
     "EndNotWritten": ("Warning", "The object was deleted, and its last status could not be written."),
     "ReconcileFailed": ("Warning", "An unexpected error occurred several times in a row; the watcher's log has more."),
 }  # fmt: skip
 """Type and meaning of each Event, by its reason."""
+TROUBLES: Final = (
+    Reason.INVALID_CONNECTION, Reason.OTHER_ACCOUNT, Reason.UNREACHABLE, Reason.SERVER_ERROR, Reason.RATE_LIMITED,
+    Reason.UNAUTHORIZED, Reason.FORBIDDEN,
+)  # fmt: skip
+"""Why dbt Cloud cannot be asked about an object. The reference of the reasons explains them."""
+MEANINGS.update({reason.value: ("Warning", REASON_DOCS[reason].meaning) for reason in TROUBLES})
 ENDS: Final = frozenset(phase.value for phase in Phase if phase.final)
 
 
@@ -73,6 +79,8 @@ def _reasons(node: ast.expr) -> Iterator[str]:
     text = ast.unparse(node)
     if text == "outcome.phase.value":
         yield from ENDS
+    elif text == "trouble.reason.value":
+        yield from (reason.value for reason in TROUBLES)
     elif text.startswith("Reason."):
         yield Reason[text.split(".")[1]].value
     else:
