@@ -42,7 +42,7 @@ SETTINGS: Final = {
 """More requests than dbt Cloud allows, so that its limit is not what is measured."""
 RATE_TARGET, SHARE_TARGET = 35.0, 0.6
 LAG_TARGET: Final = 10.0
-MEMORY_TARGET_MB, CPU_TARGET = 300.0, 0.25
+MEMORY_TARGET_MB, CPU_TARGET = 250.0, 0.05
 REQUESTS_TARGET: Final = 0.03 * 5_000
 """A minute: of what dbt Cloud allows an account."""
 LIVE_TARGET: Final = 10_000
