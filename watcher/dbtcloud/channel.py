@@ -24,6 +24,7 @@ from watcher.dbtcloud.errors import COOL_DOWN, DbtCloudError, ServerFault, TooLa
 from watcher.dbtcloud.intake import Body, Intake
 from watcher.dbtcloud.refusal import Refusal
 from watcher.dbtcloud.replies import Received
+from watcher.dbtcloud.turns import PacedBackend
 from watcher.lifecycle.text import clean
 
 CONNECT_SECONDS: Final = 10.0
@@ -44,8 +45,6 @@ MAX_REFUSAL: Final = 64 * 1024
 """Bytes read of an error; what follows is not looked at."""
 MAX_PIECES: Final = 4_096
 """Pieces in which a reply may come, besides one for each kilobyte: each costs the event loop some time."""
-PIECES_AT_ONCE: Final = 64
-"""Pieces taken before others get their turn on the event loop."""
 MAX_CONNECTIONS: Final = 32
 """To one host at once."""
 FOR_POLLS: Final = 8
@@ -122,6 +121,14 @@ class Channel:
             cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
             transport=transport,
         )
+        if transport is None:
+            self._pace()
+
+    def _pace(self) -> None:
+        """Has what comes from the network read in turns. httpx has no public way to choose httpcore's network."""
+        for way in (self._http._transport, *self._http._mounts.values()):
+            if isinstance(way, httpx.AsyncHTTPTransport):
+                way._pool._network_backend = PacedBackend(way._pool._network_backend, self._intake.turns, self)
 
     async def close(self) -> None:
         """Closes the connections; requests under way fail."""
@@ -245,18 +252,14 @@ class Channel:
         """The body up to `limit` bytes, as it is on the wire: a few compressed bytes can stand for gigabytes."""
         if response.headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
             raise ServerFault(f"{name} was answered with a compressed body, which was not asked for")
-        pieces = 0
         async for piece in response.aiter_bytes():
             if not response.is_success and len(reply.content) + len(piece) > MAX_REFUSAL:
                 return
             if len(reply.content) + len(piece) > limit:
                 raise TooLarge(f"{name} was answered with more than {limit:,} bytes")
             await self._intake.add(reply, piece)
-            pieces += 1
-            if pieces > MAX_PIECES + len(reply.content) // 1024:
+            if reply.pieces > MAX_PIECES + len(reply.content) // 1024:
                 raise ServerFault(f"{name} was answered in too many pieces")
-            if pieces % PIECES_AT_ONCE == 0:
-                await asyncio.sleep(0)
 
     def _note(self, received: Received) -> None:
         """A 429 pauses the account for everybody, a 401 this connection alone."""

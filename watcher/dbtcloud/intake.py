@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
+
+from watcher.dbtcloud.turns import Turns
 
 TOTAL: Final = 48 * 1024 * 1024
 """Bytes held at once; one more reply of the greatest length may come on top."""
@@ -21,8 +23,12 @@ SLOW_SECONDS: Final = 10.0
 """A reply for which others have waited for longer is given up."""
 LOOK_SECONDS: Final = 0.5
 """Between two looks of one that waits at whether the oldest reply is slow."""
+AT_ONCE: Final = 16 * 1024
+"""Bytes that are decoded without a turn."""
 IN_THE_LOOP: Final = 128 * 1024
-"""Bytes that are decoded in the event loop; more are decoded in a thread, one reply at a time."""
+"""Bytes that are decoded in the event loop; more are decoded in a thread."""
+PIECES_IN_A_TURN: Final = 256
+"""Pieces of a reply: each costs the loop some time, however small it is."""
 
 T = TypeVar("T")
 
@@ -31,10 +37,11 @@ T = TypeVar("T")
 class Body:
     """One reply while it is read and decoded."""
 
-    owner: object
+    owner: Hashable
     turn_at: float | None = None
     """Since when others wait for it alone."""
     content: bytearray = field(default_factory=bytearray)
+    pieces: int = 0
     give_up: Callable[[], object] | None = None
     """Ends the request while its reply is read."""
 
@@ -45,9 +52,9 @@ class Intake:
     def __init__(self, total: int = TOTAL) -> None:
         self._total = total
         self._bodies: dict[Body, None] = {}
-        self._held: Counter[object] = Counter()
+        self._held: Counter[Hashable] = Counter()
         self._changed = asyncio.Event()
-        self._decoding = asyncio.Lock()
+        self.turns = Turns()
 
     @property
     def held(self) -> int:
@@ -55,7 +62,7 @@ class Intake:
         return self._held.total()
 
     @contextmanager
-    def body(self, owner: object) -> Iterator[Body]:
+    def body(self, owner: Hashable) -> Iterator[Body]:
         """A reply of one connection, counted until the block ends."""
         body = Body(owner)
         self._bodies[body] = None
@@ -71,7 +78,10 @@ class Intake:
     async def add(self, body: Body, piece: bytes) -> None:
         """Takes a piece of the reply, and waits until the next one may be read."""
         body.content += piece
+        body.pieces += 1
         self._held[body.owner] += len(piece)
+        if body.pieces % PIECES_IN_A_TURN == 0:
+            await self.turns.pass_through(body.owner)
         while not self._may_go_on(body):
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
@@ -82,10 +92,13 @@ class Intake:
     async def decode(self, body: Body, read: Callable[[], T]) -> T:
         """Runs `read`, where it does not hold up the loop for long."""
         body.give_up = None
-        if len(body.content) <= IN_THE_LOOP:
+        if len(body.content) <= AT_ONCE:
             return read()
-        async with self._decoding:
-            return await asyncio.to_thread(read)
+        await self.turns.take(body.owner)
+        try:
+            return read() if len(body.content) <= IN_THE_LOOP else await asyncio.to_thread(read)
+        finally:
+            self.turns.end()
 
     def _may_go_on(self, body: Body) -> bool:
         return self.held <= self._total or self._held[body.owner] <= SHARE or self._oldest() is body
