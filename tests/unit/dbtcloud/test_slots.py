@@ -282,9 +282,10 @@ async def test_twenty_namespaces_share_twenty_five_slots_in_the_same_measure() -
                 done.set()
 
         told.on_grant = claim
-        for number in range(500):
-            for namespace in waits:
-                slots.ask(Applicant(uid=f"{namespace}/{number}", namespace=namespace, created=number))
+        for backlog, namespace in enumerate(waits):
+            for number in range(500):  # each backlog is older than the next one: by age alone they would not be equal
+                created = 500 * backlog + number
+                slots.ask(Applicant(uid=f"{namespace}/{number}", namespace=namespace, created=created))
         await asyncio.wait_for(done.wait(), 20_000)
     means = [fmean(each) for each in waits.values()]
     jain = sum(means) ** 2 / (len(means) * sum(mean**2 for mean in means))
