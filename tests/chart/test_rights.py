@@ -12,6 +12,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
@@ -22,8 +23,11 @@ from airflow_trigger.cluster import ClusterConfig, NotPermitted
 from airflow_trigger.dbtruns import DbtRuns
 from airflow_trigger.http import Cluster
 from tests.chart.helm import Helm
+from tests.cluster.objects import kubeconfig_to
 from tests.controlplane import ControlPlane
+from tests.stack.own import Own
 from tests.stack.program import Program
+from tests.stack.proxy import Proxy
 from tests.stack.site import dbt_run
 from tests.stack.stack import SECRET, Stack
 from tests.stack.waiting import until
@@ -403,3 +407,117 @@ async def test_no_right_is_superfluous(stack: Stack, right: Right) -> None:
     twice = right.role == "dbtrun" and Right(DELETIONS, *right[1:]) in NEEDED
     async with unbound(stack, "clusterrolebinding", DELETIONS) if twice else contextlib.nullcontext():
         await NEEDED[right](stack, right)
+
+
+# ── a right that is revoked while runs are live ──
+
+WRITES: Final = [Right("dbtrun", "dbtruns/status", "patch"), Right("dbtrun", "dbtruns", "patch")]
+CANCELLED: Final = 30
+"""dbt Cloud's status code."""
+
+
+async def running(stack: Stack, name: str, **spec: Any) -> Own:
+    own = Own(stack, name)
+    await own.apply("endless", **spec)
+    await own.reaches("Running")
+    return own
+
+
+async def cancelled_in_dbt_cloud(own: Own) -> None:
+    async def over() -> bool:
+        return await own.run_statuses() == [CANCELLED]
+
+    await until(over, 60, f"the run of {own.name} is cancelled in dbt Cloud", pause=0.2)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("right", WRITES, ids=lambda right: right.resource.replace("/", "-"))
+async def test_a_stop_reaches_dbt_cloud_without_the_right_to_write(stack: Stack, right: Right) -> None:
+    slug = right.resource.replace("/", "-")
+    asked, deleted = [await running(stack, f"{slug}-{name}") for name in ("asked", "deleted")]
+    late = await running(stack, f"{slug}-late", activeDeadlineSeconds=3600)
+    async with unbound(stack, "clusterrolebinding", DELETIONS):
+        async with without(stack, right):
+            said = len(stack.watcher.text())
+            await asked.patch(cancel=True)
+            await late.patch(activeDeadlineSeconds=1)
+            await stack.kubectl("delete", "dr", deleted.name, "--wait=false")
+            for own in (asked, late, deleted):
+                await cancelled_in_dbt_cloud(own)
+            await stack.watcher.says(right.refused, after=said)
+            assert (await deleted.status())["phase"] != "Succeeded"
+        assert (await asked.reaches("Cancelled"))["reason"] == "CancelRequested"
+        assert (await late.reaches("TimedOut"))["reason"] == "ActiveDeadlineExceeded"
+        await stack.gone(deleted.name)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_live_run_is_followed_and_stopped_without_the_right_to_read_its_connection(stack: Stack) -> None:
+    ends, stops = await running(stack, "secretless-ends"), await running(stack, "secretless-stops")
+    async with without(stack, Right("dbtrun-default-connection", "secrets", "get")):
+        await ends.finish(10)
+        await ends.reaches("Succeeded")
+        await stops.patch(cancel=True)
+        await cancelled_in_dbt_cloud(stops)
+        await stops.reaches("Cancelled")
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_live_run_ends_right_without_the_right_to_report_events(stack: Stack) -> None:
+    own = await running(stack, "eventless")
+    async with without(stack, Right("dbtrun", "events", "create")):
+        said = len(stack.watcher.text())
+        await own.patch(cancel=True)
+        await own.reaches("Cancelled")
+        await stack.watcher.says(Right("dbtrun", "events", "create").refused, after=said)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("verb", ["list", "watch"])
+async def test_a_watcher_that_may_not_read_on_says_so_and_goes_on_with_what_it_knows(
+    stack: Stack, tmp_path: Path, verb: str
+) -> None:
+    right = Right("dbtrun", "dbtruns", verb)
+    async with through_a_proxy(stack, tmp_path) as (watcher, proxy):
+        own = await running(stack, f"unread-{verb}", activeDeadlineSeconds=3600)
+        async with unbound(stack, "clusterrolebinding", DELETIONS):
+            async with without(stack, right):
+                said = len(watcher.text())
+                proxy.cut()  # a watch that is open was allowed when it began
+                await watcher.says(right.refused, after=said)
+                await own.finish(10)
+                await own.reaches("Succeeded")
+                await applied(stack, f"unseen-{verb}")
+            await stack.reaches(f"unseen-{verb}", "Succeeded")
+
+
+@contextlib.asynccontextmanager
+async def through_a_proxy(stack: Stack, folder: Path) -> AsyncIterator[tuple[Program, Proxy]]:
+    """Another watcher in the place of the one that runs, whose connections to the API server can be cut."""
+    server = urlsplit(stack.plane.server)
+    async with Proxy.up(server.hostname or "", server.port or 443) as proxy:
+        await stack.watcher.stop()
+        watcher = stack.another_watcher(f"proxied-{folder.name}")
+        known = Path(watcher.env["DBTRUN_KUBECONFIG"])
+        watcher.env["DBTRUN_KUBECONFIG"] = str(kubeconfig_to(f"https://127.0.0.1:{proxy.port}", known, folder))
+        watcher.start()
+        try:
+            yield watcher, proxy
+        finally:
+            await watcher.stop()
+            stack.watcher.start()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_watcher_that_may_not_renew_its_lease_ends_and_one_that_may_goes_on(stack: Stack) -> None:
+    right = Right("dbtrun-leader", "leases", "update")
+    own = await running(stack, "leaseless")
+    said = len(stack.watcher.text())
+    async with without(stack, right):
+        assert await stack.watcher.wait(90) == 1
+        assert "The Lease was lost" in stack.watcher.text()[said:]
+        stack.watcher.start()  # as Kubernetes does
+        await stack.watcher.says(right.refused, after=said)
+        await own.patch(cancel=True)
+    await own.reaches("Cancelled")
+    assert await own.run_statuses() == [CANCELLED]
