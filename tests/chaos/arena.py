@@ -173,9 +173,13 @@ class Arena(Stack):
         await self.apply(self.secret(SECRET, keys))
 
     async def assert_no_secret_told(self) -> None:
+        await until(self._serves, 60, "the watcher that has begun just now serves the pages that are read, too")
         told = await self.everything_told()
         names = [name for name, text in told.items() if any(token in text for token in self._tokens)]
         assert not names, f"a token stands in {names}"
+
+    async def _serves(self) -> bool:
+        return not self.watcher.running or "Listening on" in self.watcher.text()[self._said[self.watcher.name] :]
 
     async def restart_simulator(self) -> None:
         """Kills it; what it had answered it still knows, what it was asked in that moment is anybody's guess."""
