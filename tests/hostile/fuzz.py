@@ -18,6 +18,7 @@ import httpx
 import trustme
 
 from tests.chaos.wire import Wire
+from tests.hostile.beats import blocks
 from tests.hostile.memory import peak_mib
 from tests.hostile.mutations import Reply, mutated, scrambled
 from tests.hostile.replies import http
@@ -39,8 +40,6 @@ from watcher.simulator.server import application
 from watcher.simulator.state import Simulator
 
 HOST: Final = "127.0.0.1"
-BEAT: Final = 0.01
-"""Seconds between two beats that show for how long the event loop was blocked."""
 SOCKETS: Final = 0.1
 """The part of all replies that comes over real sockets, half of them by TLS."""
 ASKED: Final = 10
@@ -259,12 +258,10 @@ class Fuzz:
             self.untrue += [f"{where} {name}: {broken}" for broken in broken_bounds(answer, client_url(client))]
 
     async def _beat(self) -> None:
-        while True:
-            due, used, spent = time.perf_counter() + BEAT, time.process_time(), self._spent
-            await asyncio.sleep(BEAT)
-            late, busy = time.perf_counter() - due, time.process_time() - used
-            # On a busy machine the process may get no processor: that is no block of the loop.
-            self.lag = max(self.lag, min(late, busy) - (self._spent - spent))
+        spent = self._spent
+        async for block in blocks():
+            self.lag = max(self.lag, block - (self._spent - spent))
+            spent = self._spent
 
 
 def client_url(client: Client) -> str:

@@ -9,9 +9,9 @@ import asyncio
 import json
 import multiprocessing
 import sys
-import time
 from multiprocessing.connection import Connection as Pipe
 
+from tests.hostile.beats import blocks
 from tests.hostile.memory import peak_mib
 from tests.hostile.replies import http
 from tests.hostile.wire import Wire
@@ -52,10 +52,8 @@ async def measure(port: int, runs: int) -> dict[str, int]:
 
     async def beat() -> None:
         nonlocal block
-        while True:
-            due, used = time.perf_counter() + 0.01, time.process_time()
-            await asyncio.sleep(0.01)
-            block = max(block, min(time.perf_counter() - due, time.process_time() - used))
+        async for late in blocks():
+            block = max(block, late)
 
     clients = [
         Client(

@@ -13,6 +13,7 @@ import httpx
 import yaml
 
 from tests.controlplane import ControlPlane
+from tests.stack import memory
 from tests.stack.dbt import SCENARIO
 from tests.stack.program import Program
 from tests.stack.site import ROOT, Site, install_crd
@@ -36,6 +37,9 @@ class Stack(Site):
     def __init__(self, plane: ControlPlane, namespace: str, folder: Path) -> None:
         super().__init__(plane, namespace, folder)
         self.others: list[Program] = []
+        self.memory_limit = 0
+        """MiB that the Deployment gives to the watcher."""
+        self._ending = contextlib.ExitStack()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -49,6 +53,7 @@ class Stack(Site):
         settings: Mapping[str, str] = {},
         values: Mapping[str, Any] = {},
         connected: bool = True,
+        limited: bool = False,
     ) -> AsyncIterator[Stack]:
         """Everything running; at the end everything is gone, and no secret was told.
 
@@ -57,11 +62,15 @@ class Stack(Site):
             settings: DBTRUN_* variables of the watcher, besides those of the Deployment.
             values: of the chart.
             connected: whether the default connection exists.
+            limited: whether the watcher gets no more memory than the Deployment says.
         """
         stack = cls(plane, namespace, folder)
         try:
             await stack.serve(scenario)
             await stack._install(settings, values)
+            if limited:
+                before = stack._ending.enter_context(memory.limited(stack.memory_limit))
+                stack.watcher.argv = [*before, *stack.watcher.argv]
             if connected:
                 await stack.connect()
             stack.watcher.start()
@@ -92,6 +101,7 @@ class Stack(Site):
         env |= {**FAST, "DBTRUN_KUBECONFIG": str(kubeconfig), **settings}
         command = container["command"]
         assert command[0] == "dbtrun", command
+        self.memory_limit = int(container["resources"]["limits"]["memory"].removesuffix("Mi"))
         self.watcher = self._program("watcher", [sys.executable, "-m", "watcher", *command[1:]], env)
 
     def another_watcher(self, name: str) -> Program:
@@ -113,6 +123,7 @@ class Stack(Site):
         for program in (getattr(self, "watcher", None), *self.others):
             if program is not None and program.running:
                 await program.kill()
+        self._ending.close()
         await self.close()
 
     async def watchers_said(self) -> str:
