@@ -68,11 +68,13 @@ def cause_of(state: str | None) -> Cause:
 def ends_the_run(cause: Cause, *, is_last: bool) -> bool:
     """Whether nobody waits for the run any more. `is_last`: no try follows by itself."""
     match cause:
-        case Cause.LOST:
+        case Cause.LOST | Cause.UNKNOWN:
+            # Who ends a task by hand reaches its worker through an answer of Airflow. So if Airflow does not answer,
+            # it is away, and the worker has given the task up.
             return is_last
         case Cause.GIVEN_UP:
             return False
-        case Cause.ENDED | Cause.LIMIT | Cause.UNKNOWN:
+        case Cause.ENDED | Cause.LIMIT:
             return True
 
 

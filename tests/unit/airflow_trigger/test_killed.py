@@ -150,7 +150,7 @@ ENDS = {
     (Cause.LOST, LAST): True,
     (Cause.GIVEN_UP, RETRIED): False,
     (Cause.GIVEN_UP, LAST): False,
-    (Cause.UNKNOWN, RETRIED): True,
+    (Cause.UNKNOWN, RETRIED): False,
     (Cause.UNKNOWN, LAST): True,
 }
 
