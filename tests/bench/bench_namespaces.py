@@ -39,7 +39,7 @@ async def bench(runs: int) -> bool:
             met = []
 
             async def compare(label: str) -> None:
-                each = (times(*pair, label, runs, PAUSE) for pair in zip(stacks, views, strict=True))
+                each = (times(*pair, label.replace("_", "-"), runs, PAUSE) for pair in zip(stacks, views, strict=True))
                 mine, theirs = await asyncio.gather(*each)
                 for kind, took, control in zip(("start", "end"), mine.p95, theirs.p95, strict=True):
                     ratio = took / control
