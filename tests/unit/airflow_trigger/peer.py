@@ -396,7 +396,7 @@ OPERATOR = (
     row(
         "a failed run's words and failed steps are logged",
         same(
-            "test_failures.py::test_the_log_names_the_end_the_address_the_steps_and_the_failed_nodes",
+            "test_failures.py::test_the_log_names_the_cause_first_then_the_rest",
             "test_operator.py::test_a_failed_run_explains_itself_in_the_log",
         ),
         "hooks::test_format_run_step_failure",
