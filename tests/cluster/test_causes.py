@@ -68,3 +68,21 @@ async def test_a_failure_costs_a_request_for_its_steps_and_one_for_each_dbt_step
     await own.reaches("Succeeded", "Failed")
     kinds = (await stack.ask("GET", "/requests"))["kinds"]
     assert (kinds.get("get-run", 0), kinds.get("get-artifact", 0)) == (runs, files), kinds
+
+
+async def test_a_missing_secret_is_a_warning_at_once_and_the_end_after_the_connections_deadline(stack: Stack) -> None:
+    own = Own(stack, "mistyped")
+    await own.apply(connectionRef={"name": "no-such"}, connectionDeadlineSeconds=15)
+
+    async def warned() -> bool:
+        missing = f"There is no Secret 'no-such' in the namespace {stack.namespace}."
+        return ("InvalidConnection", missing) in await stack.events(own.name)
+
+    await until(warned, 30, "the Event tells of the missing Secret")
+    status = await own.status()
+    assert (status["phase"], status["reason"]) == ("Pending", "InvalidConnection")
+    ended = await own.reaches("Error")
+    assert ended["reason"] == "InvalidConnection"
+    assert ended["message"].startswith("Nothing was started, as the connection was unusable for 15 s: ")
+    assert stack.watcher.text().count("A connection cannot be used") == 1
+    assert "Error (InvalidConnection): Nothing was started" in stack.watcher.text()

@@ -76,6 +76,8 @@ class Writer:
         """`on_dropped` is told which fields the API server has dropped from a write, as `status.host`."""
         self._access = access
         self._on_dropped = on_dropped
+        self._incomplete: set[str] = set()
+        """Live objects of whose status something was left out: the next write says all of it again."""
 
     async def get(self, namespace: str, name: str) -> DbtRun:
         """The object as it is now."""
@@ -93,10 +95,16 @@ class Writer:
         urgency = Urgency.START if starts else Urgency.STATUS
         if not diff:
             return run
+        if run.uid in self._incomplete:
+            diff = diff | to_wire(status)
         return self._as_written(await self._patch(run, {"status": diff}, "status", urgency), status)
 
     def _as_written(self, stored: DbtRun, status: Status) -> DbtRun:
         dropped = left_out(to_wire(status), to_wire(stored.status), "status")
+        if not dropped or (status.phase is not None and status.phase.final):
+            self._incomplete.discard(stored.uid)
+        else:
+            self._incomplete.add(stored.uid)
         if not dropped:
             return stored
         self._on_dropped(dropped)

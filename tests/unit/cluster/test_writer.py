@@ -76,6 +76,19 @@ async def test_what_an_older_crd_leaves_out_is_told_and_not_written_again() -> N
     assert dropped == [{"status.host", "status.attempts[].marker"}] * 2
 
 
+async def test_what_was_left_out_is_written_again_with_the_next_change() -> None:
+    """The CRD may have been upgraded since."""
+    access = OlderServer()
+    writer = Writer(cast(ClusterAccess, access))
+    run = parse({**BODY, "status": {}})
+    attempt = Attempt(number=1, phase=Phase.SUBMITTING, marker="dbtrun:u1/1")
+    status = Status(phase=Phase.SUBMITTING, host="cloud.getdbt.com", attempts=(attempt,))
+    written = await writer.patch_status(run, status)
+    await writer.patch_status(written, replace(written.status, progress="1/2"))
+    assert access.sent[1]["host"] == "cloud.getdbt.com"
+    assert access.sent[1]["progress"] == "1/2"
+
+
 @pytest.mark.parametrize("got", [{"a": 2}, {"a": 1, "c": 1}, {"a": 1, "b": [1, 2]}])
 def test_what_somebody_else_wrote_is_not_taken_for_a_field_that_is_missing(got: dict[str, Any]) -> None:
     assert left_out({"a": 1, "b": [1]}, got) == frozenset()
