@@ -193,7 +193,8 @@ class Campaign:
         self.figures.decisions = Counter(run.rpartition("/")[2] for run in told)
 
     def _log(self) -> list[dict[str, Any]]:
-        return [msgspec.json.decode(line) for line in self.stack.watcher.text().splitlines() if line.startswith("{")]
+        whole, _, _ = self.stack.watcher.text().rpartition("\n")  # the watcher may be writing the last line
+        return [msgspec.json.decode(line) for line in whole.splitlines() if line.startswith("{")]
 
     def _judge(self) -> None:
         for program in (self.stack.watcher, self.stack.simulator):
