@@ -44,8 +44,8 @@ async def run_to_its_end(stack: Stack, name: str) -> None:
 
 async def test_only_the_holder_acts(stack: Stack, standby: Program) -> None:
     await run_to_its_end(stack, "a")
-    assert "ClaimStart" in stack.watcher.text()
-    assert "ClaimStart" not in standby.text()
+    assert "Submitting (Claimed)" in stack.watcher.text()
+    assert "Submitting (Claimed)" not in standby.text()
 
 
 async def test_holder_and_standby_can_be_told_apart(stack: Stack, standby: Program) -> None:
@@ -99,5 +99,5 @@ async def test_a_holder_that_was_frozen_does_nothing_more(stack: Stack, standby:
     await own.reaches("Succeeded")
     after = stack.watcher.text()[said:]
     assert "The Lease was lost" in after
-    assert "ClaimStart" not in after
+    assert "Submitting (Claimed)" not in after
     assert len(await own.runs()) == 1

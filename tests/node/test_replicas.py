@@ -45,7 +45,7 @@ async def test_one_acts_and_can_be_told_from_the_standby(release: Release) -> No
     assert acting.name in await ask(standby, "/readyz"), "a standby names who acts"
     names = (acting.name, standby["metadata"]["name"])
     logs = {name: await release.kubectl("logs", name) for name in names}
-    assert [name for name, text in logs.items() if "ClaimStart" in text] == [acting.name]
+    assert [name for name, text in logs.items() if "Submitting (Claimed)" in text] == [acting.name]
     assert len(await own.runs()) == 1
 
 

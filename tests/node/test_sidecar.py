@@ -93,7 +93,7 @@ async def test_one_watcher_acts_and_the_others_stand_by(beside: Beside) -> None:
         pod["metadata"]["name"]: await beside.kubectl("logs", pod["metadata"]["name"], "-c", SIDECAR)
         for pod in await beside.pods()
     }
-    assert [name for name, log in logs.items() if "ClaimStart" in log] == [holder]
+    assert [name for name, log in logs.items() if "Submitting (Claimed)" in log] == [holder]
     (other,) = logs.keys() - {holder}
     assert re.findall(r'"message": ?"(Waiting for the Lease|Watching)', logs[other])[-1:] == ["Waiting for the Lease"]
 

@@ -193,6 +193,10 @@ async def test_more_nodes_than_are_kept_apart_are_not_counted_twice(monkeypatch:
     told = await results(twice, steps_of("dbt run", "dbt test"))
     assert told is not None
     assert (told.counts, told.unread_steps) == ({"success": 4}, (4,))
+    last = Files({(4, "run_results.json"): {"results": [node("m0", "error")]}, (5, "run_results.json"): many})
+    told = await results(last, steps_of("dbt run", "dbt test"))
+    assert told is not None
+    assert (told.counts, told.unread_steps) == ({"success": 4}, (4,))
     few = Files({(4, "run_results.json"): many, (5, "run_results.json"): {"results": [node("m0", "error")]}})
     told = await results(few, steps_of("dbt run", "dbt test"))
     assert told is not None
