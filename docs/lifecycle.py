@@ -29,7 +29,8 @@ TABLE: Final = """
 
 ## Every transition
 
-The reasons are those of the new phase that the stories met. The [reference](reference.md#reasons) has all reasons.
+The last column lists the reasons that occurred in the recorded stories; others are possible. The [reference](reference.md#reasons)
+has all reasons.
 
 """
 COLUMNS: Final = ("From", "To", "Reasons")

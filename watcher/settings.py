@@ -111,7 +111,7 @@ class Settings:
         30.0,
         "Timeout of a request to dbt Cloud.",
         unit="seconds",
-        why="The quiet period must be longer than this and the submit window together.",
+        why="The quiet period must be at least this and the submit window together.",
     )
     namespace_weights: str = setting(
         "",
@@ -129,7 +129,7 @@ class Settings:
     leader_election: bool = setting(
         True,
         "Act only while holding a Lease, so that several watchers never act at once.",
-        why="Also one replica overlaps with its successor during a rolling update.",
+        why="Even a single replica overlaps with its successor during a rolling update.",
     )
     lease_name: str = setting("dbtrun-watcher", "Name of the Lease, in the watcher's own namespace.", unit="name")
     lease_seconds: int = setting(

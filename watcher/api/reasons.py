@@ -82,7 +82,7 @@ REASON_DOCS: Final[dict[Reason, ReasonDoc]] = {
         "dbt Cloud has queued the run.", "Runs of one job are serial: see whether another holds it up."
     ),
     Reason.RUN_STARTED: ReasonDoc("dbt Cloud is running it.", NOTHING),
-    Reason.RUN_SUCCEEDED: ReasonDoc("dbt Cloud reports success.", NOTHING),
+    Reason.RUN_SUCCEEDED: ReasonDoc("dbt Cloud reports success.", "Nothing."),
     Reason.RUN_FAILED: ReasonDoc(
         "dbt Cloud reports an error.", "Read `status.results` and `status.failedStep`, and open `status.url`."
     ),
@@ -103,7 +103,7 @@ REASON_DOCS: Final[dict[Reason, ReasonDoc]] = {
         "It ran longer than `spec.activeDeadlineSeconds`.", "Make the job faster, or raise the deadline."
     ),
     Reason.INVALID_CONNECTION: ReasonDoc(
-        "The connection cannot be used: no such Secret, a wrong type, a missing key, or not the account in the spec.",
+        "The connection cannot be used: no such Secret, a wrong type, a missing key, or an account other than spec.accountId.",
         "Mend the Secret that the message names. A waiting object goes on by itself; for one that has ended, create a "
         "new object.",
     ),
@@ -156,7 +156,7 @@ REASON_DOCS: Final[dict[Reason, ReasonDoc]] = {
         "Renew the token in the Secret; no restart is needed. For an object that has ended, create a new one.",
     ),
     Reason.OTHER_ACCOUNT: ReasonDoc(
-        "The object's runs are in another dbt Cloud account, or on another host, than its connection is now for.",
+        "The object's runs are in another dbt Cloud account, or on another host, than its connection now names.",
         "Let the connection name the former account again; for the new account, create a new object. If two watchers "
         "serve the namespace, take it from one of them.",
     ),

@@ -83,7 +83,7 @@ class FailedNode(Fields, frozen=True, kw_only=True):
 
 
 class Results(Fields, frozen=True, kw_only=True):
-    """The outcome by node of all dbt steps of a run. A node counts as the last step that ran it left it."""
+    """The outcome by node of all dbt steps of a run. For each node, the last step that ran it counts."""
 
     counts: dict[str, int]
     """Nodes by dbt's word for how they ended."""
@@ -143,7 +143,7 @@ class Attempt(Fields, frozen=True, kw_only=True):
 
 
 class Status(Fields, frozen=True, kw_only=True):
-    """What is known of a DbtRun. Times named `…At` are dbt Cloud's clock, `…Time` the watcher's."""
+    """What is known of a DbtRun. Times named `…At` are dbt Cloud's clock, except `last_observed_at`; `…Time` the watcher's."""
 
     observed_generation: int = -1
     """-1: no watcher has written a status. The CRD has the same default: tools take an absent one for observed."""

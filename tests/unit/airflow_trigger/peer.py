@@ -70,7 +70,7 @@ NO_CONNECTION = different(
     "unit/dbtcloud/test_connection.py::test_a_host_may_have_a_port_and_a_scheme",
 )
 NO_STEP = different(
-    "a file is kept once, when the run has ended", "as the run's last step left it: `step` has no effect"
+    "a file is kept once, when the run has ended", "as the run's last step left them: `step` has no effect"
 )
 NOTHING_POLLED = different(
     "thousands of tasks wait on one watch of Kubernetes",
@@ -136,7 +136,7 @@ TRIGGER = (
         "any exception is an event of status error",
         different(
             "a network fault says nothing about the run",
-            "A trigger never fires because of a network fault",
+            "A trigger does not fire because of a network fault",
             "test_hub.py::test_outages_are_no_news_and_do_not_become_a_hot_loop",
             "test_hub.py::test_the_unforeseen_is_logged_and_survived",
         ),
@@ -224,7 +224,7 @@ OPERATOR = (
         "any name may stand in additional_run_config",
         different(
             "dbt Cloud ignores a misspelt one in silence",
-            "another name is an error, not silence",
+            "an unknown name is an error",
             "test_manifest.py::test_arguments_that_cannot_work_are_refused_in_a_sentence",
         ),
     ),
@@ -387,7 +387,7 @@ OPERATOR = (
         "one exception for every bad end, always retried",
         different(
             "who handles it, and Airflow, should know which it was",
-            "An exception for each kind of end, not one for all",
+            "Each kind of end has its own exception",
             "test_failures.py::test_each_end_has_its_exception",
             "test_failures.py::test_what_trying_again_cannot_help_is_not_tried_again",
         ),
@@ -416,7 +416,7 @@ OPERATOR = (
         "without waiting, deferrable is warned of",
         different(
             "`default_deferrable` would give the warning to every such task",
-            "with `deferrable=True` is no warning",
+            "with `deferrable=True` gives no warning",
             "test_operator.py::test_without_waiting_deferrable_has_no_effect_and_no_warning",
         ),
     ),
@@ -447,7 +447,7 @@ OPERATOR = (
     ),
     row(
         "retry_from_failure looks at the job's latest run",
-        different("that may be somebody else's", "of the failed run of *this* task's try before"),
+        different("that may be somebody else's", "the run of this task's previous try"),
         "hooks::test_trigger_job_run_with_retry_from_failure",
     ),
     row(
