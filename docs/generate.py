@@ -34,7 +34,7 @@ LIFECYCLE: Final = ROOT / "docs/lifecycle.md"
 CONDITIONS: Final[dict[ConditionType, str]] = {
     ConditionType.SUCCEEDED: "Unknown until the end; then True if dbt Cloud says that the run succeeded, else False.",
     ConditionType.FINISHED: "True at any end, good or bad: `kubectl wait --for=condition=Finished` waits for it.",
-    ConditionType.REACHABLE: "False while dbt Cloud does not answer or refuses the token: the status may be out of date.",
+    ConditionType.REACHABLE: "False while dbt Cloud does not answer or refuses the token; the status may be outdated.",
     ConditionType.RECONCILING: "True until the end (for kstatus and Flux).",
     ConditionType.STALLED: "True when it ended in any way but success (for kstatus and Flux).",
 }

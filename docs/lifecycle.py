@@ -29,8 +29,8 @@ TABLE: Final = """
 
 ## Every transition
 
-The last column lists the reasons that occurred in the recorded stories; others are possible. The [reference](reference.md#reasons)
-has all reasons.
+The last column lists the reasons that occurred in the recorded stories; others are possible. The
+[reference](reference.md#reasons) has all reasons.
 
 """
 COLUMNS: Final = ("From", "To", "Reasons")

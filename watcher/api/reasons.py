@@ -103,7 +103,8 @@ REASON_DOCS: Final[dict[Reason, ReasonDoc]] = {
         "It ran longer than `spec.activeDeadlineSeconds`.", "Make the job faster, or raise the deadline."
     ),
     Reason.INVALID_CONNECTION: ReasonDoc(
-        "The connection cannot be used: no such Secret, a wrong type, a missing key, or an account other than spec.accountId.",
+        "The connection cannot be used: no such Secret, a wrong type, a missing key, or an account other than "
+        "`spec.accountId`.",
         "Mend the Secret that the message names. A waiting object goes on by itself; for one that has ended, create a "
         "new object.",
     ),

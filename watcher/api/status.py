@@ -143,7 +143,8 @@ class Attempt(Fields, frozen=True, kw_only=True):
 
 
 class Status(Fields, frozen=True, kw_only=True):
-    """What is known of a DbtRun. Times named `…At` are dbt Cloud's clock, except `last_observed_at`; `…Time` the watcher's."""
+    """What is known of a DbtRun. Times named `…At` are dbt Cloud's clock, but for `last_observed_at`; `…Time` the
+    watcher's."""
 
     observed_generation: int = -1
     """-1: no watcher has written a status. The CRD has the same default: tools take an absent one for observed."""
