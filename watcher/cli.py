@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import importlib.util
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -105,6 +106,8 @@ def run(**values: Any) -> None:
     gc.disable()
     have_a_home()
     with _extra("run", "watcher"):
+        if not importlib.util.find_spec("kopf"):  # imported later, in its own thread
+            raise ModuleNotFoundError(name="kopf")
         from watcher.app import Unstartable, watch
 
     gc.freeze()

@@ -158,7 +158,11 @@ async def test_a_missing_crd_is_told_until_it_comes(own_plane: ControlPlane, tmp
         assert (await readiness(watcher))[0] == 503
         await own_plane.kubectl("apply", "-f", str(CRD))
         await watcher.says("Watching 0 DbtRuns")
-        assert await readiness(watcher) == (200, "ok")
+
+        async def nothing_left_to_say() -> bool:
+            return await readiness(watcher) == (200, "ok")
+
+        await until(nothing_left_to_say, 60, "the watcher is ready and names no problem")
 
 
 async def test_missing_rights_name_the_verbs(served: ControlPlane, namespace: str, tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ async def test_a_thousand_triggers_end_right_whatever_stands_between(
         await at_once(objects.set_status(name, end, "Because", runId=5) for name, end in wanted.items())
         told = {name: await wait for name, wait in waits.items()}
     assert {name: event["status"] for name, event in told.items()} == {name: ENDS[end] for name, end in wanted.items()}
-    assert met > 20
+    assert met >= 10, "too few requests met an attack"
     assert "not foreseen" not in caplog.text
 
 

@@ -43,9 +43,10 @@ LIMIT: Final = 512
 """MiB that the chart gives to it."""
 BLOCK: Final = 0.25
 """Seconds for which the event loop may be blocked."""
-FLOOR: Final = 2 * BLOCK
-"""Seconds that a start or an end may take longer besides: it has two steps, and each may meet one block. On a busy
-machine, times how many times longer than it ran the watcher waited for a processor."""
+FLOOR: Final = 6 * BLOCK
+"""Seconds that a start or an end may take longer besides: each of its steps (to see the object or the end, to ask, to
+write, to be told) may meet a block. On a busy machine, times how many times longer than it ran the watcher waited for a
+processor."""
 
 module = pytest.mark.asyncio(loop_scope="module")
 

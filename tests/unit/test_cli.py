@@ -13,7 +13,7 @@ STARTING = "print('starting', flush=True); import time; time.sleep(60)"
 
 def test_sigterm_ends_a_watcher_that_is_still_starting(tmp_path: Path) -> None:
     """Process 1 of a container ignores what it does not handle, as a process does that begins with SIGTERM ignored."""
-    (tmp_path / "kopf.py").write_text(STARTING)
+    (tmp_path / "prometheus_client.py").write_text(STARTING)
     watcher = subprocess.Popen(
         [sys.executable, "-m", "watcher", "run"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])},

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from watcher.dbtcloud.turns import Turns
 
-TOTAL: Final = 48 * 1024 * 1024
+TOTAL: Final = 32 * 1024 * 1024
 """Bytes held at once; one more reply of the greatest length may come on top."""
 SHARE: Final = 512 * 1024
 """Bytes that a connection may always hold: a page of a hundred runs."""
