@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from watcher.dbtcloud.turns import Turns
 
-TOTAL: Final = 32 * 1024 * 1024
+TOTAL: Final = 24 * 1024 * 1024
 """Bytes held at once; one more reply of the greatest length may come on top."""
 SHARE: Final = 512 * 1024
 """Bytes that a connection may always hold: a page of a hundred runs."""
@@ -55,6 +56,8 @@ class Intake:
         self._held: Counter[Hashable] = Counter()
         self._changed = asyncio.Event()
         self.turns = Turns()
+        # One thread, as one reply is decoded at a time: the C library keeps freed memory for each thread by itself.
+        self._decoder = ThreadPoolExecutor(1, "decode")
 
     @property
     def held(self) -> int:
@@ -96,7 +99,9 @@ class Intake:
             return read()
         await self.turns.take(body.owner)
         try:
-            return read() if len(body.content) <= IN_THE_LOOP else await asyncio.to_thread(read)
+            if len(body.content) <= IN_THE_LOOP:
+                return read()
+            return await asyncio.get_running_loop().run_in_executor(self._decoder, read)
         finally:
             self.turns.end()
 

@@ -10,7 +10,7 @@ import difflib
 import heapq
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
 from watcher.api import Job
@@ -71,26 +71,27 @@ async def _find_named(
     if not name:
         raise JobNotFound("`spec.job` needs `id`, or `name`, `project` and `environment` together", final=True)
     params = {key: str(value) for key, value in within.items()}
-    listed = await _list_named(channel, path, {**params, "name__icontains": name}, version)
-    ids = [item.id for item in listed if item.name == name and item.within(within)]
+    listed = _named(channel, path, {**params, "name__icontains": name}, version)
+    ids = [item.id async for item in listed if item.name == name and item.within(within)]
     if len(ids) > 1:
         raise JobNotFound(f"dbt Cloud has {len(ids)} {kind}s named {_quoted(name)}: use `spec.job.id`", final=True)
     if not ids:
-        others = await _list_named(channel, path, params, version)
-        names = [other.name or "" for other in others if other.within(within)]
+        others = _named(channel, path, params, version)
+        # Cut at once: 5,000 names can have 10 kB each.
+        names = [(other.name or "")[: MAX_NAME + 1] async for other in others if other.within(within)]
         raise JobNotFound(await asyncio.to_thread(_no_such, kind, name, names), final=True)
     return ids[0]
 
 
-async def _list_named(channel: Channel, path: str, params: Mapping[str, str], version: str) -> list[wire.Named]:
-    items: list[wire.Named] = []
+async def _named(channel: Channel, path: str, params: Mapping[str, str], version: str) -> AsyncIterator[wire.Named]:
     pages = 0
     async for page in channel.pages(path, params, wire.NAMED, Priority.SUBMIT, version):
-        items += (item for item in page.items if not item.deleted)
+        for item in page.items:
+            if not item.deleted:
+                yield item
         pages += 1
         if pages >= MAX_NAMED_PAGES:
-            break
-    return items
+            return
 
 
 def _no_such(kind: str, name: str, known: Sequence[str]) -> str:
