@@ -23,7 +23,7 @@ CHART: Final = ROOT / "helm/dbtrun"
 IMAGE: Final = "dbtrun/watcher"
 PLACEHOLDER: Final = "OWNER"
 """In files that name the public repository, until there is one."""
-NAMES_THE_OWNER: Final = ("pyproject.toml", ".github/CODEOWNERS")
+NAMES_THE_OWNER: Final = ("pyproject.toml", ".github/CODEOWNERS", "helm/dbtrun/Chart.yaml")
 
 
 def problems(tag: str, root: Path = ROOT) -> Iterator[str]:

@@ -112,6 +112,7 @@ def test_a_tree_that_fits_its_tag_can_be_released(ready: Path) -> None:
         ("helm/dbtrun/Chart.yaml", "appVersion: 1.2.3", "appVersion: 1", "Chart.yaml has appVersion 1"),
         ("CHANGELOG.md", "## [1.2.3] - 2026-01-02", "## [Unreleased]", "CHANGELOG.md has no section [1.2.3]"),
         (".github/CODEOWNERS", "@dbtrun/", "@OWNER/", "CODEOWNERS has the placeholder OWNER"),
+        ("helm/dbtrun/Chart.yaml", "github.com/dbtrun/", "github.com/OWNER/", "Chart.yaml has the placeholder OWNER"),
     ],
 )
 def test_what_does_not_fit_a_tag_is_one_sentence(ready: Path, file: str, old: str, new: str, sentence: str) -> None:
