@@ -21,6 +21,7 @@ import pytest_asyncio
 from tests.cluster.test_scale import listed
 from tests.controlplane import ControlPlane
 from tests.stack import Stack, dbt_run, until
+from tests.stack.stack import page
 from watcher.cluster.access import MERGE_PATCH, ClusterAccess, api_path
 from watcher.cluster.writer import PREFIX
 
@@ -78,7 +79,6 @@ async def story(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -
 
 async def played(stack: Stack) -> Story:
     await stack.watcher.says("Watching 0 DbtRuns")
-    address = (await stack.watcher.says(r"Listening on ([\d.:]+\d)")).group(1)
     await stack.apply(*policy(stack.namespace))
     await poisoned(stack)
     story, began = Story(stack), time.monotonic()
@@ -99,9 +99,8 @@ async def played(stack: Stack) -> Story:
         busybody.cancel()
         await asyncio.wait({busybody})
         await access.close()
-    async with httpx.AsyncClient(trust_env=False) as http:
-        text = (await http.get(f"http://{address}/metrics")).text
-        story.health = await http.get(f"http://{address}/healthz")
+    text = (await page(stack.watcher, "/metrics")).text
+    story.health = await page(stack.watcher, "/healthz")
     lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
     story.metrics = {name: float(value) for name, _, value in lines}
     story.log = [line for line in logged(stack) if line.get("run") == f"{stack.namespace}/{POISON}"]

@@ -19,7 +19,6 @@ from tests.stack.stack import SECRET
 TRIGGERER, SIDECAR = "triggerer", "dbtrun-watcher"
 """The containers."""
 ACCOUNT: Final = "airflow-triggerer"
-LEASE: Final = "dbtrun"
 FOLLOW_SECONDS: Final = 200.0
 STAND_IN: Final = """
 import signal, time
@@ -115,12 +114,6 @@ class Beside(Site):
 
     async def pod(self, name: str) -> Json | None:
         return await self.plane.read(f"/api/v1/namespaces/{self.namespace}/pods/{name}")
-
-    async def holder(self) -> str | None:
-        """The pod whose watcher holds the Lease; None: it is free."""
-        lease = await self.plane.read(f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases/{LEASE}")
-        identity = (lease or {}).get("spec", {}).get("holderIdentity")
-        return identity or None
 
     async def until_held(self, seconds: float = 90.0) -> str:
         """Waits until a watcher holds the Lease, and returns its identity."""

@@ -96,11 +96,6 @@ class Release(Site):
 
     # ── the Lease ──
 
-    async def holder(self) -> str | None:
-        """The identity of the watcher that holds the Lease; None: it is free."""
-        lease = await self.plane.read(f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases/dbtrun")
-        return (lease or {}).get("spec", {}).get("holderIdentity") or None
-
     async def acting(self) -> Acting:
         """The watcher that holds the Lease, once one does."""
 

@@ -14,6 +14,7 @@ from tests.stack.waiting import until
 from watcher.api import API_VERSION, CONNECTION_SECRET_TYPE, KIND, PLURAL
 
 ROOT: Final = Path(__file__).parents[2]
+LEASE: Final = "dbtrun"
 CRD: Final = ROOT / "deploy/crd/dbtrun.dev_dbtruns.yaml"
 
 
@@ -100,6 +101,11 @@ class Site(DbtCloud):
         return {"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": {"name": name}, "data": data}
 
     # ── secrets ──
+
+    async def holder(self) -> str | None:
+        """The identity of the watcher that holds the Lease; None: it is free."""
+        lease = await self.plane.read(f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases/{LEASE}")
+        return (lease or {}).get("spec", {}).get("holderIdentity") or None
 
     async def assert_no_secret_told(self) -> None:
         """The token stands nowhere that a person or a program can read without the right to read Secrets."""
