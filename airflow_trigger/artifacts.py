@@ -24,7 +24,7 @@ from airflow_trigger.naming import object_name
 from airflow_trigger.objects import Intent, Lite, Run, Truth
 from airflow_trigger.patience import patiently
 from airflow_trigger.reading import Requests, decoded, everything, one
-from watcher.api import GROUP, PLURAL, VERSION
+from dbtrun.api import GROUP, PLURAL, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

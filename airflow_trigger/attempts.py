@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from watcher.api import Phase, Reason
+from dbtrun.api import Phase, Reason
 
 if TYPE_CHECKING:
     from airflow_trigger.taskruns import TaskIntent, TaskRun

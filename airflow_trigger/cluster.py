@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from airflow_trigger.per_loop import PerLoop
-from watcher.api.home import have_a_home
+from dbtrun.api.home import have_a_home
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

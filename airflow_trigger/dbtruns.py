@@ -14,7 +14,7 @@ import msgspec
 from airflow_trigger.cluster import Rejected, Unreachable, failure, short
 from airflow_trigger.objects import Run
 from airflow_trigger.reading import STRICT, TROUBLE, create, decoded, everything, known, one
-from watcher.api import FINAL_PHASES, GROUP, PLURAL, VERSION, Phase
+from dbtrun.api import FINAL_PHASES, GROUP, PLURAL, VERSION, Phase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping

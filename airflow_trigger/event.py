@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Final, Literal, TypedDict
 
 from airflow_trigger.objects import Run, Truth
-from watcher.api import Phase, Reason
-from watcher.api.status import FAILED_NODE
+from dbtrun.api import Phase, Reason
+from dbtrun.api.status import FAILED_NODE
 
 MAX_MESSAGE: Final = 2_000
 """Characters: the payload is stored in Airflow's database with the trigger."""

@@ -14,8 +14,8 @@ import msgspec
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowSensorTimeout
 
 from airflow_trigger.event import BROKEN, INVALID_ARGUMENT, NO_ACCESS, NOT_ACCEPTED, NOT_FOUND
-from watcher.api import REASON_DOCS, Phase, Reason
-from watcher.api.status import FAILED_NODE
+from dbtrun.api import REASON_DOCS, Phase, Reason
+from dbtrun.api.status import FAILED_NODE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from airflow_trigger import event
 from airflow_trigger.objects import Denied, Gone, Run, State
-from watcher.api import Phase
+from dbtrun.api import Phase
 
 if TYPE_CHECKING:
     from airflow_trigger.event import Payload, Subject

@@ -39,7 +39,7 @@ from airflow_trigger.cluster import (
 from airflow_trigger.dbtruns import Change, DbtRuns, Listing, Progress, Removed, Runs
 from airflow_trigger.objects import Denied, Gone, Run, Seen, State
 from airflow_trigger.per_loop import PerLoop
-from watcher.api.home import have_a_home
+from dbtrun.api.home import have_a_home
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping

@@ -15,7 +15,7 @@ from airflow_trigger.blocking import blocking
 from airflow_trigger.cluster import ClusterError
 from airflow_trigger.failures import DbtRunLostContact, InvalidArgument, warn_without_effect
 from airflow_trigger.taskruns import Patiently, TaskRun, TaskRuns, connected
-from watcher.api import Phase
+from dbtrun.api import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

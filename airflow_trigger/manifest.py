@@ -20,7 +20,7 @@ from airflow_trigger.arguments import boolean, mapping, number, shown, text, tex
 from airflow_trigger.attempts import WAITING_TRY, Create, Try
 from airflow_trigger.failures import InvalidArgument
 from airflow_trigger.naming import connection_name, object_name
-from watcher.api import (
+from dbtrun.api import (
     API_VERSION,
     KIND,
     ConnectionRef,

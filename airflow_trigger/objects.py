@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from watcher.api import FINAL_PHASES, DeletionPolicy
+from dbtrun.api import FINAL_PHASES, DeletionPolicy
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost"})
 """Names of this machine, where the simulator runs."""

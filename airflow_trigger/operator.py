@@ -41,7 +41,7 @@ from airflow_trigger.manifest import DAY, Wish, active_deadline, manifest
 from airflow_trigger.naming import DEFAULT_CONN_ID
 from airflow_trigger.taskruns import Patiently, TaskRun, TaskRuns, belonging, cancel, connected, consume, submitted
 from airflow_trigger.trigger import DbtRunTrigger, PauseTrigger
-from watcher.api import Phase
+from dbtrun.api import Phase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterator

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import msgspec
 
 from airflow_trigger.cluster import Conflict, Denial, Unreachable, short
-from watcher.api import GROUP, KIND
+from dbtrun.api import GROUP, KIND
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

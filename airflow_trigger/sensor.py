@@ -33,7 +33,7 @@ from airflow_trigger.follow import taken_by
 from airflow_trigger.naming import DEFAULT_CONN_ID, connection_name, object_name
 from airflow_trigger.taskruns import Patiently, TaskRun, TaskRuns, connected
 from airflow_trigger.trigger import DbtRunTrigger
-from watcher.api import Phase
+from dbtrun.api import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,7 +14,7 @@ from airflow_trigger.cluster import AlreadyExists, ClusterConfig, Conflict, Expi
 from airflow_trigger.objects import Intent, Lite, Meta, Results, Run, Truth
 from airflow_trigger.patience import patiently
 from airflow_trigger.reading import STRICT, create, everything, one
-from watcher.api import GROUP, PLURAL, VERSION, Reason
+from dbtrun.api import GROUP, PLURAL, VERSION, Reason
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping

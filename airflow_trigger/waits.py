@@ -15,7 +15,7 @@ from airflow_trigger.arguments import boolean, mapping, number, real, text
 from airflow_trigger.cluster import own_namespace
 from airflow_trigger.failures import InvalidArgument
 from airflow_trigger.naming import adopted_name, connection_name, namespace_name, object_name
-from watcher.api import API_VERSION, KIND, ConnectionRef, Spec, to_wire
+from dbtrun.api import API_VERSION, KIND, ConnectionRef, Spec, to_wire
 
 if TYPE_CHECKING:
     from airflow_trigger.cluster import ClusterConfig

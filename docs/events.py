@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from watcher.api import REASON_DOCS, Phase, Reason
+from dbtrun.api import REASON_DOCS, Phase, Reason
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 

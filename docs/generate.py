@@ -20,8 +20,8 @@ from typing import Any, Final, NamedTuple
 import yaml
 
 from airflow_trigger.event import STATUSES
+from dbtrun.api import API_VERSION, KIND, PHASE_MEANINGS, REASON_DOCS, ConditionType
 from docs import chart, events, lifecycle, settings
-from watcher.api import API_VERSION, KIND, PHASE_MEANINGS, REASON_DOCS, ConditionType
 from watcher.telemetry.metrics import Metrics
 
 ROOT: Final = Path(__file__).resolve().parent.parent

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from dbtrun.api import Phase, Reason, Retry, Reuse, Status
 from tests.unit.lifecycle import test_model as model
 from tests.unit.lifecycle.builders import run
 from tests.unit.lifecycle.world import Fate, Reply, World
-from watcher.api import Phase, Reason, Retry, Reuse, Status
 from watcher.lifecycle.facts import RunState
 
 HEAD: Final = """\

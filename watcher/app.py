@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
-from watcher.api import DbtRun
+from dbtrun.api import DbtRun
 from watcher.awaited import SecretName
 from watcher.cluster.access import ClusterAccess, ClusterAccessError
 from watcher.cluster.events import Events

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from watcher.api import Artifact, DbtRun
-from watcher.api.status import MAX_PROBLEM
+from dbtrun.api import Artifact, DbtRun
+from dbtrun.api.status import MAX_PROBLEM
 from watcher.cluster.errors import ApiTrouble, Conflict, Forbidden, Gone, Refused
 from watcher.dbtcloud.errors import DbtCloudError, TooLarge
 from watcher.lifecycle.decisions import KeepArtifacts

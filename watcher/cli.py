@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import click
 
-from watcher.api.home import have_a_home
+from dbtrun.api.home import have_a_home
 from watcher.settings import ENV_PREFIX, InvalidSetting, Settings, described, flag
 
 OTHERS: Final = {"simulate": ("watcher.simulator.command", "simulator", "Run a dbt Cloud on this machine.")}

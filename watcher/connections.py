@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn, Protocol
 
-from watcher.api import CONNECTION_SECRET_TYPE, DbtRun, Reason
+from dbtrun.api import CONNECTION_SECRET_TYPE, DbtRun, Reason
 from watcher.awaited import Awaited, SecretData, SecretName, Secrets
 from watcher.dbtcloud.accounts import Account, Accounts, AccountSink
 from watcher.dbtcloud.connection import Connection, InvalidConnection, parse_connection

@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
+from dbtrun.api import DbtRun, Phase, Reason, Status
 from watcher import artifacts
-from watcher.api import DbtRun, Phase, Reason, Status
 from watcher.cluster.errors import Conflict, Gone
 from watcher.cluster.mirror import version
 from watcher.connections import Connections, Unusable

@@ -16,7 +16,7 @@ from datetime import datetime
 from functools import cache
 from typing import Final, Protocol
 
-from watcher.api import DbtRun, Phase, Status
+from dbtrun.api import DbtRun, Phase, Status
 from watcher.clock import Clock
 from watcher.lifecycle.decide import OTHERS, Interest, decide, interest
 from watcher.lifecycle.decisions import Decision, Event, Wait, Write

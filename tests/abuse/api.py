@@ -14,7 +14,7 @@ import httpx
 import msgspec
 import yaml
 
-from watcher.api import PLURAL
+from dbtrun.api import PLURAL
 from watcher.cluster.access import JSON, MERGE_PATCH, api_path
 from watcher.cluster.writer import PREFIX
 

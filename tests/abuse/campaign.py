@@ -15,6 +15,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
+from dbtrun.api import FINAL_PHASES
 from tests.abuse import oracle
 from tests.abuse.api import Api, Seen, phase_of
 from tests.abuse.figures import Figures
@@ -23,7 +24,6 @@ from tests.abuse.schema import INT64, SECRETS
 from tests.controlplane import ControlPlane
 from tests.stack import JOBS, Stack
 from tests.stack.dbt import ACCOUNT, SCENARIO
-from watcher.api import FINAL_PHASES
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dbtrun.api import MARKER_PREFIX, Phase
 from tests.abuse.schema import TIMES, Maker
 from tests.stack.dbt import JOBS
-from watcher.api import MARKER_PREFIX, Phase
 
 Status = dict[str, Any]
 

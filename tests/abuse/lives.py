@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final, NamedTuple
 
+from dbtrun.api import API_VERSION, FINAL_PHASES, FINALIZER, KIND, Phase
 from tests.abuse.api import Answer, Api, Seen, phase_of
 from tests.abuse.forgeries import Forger
 from tests.abuse.schema import RULES, SPEC, SPEC_BREAKS, STATUS_BREAKS, Maker, put
 from tests.stack import until
 from tests.stack.dbt import ACCOUNT, JOBS
-from watcher.api import API_VERSION, FINAL_PHASES, FINALIZER, KIND, Phase
 
 HOLD: Final = "example.com/hold"
 """A finalizer of somebody else."""

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from dbtrun.api import FINAL_PHASES, FINALIZER, MARKER_PREFIX, Reason
 from tests.abuse.lives import Complaint, Life
-from watcher.api import FINAL_PHASES, FINALIZER, MARKER_PREFIX, Reason
 
 Body = Mapping[str, Any]
 

@@ -11,13 +11,13 @@ from random import Random
 import pytest
 import pytest_asyncio
 
+from dbtrun.api import FINAL_PHASES
 from tests.abuse.api import Api
 from tests.abuse.campaign import campaign
 from tests.abuse.figures import Figures
 from tests.abuse.schema import RULES, SPEC_BREAKS, STATUS_BREAKS, Maker
 from tests.controlplane import ControlPlane
 from tests.stack.site import dbt_run, install_crd
-from watcher.api import FINAL_PHASES
 
 COUNT = 160
 SEED = 3

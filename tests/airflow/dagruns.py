@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from dbtrun.api import GROUP, PLURAL, VERSION
 from tests.airflow.records import Records
 from tests.controlplane import ControlPlane
 from tests.stack import until
-from watcher.api import GROUP, PLURAL, VERSION
 
 
 class DbtCloud(Protocol):

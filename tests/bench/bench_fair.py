@@ -19,11 +19,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from dbtrun.api import API_VERSION, PLURAL
 from tests.bench.bench_watcher import row
 from tests.controlplane import ControlPlane
 from tests.stack import Stack, dbt_run, until
 from tests.stack.dbt import most_at_once
-from watcher.api import API_VERSION, PLURAL
 
 NAMESPACE: Final = "bench"
 BACKLOG: Final = 300

@@ -26,10 +26,10 @@ from typing import Any, Final, NamedTuple
 import httpx
 import psutil
 
+from dbtrun.api import API_VERSION, GROUP, PLURAL
 from tests.bench.bench_watcher import STATUS, Api, row
 from tests.controlplane import ControlPlane
 from tests.stack import Own, Stack, until
-from watcher.api import API_VERSION, GROUP, PLURAL
 from watcher.cluster.listing import UNFINISHED
 
 NAMESPACE: Final = "bench"

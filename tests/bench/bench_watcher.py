@@ -27,9 +27,9 @@ import aiohttp
 import psutil
 import yaml
 
+from dbtrun.api import API_VERSION, FINALIZER, PLURAL
 from tests.controlplane import ControlPlane
 from tests.stack import Stack, dbt_run, until
-from watcher.api import API_VERSION, FINALIZER, PLURAL
 
 NAMESPACE: Final = "bench"
 AT_ONCE: Final = 16

@@ -15,13 +15,13 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final, NamedTuple
 
+from dbtrun.api import FINALIZER, Phase
 from tests.chaos.arena import AWAY_ACCOUNT, MUTANTS, SCENARIO, SETTINGS, STRANGE_JOB, WATCHERS, Arena
 from tests.chaos.faults import DOUBTFUL, FAULTS
 from tests.chaos.oracle import Seen, Verdict, judge, started_in_both
 from tests.chaos.people import People
 from tests.controlplane import ControlPlane
 from tests.stack import until
-from watcher.api import FINALIZER, Phase
 from watcher.cluster.access import ClusterAccess
 from watcher.lifecycle.facts import RunState
 

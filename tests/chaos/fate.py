@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn, TypeVar, cast, get_type_hints
 
 import httpx
 
-from watcher.api import Job, Overrides
+from dbtrun.api import Job, Overrides
 from watcher.cluster.errors import ApiTrouble
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.connection import Connection, Token

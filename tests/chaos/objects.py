@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
-from watcher.api import FINALIZER, DbtRun, Metadata, Spec, Status, parse, to_wire
+from dbtrun.api import FINALIZER, DbtRun, Metadata, Spec, Status, parse, to_wire
 from watcher.cluster.errors import Conflict, Gone
 
 Heard = Callable[[DbtRun, bool], None]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from watcher.api import FINALIZER, DbtRun, Phase
+from dbtrun.api import FINALIZER, DbtRun, Phase
 from watcher.lifecycle.facts import RunState
 
 MARK: Final = re.compile(r"dbtrun:\S+")

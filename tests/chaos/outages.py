@@ -7,7 +7,7 @@ from typing import Final
 
 import httpx
 
-from watcher.api import Reason
+from dbtrun.api import Reason
 from watcher.simulator.faults import (
     AnyEffect,
     Drop,

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from dbtrun.api import DeletionPolicy, Phase, Reason, Retry, RetryStrategy, Reuse
 from tests.chaos.world import World
-from watcher.api import DeletionPolicy, Phase, Reason, Retry, RetryStrategy, Reuse
 from watcher.simulator.faults import Drop, Hang, LateCommit, ListLag, RateLimit, Reply
 
 ONE_RETRY: Final = Retry(limit=1, backoff_seconds=30)

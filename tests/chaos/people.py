@@ -8,10 +8,10 @@ from collections.abc import Collection, Mapping
 from random import Random
 from typing import Any, Final
 
+from dbtrun.api import API_VERSION, PLURAL, DbtRun, parse
 from tests.chaos.arena import HOME_ACCOUNT, JOBS, Arena
 from tests.chaos.oracle import Seen
 from tests.stack import dbt_run, until
-from watcher.api import API_VERSION, PLURAL, DbtRun, parse
 from watcher.cluster.access import MERGE_PATCH, ClusterAccess, api_path
 from watcher.cluster.errors import ApiTrouble, Conflict, Gone, Refused
 from watcher.lifecycle.facts import RunState

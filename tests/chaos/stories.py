@@ -8,10 +8,10 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Final
 
+from dbtrun.api import LIVE_PHASES, Phase
 from tests.chaos.fate import Blow, Fate
 from tests.chaos.paths import Path
 from tests.chaos.world import AFTERWARDS, Watcher, World
-from watcher.api import LIVE_PHASES, Phase
 from watcher.lifecycle.policy import Policy
 
 MOST_DECISIONS: Final = 150

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from dbtrun.api import ConditionStatus, ConditionType, Phase
 from tests.chaos.fate import Fate
 from tests.chaos.world import ELSEWHERE, STRANGERS, Secret, Watcher, World, in_virtual_time
-from watcher.api import ConditionStatus, ConditionType, Phase
 from watcher.lifecycle.policy import Policy
 
 LONG: Final = 1_800.0

@@ -12,9 +12,9 @@ from typing import Final
 
 import pytest
 
+from dbtrun.api import ConditionStatus, ConditionType, Phase, Reason, Retry
 from tests.chaos.fate import Fate
 from tests.chaos.world import EPOCH, JOBS, Watcher, World, in_virtual_time
-from watcher.api import ConditionStatus, ConditionType, Phase, Reason, Retry
 from watcher.dbtcloud.errors import COOL_DOWN
 from watcher.lifecycle.policy import Policy
 from watcher.simulator.faults import Drop, RateLimit, Reply

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from dbtrun.api import ConditionStatus, ConditionType, Phase, Reason
 from tests.chaos.fate import Fate
 from tests.chaos.outages import OUTAGES
 from tests.chaos.world import Watcher, World, in_virtual_time
-from watcher.api import ConditionStatus, ConditionType, Phase, Reason
 from watcher.lifecycle.known import CLOCK_MARGIN
 from watcher.lifecycle.policy import Policy
 from watcher.simulator.faults import HideRuns, Reply, Rule

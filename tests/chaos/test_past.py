@@ -7,9 +7,9 @@ from typing import Final
 
 import pytest
 
+from dbtrun.api import Phase
 from tests.chaos.fate import Fate
 from tests.chaos.world import JOBS, Watcher, World, in_virtual_time
-from watcher.api import Phase
 from watcher.dbtcloud.budget import BURST
 from watcher.dbtcloud.poller import FEED_SECONDS
 from watcher.lifecycle.known import CLOCK_MARGIN

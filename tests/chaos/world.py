@@ -17,6 +17,19 @@ import httpx
 import looptime
 from msgspec.structs import replace
 
+from dbtrun.api import (
+    CONNECTION_SECRET_TYPE,
+    FINALIZER,
+    LIVE_PHASES,
+    START_COPY_ANNOTATION,
+    UID_ANNOTATION,
+    ConnectionRef,
+    DbtRun,
+    Job,
+    Phase,
+    Reason,
+    Spec,
+)
 from tests.chaos.fate import (
     BARE,
     COPIES,
@@ -31,19 +44,6 @@ from tests.chaos.fate import (
 from tests.chaos.objects import Objects
 from tests.chaos.oracle import Seen, Verdict, identity, judge
 from tests.chaos.wire import Wire
-from watcher.api import (
-    CONNECTION_SECRET_TYPE,
-    FINALIZER,
-    LIVE_PHASES,
-    START_COPY_ANNOTATION,
-    UID_ANNOTATION,
-    ConnectionRef,
-    DbtRun,
-    Job,
-    Phase,
-    Reason,
-    Spec,
-)
 from watcher.awaited import SecretData
 from watcher.cluster.clock import ClusterClock
 from watcher.cluster.mirror import Mirror

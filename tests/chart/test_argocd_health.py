@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from dbtrun.api import FINAL_PHASES, Phase
 from tests.chart.argocd import health
-from watcher.api import FINAL_PHASES, Phase
 
 
 def dbtrun(phase: Phase, generation: int = 1, **status: str) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from dbtrun.api import ConditionType
 from deploy import render
 from docs import chart, generate
 from tests.chart.helm import CHART, ROOT
-from watcher.api import ConditionType
 
 
 def test_the_plain_manifests_are_what_the_chart_renders(binaries: None) -> None:

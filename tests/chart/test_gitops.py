@@ -16,10 +16,10 @@ from typing import Any, Final
 
 import pytest
 
+from dbtrun.api import API_VERSION, FINAL_PHASES, KIND, Phase, Reason, Status
 from tests.chart.argocd import health
 from tests.chart.helm import ROOT, Helm, chart_of
 from tests.controlplane import ControlPlane, build
-from watcher.api import API_VERSION, FINAL_PHASES, KIND, Phase, Reason, Status
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.writer import Writer
 from watcher.lifecycle.statuses import stamped

@@ -13,9 +13,9 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from dbtrun.api import API_VERSION, FINALIZER, KIND
 from tests.chart.helm import CHART, ROOT, VALUES, Helm, env_of
 from tests.controlplane import Completed, ControlPlane
-from watcher.api import API_VERSION, FINALIZER, KIND
 
 OLD: Final = ROOT / "tests/node/charts/dbtrun-dc2ee67.tgz"
 """The chart as it was before `mode` and most of the values."""

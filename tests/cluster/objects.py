@@ -11,8 +11,8 @@ from typing import Any, Final
 import msgspec
 import yaml
 
+from dbtrun.api import API_VERSION
 from tests.controlplane import ControlPlane
-from watcher.api import API_VERSION
 from watcher.cluster.access import ClusterAccess, api_path
 
 CRD: Final = Path(__file__).parents[2] / "deploy/crd/dbtrun.dev_dbtruns.yaml"

@@ -15,11 +15,11 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from dbtrun.api import API_VERSION, PLURAL
 from tests.controlplane import ControlPlane
 from tests.stack import Own, Stack, dbt_run, until
 from tests.stack.site import CRD
 from tests.stack.stack import page
-from watcher.api import API_VERSION, PLURAL
 
 SPEC: Final = ("artifacts", "priority", "connectionDeadlineSeconds")
 STATUS: Final = ("host", "accountId", "startedAt", "artifacts", "job", "failedStep")

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from dbtrun.api import DbtRun
 from tests.cluster.objects import create
 from tests.controlplane import ControlPlane
-from watcher.api import DbtRun
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.events import Events
 from watcher.cluster.mirror import read

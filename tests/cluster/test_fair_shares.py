@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import pytest
 
+from dbtrun.api import API_VERSION, PLURAL
 from tests.controlplane import ControlPlane
 from tests.stack import JOBS, Stack, dbt_run, until
 from tests.stack.dbt import SCENARIO, most_at_once
-from watcher.api import API_VERSION, PLURAL
 
 LIMIT: Final = 3
 BACKLOG: Final = 300

@@ -17,11 +17,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from airflow_trigger import cluster, http
+from dbtrun.api import API_VERSION, KIND, PLURAL
 from tests.cluster.objects import kubeconfig_to
 from tests.cluster.trigger_support import Namespace, QuickTrigger, administering, eventually
 from tests.controlplane import ControlPlane
 from tests.unit.airflow_trigger.test_hostile import ATTACKS, ODD, Attack, payload
-from watcher.api import API_VERSION, KIND, PLURAL
 
 MANY: Final = 1_000
 CROWD: Final = 50_000

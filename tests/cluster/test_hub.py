@@ -16,6 +16,7 @@ from airflow_trigger.dbtruns import Added, Change, DbtRuns, Progress, Removed, R
 from airflow_trigger.http import Cluster
 from airflow_trigger.hub import Hub, Subscription, subscribe
 from airflow_trigger.objects import Denied, Gone, Seen, State
+from dbtrun.api import API_VERSION, GROUP, KIND, PLURAL
 from tests.cluster.trigger_support import (
     QUICK,
     SECONDS,
@@ -25,7 +26,6 @@ from tests.cluster.trigger_support import (
     install_crd,
     watches,
 )
-from watcher.api import API_VERSION, GROUP, KIND, PLURAL
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator

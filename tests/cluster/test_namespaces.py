@@ -19,10 +19,10 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from dbtrun.api import API_VERSION, PLURAL
 from tests.controlplane import ControlPlane
 from tests.stack import Own, Site, Stack, dbt_run, until
 from tests.stack.site import ROOT
-from watcher.api import API_VERSION, PLURAL
 
 CANCELLED: Final = 30
 """dbt Cloud's status code."""

@@ -17,10 +17,10 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from dbtrun.api import FINALIZER, MARKER_PREFIX, UID_ANNOTATION
 from tests.controlplane import ControlPlane
 from tests.stack import JOBS, Stack, dbt_run, until
 from tests.stack.dbt import SCENARIO
-from watcher.api import FINALIZER, MARKER_PREFIX, UID_ANNOTATION
 from watcher.cluster.access import ClusterAccess, api_path
 from watcher.cluster.writer import PREFIX
 from watcher.lifecycle.known import CLOCK_MARGIN

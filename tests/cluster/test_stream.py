@@ -16,10 +16,10 @@ import kopf
 import msgspec
 import pytest
 
+from dbtrun.api import Phase, Status
 from tests.cluster.objects import create, delete, install_crd, kubeconfig_to, raw, until
 from tests.controlplane import ControlPlane
 from tests.stack.proxy import Proxy
-from watcher.api import Phase, Status
 from watcher.cluster.access import ClusterAccess, Timeouts
 from watcher.cluster.mirror import Mirror
 from watcher.cluster.scope import StreamSettings

@@ -15,11 +15,11 @@ import pytest
 import pytest_asyncio
 
 from airflow_trigger.artifacts import DbtRunArtifactOperator
+from dbtrun.api import FINALIZER
 from tests.chart.helm import chart_of
 from tests.controlplane import ControlPlane
 from tests.stack import JOBS, Own, Stack, dbt_run, until
 from tests.stack.dbt import ACCOUNT
-from watcher.api import FINALIZER
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

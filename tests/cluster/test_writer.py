@@ -12,9 +12,9 @@ import msgspec
 import pytest
 import yaml
 
+from dbtrun.api import FINALIZER, DbtRun, Phase, Reason, Status
 from tests.cluster.objects import create, raw
 from tests.controlplane import ControlPlane
-from watcher.api import FINALIZER, DbtRun, Phase, Reason, Status
 from watcher.cluster.access import ClusterAccess, api_path
 from watcher.cluster.errors import ApiTrouble, Conflict, Forbidden, Gone, NotServed, Refused
 from watcher.cluster.mirror import read

@@ -15,7 +15,7 @@ from airflow_trigger.dbtruns import DbtRuns
 from airflow_trigger.http import Cluster
 from airflow_trigger.hub import Pace
 from airflow_trigger.trigger import DbtRunTrigger
-from watcher.api import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from dbtrun.api import API_VERSION, GROUP, KIND, PLURAL, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from dbtrun.api.status import MAX_LOG_TAIL
 from tests.causes import CAUSES, jobs
 from tests.contract.conftest import simulated
-from watcher.api.status import MAX_LOG_TAIL
 from watcher.dbtcloud import wire
 from watcher.dbtcloud.merge import Merge, files_of
 from watcher.lifecycle.cause import told_step

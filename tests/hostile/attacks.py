@@ -19,9 +19,9 @@ from typing import Any, Final
 
 import trustme
 
+from dbtrun.api import Reason
 from tests.hostile.replies import honest, http, listing, refusal, run
 from tests.hostile.wire import FATAL_ALERT, GARBAGE_RECORD, Request, Wire
-from watcher.api import Reason
 
 FOREVER: Final = 3_600.0
 NESTED: Final = b"[" * 200_000 + b"]" * 200_000

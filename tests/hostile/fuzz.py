@@ -17,6 +17,8 @@ from typing import Any, Final
 import httpx
 import trustme
 
+from dbtrun.api import Job, Overrides, Results
+from dbtrun.api.status import MAX_FAILURES, MAX_MESSAGE
 from tests.chaos.wire import Wire
 from tests.hostile.beats import blocks
 from tests.hostile.memory import peak_mib
@@ -24,8 +26,6 @@ from tests.hostile.mutations import Reply, mutated, scrambled
 from tests.hostile.replies import http
 from tests.hostile.wire import GARBAGE_RECORD
 from tests.hostile.wire import Wire as Line
-from watcher.api import Job, Overrides, Results
-from watcher.api.status import MAX_FAILURES, MAX_MESSAGE
 from watcher.clock import MAX_OFFSET, system_clock
 from watcher.dbtcloud.batch import Batch
 from watcher.dbtcloud.client import Client

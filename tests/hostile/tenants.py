@@ -16,12 +16,12 @@ from typing import Any, Final, Self
 from airflow_trigger.cluster import ClusterConfig, NotFound
 from airflow_trigger.dbtruns import lines
 from airflow_trigger.http import Cluster
+from dbtrun.api import API_VERSION, FINAL_PHASES, PLURAL
 from tests.controlplane import ControlPlane
 from tests.hostile.attacks import ATTACKS, Attack, Level
 from tests.hostile.replies import ACCOUNT, JOB, RUN
 from tests.hostile.server import counts_file
 from tests.stack import Program, Stack, dbt_run, until
-from watcher.api import API_VERSION, FINAL_PHASES, PLURAL
 
 ROOT: Final = Path(__file__).parents[2]
 SETTINGS: Final = {

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 import pytest_asyncio
 
+from dbtrun.api import Reason
 from tests.controlplane import ControlPlane
 from tests.hostile.attacks import ATTACKS, Attack, Level
 from tests.hostile.tenants import (
@@ -30,7 +31,6 @@ from tests.hostile.tenants import (
     times,
 )
 from tests.stack import Stack, until
-from watcher.api import Reason
 
 PROBE: Final = Path(__file__).parent / "probe"
 PAUSE: Final = 0.4

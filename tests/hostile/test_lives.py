@@ -9,11 +9,11 @@ import httpx
 import msgspec
 import pytest
 
+from dbtrun.api.status import MAX_STATUS
 from tests.chaos.fate import Fate
 from tests.chaos.wire import Wire
 from tests.chaos.world import Watcher, World, in_virtual_time
 from tests.hostile.mutations import Reply, mutated
-from watcher.api.status import MAX_STATUS
 from watcher.lifecycle.policy import Policy
 from watcher.simulator.server import application
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dbtrun.api.status import MAX_LOG_TAIL
 from tests.unit.lifecycle.planter import Planter, shown_parts
-from watcher.api.status import MAX_LOG_TAIL
 from watcher.lifecycle.scrub import log_tail
 
 

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
+from dbtrun.api import API_VERSION, PLURAL
 from tests.stack import until
 from tests.stack.site import Site, dbt_run
-from watcher.api import API_VERSION, PLURAL
 
 LIVE: Final = 5
 """DbtRuns whose dbt Cloud runs go on through everything."""

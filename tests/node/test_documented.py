@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 import pytest
 import pytest_asyncio
 
+from dbtrun.api import KIND
 from tests.node.documents import Terminal, blocks, commands, introduction, section
 from tests.node.handover import pace
 from tests.node.node import Node
 from tests.stack import Own, Site, install_crd, until
-from watcher.api import KIND
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 ENDLESS: Final = 2

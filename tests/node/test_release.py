@@ -13,12 +13,12 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from dbtrun.api import API_VERSION, PLURAL
 from tests.controlplane.components import NODE_NAME
 from tests.node.handover import pace
 from tests.node.node import Node
 from tests.node.release import CHART, SECRET, Release
 from tests.stack import Own, dbt_run, until
-from watcher.api import API_VERSION, PLURAL
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MANY = 500

@@ -11,12 +11,12 @@ from typing import Any, Final
 import pytest
 import pytest_asyncio
 
+from dbtrun.api import API_VERSION, PLURAL
 from tests.controlplane import CommandError
 from tests.node import Node, images
 from tests.node.beside import ACCOUNT, SIDECAR, TRIGGERER, Beside, pod_of, state_of
 from tests.stack import dbt_run, until
 from tests.stack.stack import SECRET
-from watcher.api import API_VERSION, PLURAL
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOREIGN = re.compile(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"?https?://[^\s\">]+")
-PARTS = ("docs", "deploy", "helm", "tests", "watcher", "airflow_trigger")
+PARTS = ("docs", "deploy", "helm", "tests", "dbtrun", "watcher", "airflow_trigger")
 FILES = ("mkdocs.yml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", ".ci")
 
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from dbtrun.api import API_VERSION, CONNECTION_SECRET_TYPE, KIND, PLURAL
 from tests.controlplane import ControlPlane
 from tests.stack.dbt import JOBS, DbtCloud
 from tests.stack.waiting import until
-from watcher.api import API_VERSION, CONNECTION_SECRET_TYPE, KIND, PLURAL
 
 ROOT: Final = Path(__file__).parents[2]
 LEASE: Final = "dbtrun"

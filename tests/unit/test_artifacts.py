@@ -9,11 +9,11 @@ from typing import Final
 import httpx
 import pytest
 
+from dbtrun.api import Artifact
+from dbtrun.api.status import MAX_PROBLEM
 from tests.unit.dbtcloud import account
 from tests.unit.lifecycle.builders import RUN, run
 from watcher import artifacts
-from watcher.api import Artifact
-from watcher.api.status import MAX_PROBLEM
 from watcher.cluster.errors import ApiTrouble, Conflict, Forbidden, Gone
 from watcher.lifecycle.decisions import KeepArtifacts
 from watcher.lifecycle.keeping import MAX_BYTES

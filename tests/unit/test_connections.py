@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from watcher.api import CONNECTION_SECRET_TYPE, ConnectionRef, DbtRun, Job, Metadata, Spec
+from dbtrun.api import CONNECTION_SECRET_TYPE, ConnectionRef, DbtRun, Job, Metadata, Spec
 from watcher.awaited import SecretData, SecretName
 from watcher.connections import Connections, Unusable
 from watcher.dbtcloud.hosts import Hosts

@@ -30,7 +30,7 @@ def test_an_airflow_image_gets_three_small_libraries() -> None:
 
 def test_what_airflow_loads_needs_nothing_of_the_watcher() -> None:
     loaded = "airflow_trigger.hub, airflow_trigger.event, airflow_trigger.provider"
-    imports(loaded, "kopf", "httpx", "click", "starlette", "uvicorn", "prometheus_client", "watcher.lifecycle")
+    imports(loaded, "kopf", "httpx", "click", "starlette", "uvicorn", "prometheus_client", "watcher")
 
 
 def test_a_dag_file_loads_no_kubernetes_client() -> None:

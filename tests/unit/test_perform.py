@@ -10,7 +10,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from watcher.api import DbtRun, Job, Metadata, Phase, Spec, Status
+from dbtrun.api import DbtRun, Job, Metadata, Phase, Spec, Status
 from watcher.cluster.errors import Conflict, Gone
 from watcher.cluster.mirror import Mirror
 from watcher.cluster.scope import is_older

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from msgspec.structs import replace as changed
 
-from watcher.api import DbtRun, Job, Metadata, Phase, Reason, Spec, Status
+from dbtrun.api import DbtRun, Job, Metadata, Phase, Reason, Spec, Status
 from watcher.lifecycle.decide import Interest
 from watcher.lifecycle.decisions import Connect, Decision, Event, Write
 from watcher.lifecycle.facts import Instant, Observation, RunFacts, RunState, Trouble

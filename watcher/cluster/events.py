@@ -15,7 +15,7 @@ import socket
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from watcher.api import API_VERSION, GROUP, KIND, DbtRun
+from dbtrun.api import API_VERSION, GROUP, KIND, DbtRun
 from watcher.cluster.access import ClusterAccess, api_path
 from watcher.cluster.errors import ApiTrouble, Conflict, Gone
 from watcher.cluster.turns import Urgency

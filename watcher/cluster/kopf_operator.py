@@ -14,7 +14,7 @@ import aiohttp
 import kopf
 from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 
-from watcher.api import GROUP, PLURAL, VERSION, DbtRun
+from dbtrun.api import GROUP, PLURAL, VERSION, DbtRun
 from watcher.cluster.access import ClusterAccessError
 from watcher.cluster.kopf_thread import IDENTITY, Login
 from watcher.cluster.mirror import Unreadable, interpret

@@ -23,7 +23,7 @@ from weakref import WeakSet
 import aiohttp
 from yarl import URL
 
-from watcher.api import PLURAL, DbtRun
+from dbtrun.api import PLURAL, DbtRun
 from watcher.cluster.mirror import Unreadable
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from watcher.api import API_VERSION, GROUP, PLURAL, DbtRun, Phase
+from dbtrun.api import API_VERSION, GROUP, PLURAL, DbtRun, Phase
 from watcher.cluster.access import JSON, ClusterAccess, api_path
 from watcher.cluster.errors import ApiTrouble, Expired, NotServed, decode
 from watcher.cluster.mirror import Unreadable, interpret_json

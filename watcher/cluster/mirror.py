@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from watcher.api import DbtRun, UnreadableObject, parse
+from dbtrun.api import DbtRun, UnreadableObject, parse
 
 KEPT_METADATA: Final = ("dbtrun.dev/", "velero.io/")
 """Prefixes of the annotations and labels that are kept: others can be as large as the API server takes an object."""
@@ -57,7 +57,7 @@ def read(body: Mapping[str, Any]) -> DbtRun:
     """An object without what would only fill memory (managedFields are never read).
 
     Raises:
-        UnreadableObject: as `watcher.api.parse`.
+        UnreadableObject: as `dbtrun.api.parse`.
     """
     return _slim(parse(body))
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from watcher.api import GROUP, PLURAL, DbtRun
+from dbtrun.api import GROUP, PLURAL, DbtRun
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.echoes import Echoes
 from watcher.cluster.errors import ApiTrouble, Forbidden, NotServed

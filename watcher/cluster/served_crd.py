@@ -11,8 +11,8 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-from watcher.api import API_VERSION, GROUP, KIND, PLURAL, VERSION
-from watcher.api.fields import lacking
+from dbtrun.api import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from dbtrun.api.fields import lacking
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.errors import ApiTrouble, Gone, decode
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
 
-from watcher.api import DbtRun
+from dbtrun.api import DbtRun
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.kopf_thread import Kopf
 from watcher.cluster.mirror import Mirror

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from watcher.api import API_VERSION, FINALIZER, KIND, PLURAL, DbtRun, Phase, Status, to_wire
+from dbtrun.api import API_VERSION, FINALIZER, KIND, PLURAL, DbtRun, Phase, Status, to_wire
 from watcher.cluster.access import MERGE_PATCH, ClusterAccess, api_path
 from watcher.cluster.errors import Conflict, Refused, decode
 from watcher.cluster.mirror import read

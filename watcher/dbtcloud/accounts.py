@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 import httpx
 
-from watcher.api import Reason
+from dbtrun.api import Reason
 from watcher.clock import Clock, system_clock
 from watcher.dbtcloud.budget import BURST, REQUESTS_PER_MINUTE, UNPROVEN, Budget, Share
 from watcher.dbtcloud.channel import TOTAL_SECONDS

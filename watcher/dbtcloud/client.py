@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx
 
-from watcher.api import Job, Overrides, PullRequestId, Reason, Results
+from dbtrun.api import Job, Overrides, PullRequestId, Reason, Results
 from watcher.clock import Clock, system_clock
 from watcher.dbtcloud import search, wire
 from watcher.dbtcloud.batch import Batch, Findings

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from watcher.api import Reason
+from dbtrun.api import Reason
 from watcher.dbtcloud.connection import MASK, Connection
 from watcher.dbtcloud.errors import DbtCloudError, Surprise
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from watcher.api import Reason
+from dbtrun.api import Reason
 from watcher.lifecycle.facts import Instant, NotSent, Refused, Submission, Trouble, Undecided
 
 COOL_DOWN: Final = 300.0

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from watcher.api import FailedNode, Results
-from watcher.api.status import FAILED_NODE, MAX_FAILURE_MESSAGE, MAX_FAILURES, MAX_STEP_NAME, MAX_UNREAD_STEPS
+from dbtrun.api import FailedNode, Results
+from dbtrun.api.status import FAILED_NODE, MAX_FAILURE_MESSAGE, MAX_FAILURES, MAX_STEP_NAME, MAX_UNREAD_STEPS
 from watcher.dbtcloud import wire
 from watcher.lifecycle.facts import RunState, StepFacts
 from watcher.lifecycle.scrub import told

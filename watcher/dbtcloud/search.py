@@ -13,7 +13,7 @@ import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
-from watcher.api import Job
+from dbtrun.api import Job
 from watcher.dbtcloud import wire
 from watcher.dbtcloud.budget import Priority
 from watcher.dbtcloud.channel import Channel, Page

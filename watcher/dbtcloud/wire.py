@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from watcher.api.status import MAX_LOG_TAIL, MAX_MESSAGE, MAX_STEP_NAME
+from dbtrun.api.status import MAX_LOG_TAIL, MAX_MESSAGE, MAX_STEP_NAME
 from watcher.dbtcloud.errors import ServerFault, UnknownStatus
 from watcher.lifecycle.cause import failed_step
 from watcher.lifecycle.facts import RunFacts, RunState, StepFacts

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from watcher.api import (
+from dbtrun.api import (
     FINALIZER,
     PHASE_MEANINGS,
     Attempt,
@@ -21,7 +21,7 @@ from watcher.api import (
     Spec,
     Status,
 )
-from watcher.api.status import MAX_MESSAGE
+from dbtrun.api.status import MAX_MESSAGE
 from watcher.lifecycle.decisions import Connect, Decision, Event, RemoveFinalizer, Wait, Write
 from watcher.lifecycle.facts import Instant, Observation, RunFacts, Trouble
 from watcher.lifecycle.known import DENIED_INTERVAL, Known, wanted_run

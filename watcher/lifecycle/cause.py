@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from watcher.api import FailedNode, FailedStep, Results
-from watcher.api.status import FAILED_NODE, MAX_MESSAGE, MAX_STEP_NAME
+from dbtrun.api import FailedNode, FailedStep, Results
+from dbtrun.api.status import FAILED_NODE, MAX_MESSAGE, MAX_STEP_NAME
 from watcher.lifecycle.facts import RunFacts, RunState, StepFacts
 from watcher.lifecycle.text import clean, one_line
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from watcher.api import DbtRun, Phase, Reason
+from dbtrun.api import DbtRun, Phase, Reason
 from watcher.lifecycle.case import Case
 from watcher.lifecycle.decisions import AddFinalizer, Decision, Wait
 from watcher.lifecycle.ended import ended_step

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from watcher.api import Attempt, Job, Overrides, Status
+from dbtrun.api import Attempt, Job, Overrides, Status
 from watcher.lifecycle.facts import StepFacts
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from watcher.api import FINALIZER, DbtRun
+from dbtrun.api import FINALIZER, DbtRun
 from watcher.lifecycle.case import Case
 from watcher.lifecycle.decisions import Decision, DeleteObject, RemoveFinalizer, Sweep, Wait
 from watcher.lifecycle.statuses import stands, with_attempt

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
 
-from watcher.api import Reason
+from dbtrun.api import Reason
 
 
 class RunState(IntEnum):

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from watcher.api import Attempt, Phase, Reason, RetryStrategy, RetryWhen, Step
+from dbtrun.api import Attempt, Phase, Reason, RetryStrategy, RetryWhen, Step
 from watcher.lifecycle.case import Case
 from watcher.lifecycle.cause import told_step
 from watcher.lifecycle.decisions import (

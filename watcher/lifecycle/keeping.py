@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from watcher.api import Artifact, DbtRun
+from dbtrun.api import Artifact, DbtRun
 from watcher.lifecycle.case import Case
 from watcher.lifecycle.decisions import Decision, FindOwner, KeepArtifacts
 from watcher.lifecycle.facts import RunFacts

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from watcher.api import Artifact, ConditionType, DbtRun, Phase, Reason, Results
+from dbtrun.api import Artifact, ConditionType, DbtRun, Phase, Reason, Results
 from watcher.lifecycle.facts import (
     Instant,
     NotSent,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from watcher.api import MARKER_PREFIX, DbtRun
+from dbtrun.api import MARKER_PREFIX, DbtRun
 from watcher.lifecycle.text import clean
 
 MARK: Final = re.compile(re.escape(MARKER_PREFIX) + r"([0-9a-zA-Z-]{1,64})/[0-9]+(?![0-9A-Za-z])")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from watcher.api import FailedStep, Phase, Reason, Results, RetryWhen
-from watcher.api.status import MAX_MESSAGE
+from dbtrun.api import FailedStep, Phase, Reason, Results, RetryWhen
+from dbtrun.api.status import MAX_MESSAGE
 from watcher.lifecycle.cause import cause_of
 from watcher.lifecycle.facts import RunFacts, RunState
 from watcher.lifecycle.text import clean

@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from watcher.api import START_COPY_ANNOTATION, Attempt, Phase, Reason, RetryStrategy, Reuse
+from dbtrun.api import START_COPY_ANNOTATION, Attempt, Phase, Reason, RetryStrategy, Reuse
 from watcher.lifecycle.case import Case
 from watcher.lifecycle.decisions import (
     AddFinalizer,

@@ -8,8 +8,8 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from watcher.api import Attempt, Condition, ConditionStatus, ConditionType, Phase, Reason, Status, Step
-from watcher.api.status import MAX_MESSAGE, MAX_STATUS, MAX_STEP_NAME, MAX_STEPS
+from dbtrun.api import Attempt, Condition, ConditionStatus, ConditionType, Phase, Reason, Status, Step
+from dbtrun.api.status import MAX_MESSAGE, MAX_STATUS, MAX_STEP_NAME, MAX_STEPS
 from watcher.lifecycle.facts import RunFacts, StepFacts, Trouble
 from watcher.lifecycle.text import clean
 

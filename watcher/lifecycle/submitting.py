@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from watcher.api import Attempt, Phase, Reason
+from dbtrun.api import Attempt, Phase, Reason
 from watcher.lifecycle.case import Case
 from watcher.lifecycle.decisions import ClaimStart, Decision, Event, LookForRuns, RemoveFinalizer, Resume, Start
 from watcher.lifecycle.facts import NotSent, Refused, Started

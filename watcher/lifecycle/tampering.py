@@ -11,7 +11,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Final
 
-from watcher.api import MARKER_PREFIX, Attempt, ConditionType, DbtRun, Phase, Status
+from dbtrun.api import MARKER_PREFIX, Attempt, ConditionType, DbtRun, Phase, Status
 from watcher.lifecycle.marker import marker
 from watcher.lifecycle.outcome import STOP_REASONS
 

@@ -5,7 +5,7 @@ A webhook that is down, a right that was taken away or a namespace that is going
 
 from __future__ import annotations
 
-from watcher.api import Reason
+from dbtrun.api import Reason
 from watcher.lifecycle.case import Case
 from watcher.lifecycle.decisions import Cancel, Decision, Event, FindOwner, RemoveFinalizer, Write
 from watcher.lifecycle.facts import RunFacts

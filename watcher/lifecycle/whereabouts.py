@@ -5,7 +5,7 @@ Accounts and hosts number their runs on their own, so the number of a run means 
 
 from __future__ import annotations
 
-from watcher.api import Status
+from dbtrun.api import Status
 
 
 def misdirected(status: Status, host: str, account_id: int) -> str | None:

@@ -36,7 +36,7 @@ from airflow_trigger.cluster import (
 from airflow_trigger.dbtruns import Added, DbtRuns, Progress, Removed, lines, read_change
 from airflow_trigger.http import Cluster, in_cluster, load
 from airflow_trigger.reading import Unreadable
-from watcher.api import FINAL_PHASES
+from dbtrun.api import FINAL_PHASES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

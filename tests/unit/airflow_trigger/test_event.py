@@ -7,8 +7,8 @@ import pytest
 
 from airflow_trigger import event
 from airflow_trigger.event import Payload, Subject
+from dbtrun.api import FINAL_PHASES, Phase, Reason
 from tests.unit.airflow_trigger.fakes import dbtrun
-from watcher.api import FINAL_PHASES, Phase, Reason
 
 NIGHTLY = Subject("team", "nightly")
 URL = "https://cloud.getdbt.com/deploy/1/projects/2/runs/98765"

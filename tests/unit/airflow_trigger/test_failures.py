@@ -25,7 +25,7 @@ from airflow_trigger.failures import (
     report,
 )
 from airflow_trigger.taskruns import TaskRun
-from watcher.api import Reason
+from dbtrun.api import Reason
 
 
 def over(phase: str, reason: str, message: str = "", **status: Any) -> TaskRun:

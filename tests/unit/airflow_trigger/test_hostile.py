@@ -23,8 +23,8 @@ import tests.stack
 from airflow_trigger import cluster, http
 from airflow_trigger.hub import Pace
 from airflow_trigger.trigger import DbtRunTrigger
+from dbtrun.api import API_VERSION, FINAL_PHASES, KIND
 from tests.unit.airflow_trigger.test_cluster import kubeconfig
-from watcher.api import API_VERSION, FINAL_PHASES, KIND
 
 QUICK: Final = Pace(linger=0.0, silence=30.0, recheck=0.2, first_retry=0.01, longest_retry=0.05, denied_retry=0.01)
 PATH: Final = "/apis/dbtrun.dev/v1alpha1/namespaces/team/dbtruns"

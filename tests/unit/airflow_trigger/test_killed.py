@@ -155,7 +155,9 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize(("cause", "state"), [(cause, state) for cause in STATES for state in STATES[cause]])
+@pytest.mark.parametrize(
+    ("cause", "state"), [(cause, state) for cause in STATES for state in sorted(STATES[cause], key=str)]
+)
 def test_the_state_of_a_task_says_why_its_process_ends(cause: Cause, state: str | None) -> None:
     assert cause_of(state) == cause
 

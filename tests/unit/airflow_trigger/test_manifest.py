@@ -12,7 +12,7 @@ from airflow_trigger.arguments import seconds
 from airflow_trigger.attempts import Create, TaskKey, Try
 from airflow_trigger.failures import InvalidArgument
 from airflow_trigger.manifest import PULL_REQUEST, RUN_CONFIG, Wish, active_deadline, manifest
-from watcher.api import DbtRun, parse
+from dbtrun.api import DbtRun, parse
 from watcher.dbtcloud.client import _body
 
 TRY = Try(TaskKey("nightly", "r", "build"), 1, 0)

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from msgspec import inspect
 
-from watcher import api
-from watcher.api import Condition, Phase, Reason, Spec, Status, status
+from dbtrun import api
+from dbtrun.api import Condition, Phase, Reason, Spec, Status, status
 from watcher.lifecycle.keeping import key_of
 
 ROOT = Path(__file__).parents[3]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from watcher.api import Phase, UnreadableObject, parse
+from dbtrun.api import Phase, UnreadableObject, parse
 
 STEP = {"index": 1, "name": "dbt build", "status": "Success"}
 ATTEMPT = {"number": 1, "phase": "Running", "runId": 7, "reason": "OfALaterVersion"}

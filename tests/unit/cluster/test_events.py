@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from watcher.api import parse
+from dbtrun.api import parse
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.events import QUEUE, Events
 

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
+from dbtrun.api import DbtRun
 from tests.unit.cluster.test_mirror import done
-from watcher.api import DbtRun
 from watcher.cluster.errors import ApiTrouble, Gone
 from watcher.cluster.expiry import AGAIN, Expiry
 from watcher.cluster.mirror import Mirror, read

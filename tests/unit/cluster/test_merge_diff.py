@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.api import Phase, Reason, Status, to_wire
+from dbtrun.api import Phase, Reason, Status, to_wire
 from watcher.cluster.writer import merge_diff
 
 KEYS = st.sampled_from(["a", "b", "c"])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.api import DbtRun, Phase
+from dbtrun.api import DbtRun, Phase
 from watcher.cluster.mirror import Mirror, interpret, interpret_json, read
 from watcher.cluster.scope import is_older
 

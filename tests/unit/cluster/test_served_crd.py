@@ -11,8 +11,8 @@ import msgspec
 import pytest
 import yaml
 
-from watcher.api import API_VERSION, GROUP, KIND, VERSION
-from watcher.api.fields import lacking
+from dbtrun.api import API_VERSION, GROUP, KIND, VERSION
+from dbtrun.api.fields import lacking
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.errors import ApiTrouble, Gone
 from watcher.cluster.served_crd import PATH, ServedCrd

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from watcher.api import Attempt, Phase, Status, parse
+from dbtrun.api import Attempt, Phase, Status, parse
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.writer import Writer, left_out
 

@@ -12,8 +12,8 @@ from datetime import timedelta
 import httpx
 import pytest
 
+from dbtrun.api import Reason
 from tests.unit.dbtcloud import account
-from watcher.api import Reason
 from watcher.dbtcloud import errors
 from watcher.dbtcloud.accounts import Accounts
 from watcher.dbtcloud.budget import Priority

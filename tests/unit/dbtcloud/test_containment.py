@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
+from dbtrun.api import Reason
 from tests.unit.dbtcloud import account
-from watcher.api import Reason
 from watcher.dbtcloud import errors
 from watcher.dbtcloud.containment import REPEAT_SECONDS, Containment
 

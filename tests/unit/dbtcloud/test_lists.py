@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from dbtrun.api import Job, Reason
 from tests.unit.dbtcloud import account
-from watcher.api import Job, Reason
 from watcher.dbtcloud import errors
 from watcher.lifecycle.facts import RunState
 

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from dbtrun.api import Results
+from dbtrun.api.status import FAILED_NODE
 from tests.unit.dbtcloud import account
-from watcher.api import Results
-from watcher.api.status import FAILED_NODE
 from watcher.dbtcloud import merge
 from watcher.dbtcloud.errors import ServerFault
 from watcher.dbtcloud.merge import File, files_of

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from dbtrun.api import Reason
 from tests.unit.dbtcloud.account import NOON
-from watcher.api import Reason
 from watcher.dbtcloud import errors
 from watcher.dbtcloud.batch import Batch
 from watcher.dbtcloud.poller import Poller

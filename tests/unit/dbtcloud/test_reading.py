@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from dbtrun.api import Reason, Results
 from tests.unit.dbtcloud import account
-from watcher.api import Reason, Results
 from watcher.clock import clock_offset
 from watcher.dbtcloud import errors
 from watcher.dbtcloud.budget import Budget

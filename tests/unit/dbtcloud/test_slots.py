@@ -13,8 +13,8 @@ from statistics import fmean
 import httpx
 import pytest
 
+from dbtrun.api import Reason
 from tests.unit.dbtcloud import account
-from watcher.api import Reason
 from watcher.dbtcloud.errors import ServerFault
 from watcher.dbtcloud.slots import LISTED_SECONDS, UNUSED_SECONDS, LiveRuns, Slots, rounded
 from watcher.fair import Applicant

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 import httpx
 import pytest
 
+from dbtrun.api import Overrides, PullRequestId, Reason
 from tests.unit.dbtcloud import account
-from watcher.api import Overrides, PullRequestId, Reason
 from watcher.dbtcloud.budget import Budget
 from watcher.lifecycle.facts import NotSent, Refused, RunState, Started, Submission, Undecided
 

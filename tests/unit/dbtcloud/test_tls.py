@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import trustme
 
+from dbtrun.api import Overrides, Reason
 from tests.unit.dbtcloud import account
-from watcher.api import Overrides, Reason
 from watcher.dbtcloud import channel
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.connection import Connection

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from watcher.api import Job, Overrides, Reason
+from dbtrun.api import Job, Overrides, Reason
 from watcher.dbtcloud.channel import MAX_BODY
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.connection import Connection, Token, parse_connection

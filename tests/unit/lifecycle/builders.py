@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
 
-from watcher.api import (
+from dbtrun.api import (
     FINALIZER,
     UID_ANNOTATION,
     Attempt,

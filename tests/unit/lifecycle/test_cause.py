@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from dbtrun.api import FailedNode, FailedStep, Results
 from tests.unit.lifecycle.builders import facts, step
-from watcher.api import FailedNode, FailedStep, Results
 from watcher.lifecycle.cause import MAX_CAUSE, cause_of, failed_step, headline, told_step
 from watcher.lifecycle.facts import RunState
 

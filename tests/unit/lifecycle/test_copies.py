@@ -7,6 +7,18 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from dbtrun.api import (
+    RESTORED_LABEL,
+    START_COPY_ANNOTATION,
+    UID_ANNOTATION,
+    Attempt,
+    DbtRun,
+    DeletionPolicy,
+    Phase,
+    Reason,
+    Retry,
+    Status,
+)
 from tests.unit.lifecycle.builders import (
     JOB,
     MARK,
@@ -26,18 +38,6 @@ from tests.unit.lifecycle.builders import (
     seen,
     wall,
     written,
-)
-from watcher.api import (
-    RESTORED_LABEL,
-    START_COPY_ANNOTATION,
-    UID_ANNOTATION,
-    Attempt,
-    DbtRun,
-    DeletionPolicy,
-    Phase,
-    Reason,
-    Retry,
-    Status,
 )
 from watcher.lifecycle.decisions import AddFinalizer, Cancel, ClaimStart, LookForRuns, RemoveFinalizer, Wait, Write
 from watcher.lifecycle.facts import RunState

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from dbtrun.api import Attempt, Phase, Reason, Status
 from tests.unit.lifecycle.builders import (
     ACCOUNT,
     RUN,
@@ -20,7 +21,6 @@ from tests.unit.lifecycle.builders import (
     seen,
     written,
 )
-from watcher.api import Attempt, Phase, Reason, Status
 from watcher.lifecycle.decide import Interest, interest
 from watcher.lifecycle.known import DENIED_INTERVAL, Known
 from watcher.lifecycle.tampering import tampered

@@ -7,10 +7,10 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dbtrun.api import Phase
 from docs import generate, lifecycle
 from tests.unit.lifecycle.test_model import ADOPTING, ALL, ANY, QUICK, Story, stories, told, worlds
 from tests.unit.lifecycle.world import World
-from watcher.api import Phase
 
 
 def test_the_page_is_what_the_stories_show() -> None:

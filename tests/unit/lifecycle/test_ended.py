@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from dbtrun.api import FINALIZER, ConditionStatus, ConditionType, DbtRun, Phase, Reason, Status
 from tests.unit.lifecycle.builders import (
     decided,
     known,
@@ -21,7 +22,6 @@ from tests.unit.lifecycle.builders import (
     wall,
     written,
 )
-from watcher.api import FINALIZER, ConditionStatus, ConditionType, DbtRun, Phase, Reason, Status
 from watcher.lifecycle.decisions import Connect, DeleteObject, RemoveFinalizer, Sweep, Wait, Write
 from watcher.lifecycle.ended import rests_until
 from watcher.lifecycle.known import Known

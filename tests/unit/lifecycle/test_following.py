@@ -9,6 +9,22 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from dbtrun.api import (
+    ConditionStatus,
+    ConditionType,
+    DbtRun,
+    DeletionPolicy,
+    FailedNode,
+    FailedStep,
+    Phase,
+    Reason,
+    Results,
+    Retry,
+    RetryStrategy,
+    RetryWhen,
+    Status,
+    Step,
+)
 from tests.unit.lifecycle.builders import (
     RUN,
     UID,
@@ -27,22 +43,6 @@ from tests.unit.lifecycle.builders import (
     trouble,
     wall,
     written,
-)
-from watcher.api import (
-    ConditionStatus,
-    ConditionType,
-    DbtRun,
-    DeletionPolicy,
-    FailedNode,
-    FailedStep,
-    Phase,
-    Reason,
-    Results,
-    Retry,
-    RetryStrategy,
-    RetryWhen,
-    Status,
-    Step,
 )
 from watcher.lifecycle.decisions import Cancel, Connect, FetchDetails, FetchResults, RemoveFinalizer, Sweep, Wait, Write
 from watcher.lifecycle.facts import RunFacts, RunState

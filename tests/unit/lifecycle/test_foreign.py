@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from dbtrun.api import DbtRun, DeletionPolicy, Phase, Reason
 from tests.unit.lifecycle.builders import RUN, decided, facts, following, live, next_step, rested, run, seen
-from watcher.api import DbtRun, DeletionPolicy, Phase, Reason
 from watcher.lifecycle.decisions import Cancel, FindOwner, KeepArtifacts, RemoveFinalizer, Write
 from watcher.lifecycle.facts import RunState
 from watcher.lifecycle.known import Known, Owner

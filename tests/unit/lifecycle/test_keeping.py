@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from dbtrun.api import Artifact, DbtRun, Phase, Reason, Retry
 from tests.unit.lifecycle.builders import (
     RUN,
     facts,
@@ -23,7 +24,6 @@ from tests.unit.lifecycle.builders import (
     wall,
     written,
 )
-from watcher.api import Artifact, DbtRun, Phase, Reason, Retry
 from watcher.lifecycle.decisions import Connect, FetchDetails, KeepArtifacts, Wait, Write
 from watcher.lifecycle.facts import RunFacts, RunState
 from watcher.lifecycle.keeping import MAX_NAME, config_map_name, key_of

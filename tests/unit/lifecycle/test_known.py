@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace as known_with
 
+from dbtrun.api import Attempt, Phase, Status
 from tests.unit.lifecycle.builders import (
     RUN,
     at,
@@ -18,7 +19,6 @@ from tests.unit.lifecycle.builders import (
     seen,
     wall,
 )
-from watcher.api import Attempt, Phase, Status
 from watcher.lifecycle.known import Claim, Known, remember, wanted_run
 
 RETRYING = Status(phase=Phase.PENDING, attempts=(Attempt(number=2, phase=Phase.PENDING, run_id=RUN),))

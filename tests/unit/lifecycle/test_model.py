@@ -15,9 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.lifecycle.builders import MARK, POLICY, run
-from tests.unit.lifecycle.world import LIST_LAG, Fate, Reply, World
-from watcher.api import (
+from dbtrun.api import (
     START_COPY_ANNOTATION,
     DbtRun,
     DeletionPolicy,
@@ -28,6 +26,8 @@ from watcher.api import (
     RetryWhen,
     Reuse,
 )
+from tests.unit.lifecycle.builders import MARK, POLICY, run
+from tests.unit.lifecycle.world import LIST_LAG, Fate, Reply, World
 from watcher.lifecycle.facts import RunState
 from watcher.lifecycle.marker import marker
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from dbtrun.api import FailedNode, Phase, Reason, Results, RetryWhen
+from dbtrun.api.status import MAX_MESSAGE
 from tests.unit.lifecycle.builders import RUN, facts
-from watcher.api import FailedNode, Phase, Reason, Results, RetryWhen
-from watcher.api.status import MAX_MESSAGE
 from watcher.lifecycle.facts import RunState
 from watcher.lifecycle.outcome import STOP_REASONS, outcome_of
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from dbtrun.api import Attempt, DbtRun, Phase, Reason, Retry, RetryStrategy, RetryWhen, Status
 from tests.unit.lifecycle.builders import (
     BEFORE,
     JOB,
@@ -35,7 +36,6 @@ from tests.unit.lifecycle.builders import (
     wall,
     written,
 )
-from watcher.api import Attempt, DbtRun, Phase, Reason, Retry, RetryStrategy, RetryWhen, Status
 from watcher.lifecycle.decisions import ClaimStart, SearchPast, Wait, Write
 from watcher.lifecycle.facts import NotSent, Refused, RunFacts, RunState, Started, Undecided
 from watcher.lifecycle.known import CLOCK_MARGIN, CancelTry, Known, LookBack, certain, remember, saw_live, witnessed

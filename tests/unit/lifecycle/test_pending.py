@@ -7,6 +7,7 @@ from dataclasses import replace as known_with
 import pytest
 from msgspec.structs import replace
 
+from dbtrun.api import Attempt, ConditionStatus, ConditionType, DeletionPolicy, Job, Phase, Reason, Reuse, Status
 from tests.unit.lifecycle.builders import (
     ACCOUNT,
     JOB,
@@ -29,7 +30,6 @@ from tests.unit.lifecycle.builders import (
     wall,
     written,
 )
-from watcher.api import Attempt, ConditionStatus, ConditionType, DeletionPolicy, Job, Phase, Reason, Reuse, Status
 from watcher.lifecycle.decisions import (
     AddFinalizer,
     ClaimStart,

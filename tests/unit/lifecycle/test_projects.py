@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from dbtrun.api import Attempt, DbtRun, Job, Phase, Reason, Reuse, Status
 from tests.unit.lifecycle.builders import JOB, RUN, decided, facts, known, next_step, run, seen
-from watcher.api import Attempt, DbtRun, Job, Phase, Reason, Reuse, Status
 from watcher.lifecycle.decisions import Cancel, ClaimStart, FindLive, FindProjects, ResolveJob, SearchPast, Write
 from watcher.lifecycle.known import Known, Touched
 

@@ -10,6 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from dbtrun.api import (
+    Attempt,
+    ConditionStatus,
+    ConditionType,
+    FailedNode,
+    Phase,
+    Reason,
+    Results,
+    Retry,
+    Status,
+    Step,
+)
+from dbtrun.api.status import MAX_MESSAGE, MAX_STATUS, MAX_STEP_NAME, MAX_STEPS
 from tests.unit.lifecycle.builders import (
     RUN,
     START,
@@ -29,19 +42,6 @@ from tests.unit.lifecycle.builders import (
     wall,
     written,
 )
-from watcher.api import (
-    Attempt,
-    ConditionStatus,
-    ConditionType,
-    FailedNode,
-    Phase,
-    Reason,
-    Results,
-    Retry,
-    Status,
-    Step,
-)
-from watcher.api.status import MAX_MESSAGE, MAX_STATUS, MAX_STEP_NAME, MAX_STEPS
 from watcher.lifecycle.decisions import Write
 from watcher.lifecycle.facts import Refused, RunState
 from watcher.lifecycle.statuses import bounded, seconds, shown_steps, stamped, with_attempt

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from dbtrun.api import DbtRun, DeletionPolicy, Overrides, Phase, Reason, Status
 from tests.unit.lifecycle.builders import (
     JOB,
     MARK,
@@ -25,7 +26,6 @@ from tests.unit.lifecycle.builders import (
     wall,
     written,
 )
-from watcher.api import DbtRun, DeletionPolicy, Overrides, Phase, Reason, Status
 from watcher.lifecycle.decisions import ClaimStart, Connect, LookForRuns, RemoveFinalizer, Resume, Start, Write
 from watcher.lifecycle.facts import NotSent, Refused, RunState, Started, Undecided
 from watcher.lifecycle.known import Known

@@ -8,6 +8,16 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from dbtrun.api import (
+    Attempt,
+    Condition,
+    ConditionStatus,
+    ConditionType,
+    DbtRun,
+    Phase,
+    Reason,
+    Status,
+)
 from tests.unit.lifecycle.builders import (
     RUN,
     START,
@@ -25,16 +35,6 @@ from tests.unit.lifecycle.builders import (
     seen,
     wall,
     written,
-)
-from watcher.api import (
-    Attempt,
-    Condition,
-    ConditionStatus,
-    ConditionType,
-    DbtRun,
-    Phase,
-    Reason,
-    Status,
 )
 from watcher.lifecycle.decisions import AddFinalizer, ClaimStart, RemoveFinalizer, SearchPast, Write
 from watcher.lifecycle.known import Known, remember

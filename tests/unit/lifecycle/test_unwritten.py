@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from dbtrun.api import Phase, Reason, Retry, RetryWhen
 from tests.unit.lifecycle.builders import (
     RUN,
     claim,
@@ -23,7 +24,6 @@ from tests.unit.lifecycle.builders import (
     wall,
 )
 from tests.unit.lifecycle.world import Reply, World
-from watcher.api import Phase, Reason, Retry, RetryWhen
 from watcher.lifecycle.decisions import Cancel, Connect, RemoveFinalizer, Write
 from watcher.lifecycle.facts import RunState, Started
 from watcher.lifecycle.known import CancelTry, DetailsTry

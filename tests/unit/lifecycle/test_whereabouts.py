@@ -7,6 +7,7 @@ from dataclasses import replace as known_with
 import pytest
 from msgspec.structs import replace
 
+from dbtrun.api import Condition, ConditionStatus, ConditionType, DbtRun, Reason, Status
 from tests.unit.lifecycle.builders import (
     ACCOUNT,
     POLICY,
@@ -26,7 +27,6 @@ from tests.unit.lifecycle.builders import (
     trouble,
     written,
 )
-from watcher.api import Condition, ConditionStatus, ConditionType, DbtRun, Reason, Status
 from watcher.lifecycle.decide import OTHERS, interest
 from watcher.lifecycle.decisions import ClaimStart, Connect, Wait, Write
 from watcher.lifecycle.known import Known, remember

@@ -17,9 +17,9 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace as with_fields
 
+from dbtrun.api import FINALIZER, Artifact, DbtRun, Phase, Reason, Status
+from dbtrun.api.status import MAX_STATUS
 from tests.unit.lifecycle.builders import ACCOUNT, BEFORE, JOB, START
-from watcher.api import FINALIZER, Artifact, DbtRun, Phase, Reason, Status
-from watcher.api.status import MAX_STATUS
 from watcher.lifecycle.decide import decide, interest
 from watcher.lifecycle.decisions import (
     AddFinalizer,

@@ -3,7 +3,7 @@
 Both images import it, so it needs nothing but msgspec.
 """
 
-from watcher.api.names import (
+from dbtrun.api.names import (
     API_VERSION,
     CONNECTION_SECRET_TYPE,
     FINALIZER,
@@ -16,10 +16,10 @@ from watcher.api.names import (
     UID_ANNOTATION,
     VERSION,
 )
-from watcher.api.objects import DbtRun, Metadata, UnreadableObject, parse, to_wire
-from watcher.api.phases import FINAL_PHASES, LIVE_PHASES, PHASE_MEANINGS, Phase
-from watcher.api.reasons import REASON_DOCS, Reason, ReasonDoc
-from watcher.api.spec import (
+from dbtrun.api.objects import DbtRun, Metadata, UnreadableObject, parse, to_wire
+from dbtrun.api.phases import FINAL_PHASES, LIVE_PHASES, PHASE_MEANINGS, Phase
+from dbtrun.api.reasons import REASON_DOCS, Reason, ReasonDoc
+from dbtrun.api.spec import (
     ConnectionRef,
     DeletionPolicy,
     Job,
@@ -31,7 +31,7 @@ from watcher.api.spec import (
     Reuse,
     Spec,
 )
-from watcher.api.status import (
+from dbtrun.api.status import (
     Artifact,
     Attempt,
     Condition,

@@ -9,9 +9,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from watcher.api.phases import Phase
-from watcher.api.reasons import Reason
-from watcher.api.spec import Fields
+from dbtrun.api.phases import Phase
+from dbtrun.api.reasons import Reason
+from dbtrun.api.spec import Fields
 
 MAX_STATUS: Final = 64_000
 """Bytes of a status as JSON."""

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
-from watcher.api.names import MARKER_PREFIX, RESTORED_LABEL, START_COPY_ANNOTATION, UID_ANNOTATION
-from watcher.api.spec import DeletionPolicy, Fields, Spec
-from watcher.api.status import Attempt, Status
+from dbtrun.api.names import MARKER_PREFIX, RESTORED_LABEL, START_COPY_ANNOTATION, UID_ANNOTATION
+from dbtrun.api.spec import DeletionPolicy, Fields, Spec
+from dbtrun.api.status import Attempt, Status
 
 
 class Metadata(Fields, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import inspect
 
-from watcher.api.objects import DbtRun
+from dbtrun.api.objects import DbtRun
 
 PARTS = ("spec", "status")
 

@@ -1,0 +1,1 @@
+"""DbtRun: what the watcher and the Airflow trigger share."""
