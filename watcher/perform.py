@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final, Protocol, assert_never
 
 from dbtrun.api import DbtRun, Phase, Reason, Status
 from watcher import artifacts
@@ -25,11 +25,14 @@ from watcher.lifecycle.decide import Interest
 from watcher.lifecycle.decisions import (
     AddFinalizer,
     Cancel,
+    Change,
     ClaimStart,
     Connect,
     Decision,
     DeleteObject,
+    Errand,
     Event,
+    Fetch,
     FetchDetails,
     FetchResults,
     FindLive,
@@ -37,10 +40,12 @@ from watcher.lifecycle.decisions import (
     FindProjects,
     KeepArtifacts,
     LookForRuns,
+    Question,
     RemoveFinalizer,
     ResolveJob,
     Resume,
     SearchPast,
+    Send,
     Start,
     Sweep,
     Wait,
@@ -116,13 +121,13 @@ class Performer:
         self._check_lead()
         try:
             match decision:
-                case Connect():
-                    return await self._connect(run, known)
-                case Write() | AddFinalizer() | RemoveFinalizer() | DeleteObject():
-                    await self._change(decision, run)
-                    return known
                 case Wait():
                     return known
+                case Connect():
+                    return await self._connect(run, known)
+            if isinstance(decision, Change):
+                await self._change(decision, run)
+                return known
             return await self._ask(decision, run, known)
         except Conflict:
             self.metrics.conflicts.inc()
@@ -156,7 +161,7 @@ class Performer:
 
     # ── Kubernetes ──
 
-    async def _change(self, decision: Write | AddFinalizer | RemoveFinalizer | DeleteObject, run: DbtRun) -> None:
+    async def _change(self, decision: Change, run: DbtRun) -> None:
         match decision:
             case Write(status, event):
                 self.record(await self.objects.patch_status(run, status))
@@ -174,6 +179,8 @@ class Performer:
                     self.forget_object(run.uid)
                 else:
                     self.record(left)
+            case _:
+                assert_never(decision)
 
     async def _look_again(self, run: DbtRun) -> None:
         """The mirror was behind: ask, as the watch may take its time."""
@@ -210,7 +217,7 @@ class Performer:
         projects = self.connections.projects(run)
         return replace(known, account_id=connection.account_id, host=connection.host, projects=projects)
 
-    async def _ask(self, decision: Decision, run: DbtRun, known: Known) -> Known:
+    async def _ask(self, decision: Errand, run: DbtRun, known: Known) -> Known:
         account = self.connections.account(run.uid)
         if account is None:
             return replace(known, account_id=None)
@@ -258,11 +265,11 @@ class Performer:
             return None
         return Claim(number=attempt.number, time=attempt.claim_time, since=before, own=True)
 
-    async def _start(self, decision: Start | Resume, run: DbtRun, known: Known, account: Account) -> Known:
+    async def _start(self, decision: Send, run: DbtRun, known: Known, account: Account) -> Known:
         claim = known.claim
         if claim is None or not claim.own or claim.sent:
             return known
-        submission = await self._sent(decision, run, account)
+        submission = await self._send(decision, run, account)
         known = replace(known, claim=replace(claim, sent=True, submission=submission))
         match submission:
             case Started():
@@ -274,21 +281,22 @@ class Performer:
                 account.containment.report(Reason.SERVER_ERROR, message)
         return known
 
-    async def _sent(self, decision: Start | Resume, run: DbtRun, account: Account) -> Submission:
+    async def _send(self, decision: Send, run: DbtRun, account: Account) -> Submission:
         try:
             with account.containment.contain("start"):
-                return await self._send(decision, account)
+                match decision:
+                    case Start(job_id, cause, overrides):
+                        return await account.client.start(job_id, cause, overrides)
+                    case Resume(run_id):
+                        return await account.client.retry(run_id)
+                    case _:
+                        assert_never(decision)
         except DbtCloudError as error:
-            return Undecided(error.message)  # whatever it was, the request may have gone out
+            return Undecided(error.message)  # the request may have reached dbt Cloud, whatever failed afterwards
         finally:
             account.starts.end(run.uid)
 
-    async def _send(self, decision: Start | Resume, account: Account) -> Submission:
-        if isinstance(decision, Resume):
-            return await account.client.retry(decision.run_id)
-        return await account.client.start(decision.job_id, decision.cause, decision.overrides)
-
-    async def _question(self, decision: Decision, run: DbtRun, known: Known, account: Account) -> Known:
+    async def _question(self, decision: Question, run: DbtRun, known: Known, account: Account) -> Known:
         match decision:
             case ResolveJob(job):
                 return replace(known, job_id=await account.client.resolve_job(job))
@@ -311,7 +319,8 @@ class Performer:
                 return await self._cancel(run_id, run, known, account)
             case FetchDetails() | FetchResults():
                 return await self._fetch(decision, known, account)
-        raise AssertionError(f"{decision} is no question")
+            case _:
+                assert_never(decision)
 
     async def _find_projects(self, decision: FindProjects, known: Known, account: Account) -> Known:
         projects = [await account.client.project_of_job(decision.job_id)]
@@ -366,18 +375,19 @@ class Performer:
         account.poller.hurry(run.uid)
         return replace(known, cancel=CancelTry(run_id=run_id, at=self.clock().mono))
 
-    async def _fetch(self, decision: FetchDetails | FetchResults, known: Known, account: Account) -> Known:
-        if isinstance(decision, FetchDetails):
-            return await self._details(decision, known, account)
-        results = await account.client.results(decision.run_id, decision.steps)
-        return replace(known, results=replace(_tried_results(decision, known), done=True, results=results))
-
-    async def _details(self, decision: FetchDetails, known: Known, account: Account) -> Known:
-        tried = self._tried(decision, known)
-        if not (decision.over or account.may_look_closer(tried.at)):
-            return replace(known, details=tried)
-        observation = await account.client.run(decision.run_id, steps=True)
-        return replace(known, details=replace(tried, run=observation.run))
+    async def _fetch(self, decision: Fetch, known: Known, account: Account) -> Known:
+        match decision:
+            case FetchResults(run_id, steps):
+                results = await account.client.results(run_id, steps)
+                return replace(known, results=replace(_tried_results(decision, known), done=True, results=results))
+            case FetchDetails(run_id, over):
+                tried = self._tried_details(decision, known)
+                if not (over or account.may_look_closer(tried.at)):
+                    return replace(known, details=tried)
+                observation = await account.client.run(run_id, steps=True)
+                return replace(known, details=replace(tried, run=observation.run))
+            case _:
+                assert_never(decision)
 
     async def _keep(self, decision: KeepArtifacts, run: DbtRun, known: Known, account: Account) -> Known:
         async def fetch(path: str, room: int) -> bytes | None:
@@ -394,17 +404,17 @@ class Performer:
 
     # ── faults ──
 
-    def _failed(self, decision: Decision, run: DbtRun, known: Known, error: DbtCloudError) -> Known:
+    def _failed(self, decision: Errand, run: DbtRun, known: Known, error: DbtCloudError) -> Known:
         if isinstance(error, JobNotFound):
             return replace(known, job_refused=error.message)
         if isinstance(decision, FetchDetails):
             # Nice to have: an end is not held up, and no trouble is told, for want of them.
-            return replace(known, details=self._tried(decision, known))
+            return replace(known, details=self._tried_details(decision, known))
         if isinstance(decision, FetchResults):
             return replace(known, results=_tried_results(decision, known))
         return self._troubled(run, known, error.trouble(self.clock()))
 
-    def _tried(self, decision: FetchDetails, known: Known) -> DetailsTry:
+    def _tried_details(self, decision: FetchDetails, known: Known) -> DetailsTry:
         before = known.details
         again = before is not None and (before.run_id, before.over) == (decision.run_id, decision.over)
         tries = before.tries + 1 if before is not None and again else 1

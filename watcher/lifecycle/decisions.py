@@ -173,25 +173,18 @@ class KeepArtifacts:
     paths: tuple[str, ...]
 
 
-Decision = (
-    Wait
-    | Write
-    | ClaimStart
-    | AddFinalizer
-    | RemoveFinalizer
-    | DeleteObject
-    | Connect
-    | ResolveJob
-    | FindLive
-    | Start
-    | Resume
-    | LookForRuns
-    | SearchPast
-    | Sweep
-    | FindOwner
-    | FindProjects
-    | Cancel
-    | FetchDetails
-    | FetchResults
-    | KeepArtifacts
-)
+Change = Write | AddFinalizer | RemoveFinalizer | DeleteObject
+"""One write to the Kubernetes API server."""
+
+Send = Start | Resume
+"""One request to dbt Cloud that starts a run, and is never repeated."""
+
+Fetch = FetchDetails | FetchResults
+
+Question = ResolveJob | FindLive | FindOwner | FindProjects | LookForRuns | SearchPast | Sweep | Cancel | Fetch
+"""Requests to dbt Cloud that are safe to repeat."""
+
+Errand = ClaimStart | Send | KeepArtifacts | Question
+"""What needs the object's dbt Cloud account."""
+
+Decision = Wait | Connect | Change | Errand

@@ -1,0 +1,45 @@
+"""A decision that nobody performs does not pass the type check."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DECISIONS = Path("watcher/lifecycle/decisions.py")
+KINDS = ("Change", "Send", "Fetch", "Question", "Errand", "Decision")
+
+
+def check(tmp_path: Path, decisions: str) -> str:
+    """What mypy says of the performer if the decisions were these."""
+    planted = tmp_path / "decisions.py"
+    planted.write_text(decisions)
+    command = [sys.executable, "-m", "mypy", "--config-file=", "--strict", "--follow-imports=skip"]
+    command += ["--allow-subclassing-any", "--allow-untyped-decorators", "--no-warn-unused-ignores"]
+    command += ["--explicit-package-bases", "--cache-dir", str(tmp_path / "cache"), "--no-warn-return-any"]
+    command += ["--shadow-file", str(DECISIONS), str(planted), str(DECISIONS), "watcher/perform.py"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200).stdout
+
+
+def plant(kind: str) -> str:
+    """The decisions with one more of a kind."""
+    code = (ROOT / DECISIONS).read_text()
+    new = "@dataclass(frozen=True, slots=True)\nclass Planted:\n    pass\n\n\n"
+    first = "Change = "
+    assert f"\n{kind} = " in code
+    head, _, tail = code.replace(f"\n{first}", f"\n{new}{first}", 1).partition(f"\n{kind} = ")
+    return f"{head}\n{kind} = Planted | {tail}"
+
+
+def test_every_decision_of_today_is_performed(tmp_path: Path) -> None:
+    assert "Success" in check(tmp_path, (ROOT / DECISIONS).read_text())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_decision_without_a_performer_fails_the_type_check(kind: str, tmp_path: Path) -> None:
+    told = check(tmp_path, plant(kind))
+    assert "Planted" in told
+    assert {line.partition(":")[0] for line in told.splitlines() if ": error:" in line} == {"watcher/perform.py"}
