@@ -18,9 +18,9 @@ HEAD: Final = """\
 
 `docs/generate.py` generates this page from `watcher/settings.py` and the chart: change those files instead.
 
-Each setting of `dbtrun run` is a flag or an environment variable; a flag has precedence. The chart sets the variables
-of the watcher's container: change the Helm value instead of the variable where there is one. For the other settings,
-use `extraEnv`. A value that cannot be used stops the watcher at its start, with one sentence that names the setting.
+Each setting of `dbtrun watcher` is a flag or an environment variable; a flag has precedence. The chart sets the
+variables of the watcher's container: change the Helm value instead of the variable where there is one. For the other
+settings, use `extraEnv`. A value that cannot be used stops the watcher at its start, with one sentence that names the setting.
 
 """
 ENVIRONMENT: Final = """

@@ -1,6 +1,6 @@
-"""`python -m watcher`."""
+"""`python -m watcher`: the same commands as `dbtrun`."""
 
-from watcher.cli import main
+from dbtrun.cli.main import main
 
 if __name__ == "__main__":
-    main(prog_name="dbtrun")
+    main(prog_name="python -m watcher")

@@ -97,7 +97,7 @@ class Arena(Stack):
         config.write_text(yaml.safe_dump(dict(scenario)))
         state = self.folder / "state.sqlite"
         arguments = ["--config", str(config), "--token", self.token, "--state", str(state), "--port", "0"]
-        argv = [sys.executable, "-m", "watcher", "simulate", *arguments]
+        argv = [sys.executable, "-m", "dbtrun", "simulate", *arguments]
         self.simulator = self._program("simulator", argv, {})
         self.simulator.start()
         self.url = (await self.simulator.says(r"simulator: (\S+),")).group(1)

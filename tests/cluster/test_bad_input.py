@@ -18,12 +18,12 @@ import pytest_asyncio
 import yaml
 from click.testing import CliRunner
 
+from dbtrun.cli.main import main
 from tests.controlplane import ControlPlane
 from tests.stack import Program, Stack, dbt_run, until
 from tests.stack.dbt import ACCOUNT
 from tests.stack.site import CRD, ROOT
 from tests.stack.stack import SECRET
-from watcher.cli import main
 from watcher.settings import described
 
 TOKEN: Final = "dbtc_never_to_be_seen"
@@ -55,7 +55,7 @@ module = pytest.mark.asyncio(loop_scope="module")
     ],
 )
 def test_a_wrong_word_is_a_usage_error(arguments: list[str], words: str) -> None:
-    result = CliRunner().invoke(main, ["run", *arguments])
+    result = CliRunner().invoke(main, ["watcher", *arguments])
     assert_one_sentence(result.output, words)
     assert result.exit_code == 2
 
@@ -63,7 +63,7 @@ def test_a_wrong_word_is_a_usage_error(arguments: list[str], words: str) -> None
 @pytest.mark.parametrize("name", [name for name, _, default in described() if not isinstance(default, str)])
 def test_a_wrong_variable_is_named(name: str) -> None:
     variable = f"DBTRUN_{name.upper()}"
-    result = CliRunner(env={variable: "much"}).invoke(main, ["run"])
+    result = CliRunner(env={variable: "much"}).invoke(main, ["watcher"])
     assert_one_sentence(result.output, variable)
     assert result.exit_code == 2
 
@@ -81,7 +81,7 @@ async def test_a_taken_port_is_named_by_the_process_and_its_exit_code(tmp_path: 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         env = {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "DBTRUN_LISTEN": address}
-        watcher = Program("watcher", [sys.executable, "-m", "watcher", "run"], env, tmp_path / "watcher.log")
+        watcher = Program("watcher", [sys.executable, "-m", "dbtrun", "watcher"], env, tmp_path / "watcher.log")
         watcher.start()
         assert await watcher.wait(60) == 1
         assert (
@@ -300,7 +300,7 @@ def assert_one_sentence(output: str, words: str) -> None:
 
 
 def assert_refused(pattern: str, *arguments: str) -> None:
-    """`dbtrun run` ends with exit code 1 and this sentence."""
+    """`dbtrun watcher` ends with exit code 1 and this sentence."""
     result = CliRunner(env={"KUBERNETES_SERVICE_HOST": None}).invoke(
         main, ["run", "--listen", "127.0.0.1:0", *arguments]
     )
@@ -313,7 +313,7 @@ def assert_refused(pattern: str, *arguments: str) -> None:
 async def watching(folder: Path, kubeconfig: Path, namespace: str = "default") -> AsyncIterator[Program]:
     """A watcher that finds something wrong, and goes on without a traceback."""
     env = {"HOME": str(folder), "PYTHONPATH": str(ROOT), "DBTRUN_NAMESPACES": namespace, "POD_NAMESPACE": namespace}
-    argv = [sys.executable, "-m", "watcher", "run", "--kubeconfig", str(kubeconfig), "--listen", "127.0.0.1:0"]
+    argv = [sys.executable, "-m", "dbtrun", "watcher", "--kubeconfig", str(kubeconfig), "--listen", "127.0.0.1:0"]
     watcher = Program("watcher", argv, env, folder / "watcher.log")
     watcher.start()
     try:

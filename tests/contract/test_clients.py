@@ -23,7 +23,7 @@ CLIENTS = Path(__file__).parent / "clients"
 def reached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment in which a client finds the simulator and trusts it."""
     directory = tmp_path_factory.mktemp("clients")
-    command = [sys.executable, "-m", "watcher", "simulate", "--port", "0", "--tls-dir", str(directory), "--speed", "20"]
+    command = [sys.executable, "-m", "dbtrun", "simulate", "--port", "0", "--tls-dir", str(directory), "--speed", "20"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         host = process.stdout.readline().split()[3].removeprefix("https://").rstrip(",")

@@ -69,7 +69,7 @@ def test_every_control_endpoint_is_explained(cloud: Cloud) -> None:
 def test_the_commands_of_the_page_work(tmp_path: Path) -> None:
     """As they stand, but for the port, which another test may use."""
     serve, start, fault = commands(TEXT)
-    command = serve.replace("python ", f"{sys.executable} ", 1) + " --port 0"
+    command = serve.replace("dbtrun ", f"{sys.executable} -m dbtrun ", 1) + " --port 0"
     env = {"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin"}
     with subprocess.Popen(["bash", "-c", f"exec {command}"], env=env, stdout=subprocess.PIPE, text=True) as simulator:
         try:

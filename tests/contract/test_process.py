@@ -47,7 +47,7 @@ def launch() -> Iterator[Callable[..., Process]]:
     processes: list[subprocess.Popen[str]] = []
 
     def launch(*arguments: object) -> Process:
-        command = [sys.executable, "-m", "watcher", "simulate", "--port", "0", *map(str, arguments)]
+        command = [sys.executable, "-m", "dbtrun", "simulate", "--port", "0", *map(str, arguments)]
         popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         processes.append(popen)
         assert popen.stdout is not None

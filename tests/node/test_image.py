@@ -33,7 +33,7 @@ def test_it_says_what_it_is(image: Image) -> None:
 
 def test_it_runs_the_watcher_as_no_special_user(image: Image) -> None:
     assert image.config["User"] == "65532:65532"
-    assert image.config["Entrypoint"] + image.config["Cmd"] == ["dbtrun", "run"]
+    assert image.config["Entrypoint"] + image.config["Cmd"] == ["dbtrun", "watcher"]
     assert [path for path, mode in ours(image).items() if mode & 0o004 == 0] == []
     assert [path for path, mode in ours(image).items() if image.files[path].folder and mode & 0o001 == 0] == []
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 AIRFLOW = ROOT / "tests/airflow/constraints-3.3.2.txt"
 OURS = ROOT / "constraints.txt"
 
-RUN_LACKS = "`run` needs kopf: pip install 'dbtrun[watcher]'."
+WATCHER_LACKS = "`watcher` needs kopf: pip install 'dbtrun[watcher]'."
 SIMULATE_LACKS = "`simulate` needs trustme: pip install 'dbtrun[simulator]'."
 
 
@@ -51,16 +51,16 @@ def install(wheel: Path, extra: str, folder: Path) -> Installed:
 
 
 @pytest.mark.parametrize(
-    ("extra", "run_says", "simulate_says"),
+    ("extra", "watcher_says", "simulate_says"),
     [
-        ("", (2, RUN_LACKS), (2, SIMULATE_LACKS)),
+        ("", (2, WATCHER_LACKS), (2, SIMULATE_LACKS)),
         ("watcher", (1, "name a kubeconfig"), (2, SIMULATE_LACKS)),
-        ("simulator", (2, RUN_LACKS), (0, "--remote-control")),
-        ("airflow", (2, RUN_LACKS), (2, "`simulate` needs ")),
+        ("simulator", (2, WATCHER_LACKS), (0, "--remote-control")),
+        ("airflow", (2, WATCHER_LACKS), (2, "`simulate` needs ")),
     ],
 )
 def test_the_command_line_works_and_says_what_a_command_lacks(
-    wheel: Path, tmp_path: Path, extra: str, run_says: tuple[int, str], simulate_says: tuple[int, str]
+    wheel: Path, tmp_path: Path, extra: str, watcher_says: tuple[int, str], simulate_says: tuple[int, str]
 ) -> None:
     installed = install(wheel, extra, tmp_path / "environment")
     code, text = installed.says("--help")
@@ -68,8 +68,8 @@ def test_the_command_line_works_and_says_what_a_command_lacks(
     assert "Run the watcher" in text
     assert "Run a dbt Cloud on this machine." in text
     assert installed.says("--version")[0] == 0
-    assert installed.says("run", "--help")[0] == 0
-    for arguments, (expected, words) in ((["run"], run_says), (["simulate", "--help"], simulate_says)):
+    assert installed.says("watcher", "--help")[0] == 0
+    for arguments, (expected, words) in ((["watcher"], watcher_says), (["simulate", "--help"], simulate_says)):
         code, text = installed.says(*arguments)
         assert code == expected, text
         assert words in text

@@ -86,7 +86,7 @@ class DbtCloud:
         if address is not None:
             arguments += ["--host", address, "--tls-dir", str(tls), "--remote-control"]
         env = {"HOME": str(self.folder), "PYTHONPATH": str(ROOT)}
-        argv = [sys.executable, "-m", "watcher", "simulate", *arguments]
+        argv = [sys.executable, "-m", "dbtrun", "simulate", *arguments]
         self.simulator = Program("simulator", argv, env, self.folder / "simulator.log")
         self.simulator.start()
         self.url = (await self.simulator.says(r"simulator: (\S+),")).group(1)

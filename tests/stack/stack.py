@@ -102,7 +102,7 @@ class Stack(Site):
         command = container["command"]
         assert command[0] == "dbtrun", command
         self.memory_limit = int(container["resources"]["limits"]["memory"].removesuffix("Mi"))
-        self.watcher = self._program("watcher", [sys.executable, "-m", "watcher", *command[1:]], env)
+        self.watcher = self._program("watcher", [sys.executable, "-m", "dbtrun", *command[1:]], env)
 
     def another_watcher(self, name: str) -> Program:
         """A second replica of the watcher's Deployment, not started."""

@@ -87,7 +87,7 @@ async def test_the_end_of_any_part_ends_the_watcher_and_names_it(
 def test_the_process_says_in_one_line_which_part_ended_and_exits_with_a_code(kubeconfig: Path) -> None:
     program = """
 import sys
-from watcher.cli import main
+from dbtrun.cli.main import main
 from watcher.dbtcloud.accounts import Accounts
 
 async def broken(self):
@@ -97,7 +97,7 @@ Accounts.run = broken
 main(sys.argv[1:], prog_name="dbtrun")
 """
     ended = subprocess.run(
-        [sys.executable, "-c", program, "run", "--kubeconfig", str(kubeconfig), "--listen", "127.0.0.1:0"],
+        [sys.executable, "-c", program, "watcher", "--kubeconfig", str(kubeconfig), "--listen", "127.0.0.1:0"],
         capture_output=True, text=True, timeout=60, check=False, cwd=ROOT,
     )  # fmt: skip
     assert ended.returncode == 1
@@ -109,13 +109,13 @@ def test_the_garbage_collector_is_at_work_but_not_on_modules() -> None:
     program = """
 import gc
 import watcher.app
-from watcher.cli import main
+from dbtrun.cli.main import main
 
 async def watch(settings):
     print(gc.isenabled(), gc.get_freeze_count() > 50_000)
 
 watcher.app.watch = watch
-main(["run"])
+main(["watcher"])
 """
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT

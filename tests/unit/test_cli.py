@@ -15,7 +15,7 @@ def test_sigterm_ends_a_watcher_that_is_still_starting(tmp_path: Path) -> None:
     """Process 1 of a container ignores what it does not handle, as a process does that begins with SIGTERM ignored."""
     (tmp_path / "prometheus_client.py").write_text(STARTING)
     watcher = subprocess.Popen(
-        [sys.executable, "-m", "watcher", "run"],
+        [sys.executable, "-m", "dbtrun", "watcher"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])},
         stdout=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),

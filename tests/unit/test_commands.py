@@ -21,7 +21,7 @@ PAGES: Final = [
         *(ROOT / name for name in ("deploy/README.md", "helm/dbtrun/README.md")),
     ]
 ]
-PROGRAM: Final = re.compile(r"^(kubectl|helm|make|docker|kind|curl|velero|pip|python3?) ", re.MULTILINE)
+PROGRAM: Final = re.compile(r"^(kubectl|helm|make|docker|kind|curl|velero|pip|python3?|dbtrun) ", re.MULTILINE)
 ENTRIES: Final = [(page, entry) for page, entries in LISTED.items() for entry in entries]
 
 

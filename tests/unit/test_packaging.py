@@ -64,7 +64,7 @@ asyncio.run(main())
 
 
 def test_the_watcher_needs_neither_airflow_nor_the_simulators_libraries() -> None:
-    imports("watcher.app, watcher.cli", "airflow", "trustme", "watcher.simulator")
+    imports("watcher.app, watcher.command", "airflow", "trustme", "watcher.simulator")
 
 
 def test_every_dependency_has_a_floor() -> None:

@@ -1,4 +1,4 @@
-"""`python -m watcher simulate`."""
+"""`dbtrun simulate`."""
 
 from __future__ import annotations
 

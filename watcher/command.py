@@ -1,79 +1,29 @@
-"""The command line. A wrong word costs one sentence and exit code 2, never a traceback."""
+"""`dbtrun watcher`: every setting is an option."""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
 import gc
-import importlib
 import importlib.util
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import click
 
 from dbtrun.api.home import have_a_home
+from dbtrun.cli.main import needing
 from watcher.settings import ENV_PREFIX, InvalidSetting, Settings, described, flag
 
-OTHERS: Final = {"simulate": ("watcher.simulator.command", "simulator", "Run a dbt Cloud on this machine.")}
-"""Commands that are loaded when they are used: module and attribute, extra, and what `dbtrun --help` says of them."""
-OURS: Final = ("watcher", "airflow_trigger")
 M_MMAP_THRESHOLD: Final = -3
 """Of malloc.h."""
 LARGE_BLOCK: Final = 128 * 1024
 """Bytes; glibc's default at the start of a process."""
 
 TYPES: Final = {bool: click.BOOL, int: click.INT, float: click.FLOAT, str: click.STRING}
-
-
-@contextmanager
-def _extra(command: str, extra: str) -> Iterator[None]:
-    """Around the imports of a command, whose libraries an installation need not have.
-
-    Raises:
-        click.UsageError: one of them is missing; the message says how to install it.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in OURS:
-            raise
-        raise click.UsageError(f"`{command}` needs {error.name}: pip install 'dbtrun[{extra}]'.") from None
-
-
-class Commands(click.Group):
-    """Loads a command of another module when it is used, and lists it whether or not it can be loaded."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), *OTHERS])
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return self._listed(cmd_name) if cmd_name in OTHERS else super().get_command(ctx, cmd_name)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name, command, rest = super().resolve_command(ctx, args)
-        return name, self._loaded(name) if name in OTHERS else command, rest
-
-    def _listed(self, name: str) -> click.Command:
-        return click.Command(name, help=OTHERS[name][2])
-
-    def _loaded(self, name: str) -> click.Command:
-        module, extra, _ = OTHERS[name]
-        with _extra(name, extra):
-            command = getattr(importlib.import_module(module), name)
-        assert isinstance(command, click.Command)  # noqa: S101 - what the table says
-        return command
-
-
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="dbtrun", prog_name="dbtrun")
-def main() -> None:
-    """dbt Cloud job runs as Kubernetes objects."""
 
 
 def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -111,9 +61,9 @@ def _give_memory_back() -> None:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
-@main.command()
+@click.command()
 @_settings_options
-def run(**values: Any) -> None:
+def watcher(**values: Any) -> None:
     """Run the watcher: start, follow and end dbt Cloud runs as DbtRuns say."""
     _obey_from_the_start()
     _give_memory_back()
@@ -121,7 +71,7 @@ def run(**values: Any) -> None:
     # passes, in which the loop stands still, is 50 ms shorter.
     gc.disable()
     have_a_home()
-    with _extra("run", "watcher"):
+    with needing("watcher", "watcher"):
         if not importlib.util.find_spec("kopf"):  # imported later, in its own thread
             raise ModuleNotFoundError(name="kopf")
         from watcher.app import Unstartable, watch
