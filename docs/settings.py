@@ -20,7 +20,8 @@ HEAD: Final = """\
 
 Each setting of `dbtrun watcher` is a flag or an environment variable; a flag has precedence. The chart sets the
 variables of the watcher's container: change the Helm value instead of the variable where there is one. For the other
-settings, use `extraEnv`. A value that cannot be used stops the watcher at its start, with one sentence that names the setting.
+settings, use `extraEnv`. A value that cannot be used stops the watcher at its start, with one sentence that names the
+setting.
 
 """
 ENVIRONMENT: Final = """
