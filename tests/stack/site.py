@@ -115,7 +115,9 @@ class Site(DbtCloud):
     async def everything_told(self) -> dict[str, str]:
         """All that was said: logs, objects, Events."""
         logs = {str(path.name): path.read_text(errors="replace") for path in self.folder.glob("*.log")}
-        objects = await self.kubectl("get", "dr,events.events.k8s.io,deployments,configmaps,leases", "-o", "json")
+        kinds = "dr,events.events.k8s.io,deployments,configmaps,leases"
+        # A bench leaves 50,000 objects, which kubectl prints in minutes.
+        objects = await self.kubectl("get", kinds, "-o", "json", timeout=900)
         return logs | {"objects": objects}
 
 
