@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Final
 
 from airflow_trigger.failures import InvalidArgument
+from dbtrun.text import cut
 
 MAX_NUMBER: Final = 2**63 - 1
 """The API keeps numbers in 64 bits."""
@@ -27,7 +28,7 @@ def shown(value: object) -> str:
         text = repr(value)
     except Exception:  # noqa: BLE001 - whatever the value's own code does
         text = f"<{type(value).__name__}>"
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+    return cut(text, _SHOWN)
 
 
 def text(argument: str, value: object) -> str | None:

@@ -12,7 +12,6 @@ to run again.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from dbtrun.api import Phase, Reason
+from dbtrun.values import digest, shortened
 
 if TYPE_CHECKING:
     from airflow_trigger.taskruns import TaskIntent, TaskRun
@@ -63,7 +63,7 @@ class TaskKey:
     def digest(self) -> str:
         """32 hexadecimal digits that no other task instance has."""
         text = "\0".join((self.dag_id, self.run_id, self.task_id, str(self.map_index)))
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return digest(text, 32)
 
     @property
     def selector(self) -> str:
@@ -200,9 +200,7 @@ def label_value(text: str) -> str:
     """`text` if it is valid as a label's value, else something like it that is."""
     if is_label(text):
         return text
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    cleaned = re.sub(r"[^A-Za-z0-9_.]+", "-", text)[: MAX_LABEL - 9].strip("-_.")
-    return f"{cleaned}-{digest}" if cleaned else digest
+    return shortened(text, MAX_LABEL, cut=re.sub(r"[^A-Za-z0-9_.]+", "-", text))
 
 
 def _slug(text: str) -> str:

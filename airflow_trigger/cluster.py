@@ -14,6 +14,7 @@ import msgspec
 
 from airflow_trigger.per_loop import PerLoop
 from dbtrun.api.home import have_a_home
+from dbtrun.text import cut
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -177,8 +178,7 @@ def _seconds(header: str | None) -> float:
 
 def short(text: str) -> str:
     """One line, of bounded length."""
-    line = " ".join(text.split())
-    return line if len(line) <= MAX_SENTENCE else f"{line[: MAX_SENTENCE - 1]}…"
+    return cut(" ".join(text.split()), MAX_SENTENCE)
 
 
 def connect(config: ClusterConfig) -> Cluster:

@@ -12,6 +12,7 @@ from typing import Final, Literal, TypedDict
 from airflow_trigger.objects import Run, Truth
 from dbtrun.api import Phase, Reason
 from dbtrun.api.status import FAILED_NODE
+from dbtrun.text import cut
 
 MAX_MESSAGE: Final = 2_000
 """Characters: the payload is stored in Airflow's database with the trigger."""
@@ -86,7 +87,7 @@ class Subject:
         return Payload(
             status=status,
             run_id=self.run_id,
-            message=message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 1]}…",
+            message=cut(message, MAX_MESSAGE),
             job_run_url=self.url,
             reason=reason,
             namespace=self.namespace,

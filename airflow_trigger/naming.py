@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Final
 
 from airflow_trigger.arguments import shown, text
 from airflow_trigger.failures import InvalidArgument
+from dbtrun.values import shortened
 
 DEFAULT_CONN_ID: Final = "dbt_cloud_default"
 """The provider's default connection: here it means the watcher's default connection."""
@@ -71,7 +71,4 @@ def connection_name(argument: str, value: object) -> str | None:
 def adopted_name(run_id: int, connection: str | None) -> str:
     """The name of the DbtRun that follows a run which exists already: the same wherever it is computed."""
     name = f"run-{run_id}" if connection is None else f"run-{run_id}-{connection}"
-    if len(name) <= MAX_NAME:
-        return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{name[: MAX_NAME - 9].rstrip('-.')}-{digest}"
+    return shortened(name, MAX_NAME)

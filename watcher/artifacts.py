@@ -7,12 +7,12 @@ from typing import Final, NamedTuple
 
 from dbtrun.api import Artifact, DbtRun
 from dbtrun.api.status import MAX_PROBLEM
+from dbtrun.text import clean
 from watcher.cluster.errors import ApiTrouble, Conflict, Forbidden, Gone, Refused
 from watcher.dbtcloud.errors import DbtCloudError, TooLarge
 from watcher.lifecycle.decisions import KeepArtifacts
 from watcher.lifecycle.keeping import MAX_BYTES, config_map_name, key_of
 from watcher.lifecycle.known import KeepTry
-from watcher.lifecycle.text import clean
 
 Fetch = Callable[[str, int], Awaitable[bytes | None]]
 """Reads a file of the run, of at most so many bytes. Raises DbtCloudError; TooLarge if it has more."""

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-from watcher.lifecycle.facts import Instant
+from dbtrun.values import Instant
 
 Clock = Callable[[], Instant]
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Final, NamedTuple, NoReturn, Protocol
 
 from dbtrun.api import CONNECTION_SECRET_TYPE, DbtRun, Reason
+from dbtrun.values import Instant
 from watcher.awaited import Awaited, SecretData, SecretName, Secrets
 from watcher.dbtcloud.accounts import Account, Accounts, AccountSink
 from watcher.dbtcloud.connection import Connection, InvalidConnection, parse_connection
 from watcher.dbtcloud.hosts import Hosts
 from watcher.lifecycle.decide import Interest
-from watcher.lifecycle.facts import Instant, Observation, Place, Trouble
+from watcher.lifecycle.facts import Observation, Place, Trouble
 from watcher.lifecycle.known import DOUBTFUL
 from watcher.lifecycle.whereabouts import misdirected
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol, assert_never
 
 from dbtrun.api import DbtRun, Phase, Reason, Status
+from dbtrun.values import Instant
 from watcher import artifacts
 from watcher.cluster.errors import Conflict, Gone
 from watcher.cluster.mirror import version
@@ -51,7 +52,7 @@ from watcher.lifecycle.decisions import (
     Wait,
     Write,
 )
-from watcher.lifecycle.facts import Instant, NotSent, RunFacts, Started, Submission, Trouble, Undecided
+from watcher.lifecycle.facts import NotSent, RunFacts, Started, Submission, Trouble, Undecided
 from watcher.lifecycle.known import (
     DOUBTFUL,
     CancelTry,

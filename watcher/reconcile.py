@@ -17,10 +17,11 @@ from functools import cache
 from typing import Final, Protocol
 
 from dbtrun.api import DbtRun, Phase, Status
+from dbtrun.values import Instant, backoff
 from watcher.clock import Clock
 from watcher.lifecycle.decide import OTHERS, Interest, decide, interest
 from watcher.lifecycle.decisions import Decision, Event, Wait, Write
-from watcher.lifecycle.facts import Instant, Observation, Place, Trouble
+from watcher.lifecycle.facts import Observation, Place, Trouble
 from watcher.lifecycle.known import DOUBTFUL, Known, remember
 from watcher.lifecycle.policy import Policy
 from watcher.telemetry.metrics import Metrics
@@ -399,7 +400,7 @@ class Reconciler:
 
     def _pause(self, failures: int) -> float:
         first, most = BACKOFF
-        return min(first * 2.0 ** min(failures - 1, 10), most) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        return backoff(failures, first, most) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
 
     def _report(self, uid: str, error: BaseException, failures: int, pause: float) -> None:
         self._metrics.failures.inc()

@@ -30,6 +30,7 @@ from dbtrun.api import (
     Reason,
     Spec,
 )
+from dbtrun.values import Instant
 from tests.chaos.fate import (
     BARE,
     COPIES,
@@ -50,7 +51,6 @@ from watcher.cluster.mirror import Mirror
 from watcher.connections import Connections
 from watcher.dbtcloud.accounts import Accounts
 from watcher.dbtcloud.hosts import Hosts
-from watcher.lifecycle.facts import Instant
 from watcher.lifecycle.policy import Policy
 from watcher.perform import Objects as Written
 from watcher.perform import Performer

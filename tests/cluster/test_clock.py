@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
+from dbtrun.values import Instant
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.clock import ClusterClock
-from watcher.lifecycle.facts import Instant
 
 
 async def test_any_reply_puts_a_wrong_clock_right(admin: ClusterAccess) -> None:

@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from dbtrun.api import DbtRun, Job, Metadata, Phase, Spec, Status
+from dbtrun.values import Instant
 from watcher.cluster.errors import Conflict, Gone
 from watcher.cluster.mirror import Mirror
 from watcher.cluster.scope import is_older
@@ -18,7 +19,6 @@ from watcher.dbtcloud.accounts import Account, Accounts
 from watcher.dbtcloud.connection import Connection, Token
 from watcher.lifecycle.decide import decide
 from watcher.lifecycle.decisions import ClaimStart, DeleteObject, Write
-from watcher.lifecycle.facts import Instant
 from watcher.lifecycle.known import Known
 from watcher.lifecycle.policy import Policy
 from watcher.perform import Performer

@@ -11,9 +11,10 @@ import pytest
 from msgspec.structs import replace as changed
 
 from dbtrun.api import DbtRun, Job, Metadata, Phase, Reason, Spec, Status
+from dbtrun.values import Instant
 from watcher.lifecycle.decide import Interest
 from watcher.lifecycle.decisions import Connect, Decision, Event, Write
-from watcher.lifecycle.facts import Instant, Observation, RunFacts, RunState, Trouble
+from watcher.lifecycle.facts import Observation, RunFacts, RunState, Trouble
 from watcher.lifecycle.known import Known
 from watcher.lifecycle.policy import Policy
 from watcher.reconcile import BEGUN_AT_ONCE, FINISHED_AT_ONCE, STUCK_SECONDS, Reconciler

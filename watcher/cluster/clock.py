@@ -10,8 +10,8 @@ import logging
 from datetime import datetime, timedelta
 from typing import Final
 
+from dbtrun.values import Instant
 from watcher.clock import Clock, clock_offset, system_clock
-from watcher.lifecycle.facts import Instant
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ Warnings overtake what is normal: a thousand runs that begin must not hide the o
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import logging
 import secrets
@@ -16,6 +15,8 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from dbtrun.api import API_VERSION, GROUP, KIND, DbtRun
+from dbtrun.text import cut_bytes
+from dbtrun.values import digest
 from watcher.cluster.access import ClusterAccess, api_path
 from watcher.cluster.errors import ApiTrouble, Conflict, Gone
 from watcher.cluster.turns import Urgency
@@ -46,7 +47,7 @@ class Events:
 
     def emit(self, run: DbtRun, kind: EventType, reason: str, message: str, action: str) -> None:
         """Says that `action` (as Submit, Cancel) came to `reason`. Dropped when just said, or when too many wait."""
-        note, normal, waiting = _fit(message), kind == "Normal", self._queue.qsize()
+        note, normal, waiting = cut_bytes(message, MAX_NOTE), kind == "Normal", self._queue.qsize()
         said = run.uid, reason, note
         if self._repeats(said):
             return
@@ -111,10 +112,5 @@ class Events:
 
 def _name(run: DbtRun, reason: str) -> str:
     """Unique; the same up to the last part for one object and reason."""
-    about = hashlib.sha256(f"{run.uid}/{reason}".encode()).hexdigest()[:8]
+    about = digest(f"{run.uid}/{reason}")
     return f"{run.metadata.name[:200].rstrip('.-')}.{about}.{secrets.token_hex(5)}"
-
-
-def _fit(message: str) -> str:
-    raw = message.encode()
-    return message if len(raw) <= MAX_NOTE else raw[: MAX_NOTE - 3].decode(errors="ignore") + "…"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dbtrun.api import GROUP, PLURAL, DbtRun
+from dbtrun.values import backoff
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.echoes import Echoes
 from watcher.cluster.errors import ApiTrouble, Forbidden, NotServed
@@ -333,8 +334,8 @@ class Scope:
         self.problem = None
 
     async def _pause(self, failures: int) -> None:
-        most = min(self._settings.retry_first * 2 ** max(failures - 1, 0), self._settings.retry_most)
-        await asyncio.sleep(most * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+        pause = backoff(failures, self._settings.retry_first, self._settings.retry_most)
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
 
     def _prune_wait(self) -> float:
         return self._settings.prune_every * random.uniform(0.9, 1.1)  # noqa: S311 - jitter

@@ -16,6 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 import httpx
 import msgspec
 
+from dbtrun.text import clean
 from watcher.clock import Clock, clock_offset
 from watcher.dbtcloud import wire
 from watcher.dbtcloud.budget import Budget, Priority, Share
@@ -25,7 +26,6 @@ from watcher.dbtcloud.intake import Body, Intake
 from watcher.dbtcloud.refusal import Refusal
 from watcher.dbtcloud.replies import Received
 from watcher.dbtcloud.turns import PacedBackend
-from watcher.lifecycle.text import clean
 
 CONNECT_SECONDS: Final = 10.0
 """For the name, the connection and TLS; a host that takes longer is taken for gone."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from dbtrun.values import Instant, backoff
 from watcher.dbtcloud.errors import DbtCloudError
-from watcher.lifecycle.facts import Instant, Trouble
+from watcher.lifecycle.facts import Trouble
 
 FIRST_WAIT: Final = 1.0
 """Seconds at least between two tries while dbt Cloud does not answer."""
@@ -41,7 +42,7 @@ class Contact:
         self._failures += 1
         self._since = self._since or now
         self._answered = False
-        longest = min(LONGEST_WAIT, FIRST_WAIT * 2.0**self._failures)
+        longest = backoff(self._failures, 2 * FIRST_WAIT, LONGEST_WAIT)
         wait = FIRST_WAIT + self._jitter() * (longest - FIRST_WAIT)
         self.retry_at = now.mono + max(wait, error.retry_after or 0.0)
         return error.trouble(now, since=self._since)

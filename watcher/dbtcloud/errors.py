@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import ClassVar, Final
 
 from dbtrun.api import Reason
-from watcher.lifecycle.facts import Instant, NotSent, Refused, Submission, Trouble, Undecided
+from dbtrun.values import Instant
+from watcher.lifecycle.facts import NotSent, Refused, Submission, Trouble, Undecided
 
 COOL_DOWN: Final = 300.0
 """Seconds of silence after a 429 that names none: dbt Cloud's documented penalty for exceeding the limit."""

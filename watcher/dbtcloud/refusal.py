@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from dbtrun.values import Instant
 from watcher.dbtcloud.contact import Contact
 from watcher.dbtcloud.errors import Unauthorized
-from watcher.lifecycle.facts import Instant
 
 NEXT_LOOK: Final = 1.0
 """Seconds until those come back that meet a request which asks whether the token is still refused."""

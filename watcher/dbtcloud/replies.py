@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from dbtrun.text import clean
+from dbtrun.values import Instant
 from watcher.clock import http_date
 from watcher.dbtcloud import wire
 from watcher.dbtcloud.connection import MASK, Token
@@ -25,8 +27,6 @@ from watcher.dbtcloud.errors import (
     Unauthorized,
     Unreachable,
 )
-from watcher.lifecycle.facts import Instant
-from watcher.lifecycle.text import clean
 
 MAX_EXCERPT: Final = 200
 """Characters of a reply that a message may quote."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from watcher.lifecycle.facts import Instant
+from dbtrun.values import Instant
 
 SPARE: Final = 100
 """Outdated entries that the heap may hold beside as many as it has runs."""

@@ -14,11 +14,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
 from dbtrun.api import Job
+from dbtrun.text import clean
 from watcher.dbtcloud import wire
 from watcher.dbtcloud.budget import Priority
 from watcher.dbtcloud.channel import Channel, Page
 from watcher.dbtcloud.errors import JobNotFound, ServerFault
-from watcher.lifecycle.text import clean
 
 MAX_NAMED_PAGES: Final = 50
 """Pages of projects, environments or jobs looked through for a name: 5,000."""

@@ -14,11 +14,11 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from dbtrun.api.status import MAX_LOG_TAIL, MAX_MESSAGE, MAX_STEP_NAME
+from dbtrun.text import clean
 from watcher.dbtcloud.errors import ServerFault, UnknownStatus
 from watcher.lifecycle.cause import failed_step
 from watcher.lifecycle.facts import RunFacts, RunState, StepFacts
 from watcher.lifecycle.scrub import log_tail, told
-from watcher.lifecycle.text import clean
 
 MAX_CAUSE: Final = 255
 MAX_ID: Final = 2**63 - 1

@@ -22,13 +22,14 @@ from dbtrun.api import (
     Status,
 )
 from dbtrun.api.status import MAX_MESSAGE
+from dbtrun.text import clean
+from dbtrun.values import Instant
 from watcher.lifecycle.decisions import Connect, Decision, Event, RemoveFinalizer, Wait, Write
-from watcher.lifecycle.facts import Instant, Observation, RunFacts, Trouble
+from watcher.lifecycle.facts import Observation, RunFacts, Trouble
 from watcher.lifecycle.known import DENIED_INTERVAL, Known, wanted_run
 from watcher.lifecycle.outcome import Outcome
 from watcher.lifecycle.policy import Policy
 from watcher.lifecycle.statuses import bounded, seconds, stamped, sticky, with_attempt
-from watcher.lifecycle.text import clean
 
 TOLD_AT_ONCE: Final = frozenset({Reason.INVALID_CONNECTION, Reason.UNAUTHORIZED, Reason.OTHER_ACCOUNT})
 """Troubles that do not pass by themselves."""

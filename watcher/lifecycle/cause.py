@@ -8,8 +8,8 @@ from typing import Final
 
 from dbtrun.api import FailedNode, FailedStep, Results
 from dbtrun.api.status import FAILED_NODE, MAX_MESSAGE, MAX_STEP_NAME
+from dbtrun.text import clean, one_line
 from watcher.lifecycle.facts import RunFacts, RunState, StepFacts
-from watcher.lifecycle.text import clean, one_line
 
 MAX_CAUSE: Final = 300
 """Characters of a cause, which is part of a sentence; the whole of it is in the log's tail."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from dbtrun.api import DbtRun, Phase, Reason
+from dbtrun.values import Instant
 from watcher.lifecycle.case import Case
 from watcher.lifecycle.decisions import AddFinalizer, Decision, Wait
 from watcher.lifecycle.ended import ended_step
-from watcher.lifecycle.facts import Instant
 from watcher.lifecycle.following import following_step
 from watcher.lifecycle.known import DENIED_INTERVAL, Known, wanted_run
 from watcher.lifecycle.outcome import Outcome

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from enum import IntEnum
 
 from dbtrun.api import Reason
+from dbtrun.values import Instant
 
 
 class RunState(IntEnum):
@@ -26,14 +27,6 @@ class RunState(IntEnum):
     def over(self) -> bool:
         """Whether the run has ended."""
         return self >= RunState.SUCCESS
-
-
-@dataclass(frozen=True, slots=True)
-class Instant:
-    """One moment on both clocks: `wall` is told to people and stored, `mono` (seconds) measures windows here."""
-
-    wall: datetime
-    mono: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final
 
 from dbtrun.api import Artifact, DbtRun
+from dbtrun.values import shortened
 from watcher.lifecycle.case import Case
 from watcher.lifecycle.decisions import Decision, FindOwner, KeepArtifacts
 from watcher.lifecycle.facts import RunFacts
@@ -61,11 +61,7 @@ def _hindrance(case: Case, facts: RunFacts) -> str | None:
 
 def config_map_name(run: DbtRun) -> str:
     """The ConfigMap that keeps an object's files; a name that is too long is cut and told apart by a digest."""
-    name = run.metadata.name
-    if len(name) + len(SUFFIX) <= MAX_NAME:
-        return name + SUFFIX
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{name[: MAX_NAME - len(SUFFIX) - 9].rstrip('-.')}-{digest}{SUFFIX}"
+    return shortened(run.metadata.name, MAX_NAME - len(SUFFIX)) + SUFFIX
 
 
 def key_of(path: str) -> str:

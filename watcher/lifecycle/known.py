@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from dbtrun.api import Artifact, ConditionType, DbtRun, Phase, Reason, Results
+from dbtrun.values import Instant
 from watcher.lifecycle.facts import (
-    Instant,
     NotSent,
     Observation,
     Place,

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from dbtrun.api import MARKER_PREFIX, DbtRun
-from watcher.lifecycle.text import clean
+from dbtrun.text import clean
 
 MARK: Final = re.compile(re.escape(MARKER_PREFIX) + r"([0-9a-zA-Z-]{1,64})/[0-9]+(?![0-9A-Za-z])")
 MAX_CAUSE: Final = 255

@@ -6,9 +6,9 @@ from typing import Final, NamedTuple
 
 from dbtrun.api import FailedStep, Phase, Reason, Results, RetryWhen
 from dbtrun.api.status import MAX_MESSAGE
+from dbtrun.text import clean
 from watcher.lifecycle.cause import cause_of
 from watcher.lifecycle.facts import RunFacts, RunState
-from watcher.lifecycle.text import clean
 
 DEADLINES: Final = {
     Reason.QUEUE_DEADLINE_EXCEEDED: "spec.queueDeadlineSeconds",

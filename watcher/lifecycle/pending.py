@@ -239,7 +239,7 @@ def _search_past(case: Case, job_id: int) -> Decision:
     if back is not None and back.number == number:
         if back.lookup.found:
             return _take_up_again(case, back.lookup.found)
-        due = back.lookup.at + min(case.policy.lookup_backoff * 2 ** (back.lookup.tries - 1), 40.0)
+        due = back.lookup.at + case.policy.lookup_pause(back.lookup.tries)
         if due > case.now.mono:
             return case.rest(
                 due,

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+from dbtrun.values import backoff
+
+LONGEST_LOOKUP_PAUSE: Final = 40.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +26,7 @@ class Policy:
     """How far dbt Cloud's clock may be behind ours: a look-up goes back this much further than the claim."""
 
     lookup_backoff: float = 5.0
-    """First pause between two look-ups of an undecided start; it doubles up to 40 s."""
+    """First pause between two look-ups of an undecided start; it doubles up to LONGEST_LOOKUP_PAUSE."""
 
     cancel_repeat: float = 30.0
     """A cancel is sent again if dbt Cloud has not confirmed the end by then."""
@@ -53,3 +58,7 @@ class Policy:
 
     resync: float = 600.0
     """Every object that is not final is looked at again after this long at the latest, whatever was missed."""
+
+    def lookup_pause(self, tries: int) -> float:
+        """The pause before the next look-up of an undecided start, after so many."""
+        return backoff(tries, self.lookup_backoff, LONGEST_LOOKUP_PAUSE)

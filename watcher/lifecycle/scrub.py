@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from watcher.lifecycle.text import clean, plain
+from dbtrun.text import clean, plain
 
 MASK: Final = "***"
 WINDOW: Final = 16_000

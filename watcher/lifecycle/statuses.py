@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from dbtrun.api import Attempt, Condition, ConditionStatus, ConditionType, Phase, Reason, Status, Step
 from dbtrun.api.status import MAX_MESSAGE, MAX_STATUS, MAX_STEP_NAME, MAX_STEPS
+from dbtrun.text import clean
 from watcher.lifecycle.facts import RunFacts, StepFacts, Trouble
-from watcher.lifecycle.text import clean
 
 STEP_OVER: Final = 10
 STEP_SUCCESS: Final = 10

@@ -163,8 +163,7 @@ def _look_up(case: Case, attempt: Attempt, lookup: LookUp | None, quiet_ends: fl
     if told is not None and not case.known.unwritten:
         return told
     if lookup is not None:
-        pause = min(case.policy.lookup_backoff * 2 ** (lookup.tries - 1), 40.0)
-        due = min(lookup.at + pause, quiet_ends)
+        due = min(lookup.at + case.policy.lookup_pause(lookup.tries), quiet_ends)
         if due > case.now.mono:
             return case.rest(due, why="looking the run up again")
     return case.contact() or LookForRuns(*searched(case, attempt))

@@ -9,8 +9,8 @@ from email.utils import format_datetime
 
 import pytest
 
+from dbtrun.values import Instant
 from watcher.cluster.clock import ClusterClock
-from watcher.lifecycle.facts import Instant
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

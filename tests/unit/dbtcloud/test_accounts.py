@@ -13,12 +13,13 @@ import httpx
 import pytest
 
 from dbtrun.api import Reason
+from dbtrun.values import Instant
 from tests.unit.dbtcloud import account
 from watcher.dbtcloud import errors
 from watcher.dbtcloud.accounts import Accounts
 from watcher.dbtcloud.budget import Priority
 from watcher.dbtcloud.connection import Connection, Token
-from watcher.lifecycle.facts import Instant, Observation, Place, Trouble
+from watcher.lifecycle.facts import Observation, Place, Trouble
 
 pytestmark = pytest.mark.looptime
 

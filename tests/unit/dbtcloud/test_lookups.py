@@ -11,11 +11,11 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from dbtrun.values import Instant
 from tests.unit.dbtcloud import account
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.errors import DbtCloudError, ServerFault, Unreachable
 from watcher.dbtcloud.lookups import AT_ONCE, MAX_FOUND, PAUSE_SECONDS, Question
-from watcher.lifecycle.facts import Instant
 
 pytestmark = pytest.mark.looptime
 

@@ -13,11 +13,12 @@ from datetime import datetime, timedelta
 import pytest
 
 from dbtrun.api import Reason
+from dbtrun.values import Instant
 from tests.unit.dbtcloud.account import NOON
 from watcher.dbtcloud import errors
 from watcher.dbtcloud.batch import Batch
 from watcher.dbtcloud.poller import Poller
-from watcher.lifecycle.facts import Instant, Observation, RunFacts, RunState, Trouble
+from watcher.lifecycle.facts import Observation, RunFacts, RunState, Trouble
 
 pytestmark = pytest.mark.looptime
 

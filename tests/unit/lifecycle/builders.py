@@ -23,9 +23,10 @@ from dbtrun.api import (
     Spec,
     Status,
 )
+from dbtrun.values import Instant
 from watcher.lifecycle.decide import decide
 from watcher.lifecycle.decisions import Decision, Wait, Write
-from watcher.lifecycle.facts import Instant, Observation, RunFacts, RunState, StepFacts, Trouble
+from watcher.lifecycle.facts import Observation, RunFacts, RunState, StepFacts, Trouble
 from watcher.lifecycle.known import Claim, Known, LookUp, ResultsTry, remember
 from watcher.lifecycle.marker import marker
 from watcher.lifecycle.policy import Policy

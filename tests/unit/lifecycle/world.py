@@ -19,6 +19,7 @@ from msgspec.structs import replace as with_fields
 
 from dbtrun.api import FINALIZER, Artifact, DbtRun, Phase, Reason, Status
 from dbtrun.api.status import MAX_STATUS
+from dbtrun.values import Instant
 from tests.unit.lifecycle.builders import ACCOUNT, BEFORE, JOB, START
 from watcher.lifecycle.decide import decide, interest
 from watcher.lifecycle.decisions import (
@@ -44,7 +45,6 @@ from watcher.lifecycle.decisions import (
     Write,
 )
 from watcher.lifecycle.facts import (
-    Instant,
     NotSent,
     Observation,
     Refused,

@@ -20,8 +20,18 @@ def plain(text: str) -> str:
 
 def clean(text: str, limit: int) -> str:
     """The text in plain characters, trimmed, and cut at `limit` characters with an ellipsis."""
-    whole = plain(text[: 4 * limit])
-    return whole if len(whole) <= limit else whole[: limit - 1] + "…"
+    return cut(plain(text[: 4 * limit]), limit)
+
+
+def cut(text: str, limit: int) -> str:
+    """The text, or as much of it as fits into `limit` characters with an ellipsis."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def cut_bytes(text: str, limit: int) -> str:
+    """The text, or as much of it as fits into `limit` bytes of UTF-8 with an ellipsis."""
+    raw = text.encode()
+    return text if len(raw) <= limit else raw[: limit - len("…".encode())].decode(errors="ignore") + "…"
 
 
 def one_line(text: str, limit: int) -> str:

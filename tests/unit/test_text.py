@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from watcher.lifecycle.text import clean
+from dbtrun.text import clean
 
 
 @pytest.mark.parametrize(

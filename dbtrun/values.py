@@ -1,0 +1,44 @@
+"""Small values that every part computes in the same way: instants, pauses between tries, short names."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+MAX_DOUBLINGS: Final = 30
+"""More would overflow a float when something fails for days."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """One moment on both clocks: `wall` is shown to people and stored, `mono` (seconds) measures windows here."""
+
+    wall: datetime
+    mono: float
+
+
+def backoff(failures: int, first: float, longest: float) -> float:
+    """The pause in seconds after so many failures in a row: it doubles with each, from `first` to `longest`.
+
+    It has no jitter: the caller adds what suits its case.
+    """
+    return float(min(first * 2.0 ** min(max(failures - 1, 0), MAX_DOUBLINGS), longest))
+
+
+def digest(text: str, digits: int = 8) -> str:
+    """The first hexadecimal digits of the text's SHA-256: the same on every machine and in every release."""
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def shortened(name: str, limit: int, cut: str | None = None) -> str:
+    """The name of an object in at most `limit` characters: a longer one is cut, and a digest keeps it unique.
+
+    Args:
+        cut: what is cut instead of `name`, while the digest is of `name`.
+    """
+    if cut is None and len(name) <= limit:
+        return name
+    head = (name if cut is None else cut)[: limit - 9].strip("-_.")
+    return f"{head}-{digest(name)}" if head else digest(name)
