@@ -156,11 +156,16 @@ class Case:
         return None if job_id is None else str(job_id)
 
     def write(self, event: Event | None = None, **changes: Any) -> Write | None:
-        """A write of the status with these changes; None if it says so already."""
+        """A write of the status with these changes; None if the status says so already."""
         status = self.settled(**changes)
+        return None if status == self.status and not self.run.unread else self._write(status, event)
+
+    def change(self, event: Event | None = None, **changes: Any) -> Write:
+        """A write of the status with these changes, which differ from what it says now."""
+        return self._write(self.settled(**changes), event)
+
+    def _write(self, status: Status, event: Event | None) -> Write:
         observation = self.known.observation
-        if status == self.status and not self.run.unread:
-            return None
         event = event or self._trouble_event()
         if observation is not None and status.phase is not Phase.PENDING:
             status = replace(status, last_observed_at=seconds(observation.at.wall))
@@ -208,7 +213,7 @@ class Case:
             )
             changes["attempts"] = with_attempt(self.status, ended)
         wished = outcome.phase in (Phase.SUCCEEDED, Phase.CANCELLED)
-        write = self.write(
+        return self.change(
             Event("Normal" if wished else "Warning", outcome.phase.value, outcome.message),
             phase=outcome.phase,
             reason=outcome.reason,
@@ -216,8 +221,6 @@ class Case:
             completion_time=seconds(self.now.wall),
             **{**changes, "estimated_completion_time": None},
         )
-        assert write is not None, "an end differs from what went before"  # noqa: S101
-        return write
 
     def contact(self) -> Decision | None:
         """What must happen before dbt Cloud can be asked about this object; None: ask."""

@@ -44,11 +44,13 @@ def _next(case: Case) -> Decision:
         return case.finish(Outcome(Phase.ERROR, Reason.STATUS_TAMPERED, lie), attempt=None, **nothing)
     if case.phase.final:
         return ended_step(case)
-    if case.phase is Phase.PENDING:
+    attempt = case.attempt
+    if case.phase is Phase.PENDING or attempt is None:  # any other phase is an attempt's, or tampered with
         return pending_step(case)
     if not (case.held or run.deleting):
         return AddFinalizer()  # somebody took it away, and with it the cancel that a deletion owes the run
-    return submitting_step(case) if case.phase is Phase.SUBMITTING else following_step(case)
+    step = submitting_step if case.phase is Phase.SUBMITTING else following_step
+    return step(case, attempt)
 
 
 class Interest(NamedTuple):

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
-
-from msgspec.structs import replace
 
 from dbtrun.api import FINALIZER, DbtRun
 from watcher.lifecycle.case import Case
-from watcher.lifecycle.decisions import Decision, DeleteObject, RemoveFinalizer, Sweep, Wait
-from watcher.lifecycle.statuses import stands, with_attempt
-from watcher.lifecycle.submitting import searched
+from watcher.lifecycle.decisions import Decision, DeleteObject, RemoveFinalizer, Wait
+from watcher.lifecycle.statuses import stands
+from watcher.lifecycle.sweeping import sweep_ended
 from watcher.lifecycle.tampering import tampered
 
 EXPIRES_SOON: Final = 60.0
@@ -21,7 +19,13 @@ EXPIRES_SOON: Final = 60.0
 
 def ended_step(case: Case) -> Decision:
     """The next thing to do for an object whose phase is final."""
-    return _sweep(case) or (RemoveFinalizer() if case.held else None) or _stamp(case) or _expire(case)
+    attempt = case.attempt
+    return (
+        (sweep_ended(case, attempt) if attempt is not None else None)
+        or (RemoveFinalizer() if case.held else None)
+        or (None if _is_stamped(case.run) else case.write())
+        or _expire(case)
+    )
 
 
 def rests_until(run: DbtRun, now: datetime) -> float | None:
@@ -30,11 +34,11 @@ def rests_until(run: DbtRun, now: datetime) -> float | None:
     For whatever needs nothing, `ended_step` waits; so it need not be kept for a look.
     """
     status, attempt = run.status, run.status.attempt
-    if status.phase is None or not status.phase.final or run.deleting or run.unread:
+    if status.phase is None or not status.phase.final or run.deleting:
         return None
     if FINALIZER in run.metadata.finalizers or (attempt is not None and attempt.sweep_after is not None):
         return None
-    if not stands(status, run.metadata.generation) or tampered(run) is not None:
+    if not _is_stamped(run) or tampered(run) is not None:
         return None
     ttl, ended = run.spec.ttl_seconds_after_finished, status.completion_time
     if ttl is None or ended is None:
@@ -43,26 +47,8 @@ def rests_until(run: DbtRun, now: datetime) -> float | None:
     return until if until > now.timestamp() else None
 
 
-def _stamp(case: Case) -> Decision | None:
-    untouched = not case.run.unread and stands(case.status, case.run.metadata.generation)
-    return None if untouched else case.write()
-
-
-def _sweep(case: Case) -> Decision | None:
-    """The finalizer stays until a possible twin was looked for, but not for ever."""
-    attempt = case.attempt
-    if attempt is None or attempt.sweep_after is None:
-        return None
-    overdue = case.now.wall > attempt.sweep_after + timedelta(seconds=case.policy.deletion_grace)
-    if overdue or case.swept(attempt):
-        if case.run.deleting and case.known.unwritten:
-            return None
-        return case.write(attempts=with_attempt(case.status, replace(attempt, sweep_after=None)))
-    # Never this far ahead, unless a clock was wrong: an object must not be held until then.
-    distant = case.now.wall + timedelta(seconds=case.policy.quiet_period + case.policy.clock_skew)
-    if case.now.wall < attempt.sweep_after <= distant:
-        return case.rest(case.mono(attempt.sweep_after), why="a twin may still appear")
-    return case.reconnect() or Sweep(*searched(case, attempt))
+def _is_stamped(run: DbtRun) -> bool:
+    return not run.unread and stands(run.status, run.metadata.generation)
 
 
 def _expire(case: Case) -> Decision:

@@ -18,7 +18,6 @@ from watcher.lifecycle.decisions import (
     FetchResults,
     FindOwner,
     RemoveFinalizer,
-    Sweep,
 )
 from watcher.lifecycle.facts import RunFacts, RunState
 from watcher.lifecycle.keeping import keep_step, told_artifacts
@@ -26,7 +25,7 @@ from watcher.lifecycle.known import DetailsTry, ResultsTry, saw_live
 from watcher.lifecycle.marker import marker
 from watcher.lifecycle.outcome import Outcome, outcome_of
 from watcher.lifecycle.statuses import NO_RUN, run_times, seconds, shown_steps, with_attempt
-from watcher.lifecycle.submitting import searched
+from watcher.lifecycle.sweeping import sweep_before_retry, sweep_live
 from watcher.lifecycle.unwritten import cancel_due, stop_wish
 
 NOT_RETRIED: Final = (
@@ -40,13 +39,13 @@ FOREIGN: Final = (
 COPY_NOT_RETRIED: Final = "It is not retried, as this object is a copy."
 
 
-def following_step(case: Case) -> Decision:
+def following_step(case: Case, attempt: Attempt) -> Decision:
     """The next thing to do for an object whose run is known and was live when last told."""
     if case.run.deleting and not case.run.cancels_on_deletion:
         return RemoveFinalizer()
     facts = case.facts
     if facts is not None and facts.state.over:
-        return _details_at_end(case, facts) or _end(case, facts)
+        return _details_at_end(case, facts) or _end(case, attempt, facts)
     # A run that was denied once may be followed into an outage: losing contact comes before believing the denial.
     return (
         case.deletion_overdue(
@@ -55,10 +54,10 @@ def following_step(case: Case) -> Decision:
         or case.lost_contact()
         or (Connect() if case.known.account_id is None and not case.pausing else None)
         or _gone(case)
-        or _sweep(case)
-        or _stop(case)
+        or sweep_live(case, attempt)
+        or _stop(case, attempt)
         or _details_on_the_way(case, facts)
-        or _tell(case, facts)
+        or _tell(case, attempt, facts)
     )
 
 
@@ -88,9 +87,7 @@ def _results(case: Case, facts: RunFacts) -> ResultsTry | None:
     return read if read is not None and read.run_id == facts.run_id else None
 
 
-def _end(case: Case, facts: RunFacts) -> Decision:
-    attempt = case.attempt
-    assert attempt is not None, "a followed run is an attempt's"  # noqa: S101
+def _end(case: Case, attempt: Attempt, facts: RunFacts) -> Decision:
     asked_for = _asked_for(case, facts)
     tried, read = _details(case, facts), _results(case, facts)
     results = read.results if read else None
@@ -101,10 +98,10 @@ def _end(case: Case, facts: RunFacts) -> Decision:
     if results is not None:
         changes["results"] = results
     if asked_for is None and _may_retry(case, attempt, outcome):
-        return _twin_first(case, attempt) or _next_attempt(case, ended, facts, outcome)
+        return sweep_before_retry(case, attempt) or _next_attempt(case, ended, facts, outcome)
     if outcome.retryable in case.spec.retry.when and not case.run.may_start:
         outcome = outcome._replace(message=f"{outcome.message} {COPY_NOT_RETRIED}")
-    elif _perhaps_our_cancel(case, outcome) and RetryWhen.CANCELLED in case.spec.retry.when:
+    elif _perhaps_our_cancel(case, attempt, outcome) and RetryWhen.CANCELLED in case.spec.retry.when:
         outcome = outcome._replace(message=f"{outcome.message} {NOT_RETRIED}")
     changes["artifacts"] = told_artifacts(case, facts)
     return keep_step(case, facts) or case.finish(outcome, attempt=ended, **changes)
@@ -136,15 +133,17 @@ def _all_passed(steps: tuple[Step, ...], progress: str | None) -> dict[str, Any]
 
 
 def _may_retry(case: Case, attempt: Attempt, outcome: Outcome) -> bool:
-    wanted = not (case.spec.cancel or case.run.deleting or case.spec.adopts or _perhaps_our_cancel(case, outcome))
+    wanted = not (
+        case.spec.cancel or case.run.deleting or case.spec.adopts or _perhaps_our_cancel(case, attempt, outcome)
+    )
     wanted = wanted and case.run.may_start
     return wanted and outcome.retryable in case.spec.retry.when and attempt.number <= case.spec.retry.limit
 
 
-def _perhaps_our_cancel(case: Case, outcome: Outcome) -> bool:
+def _perhaps_our_cancel(case: Case, attempt: Attempt, outcome: Outcome) -> bool:
     """Whether the run may have been cancelled at our request, which a restored status does not know any more."""
-    attempt, cancel = case.attempt, case.known.cancel
-    if outcome.retryable is not RetryWhen.CANCELLED or attempt is None:
+    cancel = case.known.cancel
+    if outcome.retryable is not RetryWhen.CANCELLED:
         return False
     ours = cancel is not None and cancel.run_id == attempt.run_id
     return ours or not saw_live(case.run, case.known, attempt.number)
@@ -163,7 +162,7 @@ def _next_attempt(case: Case, attempt: Attempt, facts: RunFacts, outcome: Outcom
         not_before=seconds(case.now.wall) + timedelta(seconds=retry.backoff_seconds),
     )
     message = f"Attempt {attempt.number} of {retry.limit + 1}: {outcome.message}"
-    write = case.write(
+    return case.change(
         Event("Warning", "Retrying", message),
         **{
             **NO_RUN,
@@ -173,15 +172,6 @@ def _next_attempt(case: Case, attempt: Attempt, facts: RunFacts, outcome: Outcom
             "attempts": (*with_attempt(case.status, ended), following),
         },
     )
-    assert write is not None, "a next attempt differs from the last"  # noqa: S101
-    return write
-
-
-def _twin_first(case: Case, attempt: Attempt) -> Decision | None:
-    """A twin of an ended attempt is ended before the next one, which would not look for it."""
-    if attempt.sweep_after is None or case.swept(attempt) or case.pausing:
-        return None
-    return case.reconnect() or Sweep(*searched(case, attempt))
 
 
 # ── on the way ──
@@ -198,18 +188,7 @@ def _gone(case: Case) -> Decision | None:
     return case.finish(Outcome(Phase.ERROR, Reason.RUN_NOT_FOUND, message))
 
 
-def _sweep(case: Case) -> Decision | None:
-    """A late twin may have been started by a request whose answer was lost: look once more, and cancel it."""
-    attempt = case.attempt
-    assert attempt is not None, "a followed run is an attempt's"  # noqa: S101
-    if attempt.sweep_after is None or attempt.sweep_after > case.now.wall or case.pausing:
-        return None
-    if case.swept(attempt):
-        return case.write(attempts=with_attempt(case.status, replace(attempt, sweep_after=None)))
-    return Sweep(*searched(case, attempt))
-
-
-def _stop(case: Case) -> Decision | None:
+def _stop(case: Case, attempt: Attempt) -> Decision | None:
     run_id = case.status.run_id
     assert run_id is not None, "only a known run is cancelled"  # noqa: S101
     if case.phase is not Phase.CANCELLING:
@@ -220,13 +199,13 @@ def _stop(case: Case) -> Decision | None:
             return None if case.pausing else case.reconnect() or FindOwner(run_id)
         if case.foreign(run_id):
             return RemoveFinalizer(Event("Warning", "NotCancelled", FOREIGN)) if case.run.deleting else None
-        return (cancel_due(case, run_id) if case.known.unwritten else None) or case.write(**_cancelling(case, reason))
+        return (cancel_due(case, run_id) if case.known.unwritten else None) or case.write(
+            **_cancelling(case, attempt, reason)
+        )
     return cancel_due(case, run_id)
 
 
-def _cancelling(case: Case, reason: Reason) -> dict[str, Any]:
-    attempt = case.attempt
-    assert attempt is not None, "a followed run is an attempt's"  # noqa: S101
+def _cancelling(case: Case, attempt: Attempt, reason: Reason) -> dict[str, Any]:
     queue, active = case.spec.queue_deadline_seconds, case.spec.active_deadline_seconds
     words = {
         Reason.DELETED: "the object is being deleted",
@@ -287,9 +266,9 @@ def _details_due(case: Case, facts: RunFacts | None) -> float | None:
     return case.mono(facts.started_at - observation.clock_offset) + case.policy.details_after
 
 
-def _tell(case: Case, facts: RunFacts | None) -> Decision:
+def _tell(case: Case, attempt: Attempt, facts: RunFacts | None) -> Decision:
     if facts is None:
-        return case.rest(*_wakeups(case, facts), why="waiting to see the run")
+        return case.rest(*_wakeups(case, attempt, facts), why="waiting to see the run")
     changes: dict[str, Any] = {**run_times(facts), **_progress(case, facts)}
     if case.phase is not Phase.CANCELLING:
         phase, reason = (
@@ -298,10 +277,10 @@ def _tell(case: Case, facts: RunFacts | None) -> Decision:
         word = "is queued" if phase is Phase.QUEUED else "is running"
         refused = f" {FOREIGN}" if case.foreign(facts.run_id) and _stop_reason(case) is not None else ""
         changes |= {"phase": phase, "reason": reason, "message": f"Run {facts.run_id} {word}.{refused}"}
-    attempt = case.attempt
-    assert attempt is not None, "a followed run is an attempt's"  # noqa: S101
     told = replace(attempt, phase=changes.get("phase", attempt.phase), **run_times(facts))
-    return case.rest(*_wakeups(case, facts), why="the run is live", attempts=with_attempt(case.status, told), **changes)
+    return case.rest(
+        *_wakeups(case, attempt, facts), why="the run is live", attempts=with_attempt(case.status, told), **changes
+    )
 
 
 def _progress(case: Case, facts: RunFacts) -> dict[str, Any]:
@@ -318,14 +297,14 @@ def _progress(case: Case, facts: RunFacts) -> dict[str, Any]:
     return changes
 
 
-def _wakeups(case: Case, facts: RunFacts | None) -> list[float | None]:
-    attempt, cancel, deadline = case.attempt, case.known.cancel, _deadline(case)
+def _wakeups(case: Case, attempt: Attempt, facts: RunFacts | None) -> list[float | None]:
+    cancel, deadline = case.known.cancel, _deadline(case)
     cancelling = case.phase is Phase.CANCELLING
     trouble = case.known.trouble
     return [
         case.mono(deadline[0]) if deadline and not cancelling else None,
         cancel.at + case.policy.cancel_repeat if cancelling and cancel else None,
-        case.mono(attempt.sweep_after) if attempt and attempt.sweep_after else None,
+        case.mono(attempt.sweep_after) if attempt.sweep_after else None,
         _details_due(case, facts),
         trouble.retry_at if trouble else None,
     ]

@@ -24,6 +24,7 @@ from watcher.lifecycle.known import certain
 from watcher.lifecycle.marker import marker
 from watcher.lifecycle.outcome import Outcome
 from watcher.lifecycle.statuses import NO_RUN, run_fields, run_times, seconds, with_attempt
+from watcher.lifecycle.sweeping import later
 from watcher.lifecycle.unwritten import stop_unwritten
 
 FIRST: Final = datetime(2001, 1, 1, tzinfo=UTC)
@@ -295,7 +296,7 @@ def _swept_later(case: Case, attempt: Attempt) -> datetime | None:
     """What this process has submitted may come later than assumed: then the sweep ends it."""
     if attempt.number > case.known.submitted:
         return attempt.sweep_after
-    return seconds(case.now.wall) + timedelta(seconds=case.policy.quiet_period)
+    return later(case)
 
 
 def _first_attempt(case: Case) -> Attempt:
@@ -315,7 +316,7 @@ def take_on(case: Case, attempt: Attempt, run: RunFacts, event: Event | None = N
     phase, reason = live_phase(run)
     verb = "Following" if attempt.adopted or event else "Started"
     taken = replace(attempt, phase=phase, run_id=run.run_id, **run_times(run))
-    write = case.write(
+    return case.change(
         event or Event("Normal", "Adopted" if attempt.adopted else "Started", f"{verb} dbt Cloud run {run.run_id}."),
         **{
             **NO_RUN,
@@ -329,5 +330,3 @@ def take_on(case: Case, attempt: Attempt, run: RunFacts, event: Event | None = N
             "attempts": with_attempt(case.status, taken),
         },
     )
-    assert write is not None, "a new run differs from none"  # noqa: S101
-    return write

@@ -6,7 +6,7 @@ What makes a met claim decidable: its start was sent within `submit_window` of t
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from msgspec.structs import replace
@@ -20,16 +20,16 @@ from watcher.lifecycle.marker import marked_cause, marker
 from watcher.lifecycle.outcome import Outcome
 from watcher.lifecycle.pending import take_on
 from watcher.lifecycle.statuses import seconds, with_attempt
+from watcher.lifecycle.sweeping import later, searched
 from watcher.lifecycle.unwritten import stop_unwritten
 
 SEARCHING: Final = "Whether dbt Cloud started the run is not known; it is being looked up."
 
 
-def submitting_step(case: Case) -> Decision:
+def submitting_step(case: Case, attempt: Attempt) -> Decision:
     """The next thing to do for an object whose present attempt is claimed and has no run yet."""
-    claim, attempt = case.known.claim, case.attempt
+    claim = case.known.claim
     assert claim is not None, "remember() dates every claim"  # noqa: S101
-    assert attempt is not None, "a claim is an attempt's"  # noqa: S101
     if case.run.deleting and not case.run.cancels_on_deletion:
         return RemoveFinalizer()
     if claim.own and not claim.sent:
@@ -80,14 +80,12 @@ def _unclaimed(attempt: Attempt) -> Attempt:
 
 def _release(case: Case, attempt: Attempt) -> Decision:
     """Nothing was started: the claim goes back, and the same attempt is claimed anew when dbt Cloud can be asked."""
-    write = case.write(
+    return case.change(
         phase=Phase.PENDING,
         reason=Reason.ACCEPTED,
         message="Nothing was started yet; it is tried again.",
         attempts=with_attempt(case.status, _unclaimed(attempt)),
     )
-    assert write is not None, "a released claim differs from a claim"  # noqa: S101
-    return write
 
 
 def _refused(case: Case, attempt: Attempt, reason: Reason, message: str) -> Decision:
@@ -95,15 +93,13 @@ def _refused(case: Case, attempt: Attempt, reason: Reason, message: str) -> Deci
         return case.finish(Outcome(Phase.ERROR, reason, message))
     fresh = replace(_unclaimed(attempt), retry_of=None, marker=marker(case.run.uid, attempt.number))
     told = f"dbt Cloud would not resume run {attempt.retry_of} from its failure, so the job runs anew: {message}"
-    write = case.write(
+    return case.change(
         Event("Warning", "ResumeRefused", told),
         phase=Phase.PENDING,
         reason=Reason.ACCEPTED,
         message=told,
         attempts=with_attempt(case.status, fresh),
     )
-    assert write is not None, "a fresh attempt differs from a resumed one"  # noqa: S101
-    return write
 
 
 def _undecided(case: Case, claim: Claim, attempt: Attempt) -> Decision:
@@ -132,7 +128,7 @@ def _recovered(case: Case, attempt: Attempt, lookup: LookUp) -> Decision:
 
 def _swept_later(case: Case, attempt: Attempt) -> Attempt:
     """Should dbt Cloud show a run later than assumed, the sweep ends it."""
-    return replace(attempt, sweep_after=seconds(case.now.wall) + timedelta(seconds=case.policy.quiet_period))
+    return replace(attempt, sweep_after=later(case))
 
 
 def _claim_again(case: Case, attempt: Attempt) -> Decision:
@@ -167,11 +163,3 @@ def _look_up(case: Case, attempt: Attempt, lookup: LookUp | None, quiet_ends: fl
         if due > case.now.mono:
             return case.rest(due, why="looking the run up again")
     return case.contact() or LookForRuns(*searched(case, attempt))
-
-
-def searched(case: Case, attempt: Attempt) -> tuple[int, Attempt, datetime]:
-    """Where to search for an attempt's runs: the job, the attempt, and how far back."""
-    job_id = case.status.job_id
-    assert job_id is not None, "a claim carries its job"  # noqa: S101
-    first = attempt.first_claim_time or attempt.claim_time or case.now.wall
-    return job_id, attempt, first - timedelta(seconds=case.policy.clock_skew)
