@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
 from dbtrun.api import DbtRun
-from watcher.awaited import SecretName
 from watcher.cluster.access import ClusterAccess, ClusterAccessError
 from watcher.cluster.events import Events
 from watcher.cluster.expiry import Expiry
@@ -28,11 +27,13 @@ from watcher.cluster.stream import Stream, StreamBroken
 from watcher.cluster.writer import Writer
 from watcher.connections import Connections
 from watcher.dbtcloud.accounts import Accounts
+from watcher.knowledge import Knowledge
 from watcher.lifecycle.decisions import Event
 from watcher.lifecycle.ended import rests_until
 from watcher.perform import Performer
 from watcher.reconcile import Reconciler
 from watcher.settings import Settings, own_namespace, own_pod
+from watcher.sources import SecretName, Sources
 from watcher.telemetry import logs
 from watcher.telemetry.health import Checks, health_app, serve
 from watcher.telemetry.metrics import Metrics
@@ -70,19 +71,14 @@ class Watcher:
         self.metrics = Metrics()
         self.mirror = Mirror(lambda run: rests_until(run, access.clock().wall))
         self.events = Events(access, own_pod())
-        self.connections = Connections(
-            SecretReader(access),
-            _default_connection(settings),
-            settings.default_connection_serves,
-            settings.hosts,
-            settings.projects_of,
-        )
+        self.sources = Sources(SecretReader(access))
+        self.knowledge = Knowledge(access.clock, self.wake, self.sources.doubt)
         self.accounts = Accounts(
-            self.connections.sink_of,
+            self.knowledge,
             requests_per_minute=settings.requests_per_minute,
             feed_seconds=settings.feed_interval_seconds,
             request_seconds=settings.request_seconds,
-            names_of=self.connections.names_of,
+            names_of=lambda uids: [str(self.mirror.get(uid) or uid) for uid in uids],
             count=lambda reason: self.metrics.connection_faults.labels(reason.value).inc(),
             clock=access.clock,
             weights=settings.weights,
@@ -105,7 +101,14 @@ class Watcher:
             record=self.mirror.record,
             forget_object=self.mirror.forget,
             namespace_of=self.mirror.namespace,
-            connections=self.connections,
+            connections=Connections(
+                self.sources,
+                self.accounts,
+                _default_connection(settings),
+                settings.default_connection_serves,
+                settings.hosts,
+                settings.projects_of,
+            ),
             emit=self.emit,
             clock=access.clock,
             metrics=self.metrics,
@@ -114,9 +117,8 @@ class Watcher:
             may_act=self._may_act,
         )
         self.reconciler = Reconciler(
-            self.mirror, performer, access.clock, settings.policy, self.metrics, emit=self.emit
+            self.mirror, self.knowledge, performer, access.clock, settings.policy, self.metrics, emit=self.emit
         )
-        self.connections.attach(self.accounts, self.reconciler)
         self._acting = False
         self._leading = asyncio.Event()
         self._lost = asyncio.Event()
@@ -208,7 +210,7 @@ class Watcher:
     def _restored(self) -> None:
         """Whatever was done after the backup was made is not in the statuses: from now on it is looked up."""
         self.metrics.restores.inc()
-        self.reconciler.begin()
+        self.knowledge.begin()
 
     def _not_ready(self) -> str | None:
         if not self.stream.synced.is_set():
@@ -240,7 +242,7 @@ class Watcher:
             "health": serve(health_app(self.checks, self.metrics), listener),
             "watch": self.stream.run(),
             "poller": self.accounts.run(),
-            "secrets": self.connections.run(),
+            "secrets": self.sources.run(self.knowledge.mended),
             "events": self.events.run(),
             "expiry": self.expiry.run(),
             "crd": self.crd.run(),
@@ -278,7 +280,7 @@ class Watcher:
             await self._leading.wait()
         logger.info("Watching %d DbtRuns.", len(self.mirror))
         self._acting = True
-        self.reconciler.begin()
+        self.knowledge.begin()
         for run in self.mirror:
             self.reconciler.wake(run.uid)
         await asyncio.Event().wait()  # from here on it goes by what wakes it

@@ -139,10 +139,15 @@ class Performer:
 
     def follow(self, run: DbtRun, wanted: Interest | None) -> None:
         """Tells the poller of the object's connection what to watch for it."""
-        self.connections.follow(run.uid, wanted)
-        phase = run.status.phase
         account = self.connections.account(run.uid)
-        if account is not None and (run.spec.suspend if phase in (None, Phase.PENDING) else phase.final):
+        if account is None:
+            return
+        if wanted is None:
+            account.unfollow(run.uid)
+        else:
+            account.follow(run.uid, wanted.run_id, wanted.interval)
+        phase = run.status.phase
+        if run.spec.suspend if phase in (None, Phase.PENDING) else phase.final:
             account.leave(run.uid)
 
     def interrupt(self, uid: str) -> None:

@@ -10,19 +10,17 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from dbtrun.api import DbtRun, Phase, Status
 from dbtrun.values import Instant, backoff
 from watcher.clock import Clock
+from watcher.knowledge import Knowledge
 from watcher.lifecycle.decide import OTHERS, Interest, decide, interest
 from watcher.lifecycle.decisions import Decision, Event, Wait, Write
-from watcher.lifecycle.facts import Observation, Place, Trouble
-from watcher.lifecycle.known import DOUBTFUL, Known, remember
+from watcher.lifecycle.known import Known, remember
 from watcher.lifecycle.policy import Policy
 from watcher.telemetry.metrics import Metrics
 
@@ -74,7 +72,6 @@ class Performer(Protocol):
 class Entry:
     """What is kept for one uid between two looks."""
 
-    known: Known = field(default_factory=Known)
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
     woken: bool = False
@@ -91,6 +88,7 @@ class Reconciler:
     def __init__(
         self,
         mirror: Mirror,
+        knowledge: Knowledge,
         performer: Performer,
         clock: Clock,
         policy: Policy,
@@ -100,6 +98,7 @@ class Reconciler:
     ) -> None:
         self._reconnect = reconnect
         self._mirror = mirror
+        self._knowledge = knowledge
         self._performer = performer
         self._clock = clock
         self._policy = policy
@@ -117,12 +116,7 @@ class Reconciler:
         self._finishing = 0
         self._begins: asyncio.Handle | None = None
         self._stopping = False
-        self._since: datetime | None = None
         self._contested: set[str] = set()
-
-    def begin(self) -> None:
-        """From now on this process sees every start. Before it is called, each attempt's past is looked up."""
-        self._since = self._clock().wall
 
     # ── reasons to look ──
 
@@ -130,7 +124,8 @@ class Reconciler:
         """Something about this uid is new."""
         entry = self._entries.get(uid)
         if entry is None:
-            entry = self._entries[uid] = Entry(known=_at_first(self._mirror.rested(uid), self._since))
+            entry = self._entries[uid] = Entry()
+            self._knowledge.meet(uid, self._mirror.rested(uid))
         entry.woken = True
         if self._pausing(uid, entry):
             return
@@ -141,51 +136,6 @@ class Reconciler:
             entry.timer = None
         if entry.task is None and not self._stopping:
             self._queue(uid, entry)
-
-    def observed(self, uid: str, run_id: int, observation: Observation) -> None:
-        """dbt Cloud told something of the run that the uid follows."""
-        entry = self._entries.get(uid)
-        if entry is None or entry.known.about != run_id:
-            return
-        before = entry.known
-        entry.known = _informed(before, observation)
-        same = before.observation is not None and before.observation.run == observation.run
-        if not (same and before.answered and before.trouble is None):
-            self.wake(uid)
-
-    def troubled(self, uids: Iterable[str], trouble: Trouble) -> None:
-        """dbt Cloud cannot be asked about these."""
-        for uid in uids:
-            entry = self._entries.get(uid)
-            if entry is not None:
-                since = entry.known.trouble.since if entry.known.trouble else trouble.since
-                account_id = None if trouble.reason in DOUBTFUL else entry.known.account_id
-                entry.known = replace(entry.known, trouble=replace(trouble, since=since), account_id=account_id)
-                self.wake(uid)
-
-    def answering(self, uids: Iterable[str]) -> None:
-        """dbt Cloud answers again."""
-        for uid in uids:
-            entry = self._entries.get(uid)
-            if entry is not None and (entry.known.trouble is not None or not entry.known.answered):
-                entry.known = replace(entry.known, trouble=None, answered=True)
-                self.wake(uid)
-
-    def mended(self, uids: Iterable[str]) -> None:
-        """What these objects' connections are read from has changed: they connect again without waiting."""
-        for uid in uids:
-            entry = self._entries.get(uid)
-            if entry is not None and entry.known.trouble is not None:
-                trouble = replace(entry.known.trouble, retry_at=self._clock().mono)
-                entry.known = replace(entry.known, trouble=trouble, account_id=None)
-                self.wake(uid)
-
-    def placed(self, uid: str, place: Place | None) -> None:
-        """The object's place in the line for a run slot is new; None: it may start."""
-        entry = self._entries.get(uid)
-        if entry is not None:
-            entry.known = replace(entry.known, place=place)
-            self.wake(uid)
 
     # ── health ──
 
@@ -326,9 +276,12 @@ class Reconciler:
                 return None
             now = self._clock()
             entry.generation = run.metadata.generation
-            entry.known = remember(run, self._fresh(entry, now), now)
-            self._follow(run, entry)
-            decision = decide(run, entry.known, now, self._policy)
+            known = remember(run, self._fresh(uid, entry, now), now)
+            self._knowledge.keep(uid, known)
+            wanted = interest(run, known)
+            if known.account_id is not None or wanted is None:
+                self._performer.follow(run, wanted)
+            decision = decide(run, known, now, self._policy)
             if isinstance(decision, Wait):
                 self._tell_others(run, decision)
                 return decision.until
@@ -353,18 +306,18 @@ class Reconciler:
     async def _act(self, decision: Decision, run: DbtRun, entry: Entry) -> None:
         name = type(decision).__name__
         self._metrics.decisions.labels(name).inc()
-        before = entry.known
+        before = self._knowledge.of(run.uid)
         try:
             known = await self._step(decision, run, before)
         except Exception:
             if isinstance(decision, Write):
-                entry.known = replace(entry.known, unwritten=True)
+                self._knowledge.keep(run.uid, replace(self._knowledge.of(run.uid), unwritten=True))
             raise
         if isinstance(decision, Write):
             known = replace(known, unwritten=False)
         if known.account_id is not None and before.account_id is None:
             entry.connected_at = self._clock().mono
-        entry.known = _merged(before, known, entry.known)
+        self._knowledge.learn(run.uid, before, known)
         logger.debug(name, extra={"run": str(run)})
         after = self._mirror.get(run.uid)
         if after is not None:
@@ -383,17 +336,14 @@ class Reconciler:
             del self._steps[run.uid]
             self._moved_at = self._clock().mono
 
-    def _fresh(self, entry: Entry, now: Instant) -> Known:
-        stale = entry.known.account_id is not None and now.mono - entry.connected_at > self._reconnect
-        return replace(entry.known, account_id=None) if stale else entry.known
-
-    def _follow(self, run: DbtRun, entry: Entry) -> None:
-        wanted = interest(run, entry.known)
-        if entry.known.account_id is not None or wanted is None:
-            self._performer.follow(run, wanted)
+    def _fresh(self, uid: str, entry: Entry, now: Instant) -> Known:
+        known = self._knowledge.of(uid)
+        stale = known.account_id is not None and now.mono - entry.connected_at > self._reconnect
+        return replace(known, account_id=None) if stale else known
 
     def _forget(self, uid: str) -> None:
         self._entries.pop(uid, None)
+        self._knowledge.forget(uid)
         self._failing.discard(uid)
         self._contested.discard(uid)
         self._performer.forget(uid)
@@ -413,12 +363,6 @@ class Reconciler:
         return str(self._mirror.get(uid) or uid)
 
 
-@cache
-def _at_first(attempt: int, since: datetime | None) -> Known:
-    """What is known of an object that was not looked at yet: shared, as there are many."""
-    return Known(submitted=attempt, since=since)
-
-
 class RestlessObject(Exception):
     """An object made the core decide without end: a defect, contained by a pause."""
 
@@ -434,16 +378,6 @@ def _failure_event(error: BaseException, failures: int) -> Event:
     return Event("Warning", "ReconcileFailed", f"It failed {failures} times in a row and is tried again: {why}")
 
 
-def _informed(known: Known, observation: Observation) -> Known:
-    """What is known after dbt Cloud said this; a denial is dated when it is first heard."""
-    missing = known.missing_since
-    if observation.run is not None:
-        missing = None
-    elif missing is None:
-        missing = observation.at.mono
-    return replace(known, observation=observation, missing_since=missing, trouble=None, answered=True)
-
-
 def _tell(run: DbtRun, after: Status) -> None:
     """Logs a transition: what became of which run, and why."""
     if after.phase is None or (after.phase, after.reason) == (run.status.phase, run.status.reason):
@@ -457,15 +391,3 @@ def _tell(run: DbtRun, after: Status) -> None:
         "reason": after.reason and after.reason.value,
     }
     logger.info("%s (%s): %s", after.phase, after.reason, after.message, extra=told)
-
-
-def _merged(before: Known, performed: Known, meanwhile: Known) -> Known:
-    """What a decision brought, over what was told while it was carried out (an observation, a trouble)."""
-    if meanwhile is before:
-        return performed
-    told = {
-        name: getattr(meanwhile, name)
-        for name in ("observation", "missing_since", "trouble", "answered", "place")
-        if getattr(performed, name) == getattr(before, name)
-    }
-    return replace(performed, **told)

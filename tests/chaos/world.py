@@ -45,12 +45,12 @@ from tests.chaos.fate import (
 from tests.chaos.objects import Objects
 from tests.chaos.oracle import Seen, Verdict, identity, judge
 from tests.chaos.wire import Wire
-from watcher.awaited import SecretData
 from watcher.cluster.clock import ClusterClock
 from watcher.cluster.mirror import Mirror
 from watcher.connections import Connections
 from watcher.dbtcloud.accounts import Accounts
 from watcher.dbtcloud.hosts import Hosts
+from watcher.knowledge import Knowledge
 from watcher.lifecycle.policy import Policy
 from watcher.perform import Objects as Written
 from watcher.perform import Performer
@@ -61,6 +61,7 @@ from watcher.simulator.model import TriggerRequest
 from watcher.simulator.scenario import JobSpec, Scenario
 from watcher.simulator.server import application
 from watcher.simulator.state import Simulator
+from watcher.sources import SecretData, Sources
 from watcher.telemetry.metrics import Metrics
 
 EPOCH: Final = 1_720_015_140.0
@@ -331,11 +332,13 @@ class Watcher:
         self._world = world
         world.watchers.append(self)
         self._mirror = Mirror()
-        connections = Connections(secret or world.secret, None, lambda _namespace: True, Hosts(loopback=True))
+        sources = Sources(secret or world.secret)
+        self._knowledge = Knowledge(clock, self._wake, sources.doubt)
         transport = FatefulTransport(world.wire, fate)
         self._accounts = Accounts(
-            connections.sink_of, transport=transport, clock=clock, requests_per_minute=requests_per_minute
+            self._knowledge, transport=transport, clock=clock, requests_per_minute=requests_per_minute
         )
+        connections = Connections(sources, self._accounts, None, lambda _namespace: True, Hosts(loopback=True))
         performer = Performer(
             objects=cast(Written, self._objects),
             record=self._mirror.record,
@@ -345,8 +348,9 @@ class Watcher:
             clock=clock,
             metrics=self.metrics,
         )
-        self._reconciler = Reconciler(self._mirror, performer, clock, world.policy, self.metrics, reconnect=RECONNECT)
-        connections.attach(self._accounts, self._reconciler)
+        self._reconciler = Reconciler(
+            self._mirror, self._knowledge, performer, clock, world.policy, self.metrics, reconnect=RECONNECT
+        )
 
     @property
     def decisions(self) -> float:
@@ -357,7 +361,7 @@ class Watcher:
     async def live(self) -> None:
         """Works until it dies. What is left of it then does nothing more."""
         self._objects.tell(now().mono)  # the reply to the first list
-        self._reconciler.begin()
+        self._knowledge.begin()
         parts = {asyncio.create_task(self._accounts.run()), asyncio.create_task(self.fate.dead.wait())}
         self._world.objects.listeners.append(self._hear)
         for run in self._world.objects.stored.values():
@@ -382,7 +386,10 @@ class Watcher:
             self._mirror.forget(run.uid)
         else:
             self._mirror.record(run)
-        self._reconciler.wake(run.uid)
+        self._wake(run.uid)
+
+    def _wake(self, uid: str) -> None:
+        self._reconciler.wake(uid)
 
 
 def _ahead(moment: Instant, seconds: float) -> Instant:

@@ -59,7 +59,7 @@ async def is_cancelled_from_within() -> None:
     raise asyncio.CancelledError
 
 
-PARTS = ["stream", "accounts", "connections", "events", "_leader"]
+PARTS = ["stream", "accounts", "sources", "events", "_leader"]
 ENDS: dict[Work, str] = {
     raises: "RuntimeError: boom",
     returns: "it had nothing more to do",
@@ -72,7 +72,7 @@ ENDS: dict[Work, str] = {
 async def test_the_end_of_any_part_ends_the_watcher_and_names_it(
     watcher: Watcher, part: str, end: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
-    getattr(watcher, part).run = end
+    getattr(watcher, part).run = lambda *_arguments: end()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with asyncio.timeout(20):
             with pytest.raises(ExceptionGroup) as ended:

@@ -8,9 +8,9 @@ from unittest.mock import Mock
 import pytest
 
 from dbtrun.api import CONNECTION_SECRET_TYPE, ConnectionRef, DbtRun, Job, Metadata, Spec
-from watcher.awaited import SecretData, SecretName
 from watcher.connections import Connections, Unusable
 from watcher.dbtcloud.hosts import Hosts
+from watcher.sources import SecretData, SecretName, Sources
 
 DEFAULT = SecretName("dbtrun-system", "dbt-cloud")
 SERVED = "team-a"
@@ -32,7 +32,7 @@ class Asked:
 
 async def refused(asked: Asked, namespace: str, reference: str | None) -> str:
     """What an object of the namespace hears when it connects; there is no Secret, so nothing can be used."""
-    connections = Connections(asked, DEFAULT, lambda each: each == SERVED, Hosts())
+    connections = Connections(Sources(asked), Mock(), DEFAULT, lambda each: each == SERVED, Hosts())
     ref = None if reference is None else ConnectionRef(name=reference)
     metadata = Metadata(name="nightly", namespace=namespace, uid="u", resource_version="1")
     with pytest.raises(Unusable) as error:
@@ -73,9 +73,7 @@ async def test_a_connection_that_cannot_be_used_is_logged_once_for_each_change(
 ) -> None:
     caplog.set_level("INFO")
     secrets = Secrets()
-    connections = Connections(secrets, None, lambda _each: True, Hosts())
-    accounts = Mock()
-    connections.attach(accounts, Mock())
+    connections = Connections(Sources(secrets), Mock(), None, lambda _each: True, Hosts())
 
     async def connect(name: str) -> None:
         metadata = Metadata(name=name, namespace="team", uid=name, resource_version="1")
@@ -112,7 +110,9 @@ async def test_a_connection_that_cannot_be_used_is_logged_once_for_each_change(
 def test_projects_are_limited_for_the_default_connection_by_whatever_name(
     namespace: str, reference: str | None, limited: bool
 ) -> None:
-    connections = Connections(Asked(), DEFAULT, lambda _each: True, Hosts(), lambda _each: frozenset({101}))
+    connections = Connections(
+        Sources(Asked()), Mock(), DEFAULT, lambda _each: True, Hosts(), lambda _each: frozenset({101})
+    )
     ref = None if reference is None else ConnectionRef(name=reference)
     metadata = Metadata(name="nightly", namespace=namespace, uid="u", resource_version="1")
     run = DbtRun(metadata=metadata, spec=Spec(job=Job(id=1), connection_ref=ref))

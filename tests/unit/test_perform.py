@@ -53,7 +53,7 @@ class OneAccount:
     def __init__(self) -> None:
         connection = Connection(host="dbt.example.com", account_id=1, token=Token("t"))
         refuse = httpx.MockTransport(lambda _request: httpx.Response(500))
-        accounts = Accounts(lambda _connection: cast(Any, None), transport=refuse, clock=clock)
+        accounts = Accounts(cast(Any, None), transport=refuse, clock=clock)
         self._account = accounts.use("uid", connection)
         self._account.share.heard(200)
 

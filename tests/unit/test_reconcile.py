@@ -12,6 +12,7 @@ from msgspec.structs import replace as changed
 
 from dbtrun.api import DbtRun, Job, Metadata, Phase, Reason, Spec, Status
 from dbtrun.values import Instant
+from watcher.knowledge import Knowledge
 from watcher.lifecycle.decide import Interest
 from watcher.lifecycle.decisions import Connect, Decision, Event, Write
 from watcher.lifecycle.facts import Observation, RunFacts, RunState, Trouble
@@ -57,6 +58,7 @@ class World:
     metrics: Metrics = field(default_factory=Metrics)
     stray: set[str] = field(default_factory=set)
     pause: float = 0.0
+    knowledge: Knowledge = field(init=False)
 
     def get(self, uid: str) -> DbtRun | None:
         return self.runs.get(uid)
@@ -113,8 +115,10 @@ async def loop_of() -> AsyncIterator[Loops]:
     made: list[Reconciler] = []
 
     def make(world: World) -> Reconciler:
-        made.append(Reconciler(world, world, clock, Policy(), world.metrics, emit=world.emit))
-        return made[-1]
+        knowledge = world.knowledge = Knowledge(clock, lambda uid: loop.wake(uid), lambda _uid: None)
+        loop = Reconciler(world, knowledge, world, clock, Policy(), world.metrics, emit=world.emit)
+        made.append(loop)
+        return loop
 
     yield make
     for loop in made:
@@ -149,7 +153,7 @@ async def test_an_object_whose_connection_was_mended_connects_without_waiting(lo
     loop.wake("a")
     await asyncio.sleep(30)
     assert world.done.count(("a", "Connect")) == 1
-    loop.mended(["a", "unknown"])
+    world.knowledge.mended(["a", "unknown"])
     await asyncio.sleep(1)
     assert world.done.count(("a", "Connect")) == 2
 
@@ -336,7 +340,7 @@ async def test_what_is_told_of_another_run_is_not_taken_for_news(loop_of: Loops)
     loop.wake("a")
     await asyncio.sleep(1)
     facts = RunFacts(run_id=2, account_id=1, job_id=1, state=RunState.SUCCESS)
-    loop.observed("a", 2, Observation(run=facts, at=clock()))
+    world.knowledge.observed("a", 2, Observation(run=facts, at=clock()))
     await asyncio.sleep(1)
     assert world.done == [("a", "Write")]
 
@@ -381,7 +385,7 @@ async def test_a_status_that_cannot_be_written_is_remembered_until_one_is(loop_o
     loop = loop_of(world)
     loop.wake("a")
     await asyncio.sleep(0.1)
-    assert loop._entries["a"].known.unwritten
+    assert world.knowledge.of("a").unwritten
     world.poison.clear()
     await asyncio.sleep(5)
-    assert not loop._entries["a"].known.unwritten
+    assert not world.knowledge.of("a").unwritten

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 import httpx
 
@@ -23,8 +23,9 @@ from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.connection import Connection
 from watcher.dbtcloud.containment import Containment
 from watcher.dbtcloud.intake import Intake
-from watcher.dbtcloud.poller import FEED_SECONDS, Poller, Sink
-from watcher.dbtcloud.slots import LiveRuns, Slots, Teller
+from watcher.dbtcloud.listener import Listener
+from watcher.dbtcloud.poller import FEED_SECONDS, Poller
+from watcher.dbtcloud.slots import LiveRuns, Slots
 from watcher.dbtcloud.starts import Starts
 from watcher.fair import NO_WEIGHTS
 
@@ -38,10 +39,6 @@ CLAIMS_AT_ONCE: Final = 8
 """Claims under way. More would wait for a busy API server beyond the time in which they are good, and all in vain."""
 
 log = logging.getLogger(__name__)
-
-
-class AccountSink(Sink, Teller, Protocol):
-    """What a connection's poller and its run slots report to."""
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +70,16 @@ class Account:
             if self.slots is not None:
                 group.create_task(self.slots.run())
 
+    def follow(self, uid: str, run_id: int, interval: float) -> None:
+        """Polls this run for the object, and no other."""
+        if self.poller.follow(uid, run_id, interval) and self.slots is not None:
+            self.slots.known(uid, run_id)
+
+    def unfollow(self, uid: str) -> None:
+        """Polls nothing for the object any more."""
+        if self.poller.unfollow(uid):
+            self.leave(uid)
+
     def leave(self, uid: str) -> None:
         """The object waits for no run slot and holds none."""
         if self.slots is not None:
@@ -95,7 +102,7 @@ class Accounts:
     """Hands out accounts. `run()` is the task that polls them; everything else is called on the same loop.
 
     Args:
-        sink_of: makes what a connection's poller reports to.
+        listener: hears what pollers and run slots report.
         requests_per_minute: for each (host, account), whatever the number of tokens.
         feed_seconds: between two looks at what finished on an account.
         request_seconds: from the first byte sent to the last one read.
@@ -107,7 +114,7 @@ class Accounts:
 
     def __init__(
         self,
-        sink_of: Callable[[Connection], AccountSink],
+        listener: Listener,
         *,
         requests_per_minute: int = REQUESTS_PER_MINUTE,
         burst: int = BURST,
@@ -121,7 +128,7 @@ class Accounts:
         weights: Mapping[str, int] = NO_WEIGHTS,
     ) -> None:
         self._weights = weights
-        self._sink_of = sink_of
+        self._listener = listener
         self._rate = (requests_per_minute, burst)
         self._feed_seconds = feed_seconds
         self._request_seconds = request_seconds
@@ -139,6 +146,10 @@ class Accounts:
     def __iter__(self) -> Iterator[Account]:
         """The accounts that are open, for metrics and health."""
         return iter(tuple(self._accounts.values()))
+
+    def of(self, uid: str) -> Account | None:
+        """The account that the uid works with."""
+        return self._account_of.get(uid)
 
     def use(self, uid: str, connection: Connection) -> Account:
         """The account that the uid works with from now on; the one that it used before no longer polls for it."""
@@ -190,12 +201,12 @@ class Accounts:
             intake=self._intake,
             heard=share.heard,
         )
-        sink = self._sink_of(connection)
         users: set[str] = set()
         containment = Containment(connection, lambda: self._names_of(users), mono, self._count)
         poller = Poller(
             client,
-            sink,
+            self._listener,
+            lambda: tuple(users),
             name=str(connection),
             feed_seconds=self._feed_seconds,
             clock=self._clock,
@@ -213,14 +224,14 @@ class Accounts:
             unused_since=mono(),
             starts=Starts(weights=self._weights),
             searches=Starts(weights=self._weights),
-            slots=self._slots(connection, client, poller, sink, containment),
+            slots=self._slots(connection, client, poller, users, containment),
         )
         self._accounts[connection] = account
         self._launch(account)
         return account
 
     def _slots(
-        self, connection: Connection, client: Client, poller: Poller, sink: AccountSink, containment: Containment
+        self, connection: Connection, client: Client, poller: Poller, users: set[str], containment: Containment
     ) -> Slots | None:
         if connection.max_runs is None:
             return None
@@ -233,9 +244,8 @@ class Accounts:
             connection.max_runs,
             count,
             lambda: poller.following,
-            sink,
-            sink.troubled,
-            sink.answering,
+            self._listener,
+            lambda: tuple(users),
             self._clock,
             self._weights,
         )

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -22,8 +22,9 @@ from watcher.dbtcloud.batch import Batch
 from watcher.dbtcloud.channel import PAGE_SIZE
 from watcher.dbtcloud.contact import LONGEST_WAIT, Contact
 from watcher.dbtcloud.errors import DbtCloudError, RateLimited, ServerFault, Unauthorized, UnknownStatus, Unreachable
+from watcher.dbtcloud.listener import Listener
 from watcher.dbtcloud.schedule import Followed, Schedule
-from watcher.lifecycle.facts import Observation, Trouble
+from watcher.lifecycle.facts import Observation
 
 GATHER_SECONDS: Final = 1.0
 """From following a run to its first poll, so that runs that come together are polled together. Where they keep coming,
@@ -55,26 +56,11 @@ class Source(Protocol):
     async def finished_since(self, instant: datetime, max_pages: int) -> Batch: ...
 
 
-class Sink(Protocol):
-    """Where the poller puts what it learns. Called on the loop; it may follow and unfollow from within."""
-
-    def observed(self, uid: str, observation: Observation) -> None:
-        """What dbt Cloud said of the uid's run; may repeat itself."""
-
-    def unreadable(self, uid: str, trouble: Trouble) -> None:
-        """This run alone cannot be read, while the connection answers."""
-
-    def troubled(self, trouble: Trouble) -> None:
-        """The connection does not answer; told at each failed try."""
-
-    def answering(self) -> None:
-        """The connection answers, for the first time or again."""
-
-
 class Poller:
     """Polls the runs of one connection. `run()` is its task; everything else is called on the same loop.
 
     Args:
+        users: the objects that use the connection.
         name: the connection's, for the log: no secret.
         feed_seconds: between two looks at what finished.
         contain: around each poll; lets nothing out but DbtCloudError.
@@ -85,7 +71,8 @@ class Poller:
     def __init__(
         self,
         source: Source,
-        sink: Sink,
+        listener: Listener,
+        users: Callable[[], Collection[str]],
         *,
         name: str = "",
         feed_seconds: float = FEED_SECONDS,
@@ -95,7 +82,8 @@ class Poller:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._source = source
-        self._sink = sink
+        self._listener = listener
+        self._users = users
         self._name = name
         self._contain = contain
         self._clock = clock
@@ -120,8 +108,8 @@ class Poller:
 
     # ---- what others call
 
-    def follow(self, uid: str, run_id: int, interval: float, *, due: float | None = None) -> None:
-        """Polls the run for the uid; repeating it changes nothing.
+    def follow(self, uid: str, run_id: int, interval: float, *, due: float | None = None) -> bool:
+        """Polls the run for the uid, and no other; False: it does so already.
 
         Args:
             interval: seconds between two polls at most; ends come by the feed, sooner.
@@ -129,15 +117,18 @@ class Poller:
         """
         now = self._now()
         soon = max(now + GATHER_SECONDS, self._polled_at + self._feed_seconds)
-        self._schedule.follow(uid, run_id, interval, soon if due is None else max(due, now))
+        if not self._schedule.follow(uid, run_id, interval, soon if due is None else max(due, now)):
+            return False
         self._anybody.set()
         self._wake.set()
+        return True
 
-    def unfollow(self, uid: str) -> None:
-        """Forgets the uid; unknown ones are no error."""
-        self._schedule.unfollow(uid)
+    def unfollow(self, uid: str) -> bool:
+        """Polls nothing for the uid any more; False: it did not."""
+        followed = self._schedule.unfollow(uid)
         if not self._schedule:
             self._anybody.clear()
+        return followed
 
     def hurry(self, uid: str) -> None:
         """Polls the uid's run as soon as the budget and backoff allow."""
@@ -153,7 +144,7 @@ class Poller:
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
-        """Filters that dbt Cloud ignores, of `pk__in`, `status__in`, `finished_at__range`: dearer ways are used."""
+        """Filters that dbt Cloud ignores, of `pk__in`, `status__in`, `finished_at__range`."""
         return tuple(sorted(name for name in self._refused if self._refuses(name)))
 
     def silent(self) -> float:
@@ -355,7 +346,7 @@ class Poller:
         run.over = observation.run is not None and observation.run.state.over
         run.unreadable_since = None
         for uid in tuple(run.intervals):
-            self._sink.observed(uid, observation)
+            self._listener.observed(uid, run_id, observation)
 
     def _unreadable(self, run_id: int, error: DbtCloudError) -> None:
         run = self._schedule.get(run_id)
@@ -364,16 +355,16 @@ class Poller:
         now = self._clock()
         run.unreadable_since = run.unreadable_since or now
         for uid in tuple(run.intervals):
-            self._sink.unreadable(uid, error.trouble(now, since=run.unreadable_since))
+            self._listener.troubled((uid,), error.trouble(now, since=run.unreadable_since))
 
     def _failed(self, error: DbtCloudError) -> None:
         trouble = self._contact.failed(error, self._clock())
         if trouble is not None:
-            self._sink.troubled(trouble)
+            self._listener.troubled(self._users(), trouble)
 
     def _answering(self) -> None:
         if self._contact.answered():
-            self._sink.answering()
+            self._listener.answering(self._users())
             self._wake.set()
 
     # ---- filters that are not to be trusted
@@ -383,7 +374,9 @@ class Poller:
 
     def _refuse(self, name: str) -> None:
         if name not in self._refused:
-            log.warning("dbt Cloud ignores the filter %s on %s: runs are polled in a dearer way", name, self._name)
+            log.warning(
+                "dbt Cloud ignores the filter %s on %s: falling back to more expensive polling", name, self._name
+            )
         self._refused[name] = self._now() + FALLBACK_SECONDS
 
     def _now(self) -> float:

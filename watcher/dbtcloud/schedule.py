@@ -63,28 +63,32 @@ class Schedule:
         run_id = self._run_of.get(uid)
         return None if run_id is None else self._runs.get(run_id)
 
-    def follow(self, uid: str, run_id: int, interval: float, due: float) -> None:
-        """Adds a uid to a run; a uid follows one run at a time. Repeating it changes nothing."""
+    def follow(self, uid: str, run_id: int, interval: float, due: float) -> bool:
+        """Adds a uid to a run; a uid follows one run at a time. False: it follows it already."""
         known = self.of(uid)
         if known is not None and known.run_id == run_id:
-            if known.intervals[uid] != interval:
-                known.intervals[uid] = interval
-                self.hasten(known, due)
-            return
+            if known.intervals[uid] == interval:
+                return False
+            known.intervals[uid] = interval
+            self.hasten(known, due)
+            return True
         self.unfollow(uid)
         run = self._runs.setdefault(run_id, Followed(run_id, math.inf))
         run.intervals[uid] = interval
         self._run_of[uid] = run_id
         self.hasten(run, due)
+        return True
 
-    def unfollow(self, uid: str) -> None:
-        """Takes a uid from its run; a run that nobody follows is forgotten."""
+    def unfollow(self, uid: str) -> bool:
+        """Takes a uid from its run; a run that nobody follows is forgotten. False: the uid follows none."""
         run = self.of(uid)
-        if run is not None:
-            del self._run_of[uid]
-            del run.intervals[uid]
-            if not run.intervals:
-                del self._runs[run.run_id]
+        if run is None:
+            return False
+        del self._run_of[uid]
+        del run.intervals[uid]
+        if not run.intervals:
+            del self._runs[run.run_id]
+        return True
 
     def hasten(self, run: Followed, due: float) -> None:
         """Polls the run at `due` at the latest."""

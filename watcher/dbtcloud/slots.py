@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from watcher.clock import Clock
 from watcher.dbtcloud.channel import PAGE_SIZE
 from watcher.dbtcloud.contact import Contact
 from watcher.dbtcloud.errors import DbtCloudError
+from watcher.dbtcloud.listener import Listener
 from watcher.fair import NO_WEIGHTS, Applicant, FairQueue
-from watcher.lifecycle.facts import Place, Trouble
+from watcher.lifecycle.facts import Place
 
 COUNT_SECONDS: Final = 0.5
 """From one count to the next while an object waits: how late a free slot is noticed."""
@@ -48,13 +49,6 @@ class LiveRuns:
     markers: frozenset[str] = frozenset()
 
 
-class Teller(Protocol):
-    """Hears what objects wait for. Called on the loop."""
-
-    def placed(self, uid: str, place: Place | None) -> None:
-        """The object's place in the line; None: it may start."""
-
-
 @dataclass(slots=True)
 class _Hold:
     until: float
@@ -73,8 +67,8 @@ class Slots:
         limit: live runs of the account at which nothing more is started.
         live: counts them and lists so many of the newest; None: dbt Cloud cannot, so `followed` is taken.
         followed: how many live runs this watcher follows.
-        teller: hears of places and grants.
-        troubled: hears why no count can be had, `answering` that one can be had again.
+        listener: hears of places and grants, and why the runs cannot be counted.
+        users: the objects that use the connection.
         weights: turns of the namespaces.
     """
 
@@ -83,9 +77,8 @@ class Slots:
         limit: int,
         live: Callable[[int], Awaitable[LiveRuns | None]],
         followed: Callable[[], int],
-        teller: Teller,
-        troubled: Callable[[Trouble], None],
-        answering: Callable[[], None],
+        listener: Listener,
+        users: Callable[[], Collection[str]],
         clock: Clock,
         weights: Mapping[str, int] = NO_WEIGHTS,
         jitter: Callable[[], float] = random.random,
@@ -93,9 +86,8 @@ class Slots:
         self.limit = limit
         self._live = live
         self._followed = followed
-        self._teller = teller
-        self._troubled = troubled
-        self._answering = answering
+        self._listener = listener
+        self._users = users
         self._clock = clock
         self._contact = Contact(jitter)
         self._queue = FairQueue(weights)
@@ -163,10 +155,10 @@ class Slots:
             self._count = None
             trouble = self._contact.failed(error, self._clock())
             if trouble is not None:
-                self._troubled(trouble)
+                self._listener.troubled(self._users(), trouble)
             return
         if self._contact.troubled:
-            self._answering()
+            self._listener.answering(self._users())
         self._contact.answered()
         if live is None and not self._blind:
             log.warning("dbt Cloud does not count the live runs of the account: only runs followed here are counted.")
@@ -191,7 +183,7 @@ class Slots:
             uid = self._queue.pop().uid
             self._holds[uid] = _Hold(self._now() + UNUSED_SECONDS)
             self._told.pop(uid, None)
-            self._teller.placed(uid, None)
+            self._listener.placed(uid, None)
 
     def _tell(self) -> None:
         """Tells those whose place has changed by enough to be worth a write."""
@@ -203,7 +195,7 @@ class Slots:
             place = rounded(ahead + 1)
             if self._told.get(applicant.uid) != place:
                 self._told[applicant.uid] = place
-                self._teller.placed(applicant.uid, Place(within=place, limit=self.limit, priority=applicant.priority))
+                self._listener.placed(applicant.uid, Place(within=place, limit=self.limit, priority=applicant.priority))
 
     def _place(self, applicant: Applicant) -> Place:
         """The place as it was last told: one that moves with each look would be written with each look."""

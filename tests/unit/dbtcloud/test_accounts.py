@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import httpx
@@ -18,7 +18,7 @@ from tests.unit.dbtcloud import account
 from watcher.dbtcloud import errors
 from watcher.dbtcloud.accounts import Accounts
 from watcher.dbtcloud.budget import Priority
-from watcher.dbtcloud.connection import Connection, Token
+from watcher.dbtcloud.connection import Token
 from watcher.lifecycle.facts import Observation, Place, Trouble
 
 pytestmark = pytest.mark.looptime
@@ -34,22 +34,18 @@ def clock() -> Instant:
 
 @dataclass
 class Sink:
-    """Keeps what was told about a connection."""
+    """Keeps what was reported about each object."""
 
-    connection: Connection
-    log: list[tuple[str, object]]
+    log: list[tuple[str, object]] = field(default_factory=list)
 
-    def observed(self, uid: str, observation: Observation) -> None:
-        self.log.append((uid, observation.run and observation.run.run_id))
+    def observed(self, uid: str, run_id: int, observation: Observation) -> None:
+        self.log.append((uid, run_id))
 
-    def unreadable(self, uid: str, trouble: Trouble) -> None:
-        self.log.append((uid, trouble.reason))
+    def troubled(self, uids: Collection[str], trouble: Trouble) -> None:
+        self.log.extend((uid, trouble.reason) for uid in uids)
 
-    def troubled(self, trouble: Trouble) -> None:
-        self.log.append((self.connection.token.reveal(), trouble.reason))
-
-    def answering(self) -> None:
-        self.log.append((self.connection.token.reveal(), Reason.ANSWERING))
+    def answering(self, uids: Collection[str]) -> None:
+        self.log.extend((uid, Reason.ANSWERING) for uid in uids)
 
     def placed(self, uid: str, place: Place | None) -> None:
         self.log.append((uid, place))
@@ -66,7 +62,7 @@ def dbt_cloud(request: httpx.Request) -> httpx.Response:
 @asynccontextmanager
 async def running() -> AsyncIterator[tuple[Accounts, list[tuple[str, object]]]]:
     log: list[tuple[str, object]] = []
-    accounts = Accounts(lambda c: Sink(c, log), transport=httpx.MockTransport(dbt_cloud), linger=300, clock=clock)
+    accounts = Accounts(Sink(log), transport=httpx.MockTransport(dbt_cloud), linger=300, clock=clock)
     task = asyncio.create_task(accounts.run())
     await asyncio.sleep(0)
     try:
@@ -129,7 +125,7 @@ async def test_a_refused_token_pauses_its_connection_and_not_each_object() -> No
         refused.append(request)
         return account.refusal(401, "Invalid token.")
 
-    accounts = Accounts(lambda c: Sink(c, []), transport=httpx.MockTransport(refuse), clock=clock)
+    accounts = Accounts(Sink(), transport=httpx.MockTransport(refuse), clock=clock)
     used = accounts.use("a", account.CONNECTION)
 
     async def ask() -> errors.DbtCloudError:
@@ -153,9 +149,7 @@ async def test_large_replies_cost_their_connection_as_much_as_several_requests()
         reply = account.listing([account.run(7)], status__in=[1])
         return httpx.Response(200, content=reply.content.ljust(3 * 2**20))
 
-    accounts = Accounts(
-        lambda c: Sink(c, []), requests_per_minute=60, burst=5, transport=httpx.MockTransport(verbose), clock=clock
-    )
+    accounts = Accounts(Sink(), requests_per_minute=60, burst=5, transport=httpx.MockTransport(verbose), clock=clock)
     used = accounts.use("a", account.CONNECTION)
     for _ in range(10):
         await used.client.count_live(5)
@@ -175,12 +169,12 @@ async def test_what_is_followed_is_polled() -> None:
     async with running() as (accounts, log):
         accounts.use("a", ROTATED).poller.follow("a", 7, 30)
         await asyncio.sleep(3)
-        assert log == [("new", Reason.ANSWERING), ("a", 7)]
+        assert log == [("a", Reason.ANSWERING), ("a", 7)]
 
 
 async def test_what_is_followed_before_the_start_is_polled_after_it() -> None:
     log: list[tuple[str, object]] = []
-    accounts = Accounts(lambda c: Sink(c, log), transport=httpx.MockTransport(dbt_cloud), clock=clock)
+    accounts = Accounts(Sink(log), transport=httpx.MockTransport(dbt_cloud), clock=clock)
     accounts.use("a", ROTATED).poller.follow("a", 7, 30)
     task = asyncio.create_task(accounts.run())
     await asyncio.sleep(3)
@@ -198,7 +192,7 @@ async def test_a_rotated_token_heals_what_the_old_one_could_not_do() -> None:
         accounts.use("a", ROTATED).poller.follow("a", 7, 30)
         await asyncio.sleep(120)
         assert ("a", 7) in log
-        assert (account.SECRET, Reason.UNAUTHORIZED) not in log, "the old token is not used any more"
+        assert ("a", Reason.UNAUTHORIZED) not in log, "the old token is not used any more"
 
 
 async def test_an_unused_connection_is_closed_after_a_while() -> None:
@@ -235,7 +229,7 @@ async def test_a_rate_limit_met_with_one_token_silences_the_whole_account() -> N
         one.budget.pause(100)
         two.poller.follow("b", 7, 30)
         await asyncio.sleep(50)
-        assert log == [("new", Reason.RATE_LIMITED)]
+        assert log == [("b", Reason.RATE_LIMITED)]
         await asyncio.sleep(60)
         assert ("b", 7) in log
 
@@ -250,7 +244,7 @@ async def test_every_poll_spends_the_accounts_budget() -> None:
 
 async def test_a_poll_that_waits_for_a_small_budget_does_not_stand_still() -> None:
     accounts = Accounts(
-        lambda c: Sink(c, []),
+        Sink(),
         requests_per_minute=1,
         burst=1,
         transport=httpx.MockTransport(dbt_cloud),
@@ -271,10 +265,10 @@ async def test_a_poll_that_waits_for_a_small_budget_does_not_stand_still() -> No
 
 async def test_a_poller_that_fails_by_a_fault_of_ours_ends_the_task() -> None:
     class Faulty(Sink):
-        def troubled(self, trouble: Trouble) -> None:
+        def troubled(self, uids: Collection[str], trouble: Trouble) -> None:
             raise RuntimeError("bug")
 
-    accounts = Accounts(lambda c: Faulty(c, []), transport=httpx.MockTransport(dbt_cloud), clock=clock)
+    accounts = Accounts(Faulty(), transport=httpx.MockTransport(dbt_cloud), clock=clock)
     accounts.use("a", account.CONNECTION).poller.follow("a", 7, 30)
     with pytest.raises(ExceptionGroup):
         await asyncio.wait_for(accounts.run(), 60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -18,9 +18,12 @@ from tests.unit.dbtcloud.account import NOON
 from watcher.dbtcloud import errors
 from watcher.dbtcloud.batch import Batch
 from watcher.dbtcloud.poller import Poller
-from watcher.lifecycle.facts import Observation, RunFacts, RunState, Trouble
+from watcher.lifecycle.facts import Observation, Place, RunFacts, RunState, Trouble
 
 pytestmark = pytest.mark.looptime
+
+USERS = ("everybody",)
+"""The objects of the connection."""
 
 
 def now() -> float:
@@ -120,21 +123,26 @@ class Told:
 class Recorder:
     def __init__(self) -> None:
         self.told = Told()
-        self.on_end: Callable[[str], None] = lambda uid: None
+        self.on_end: Callable[[str], object] = lambda uid: None
 
-    def observed(self, uid: str, observation: Observation) -> None:
+    def observed(self, uid: str, run_id: int, observation: Observation) -> None:
+        assert observation.run is None or observation.run.run_id == run_id
         self.told.observed.append((now(), uid, observation))
         if observation.run is None or observation.run.state.over:
             self.on_end(uid)
 
-    def unreadable(self, uid: str, trouble: Trouble) -> None:
-        self.told.unreadables.append((now(), uid, trouble))
+    def troubled(self, uids: Collection[str], trouble: Trouble) -> None:
+        if uids == USERS:
+            self.told.troubles.append((now(), trouble))
+        else:
+            self.told.unreadables.extend((now(), uid, trouble) for uid in uids)
 
-    def troubled(self, trouble: Trouble) -> None:
-        self.told.troubles.append((now(), trouble))
-
-    def answering(self) -> None:
+    def answering(self, uids: Collection[str]) -> None:
+        assert uids == USERS
         self.told.answers.append(now())
+
+    def placed(self, uid: str, place: Place | None) -> None:
+        raise AssertionError("a poller knows no places")
 
 
 @dataclass
@@ -162,7 +170,7 @@ class Scene:
 @asynccontextmanager
 async def polling(jitter: float = 1.0) -> AsyncIterator[Scene]:
     cloud, sink = Cloud(), Recorder()
-    poller = Poller(cloud, sink, clock=clock, jitter=lambda: jitter)
+    poller = Poller(cloud, sink, lambda: USERS, clock=clock, jitter=lambda: jitter)
     sink.on_end = poller.unfollow
     task = asyncio.create_task(poller.run())
     try:
@@ -634,7 +642,7 @@ async def test_an_answer_that_was_overtaken_is_not_told() -> None:
 
 async def test_a_poll_that_does_not_begin_is_noticed() -> None:
     cloud = Cloud()
-    poller = Poller(cloud, Recorder(), clock=clock)
+    poller = Poller(cloud, Recorder(), lambda: USERS, clock=clock)
     assert poller.silent() == 0
     poller.follow("a", 1, 30)
     await asyncio.sleep(31)
@@ -660,7 +668,7 @@ async def test_a_look_at_the_feed_that_does_not_come_back_is_noticed() -> None:
 
 async def test_a_poll_of_many_pages_is_not_taken_for_a_stuck_one() -> None:
     cloud = Cloud(latency=10_000)
-    poller = Poller(cloud, Recorder(), clock=clock, heard_at=lambda: now() - 20)
+    poller = Poller(cloud, Recorder(), lambda: USERS, clock=clock, heard_at=lambda: now() - 20)
     task = asyncio.create_task(poller.run())
     poller.follow("a", 1, 30)
     await asyncio.sleep(3600)
@@ -678,12 +686,12 @@ async def test_an_hour_of_quiet_polling_is_never_silent_for_long() -> None:
 
 async def test_a_fault_of_our_own_ends_the_task_instead_of_hiding() -> None:
     class Faulty(Recorder):
-        def observed(self, uid: str, observation: Observation) -> None:
+        def observed(self, uid: str, run_id: int, observation: Observation) -> None:
             raise RuntimeError("bug")
 
     cloud = Cloud()
     cloud.add([1])
-    poller = Poller(cloud, Faulty(), clock=clock)
+    poller = Poller(cloud, Faulty(), lambda: USERS, clock=clock)
     poller.follow("a", 1, 30)
     with pytest.raises(ExceptionGroup):
         await asyncio.wait_for(poller.run(), 60)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,7 +19,7 @@ from tests.unit.dbtcloud import account
 from watcher.dbtcloud.errors import ServerFault
 from watcher.dbtcloud.slots import LISTED_SECONDS, UNUSED_SECONDS, LiveRuns, Slots, rounded
 from watcher.fair import Applicant
-from watcher.lifecycle.facts import Place, Trouble
+from watcher.lifecycle.facts import Observation, Place, Trouble
 
 pytestmark = pytest.mark.looptime
 
@@ -81,10 +81,13 @@ class Told:
             self.granted.append(uid)
             self.on_grant(uid)
 
-    def troubled(self, trouble: Trouble) -> None:
+    def troubled(self, uids: Collection[str], trouble: Trouble) -> None:
         self.connection.append(trouble.reason)
 
-    def answering(self) -> None:
+    def observed(self, uid: str, run_id: int, observation: Observation) -> None:
+        raise AssertionError("slots observe no runs")
+
+    def answering(self, uids: Collection[str]) -> None:
         self.connection.append(Reason.ANSWERING)
 
 
@@ -96,8 +99,7 @@ async def running(cloud: DbtCloud, limit: int) -> AsyncIterator[tuple[Slots, Tol
         cloud.count,
         lambda: len(cloud.live),
         told,
-        told.troubled,
-        told.answering,
+        lambda: ["a", "b"],
         clock,
         jitter=lambda: 0.0,
     )

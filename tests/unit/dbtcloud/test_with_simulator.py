@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,7 +26,17 @@ from watcher.dbtcloud.errors import (
 )
 from watcher.dbtcloud.hosts import Hosts
 from watcher.dbtcloud.poller import Poller
-from watcher.lifecycle.facts import NotSent, Observation, Refused, RunFacts, RunState, Started, Trouble, Undecided
+from watcher.lifecycle.facts import (
+    NotSent,
+    Observation,
+    Place,
+    Refused,
+    RunFacts,
+    RunState,
+    Started,
+    Trouble,
+    Undecided,
+)
 from watcher.simulator.clock import Clock
 from watcher.simulator.faults import Rule
 from watcher.simulator.scenario import Scenario, convert
@@ -278,23 +288,23 @@ class Seen:
         self.states: asyncio.Queue[RunState | None] = asyncio.Queue()
         self.log: list[Reason] = []
 
-    def observed(self, uid: str, observation: Observation) -> None:
+    def observed(self, uid: str, run_id: int, observation: Observation) -> None:
         self.states.put_nowait(None if observation.run is None else observation.run.state)
 
-    def unreadable(self, uid: str, trouble: Trouble) -> None:
+    def troubled(self, uids: Collection[str], trouble: Trouble) -> None:
         self.log.append(trouble.reason)
 
-    def troubled(self, trouble: Trouble) -> None:
-        self.log.append(trouble.reason)
-
-    def answering(self) -> None:
+    def answering(self, uids: Collection[str]) -> None:
         self.log.append(Reason.ANSWERING)
+
+    def placed(self, uid: str, place: Place | None) -> None:
+        raise AssertionError("a poller knows no places")
 
 
 async def test_the_poller_follows_a_run_to_its_end(cloud: Client, time: ManualTime) -> None:
     run = await start(cloud, QUICK)
     seen = Seen()
-    polling = Poller(cloud, seen, feed_seconds=0.2)
+    polling = Poller(cloud, seen, lambda: ["uid"], feed_seconds=0.2)
     task = asyncio.create_task(polling.run())
     try:
         async with asyncio.timeout(10):

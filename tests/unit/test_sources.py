@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
 
-from watcher.awaited import LOOK_SECONDS, LOOKS, Awaited, SecretData, SecretName
+from watcher.sources import LOOK_SECONDS, LOOKS, SecretData, SecretName, Sources
 
 pytestmark = pytest.mark.looptime
 
@@ -47,16 +47,23 @@ class Round:
     def __init__(self) -> None:
         self.stored = Stored()
         self.woken: list[str] = []
-        self.awaited = Awaited(self.stored, self._changed)
+        self.sources = Sources(self.stored)
 
-    def _changed(self, uids: Collection[str]) -> None:
+    async def fail(self, uid: str, secret: SecretName) -> None:
+        """An object reads its Secret and cannot use it."""
+        with suppress(LookupError, RuntimeError):
+            await self.sources.read(uid, secret)
+        self.sources.doubt(uid)
+        self.stored.read_names.clear()
+
+    def changed(self, uids: Collection[str]) -> None:
         self.woken.extend(uids)
 
 
 @asynccontextmanager
 async def looking() -> AsyncIterator[Round]:
     it = Round()
-    task = asyncio.create_task(it.awaited.run())
+    task = asyncio.create_task(it.sources.run(it.changed))
     yield it
     assert not task.done(), "it goes on"
     task.cancel()
@@ -69,7 +76,7 @@ async def rounds(count: int) -> None:
 async def test_a_secret_that_appears_wakes_all_who_wait_for_it_and_none_twice() -> None:
     async with looking() as it:
         for uid in ("a", "b"):
-            it.awaited.wait(uid, ONE, None)
+            await it.fail(uid, ONE)
         await rounds(1)
         assert it.woken == []
         it.stored.versions[ONE] = "7"
@@ -80,7 +87,7 @@ async def test_a_secret_that_appears_wakes_all_who_wait_for_it_and_none_twice() 
 async def test_many_objects_that_wait_for_one_secret_cost_one_look_a_round() -> None:
     async with looking() as it:
         for number in range(1000):
-            it.awaited.wait(f"uid-{number}", ONE, None)
+            await it.fail(f"uid-{number}", ONE)
         await rounds(2)
     assert it.stored.read_names == [ONE, ONE]
 
@@ -89,7 +96,7 @@ async def test_only_so_many_secrets_are_looked_at_in_a_round_and_each_has_its_tu
     names = [SecretName("data", f"secret-{number}") for number in range(2 * LOOKS)]
     async with looking() as it:
         for name in names:
-            it.awaited.wait(name.name, name, None)
+            await it.fail(name.name, name)
         await rounds(1)
         assert len(it.stored.read_names) == LOOKS
         await asyncio.sleep(LOOK_SECONDS)
@@ -99,7 +106,7 @@ async def test_only_so_many_secrets_are_looked_at_in_a_round_and_each_has_its_tu
 async def test_an_unusable_secret_wakes_by_another_version_only() -> None:
     async with looking() as it:
         it.stored.versions[ONE] = "7"
-        it.awaited.wait("a", ONE, "7")
+        await it.fail("a", ONE)
         await rounds(2)
         assert it.woken == []
         it.stored.versions[ONE] = "8"
@@ -109,16 +116,16 @@ async def test_an_unusable_secret_wakes_by_another_version_only() -> None:
 
 async def test_a_deleted_secret_wakes_nobody() -> None:
     async with looking() as it:
-        it.awaited.wait("a", ONE, "7")
+        await it.fail("a", ONE)
         await rounds(2)
     assert it.woken == []
 
 
 async def test_who_needs_it_no_more_is_not_woken() -> None:
     async with looking() as it:
-        it.awaited.wait("a", ONE, None)
-        it.awaited.forget("a")
-        it.awaited.forget("a")
+        await it.fail("a", ONE)
+        it.sources.forget("a")
+        it.sources.forget("a")
         it.stored.versions[ONE] = "7"
         await rounds(2)
     assert (it.woken, it.stored.read_names) == ([], [])
@@ -128,8 +135,8 @@ async def test_whatever_one_secret_does_the_others_are_looked_at() -> None:
     other = SecretName("data", "other")
     async with looking() as it:
         it.stored.broken.add(ONE)
+        await it.fail("a", ONE)
+        await it.fail("b", other)
         it.stored.versions[other] = "7"
-        it.awaited.wait("a", ONE, None)
-        it.awaited.wait("b", other, None)
         await rounds(2)
     assert it.woken == ["b"]

@@ -1,0 +1,134 @@
+"""The Secrets that connections are read from. One that cannot be used is read again until it changes.
+
+A failing object tries again ever less often, so it would notice a mended Secret late. Here one look serves all objects
+of a Secret, and the number of looks per round is limited: what somebody names in vain costs the API server a handful of
+requests, however many objects name it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Final, NamedTuple, NoReturn, Protocol
+
+LOOK_SECONDS: Final = 3.0
+"""From one round to the next."""
+LOOKS: Final = 20
+"""Secrets read per round; if more are waited for, they take turns."""
+DOUBT_SECONDS: Final = 5.0
+"""A Secret in doubt is read again at most once in this time, however many objects use it."""
+
+
+class SecretName(NamedTuple):
+    """Where a Secret is."""
+
+    namespace: str
+    name: str
+
+
+class SecretData(Protocol):
+    """A Secret as it was read."""
+
+    @property
+    def type(self) -> str: ...
+    @property
+    def data(self) -> Mapping[str, bytes]: ...
+    @property
+    def resource_version(self) -> str: ...
+
+
+class Secrets(Protocol):
+    """Reads Secrets, and remembers them for a while."""
+
+    async def read(self, namespace: str, name: str) -> SecretData:
+        """Reads a Secret.
+
+        Raises:
+            LookupError: it does not exist, or may not be read; the message says which.
+        """
+
+    def forget(self, namespace: str, name: str) -> None:
+        """Reads the Secret from the API server next time."""
+
+
+class Source(NamedTuple):
+    """What an object's connection was read from. Version None: the Secret could not be read."""
+
+    secret: SecretName
+    version: str | None
+
+
+class Sources:
+    """Which Secret each object uses, and which objects wait for theirs to change."""
+
+    def __init__(self, secrets: Secrets) -> None:
+        self._secrets = secrets
+        self._source_of: dict[str, Source] = {}
+        self._waiting: dict[SecretName, set[str]] = {}
+        self._doubted: dict[SecretName, float] = {}
+
+    async def read(self, uid: str, secret: SecretName) -> SecretData:
+        """Reads the Secret for an object, which no longer waits for another version.
+
+        Raises:
+            LookupError: it does not exist, or may not be read; the message says which.
+        """
+        self.forget(uid)
+        self._source_of[uid] = Source(secret, None)
+        data = await self._secrets.read(*secret)
+        self._source_of[uid] = Source(secret, data.resource_version)
+        return data
+
+    def doubt(self, uid: str) -> None:
+        """The object cannot use its Secret as it is: the Secret is read again, and the object waits for a change."""
+        source = self._source_of.get(uid)
+        if source is None:
+            return
+        self._waiting.setdefault(source.secret, set()).add(uid)
+        now = asyncio.get_running_loop().time()
+        if now - self._doubted.get(source.secret, -math.inf) >= DOUBT_SECONDS:
+            recent = {secret: at for secret, at in self._doubted.items() if now - at < DOUBT_SECONDS}
+            self._doubted = recent | {source.secret: now}
+            self._secrets.forget(*source.secret)
+
+    def forget(self, uid: str) -> None:
+        """The object uses no Secret and waits for none; unknown ones are no error."""
+        source = self._source_of.pop(uid, None)
+        if source is not None:
+            self._stop_waiting(source.secret, [uid])
+
+    async def run(self, changed: Callable[[Collection[str]], None]) -> NoReturn:
+        """Reads the Secrets that objects wait for, until cancelled.
+
+        Args:
+            changed: gets the uids of the objects whose Secret has changed.
+        """
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            for secret in list(self._waiting)[:LOOKS]:
+                uids = await self._changed(secret)
+                if uids:
+                    changed(uids)
+
+    async def _changed(self, secret: SecretName) -> list[str]:
+        """The objects that waited for another version than the Secret's present one."""
+        self._secrets.forget(*secret)
+        try:
+            version = (await self._secrets.read(*secret)).resource_version
+        except Exception:  # noqa: BLE001 - each object reports what is wrong when it tries by itself
+            version = None
+        waiting = self._waiting.pop(secret, None)
+        if waiting is None:
+            return []
+        self._waiting[secret] = waiting  # to the end of the queue
+        changed = [uid for uid in sorted(waiting) if version not in (None, self._source_of[uid].version)]
+        self._stop_waiting(secret, changed)
+        return changed
+
+    def _stop_waiting(self, secret: SecretName, uids: Collection[str]) -> None:
+        waiting = self._waiting.get(secret)
+        if waiting is not None:
+            waiting.difference_update(uids)
+            if not waiting:
+                del self._waiting[secret]
