@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from dbtrun.api import CONNECTION_SECRET_TYPE, DbtRun, Reason
+from dbtrun.connection.hosts import Hosts
+from dbtrun.connection.secret import Connection, InvalidConnection, parse_connection
 from dbtrun.values import Instant
 from watcher.dbtcloud.accounts import Account, Accounts
-from watcher.dbtcloud.connection import Connection, InvalidConnection, parse_connection
-from watcher.dbtcloud.hosts import Hosts
 from watcher.lifecycle.facts import Trouble
 from watcher.lifecycle.known import DOUBTFUL
 from watcher.lifecycle.whereabouts import misdirected

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from watcher.dbtcloud.hosts import ANY_HOST, DBT_HOSTS, HOST_NAME, Hosts
+from dbtrun.connection.hosts import ANY_HOST, DBT_HOSTS, HOST_NAME, Hosts
 from watcher.lifecycle.policy import Policy
 
 ENV_PREFIX: Final = "DBTRUN_"

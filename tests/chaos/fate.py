@@ -15,9 +15,9 @@ from typing import Any, Final, NoReturn, TypeVar, cast, get_type_hints
 import httpx
 
 from dbtrun.api import Job, Overrides
+from dbtrun.connection.secret import Connection, Token
 from watcher.cluster.errors import ApiTrouble
 from watcher.dbtcloud.client import Client
-from watcher.dbtcloud.connection import Connection, Token
 from watcher.dbtcloud.errors import DbtCloudError
 from watcher.perform import Objects
 

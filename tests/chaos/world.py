@@ -30,6 +30,7 @@ from dbtrun.api import (
     Reason,
     Spec,
 )
+from dbtrun.connection.hosts import Hosts
 from dbtrun.values import Instant
 from tests.chaos.fate import (
     BARE,
@@ -49,7 +50,6 @@ from watcher.cluster.clock import ClusterClock
 from watcher.cluster.mirror import Mirror
 from watcher.connections import Connections
 from watcher.dbtcloud.accounts import Accounts
-from watcher.dbtcloud.hosts import Hosts
 from watcher.knowledge import Knowledge
 from watcher.lifecycle.policy import Policy
 from watcher.perform import Objects as Written

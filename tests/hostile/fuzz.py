@@ -19,6 +19,7 @@ import trustme
 
 from dbtrun.api import Job, Overrides, Results
 from dbtrun.api.status import MAX_FAILURES, MAX_MESSAGE
+from dbtrun.connection.secret import Connection, Token
 from tests.chaos.wire import Wire
 from tests.hostile.beats import blocks
 from tests.hostile.memory import peak_mib
@@ -29,7 +30,6 @@ from tests.hostile.wire import Wire as Line
 from watcher.clock import MAX_OFFSET, system_clock
 from watcher.dbtcloud.batch import Batch
 from watcher.dbtcloud.client import Client
-from watcher.dbtcloud.connection import Connection, Token
 from watcher.dbtcloud.containment import Containment
 from watcher.dbtcloud.errors import DbtCloudError, Surprise, Unauthorized
 from watcher.dbtcloud.lookups import LookUps

@@ -11,12 +11,12 @@ import multiprocessing
 import sys
 from multiprocessing.connection import Connection as Pipe
 
+from dbtrun.connection.secret import Connection, Token
 from tests.hostile.beats import blocks
 from tests.hostile.memory import peak_mib
 from tests.hostile.replies import http
 from tests.hostile.wire import Wire
 from watcher.dbtcloud.client import Client
-from watcher.dbtcloud.connection import Connection, Token
 from watcher.dbtcloud.intake import Intake
 
 ACCOUNTS = 4

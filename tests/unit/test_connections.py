@@ -8,8 +8,8 @@ from unittest.mock import Mock
 import pytest
 
 from dbtrun.api import CONNECTION_SECRET_TYPE, ConnectionRef, DbtRun, Job, Metadata, Spec
+from dbtrun.connection.hosts import Hosts
 from watcher.connections import Connections, Unusable
-from watcher.dbtcloud.hosts import Hosts
 from watcher.sources import SecretData, SecretName, Sources
 
 DEFAULT = SecretName("dbtrun-system", "dbt-cloud")

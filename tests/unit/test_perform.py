@@ -11,12 +11,12 @@ import pytest
 from msgspec.structs import replace
 
 from dbtrun.api import DbtRun, Job, Metadata, Phase, Spec, Status
+from dbtrun.connection.secret import Connection, Token
 from dbtrun.values import Instant
 from watcher.cluster.errors import Conflict, Gone
 from watcher.cluster.mirror import Mirror
 from watcher.cluster.scope import is_older
 from watcher.dbtcloud.accounts import Account, Accounts
-from watcher.dbtcloud.connection import Connection, Token
 from watcher.lifecycle.decide import decide
 from watcher.lifecycle.decisions import ClaimStart, DeleteObject, Write
 from watcher.lifecycle.known import Known

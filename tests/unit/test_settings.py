@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from watcher.dbtcloud.hosts import Hosts
+from dbtrun.connection.hosts import Hosts
 from watcher.settings import InvalidSetting, Settings
 
 

@@ -16,11 +16,11 @@ from typing import Final
 import httpx
 
 from dbtrun.api import Reason
+from dbtrun.connection.secret import Connection
 from watcher.clock import Clock, system_clock
 from watcher.dbtcloud.budget import BURST, REQUESTS_PER_MINUTE, UNPROVEN, Budget, Share
 from watcher.dbtcloud.channel import TOTAL_SECONDS
 from watcher.dbtcloud.client import Client
-from watcher.dbtcloud.connection import Connection
 from watcher.dbtcloud.containment import Containment
 from watcher.dbtcloud.intake import Intake
 from watcher.dbtcloud.listener import Listener

@@ -16,11 +16,11 @@ from typing import Any, Final, Generic, TypeVar
 import httpx
 import msgspec
 
+from dbtrun.connection.secret import MASK, Connection
 from dbtrun.text import clean
 from watcher.clock import Clock, clock_offset
 from watcher.dbtcloud import wire
 from watcher.dbtcloud.budget import Budget, Priority, Share
-from watcher.dbtcloud.connection import MASK, Connection
 from watcher.dbtcloud.errors import COOL_DOWN, DbtCloudError, ServerFault, TooLarge, Unauthorized, Unreachable
 from watcher.dbtcloud.intake import Body, Intake
 from watcher.dbtcloud.refusal import Refusal

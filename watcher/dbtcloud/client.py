@@ -16,12 +16,12 @@ from urllib.parse import quote
 import httpx
 
 from dbtrun.api import Job, Overrides, PullRequestId, Reason, Results
+from dbtrun.connection.secret import Connection
 from watcher.clock import Clock, system_clock
 from watcher.dbtcloud import search, wire
 from watcher.dbtcloud.batch import Batch, Findings
 from watcher.dbtcloud.budget import Budget, Priority, Share
 from watcher.dbtcloud.channel import MAX_FILE, PAGE_SIZE, TOTAL_SECONDS, Channel
-from watcher.dbtcloud.connection import Connection
 from watcher.dbtcloud.errors import DbtCloudError, JobNotFound, NotFound, Rejected, ServerFault, TooLarge, submission_of
 from watcher.dbtcloud.intake import Intake
 from watcher.dbtcloud.lookups import LookUps, Question

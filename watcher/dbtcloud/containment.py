@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from dbtrun.api import Reason
-from watcher.dbtcloud.connection import MASK, Connection
+from dbtrun.connection.secret import MASK, Connection
 from watcher.dbtcloud.errors import DbtCloudError, Surprise
 
 OF_THE_CONNECTION: Final = frozenset(

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from dbtrun.connection.secret import MASK, Token
 from dbtrun.text import clean
 from dbtrun.values import Instant
 from watcher.clock import http_date
 from watcher.dbtcloud import wire
-from watcher.dbtcloud.connection import MASK, Token
 from watcher.dbtcloud.errors import (
     COOL_DOWN,
     DbtCloudError,

@@ -67,7 +67,7 @@ NO_CONNECTION = different(
     "the token stays in a Secret that only the watcher reads",
     "No Airflow connection is looked up",
     "test_access.py::test_without_anything_it_is_the_pods_own_and_no_connection_is_looked_up",
-    "unit/dbtcloud/test_connection.py::test_a_host_may_have_a_port_and_a_scheme",
+    "unit/connection/test_secret.py::test_a_host_may_have_a_port_and_a_scheme",
 )
 NO_STEP = different(
     "a file is kept once, when the run has ended", "as the run's last step left them: `step` has no effect"

@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx
 
+from dbtrun.connection.secret import Connection, Token
 from dbtrun.values import Instant
 from watcher.dbtcloud.budget import Budget
 from watcher.dbtcloud.client import Client
-from watcher.dbtcloud.connection import Connection, Token
 
 SECRET = "dbtc_s3cr3t-t0k3n"
 ACCOUNT = 4242

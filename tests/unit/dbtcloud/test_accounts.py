@@ -13,12 +13,12 @@ import httpx
 import pytest
 
 from dbtrun.api import Reason
+from dbtrun.connection.secret import Token
 from dbtrun.values import Instant
 from tests.unit.dbtcloud import account
 from watcher.dbtcloud import errors
 from watcher.dbtcloud.accounts import Accounts
 from watcher.dbtcloud.budget import Priority
-from watcher.dbtcloud.connection import Token
 from watcher.lifecycle.facts import Observation, Place, Trouble
 
 pytestmark = pytest.mark.looptime

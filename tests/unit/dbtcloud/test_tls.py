@@ -12,10 +12,10 @@ import pytest
 import trustme
 
 from dbtrun.api import Overrides, Reason
+from dbtrun.connection.secret import Connection
 from tests.unit.dbtcloud import account
 from watcher.dbtcloud import channel
 from watcher.dbtcloud.client import Client
-from watcher.dbtcloud.connection import Connection
 from watcher.dbtcloud.errors import Unreachable
 from watcher.lifecycle.facts import NotSent
 

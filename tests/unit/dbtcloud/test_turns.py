@@ -7,10 +7,10 @@ from collections.abc import Hashable
 
 import pytest
 
+from dbtrun.connection.secret import Connection, Token
 from tests.hostile.replies import http
 from tests.hostile.wire import Wire
 from watcher.dbtcloud.client import Client
-from watcher.dbtcloud.connection import Connection, Token
 from watcher.dbtcloud.intake import AT_ONCE, Intake
 from watcher.dbtcloud.turns import CREDIT, LONGEST_REST, PART, PART_OF_THE_LOOP, Turns
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from dbtrun.api import Job, Overrides, Reason
+from dbtrun.connection.hosts import Hosts
+from dbtrun.connection.secret import Connection, Token, parse_connection
 from watcher.dbtcloud.channel import MAX_BODY
 from watcher.dbtcloud.client import Client
-from watcher.dbtcloud.connection import Connection, Token, parse_connection
 from watcher.dbtcloud.errors import (
     DbtCloudError,
     Forbidden,
@@ -24,7 +25,6 @@ from watcher.dbtcloud.errors import (
     UnknownStatus,
     Unreachable,
 )
-from watcher.dbtcloud.hosts import Hosts
 from watcher.dbtcloud.poller import Poller
 from watcher.lifecycle.facts import (
     NotSent,

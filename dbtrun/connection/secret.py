@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, NoReturn
 from urllib.parse import SplitResult, urlsplit
 
-import httpx
+import idna
 
-from watcher.dbtcloud.hosts import HOST_NAME, Hosts
+from dbtrun.connection.hosts import HOST_NAME, Hosts
 
 DEFAULT_HOST: Final = "cloud.getdbt.com"
 MASK: Final = "**********"
@@ -246,8 +246,9 @@ def _name(keys: _Keys, parts: SplitResult) -> str:
 def _encodable(name: str) -> bool:
     """Whether requests can be sent to it: `xn--a` looks like a name and is none (RFC 5891)."""
     try:
-        httpx.URL(f"https://{name}").host  # noqa: B018 - reading it is what decodes it
-    except (httpx.InvalidURL, ValueError):
+        if name.startswith("xn--"):
+            idna.decode(name)  # as httpx does
+    except idna.IDNAError:
         return False
     return True
 

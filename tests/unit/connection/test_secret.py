@@ -9,8 +9,8 @@ import msgspec
 import pytest
 import trustme
 
-from watcher.dbtcloud.connection import Connection, InvalidConnection, Token, parse_connection
-from watcher.dbtcloud.hosts import Hosts
+from dbtrun.connection.hosts import Hosts
+from dbtrun.connection.secret import Connection, InvalidConnection, Token, parse_connection
 
 SECRET = "dbtc_s3cr3t"
 WHERE = "Secret team/dbt-cloud"
