@@ -26,7 +26,13 @@ class Lazy(NamedTuple):
 
 
 COMMANDS: Final = {
+    "cancel": Lazy("dbtrun.cli.changing", "cli", "Cancel the runs of DbtRuns."),
+    "describe": Lazy("dbtrun.cli.reading", "cli", "Show how a DbtRun stands, why, and what to do."),
+    "get": Lazy("dbtrun.cli.reading", "cli", "List DbtRuns."),
+    "retry": Lazy("dbtrun.cli.changing", "cli", "Run a DbtRun that has ended once more."),
+    "run": Lazy("dbtrun.cli.starting", "cli", "Run a dbt Cloud job and follow it."),
     "simulate": Lazy("watcher.simulator.command", "simulator", "Run a dbt Cloud on this machine."),
+    "wait": Lazy("dbtrun.cli.waiting", "cli", "Wait until DbtRuns have ended."),
     "watcher": Lazy("watcher.command", "watcher", "Run the watcher, the controller of the DbtRuns."),
 }
 

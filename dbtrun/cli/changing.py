@@ -1,0 +1,79 @@
+"""`dbtrun cancel` and `dbtrun retry`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import click
+
+from airflow_trigger.cluster import ClusterError
+from dbtrun.cli.cluster import Place, connected
+from dbtrun.cli.manifest import CANCEL, again
+from dbtrun.cli.options import cluster_options, name_argument, names_argument, output_option, running
+from dbtrun.cli.runs import Runs
+from dbtrun.cli.starting import created
+from dbtrun.cli.view import converted, read
+from dbtrun.cli.waiting import waited
+
+
+@click.command()
+@names_argument()
+@click.option("-w", "--wait", "waits", is_flag=True, help="Wait until dbt Cloud has confirmed the end.")
+@cluster_options
+@click.pass_context
+def cancel(ctx: click.Context, names: Sequence[str], waits: bool, place: Place) -> None:
+    """Cancel the runs of DbtRuns. The DbtRuns stay, with the phase `Cancelled`."""
+
+    async def ask() -> bool:
+        async with connected(place) as (api, namespace):
+            return all([await _cancelled(Runs(api, namespace), name) for name in names])
+
+    done = running(ask())
+    if waits and done:
+        running(waited(place, names))
+    ctx.exit(0 if done else 1)
+
+
+async def _cancelled(runs: Runs, name: str) -> bool:
+    try:
+        run = read(await runs.get(name))
+        if run.final:
+            click.echo(f"{name} is over already: {run.phase}.", err=True)
+            return True
+        await runs.patch(name, CANCEL)
+    except ClusterError as error:
+        click.echo(f"{name}: {error}", err=True)
+        return False
+    click.echo(f"{name}: cancel requested.")
+    return True
+
+
+@click.command()
+@name_argument
+@click.option("--fresh", is_flag=True, help="Run the whole job again, also if dbt Cloud could resume the failed run.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the new run; the exit code tells its outcome.")
+@output_option()
+@cluster_options
+@click.pass_context
+def retry(ctx: click.Context, name: str, fresh: bool, follow: bool, output: str | None, place: Place) -> None:
+    """Run a DbtRun that has ended once more, as a new DbtRun.
+
+    If the run failed, the new one resumes it from its failure.
+    """
+
+    async def start() -> bytes:
+        async with connected(place) as (api, namespace):
+            runs = Runs(api, namespace)
+            body = json.loads(await runs.get(name))
+            run = converted(body)
+            if not run.final:
+                raise click.ClickException(f"{name} is not over: it is {run.phase}. To stop it: dbtrun cancel {name}")
+            try:
+                return await runs.create(again(body, run, fresh=fresh))
+            except ValueError as error:
+                raise click.ClickException(str(error)) from None
+
+    new = created(running(start()), output)
+    if follow:
+        ctx.exit(running(waited(place, [new])))

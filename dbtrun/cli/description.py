@@ -1,0 +1,202 @@
+"""A DbtRun in all that a person wants to know: how it stands, why, and what to do. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from rich.text import Text
+
+from dbtrun.api import REASON_DOCS, ConditionType, Reason
+from dbtrun.cli.rows import style
+from dbtrun.cli.table import Cell, Column, lines
+from dbtrun.cli.view import Artifact, Run, Step
+from dbtrun.cli.words import between, clock, duration, one_line, printable
+
+LABEL: Final = 13
+"""Characters of the names of fields."""
+ALL_WELL: Final = frozenset({Reason.ANSWERING, Reason.RUN_SUCCEEDED})
+MARKS: Final = {
+    "Success": ("✓", "green"),
+    "Error": ("✗", "red"),
+    "Cancelled": ("✗", "yellow"),
+    "Running": ("▶", "cyan"),
+}
+"""Of a step, by dbt Cloud's word for its state."""
+
+
+class Event(msgspec.Struct, rename="camel", kw_only=True):
+    """What an Event of Kubernetes says."""
+
+    reason: str = ""
+    note: str = ""
+    type: str = "Normal"
+    event_time: datetime | None = None
+
+
+def described(run: Run, events: Sequence[Event], now: datetime) -> Iterator[Text]:
+    """The lines, from what matters most."""
+    yield from _head(run, now)
+    yield from _when(run, now)
+    yield from _steps(run, now)
+    yield from _failure(run)
+    yield from _results(run)
+    yield from _attempts(run)
+    yield from _artifacts(run.status.artifacts)
+    yield from _events(events, now)
+
+
+def _field(name: str, value: str, style: str = "") -> Iterator[Text]:
+    if value:
+        yield Text.assemble((f"{name}:".ljust(LABEL), "bold"), (value, style))
+
+
+def _title(text: str) -> Text:
+    return Text(f"{text}:", style="bold")
+
+
+def _head(run: Run, now: datetime) -> Iterator[Text]:
+    status = run.status
+    reason = f" ({one_line(status.reason)})" if status.reason else ""
+    yield from _field("Name", run.name)
+    yield from _field("Namespace", run.metadata.namespace)
+    if run.metadata.deletion_timestamp is not None:
+        yield from _field("Deleted", f"{_ago(run.metadata.deletion_timestamp, now)}; it goes when its run is over")
+    yield from _field("Phase", f"{run.phase}{reason}", style(run))
+    yield from _field("Message", one_line(status.message) or _unseen(run))
+    yield from _field("What to do", remedy(run))
+    yield from _field("Job", _job(run))
+    yield from _field("Run", "" if run.run_id is None else str(run.run_id))
+    yield from _field("URL", one_line(status.url or ""))
+    connection = run.spec.connection_ref
+    yield from _field("Connection", "the watcher's default" if connection is None else f"Secret {connection.name}")
+    yield from _field("Account", f"{status.account_id} at {one_line(status.host or '?')}" if status.account_id else "")
+    yield from _reachable(run)
+
+
+def _job(run: Run) -> str:
+    ids = {run.status.job_id, run.spec.job.id if run.spec.job else None} - {None}
+    number = f" (id {ids.pop()})" if len(ids) == 1 and run.job not in map(str, ids) else ""
+    return f"{one_line(run.job)}{number}"
+
+
+def _unseen(run: Run) -> str:
+    """What an object without a status lacks."""
+    return "" if run.status.phase else "No watcher has seen it yet. `dbtrun doctor` finds out why."
+
+
+def remedy(run: Run) -> str:
+    """What a person can do; empty if nothing is to be done, or the reason is of a later release."""
+    status = run.status
+    if status.reason not in set(Reason) or status.reason in ALL_WELL:
+        return ""
+    text = REASON_DOCS[Reason(status.reason)].remedy
+    return "" if text.startswith("Nothing") else text.replace("`", "")
+
+
+def _reachable(run: Run) -> Iterator[Text]:
+    condition = run.condition(ConditionType.REACHABLE)
+    if condition is None or condition.status == "True":
+        return
+    why = f"{condition.status} ({one_line(condition.reason)}): {one_line(condition.message)}"
+    yield from _field("Reachable", why, "red" if condition.status == "False" else "")
+
+
+def _when(run: Run, now: datetime) -> Iterator[Text]:
+    status = run.status
+    created = run.metadata.creation_timestamp
+    for name, moment in (
+        ("Created", created), ("Queued", status.queued_at), ("Started", status.started_at),
+        ("Finished", status.finished_at),
+    ):  # fmt: skip
+        yield from _field(name, "" if moment is None else f"{clock(moment)} ({_ago(moment, now)})")
+    yield from _field("Took", between(status.started_at, status.finished_at))
+    estimate = status.estimated_completion_time
+    if estimate is not None and not run.final:
+        yield from _field("Ends about", clock(estimate))
+    yield from _field("Progress", one_line(status.progress or ""))
+
+
+def _ago(moment: datetime, now: datetime) -> str:
+    return f"{duration((now - moment).total_seconds())} ago"
+
+
+def _steps(run: Run, now: datetime) -> Iterator[Text]:
+    if not run.status.steps:
+        return
+    yield _title("Steps")
+    columns = (Column(""), Column("#"), Column("STEP"), Column("STATE"), Column("TOOK"))
+    yield from _indented(lines(columns, [_step(step, run, now) for step in run.status.steps], None))
+
+
+def _step(step: Step, run: Run, now: datetime) -> list[Cell]:
+    mark, colour = MARKS.get(step.status, ("·", ""))
+    end = step.finished_at or (now if not run.final else None)
+    return [
+        Cell(mark, colour), Cell(str(step.index)), Cell(one_line(step.name)), Cell(one_line(step.status), colour),
+        Cell(between(step.started_at, end)),
+    ]  # fmt: skip
+
+
+def _failure(run: Run) -> Iterator[Text]:
+    failed = run.status.failed_step
+    if failed is None:
+        return
+    yield _title(f"Log of the failed step {failed.index}, {one_line(failed.name)}")
+    yield from _indented(Text(line) for line in printable(failed.log_tail).splitlines())
+
+
+def _results(run: Run) -> Iterator[Text]:
+    results = run.status.results
+    if results is None:
+        return
+    counts = ", ".join(f"{count} {one_line(word)}" for word, count in results.counts.items())
+    yield from _field("Results", counts or "none")
+    for node in results.failures:
+        what = f"{one_line(node.unique_id)} ({one_line(node.status)})"
+        yield Text.assemble("  ", (what, "red"), f": {one_line(node.message)}" if node.message else "")
+    if results.unread_steps:
+        steps = ", ".join(map(str, results.unread_steps))
+        yield Text(f"  The results of these steps could not be read: {steps}.")
+
+
+def _attempts(run: Run) -> Iterator[Text]:
+    attempts = run.status.attempts
+    if len(attempts) < 2:
+        return
+    yield _title("Attempts")
+    columns = (Column("#"), Column("PHASE"), Column("REASON"), Column("RUN"), Column("TOOK"))
+    rows = [
+        [
+            Cell(str(one.number)), Cell(one_line(one.phase)), Cell(one_line(one.reason)), Cell(str(one.run_id or "")),
+            Cell(between(one.started_at, one.finished_at)),
+        ]
+        for one in attempts
+    ]  # fmt: skip
+    yield from _indented(lines(columns, rows, None))
+
+
+def _artifacts(artifacts: Sequence[Artifact]) -> Iterator[Text]:
+    if not artifacts:
+        return
+    yield _title("Artifacts")
+    for one in artifacts:
+        kept = f"ConfigMap {one.config_map}, key {one.key}" if one.config_map else f"not kept: {one.problem or '?'}"
+        yield Text(f"  {one_line(one.path)}: {one_line(kept)}")
+
+
+def _events(events: Sequence[Event], now: datetime) -> Iterator[Text]:
+    if not events:
+        return
+    yield _title("Events")
+    for event in events:
+        ago = _ago(event.event_time, now) if event.event_time else ""
+        reason = (event.reason, "yellow" if event.type == "Warning" else "")
+        yield Text.assemble(f"  {ago.rjust(10)}  ", reason, f"  {one_line(event.note)}")
+
+
+def _indented(texts: Iterable[Text]) -> Iterator[Text]:
+    for text in texts:
+        yield Text("  ").append_text(text)

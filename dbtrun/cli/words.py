@@ -1,0 +1,58 @@
+"""Times, durations and texts, as people read them on a terminal. Pure."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from datetime import UTC, datetime
+from typing import Final
+
+UNITS: Final = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
+DURATION: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would obey: escape sequences, and marks that change the direction."""
+    return "".join(
+        character if character in "\n\t" or unicodedata.category(character)[0] != "C" else REPLACEMENT
+        for character in text
+    )
+
+
+def one_line(text: str) -> str:
+    """The text on one line."""
+    return " ".join(printable(text).split())
+
+
+def duration(seconds: float) -> str:
+    """Two units at most, as kubectl writes ages: 45s, 3m20s, 5h1m, 2d3h."""
+    left = max(int(seconds), 0)
+    parts: list[str] = []
+    for unit, size in UNITS:
+        amount, left = divmod(left, size)
+        if parts or amount:
+            parts.append(f"{amount}{unit}" if amount else "")
+        if len(parts) == 2:
+            break
+    return "".join(parts) or "0s"
+
+
+def between(start: datetime | None, end: datetime | None) -> str:
+    """How long it took; empty if that is not known."""
+    return "" if start is None or end is None else duration((end - start).total_seconds())
+
+
+def clock(moment: datetime) -> str:
+    """A moment in UTC, to the second."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def seconds(text: str) -> float | None:
+    """Seconds of 90, 90s, 5m, 1h30m or 2d; None for anything else."""
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    found = DURATION.fullmatch(text)
+    if found is None or not any(found.groups()):
+        return None
+    return float(sum(int(amount or 0) * size for amount, (_, size) in zip(found.groups(), UNITS, strict=True)))
