@@ -13,7 +13,8 @@ from dbtrun.api import REASON_DOCS, ConditionType, Reason
 from dbtrun.cli.rows import style
 from dbtrun.cli.table import Cell, Column, lines
 from dbtrun.cli.view import Artifact, Run, Step
-from dbtrun.cli.words import between, clock, duration, one_line, printable
+from dbtrun.cli.words import between, clock, duration, one_line
+from dbtrun.text import plain
 
 LABEL: Final = 13
 """Characters of the names of fields."""
@@ -145,7 +146,7 @@ def _failure(run: Run) -> Iterator[Text]:
     if failed is None:
         return
     yield _title(f"Log of the failed step {failed.index}, {one_line(failed.name)}")
-    yield from _indented(Text(line) for line in printable(failed.log_tail).splitlines())
+    yield from _indented(Text(line) for line in plain(failed.log_tail).splitlines())
 
 
 def _results(run: Run) -> Iterator[Text]:

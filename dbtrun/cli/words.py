@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from datetime import UTC, datetime
 from typing import Final
 
+from dbtrun.text import plain
+
 UNITS: Final = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 DURATION: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
-REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
-
-
-def printable(text: str) -> str:
-    """The text without what a terminal would obey: escape sequences, and marks that change the direction."""
-    return "".join(
-        character if character in "\n\t" or unicodedata.category(character)[0] != "C" else REPLACEMENT
-        for character in text
-    )
 
 
 def one_line(text: str) -> str:
-    """The text on one line."""
-    return " ".join(printable(text).split())
+    """The text on one line, without what a terminal would obey."""
+    return " ".join(plain(text).split())
 
 
 def duration(seconds: float) -> str:

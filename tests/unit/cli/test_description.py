@@ -60,7 +60,7 @@ def test_a_failure_is_told_with_its_log_its_nodes_and_its_attempts() -> None:
         "✗  4  Invoke dbt with",
         "Log of the failed step 4",
         "  first line",
-        "[31mDatabase",
+        "  Database",
         "Results:     7 success, 1 error",
         "model.shop.orders (error): no such relation",
         "could not be read: 2.",

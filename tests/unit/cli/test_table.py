@@ -80,7 +80,7 @@ def test_a_terminal_obeys_nothing_that_stands_in_an_object() -> None:
     assert "\x1b" not in text
     assert "\x07" not in text
     assert "‮" not in text
-    assert "owned" in text
+    assert " red " in text
 
 
 def test_a_job_of_wide_characters_takes_its_place() -> None:
