@@ -16,7 +16,7 @@ from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 
 from dbtrun.api import GROUP, PLURAL, VERSION, DbtRun
 from watcher.cluster.access import ClusterAccessError
-from watcher.cluster.kopf_thread import IDENTITY, Login
+from watcher.cluster.kopf_login import IDENTITY, Login
 from watcher.cluster.mirror import Unreadable, interpret
 
 logger = logging.getLogger(__name__)

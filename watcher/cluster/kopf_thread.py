@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
@@ -24,6 +24,7 @@ import aiohttp
 from yarl import URL
 
 from dbtrun.api import PLURAL, DbtRun
+from watcher.cluster.kopf_login import IDENTITY, Login
 from watcher.cluster.mirror import Unreadable
 
 if TYPE_CHECKING:
@@ -31,10 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Login = Callable[[], Awaitable["kopf.ConnectionInfo"]]
 
-IDENTITY: Final = "dbtrun"
-"""Unused without peering. By default kopf asks for the user's name, and a container's uid often has none."""
 SILENCE_SECONDS: Final = 90.0
 """A watch without a byte for this long is opened anew. The API server sends a bookmark about once a minute."""
 STOP_SECONDS: Final = 0.8
