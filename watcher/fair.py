@@ -97,7 +97,9 @@ class FairQueue:
         del self._applicants[applicant.uid]
         self._now = line.next_at
         line.next_at += 1 / line.weight
-        self._forget_idle()
+        # A namespace that waits for nothing and has no turn to pay back is as good as unknown.
+        for namespace in [name for name, one in self._lines.items() if not one.waiting and one.next_at <= self._now]:
+            del self._lines[namespace]
         return applicant
 
     def order(self) -> Iterator[Applicant]:
@@ -126,8 +128,3 @@ class FairQueue:
         return index + sum(
             min(len(line.waiting), max(0, math.ceil((time - line.next_at) * line.weight))) for line in others
         )
-
-    def _forget_idle(self) -> None:
-        """A namespace that waits for nothing and has no turn to pay back is as good as unknown."""
-        for namespace in [name for name, line in self._lines.items() if not line.waiting and line.next_at <= self._now]:
-            del self._lines[namespace]

@@ -171,7 +171,7 @@ class Performer:
         match decision:
             case Write(status, event):
                 self.record(await self.objects.patch_status(run, status))
-                self._count(run, status)
+                self._count_end(run, status)
                 self._emit(run, event)
             case AddFinalizer():
                 self.record(await self.objects.add_finalizer(run))
@@ -196,7 +196,8 @@ class Performer:
             fresh = None
         if fresh is not None and fresh.uid == run.uid:
             self.record(fresh)
-            if _older(fresh, run):
+            now, before = version(fresh.metadata.resource_version), version(run.metadata.resource_version)
+            if now is not None and before is not None and now < before:
                 self.went_back(run.metadata.namespace)
         else:
             self.forget_object(run.uid)
@@ -205,7 +206,7 @@ class Performer:
         if event is not None:
             self.emit(run, event)
 
-    def _count(self, before: DbtRun, status: Status) -> None:
+    def _count_end(self, before: DbtRun, status: Status) -> None:
         phase, reason = status.phase, status.reason
         if phase is None or not phase.final or before.status.phase is phase:
             return
@@ -234,11 +235,11 @@ class Performer:
                 case Start() | Resume():
                     return await self._start(decision, run, known, account)
                 case KeepArtifacts():
-                    return await self._keep(decision, run, known, account)
+                    return await self._keep_artifacts(decision, run, known, account)
             with account.containment.contain("question"):
-                learnt = await self._question(decision, run, known, account)
+                learnt = await self._answer(decision, run, known, account)
         except DbtCloudError as error:
-            return self._failed(decision, run, known, error)
+            return self._record_failure(decision, run, known, error)
         return replace(learnt, trouble=None, answered=True)
 
     async def _claim(self, decision: ClaimStart, run: DbtRun, known: Known, account: Account) -> Known:
@@ -250,7 +251,7 @@ class Performer:
         if place is not None or not await account.starts.begin(applicant):
             return replace(known, place=place)
         try:
-            claim = await self._claimed(decision, run, account)
+            claim = await self._write_claim(decision, run, account)
         except BaseException:
             account.starts.end(run.uid)
             raise
@@ -259,7 +260,7 @@ class Performer:
             account.slots.claimed(run.uid, attempt.marker if attempt else "")
         return replace(known, claim=claim, place=None)
 
-    async def _claimed(self, decision: ClaimStart, run: DbtRun, account: Account) -> Claim | None:
+    async def _write_claim(self, decision: ClaimStart, run: DbtRun, account: Account) -> Claim | None:
         async with account.claiming:
             await account.budget.spend(Priority.SUBMIT)
             self._check_lead()
@@ -302,7 +303,7 @@ class Performer:
         finally:
             account.starts.end(run.uid)
 
-    async def _question(self, decision: Question, run: DbtRun, known: Known, account: Account) -> Known:
+    async def _answer(self, decision: Question, run: DbtRun, known: Known, account: Account) -> Known:
         match decision:
             case ResolveJob(job):
                 return replace(known, job_id=await account.client.resolve_job(job))
@@ -322,7 +323,10 @@ class Performer:
             case Sweep():
                 return await self._sweep(decision, run, known, account)
             case Cancel(run_id):
-                return await self._cancel(run_id, run, known, account)
+                with suppress(NotFound, Rejected):  # over already, or gone: the poller says which
+                    await account.client.cancel(run_id)
+                account.poller.hurry(run.uid)
+                return replace(known, cancel=CancelTry(run_id=run_id, at=self.clock().mono))
             case FetchDetails() | FetchResults():
                 return await self._fetch(decision, known, account)
             case _:
@@ -375,12 +379,6 @@ class Performer:
                 self.emit(run, Event("Warning", "DuplicateCancelled", told))
         return replace(known, swept=known.swept | {decision.attempt.number})
 
-    async def _cancel(self, run_id: int, run: DbtRun, known: Known, account: Account) -> Known:
-        with suppress(NotFound, Rejected):  # over already, or gone: the poller says which
-            await account.client.cancel(run_id)
-        account.poller.hurry(run.uid)
-        return replace(known, cancel=CancelTry(run_id=run_id, at=self.clock().mono))
-
     async def _fetch(self, decision: Fetch, known: Known, account: Account) -> Known:
         match decision:
             case FetchResults(run_id, steps):
@@ -395,7 +393,7 @@ class Performer:
             case _:
                 assert_never(decision)
 
-    async def _keep(self, decision: KeepArtifacts, run: DbtRun, known: Known, account: Account) -> Known:
+    async def _keep_artifacts(self, decision: KeepArtifacts, run: DbtRun, known: Known, account: Account) -> Known:
         async def fetch(path: str, room: int) -> bytes | None:
             with account.containment.contain("file"):
                 return await account.client.artifact(decision.run_id, path, room)
@@ -410,7 +408,7 @@ class Performer:
 
     # ── faults ──
 
-    def _failed(self, decision: Errand, run: DbtRun, known: Known, error: DbtCloudError) -> Known:
+    def _record_failure(self, decision: Errand, run: DbtRun, known: Known, error: DbtCloudError) -> Known:
         if isinstance(error, JobNotFound):
             return replace(known, job_refused=error.message)
         if isinstance(decision, FetchDetails):
@@ -442,11 +440,6 @@ def _tried_results(decision: FetchResults, known: Known) -> ResultsTry:
     before = known.results
     tries = before.tries + 1 if before is not None and before.run_id == decision.run_id else 1
     return ResultsTry(run_id=decision.run_id, tries=tries, done=False)
-
-
-def _older(fresh: DbtRun, run: DbtRun) -> bool:
-    now, before = version(fresh.metadata.resource_version), version(run.metadata.resource_version)
-    return now is not None and before is not None and now < before
 
 
 def _applicant(run: DbtRun) -> Applicant:

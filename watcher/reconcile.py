@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from dbtrun.api import DbtRun, Phase, Status
-from dbtrun.values import Instant, backoff
+from dbtrun.values import backoff
 from watcher.clock import Clock
 from watcher.knowledge import Knowledge
 from watcher.lifecycle.decide import OTHERS, Interest, decide, interest
@@ -135,7 +135,7 @@ class Reconciler:
             entry.timer.cancel()
             entry.timer = None
         if entry.task is None and not self._stopping:
-            self._queue(uid, entry)
+            self._enqueue(uid, entry)
 
     # ── health ──
 
@@ -157,16 +157,13 @@ class Reconciler:
 
     # ── whose turn it is ──
 
-    def _queue(self, uid: str, entry: Entry) -> None:
-        finished = self._finished(uid)
+    def _enqueue(self, uid: str, entry: Entry) -> None:
+        run = self._mirror.get(uid)
+        finished = run is not None and run.status.phase is not None and run.status.phase.final and not run.deleting
         if not (entry.queued and finished):  # one that is no longer finished waits in both queues, and the first counts
             (self._later if finished else self._soon).append(uid)
         entry.queued = True
         self._plan()
-
-    def _finished(self, uid: str) -> bool:
-        run = self._mirror.get(uid)
-        return run is not None and run.status.phase is not None and run.status.phase.final and not run.deleting
 
     def _plan(self) -> None:
         if self._begins is None:
@@ -212,7 +209,7 @@ class Reconciler:
         try:
             while entry.woken and not (self._stopping or self._pausing(uid, entry)):
                 entry.woken = False
-                await self._guarded(uid, entry)
+                await self._look(uid, entry)
         finally:
             entry.task = None
             self._metrics.active.dec()
@@ -227,7 +224,7 @@ class Reconciler:
         if error is not None and not self._stopping:
             self._failed(uid, entry, error)
 
-    async def _guarded(self, uid: str, entry: Entry) -> None:
+    async def _look(self, uid: str, entry: Entry) -> None:
         self._metrics.reconciles.inc()
         try:
             until = await self._settle(uid, entry)
@@ -243,12 +240,19 @@ class Reconciler:
     def _failed(self, uid: str, entry: Entry, error: BaseException) -> None:
         run = self._mirror.get(uid)
         entry.failures += 1
-        pause = self._pause(entry.failures)
+        pause = backoff(entry.failures, *BACKOFF) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
         self._look_at(uid, entry, self._clock().mono + pause)
         self._failing.add(uid)
-        self._report(uid, error, entry.failures, pause)
+        self._metrics.failures.inc()
+        self._metrics.failing.set(len(self._failing))
+        # Our own exceptions explain themselves. The words of any other may hold anything, so they stay in the log.
+        ours = type(error).__module__.startswith("watcher.")
+        told = {"run": self._name(uid), "failures": entry.failures, "again_in": round(pause, 1)}
+        logger.warning("%s: %s", type(error).__name__, error, extra=told, exc_info=None if ours else error)
         if run is not None and entry.failures % TOLD_EACH == 3:
-            self._emit(run, _failure_event(error, entry.failures))
+            why = str(error) if ours else type(error).__name__
+            message = f"It failed {entry.failures} times in a row and is tried again: {why}"
+            self._emit(run, Event("Warning", "ReconcileFailed", message))
 
     def _look_at(self, uid: str, entry: Entry, until: float) -> None:
         if not self._stopping:
@@ -272,34 +276,39 @@ class Reconciler:
         for _ in range(MAX_STEPS):
             run = self._mirror.get(uid)
             if run is None:
-                self._forget(uid)
+                self._entries.pop(uid, None)
+                self._knowledge.forget(uid)
+                self._failing.discard(uid)
+                self._contested.discard(uid)
+                self._performer.forget(uid)
                 return None
             now = self._clock()
             entry.generation = run.metadata.generation
-            known = remember(run, self._fresh(uid, entry, now), now)
+            known = self._knowledge.of(uid)
+            if known.account_id is not None and now.mono - entry.connected_at > self._reconnect:
+                known = replace(known, account_id=None)
+            known = remember(run, known, now)
             self._knowledge.keep(uid, known)
             wanted = interest(run, known)
             if known.account_id is not None or wanted is None:
                 self._performer.follow(run, wanted)
             decision = decide(run, known, now, self._policy)
             if isinstance(decision, Wait):
-                self._tell_others(run, decision)
+                self._note_contest(run, contested=decision.why == OTHERS)
                 return decision.until
             await self._act(decision, run, entry)
-            if self._stopping and not self._halfway(uid):
-                return None
+            if self._stopping and not self._is_submitting(uid):
+                return None  # a claim without its answer would have to be resolved by the next watcher
         raise RestlessObject(f"{MAX_STEPS} decisions in a row did not settle it")
 
-    def _tell_others(self, run: DbtRun, decision: Wait) -> None:
+    def _note_contest(self, run: DbtRun, *, contested: bool) -> None:
         """Logs once for each object that two watchers serve it."""
-        others = decision.why == OTHERS
-        if others and run.uid not in self._contested:
+        if contested and run.uid not in self._contested:
             logger.warning(OTHERS, extra={"run": str(run)})
-        (self._contested.add if others else self._contested.discard)(run.uid)
+        (self._contested.add if contested else self._contested.discard)(run.uid)
         self._metrics.contested.set(len(self._contested))
 
-    def _halfway(self, uid: str) -> bool:
-        """Whether stopping now would leave a claim without its answer, to be puzzled over by the next watcher."""
+    def _is_submitting(self, uid: str) -> bool:
         run = self._mirror.get(uid)
         return run is not None and run.status.phase is Phase.SUBMITTING
 
@@ -321,9 +330,9 @@ class Reconciler:
         logger.debug(name, extra={"run": str(run)})
         after = self._mirror.get(run.uid)
         if after is not None:
-            _tell(run, after.status)
+            _log_transition(run, after.status)
         elif isinstance(decision, Write):
-            _tell(run, decision.status)  # finished, and put aside
+            _log_transition(run, decision.status)  # finished, and put aside
 
     async def _step(self, decision: Decision, run: DbtRun, known: Known) -> Known:
         began = self._clock().mono
@@ -336,29 +345,6 @@ class Reconciler:
             del self._steps[run.uid]
             self._moved_at = self._clock().mono
 
-    def _fresh(self, uid: str, entry: Entry, now: Instant) -> Known:
-        known = self._knowledge.of(uid)
-        stale = known.account_id is not None and now.mono - entry.connected_at > self._reconnect
-        return replace(known, account_id=None) if stale else known
-
-    def _forget(self, uid: str) -> None:
-        self._entries.pop(uid, None)
-        self._knowledge.forget(uid)
-        self._failing.discard(uid)
-        self._contested.discard(uid)
-        self._performer.forget(uid)
-
-    def _pause(self, failures: int) -> float:
-        first, most = BACKOFF
-        return backoff(failures, first, most) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
-
-    def _report(self, uid: str, error: BaseException, failures: int, pause: float) -> None:
-        self._metrics.failures.inc()
-        self._metrics.failing.set(len(self._failing))
-        told = {"run": self._name(uid), "failures": failures, "again_in": round(pause, 1)}
-        traceback = error if _surprising(error) else None
-        logger.warning("%s: %s", type(error).__name__, error, extra=told, exc_info=traceback)
-
     def _name(self, uid: str) -> str:
         return str(self._mirror.get(uid) or uid)
 
@@ -367,18 +353,7 @@ class RestlessObject(Exception):
     """An object made the core decide without end: a defect, contained by a pause."""
 
 
-def _surprising(error: BaseException) -> bool:
-    """Whether the traceback says something: what we raise ourselves explains itself."""
-    return not type(error).__module__.startswith("watcher.")
-
-
-def _failure_event(error: BaseException, failures: int) -> Event:
-    """What the owner is told. The words of a foreign error may hold anything, so they stay in the log."""
-    why = type(error).__name__ if _surprising(error) else str(error)
-    return Event("Warning", "ReconcileFailed", f"It failed {failures} times in a row and is tried again: {why}")
-
-
-def _tell(run: DbtRun, after: Status) -> None:
+def _log_transition(run: DbtRun, after: Status) -> None:
     """Logs a transition: what became of which run, and why."""
     if after.phase is None or (after.phase, after.reason) == (run.status.phase, run.status.reason):
         return

@@ -9,7 +9,7 @@ import importlib.metadata
 import math
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
@@ -21,7 +21,7 @@ from dbtrun.text import clean
 from watcher.clock import Clock, clock_offset
 from watcher.dbtcloud import wire
 from watcher.dbtcloud.budget import Budget, Priority, Share
-from watcher.dbtcloud.errors import COOL_DOWN, DbtCloudError, ServerFault, TooLarge, Unauthorized, Unreachable
+from watcher.dbtcloud.errors import COOL_DOWN, ServerFault, TooLarge, Unauthorized, Unreachable
 from watcher.dbtcloud.intake import Body, Intake
 from watcher.dbtcloud.refusal import Refusal
 from watcher.dbtcloud.replies import Received
@@ -218,7 +218,8 @@ class Channel:
     async def _ask(self, request: _Request, name: str, priority: Priority | None, reply: Body, limit: int) -> Received:
         sent, waiting = self._clock(), True
         try:
-            async with asyncio.timeout(self._total_seconds) as deadline, self._place(priority):
+            place = nullcontext() if priority is Priority.POLL else self._others  # polls have connections of their own
+            async with asyncio.timeout(self._total_seconds) as deadline, place:
                 waiting = False
                 reply.give_up = functools.partial(deadline.reschedule, 0.0)
                 async with self._http.stream(
@@ -230,7 +231,8 @@ class Channel:
             words = f"{name} was not answered within {self._total_seconds:g} seconds"
             raise Unreachable(words, not_sent=waiting) from None
         except (httpx.HTTPError, ssl.SSLError) as error:
-            raise self._fault(error, name) from None
+            words = clean(_words(error).replace(self.connection.token.reveal(), MASK), MAX_WORDS)
+            raise Unreachable(f"{name} failed: {words}", not_sent=isinstance(error, NOT_SENT)) from None
         finally:
             if priority is Priority.POLL:
                 self.polled_at = self._clock().mono
@@ -243,10 +245,6 @@ class Channel:
             clock_offset=clock_offset(response.headers.get("date"), sent.wall, answered.wall),
             token=self.connection.token,
         )
-
-    def _place(self, priority: Priority | None) -> AbstractAsyncContextManager[object]:
-        """Among the connections: polls have their own."""
-        return nullcontext() if priority is Priority.POLL else self._others
 
     async def _read(self, response: httpx.Response, reply: Body, name: str, limit: int) -> None:
         """The body up to `limit` bytes, as it is on the wire: a few compressed bytes can stand for gigabytes."""
@@ -268,10 +266,6 @@ class Channel:
         self._refusal.heard(error if isinstance(error, Unauthorized) else None, self._clock())
         if self._budget is not None and error is not None and received.status == 429:
             self._budget.pause(error.retry_after or COOL_DOWN)
-
-    def _fault(self, error: Exception, request: str) -> DbtCloudError:
-        words = _words(error).replace(self.connection.token.reveal(), MASK)
-        return Unreachable(f"{request} failed: {clean(words, MAX_WORDS)}", not_sent=isinstance(error, NOT_SENT))
 
 
 def _words(error: Exception) -> str:

@@ -80,7 +80,10 @@ class Containment:
             self._log_once(what, error)
             self.report(surprise.reason, surprise.message)
             raise surprise from None
-        self._answered()
+        self.reason = None
+        if self._told is not None:
+            self._told = None
+            log.info("dbt Cloud can be used again.", extra=self._extra())
 
     def report(self, reason: Reason, message: str) -> None:
         """Counts a fault, and logs it with the connection and its objects: once, until the reason changes."""
@@ -93,12 +96,6 @@ class Containment:
             return
         self._reported[reason], self._told = now, reason
         log.warning("dbt Cloud cannot be used: %s", message, extra=self._extra(reason=reason.value))
-
-    def _answered(self) -> None:
-        self.reason = None
-        if self._told is not None:
-            self._told = None
-            log.info("dbt Cloud can be used again.", extra=self._extra())
 
     def _log_once(self, what: str, error: BaseException) -> None:
         """Writes the traceback the first time that this kind of exception comes from this line."""

@@ -76,7 +76,8 @@ class Intake:
             self._held[owner] -= len(body.content)
             if not self._held[owner]:
                 del self._held[owner]
-            self._notify()
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
 
     async def add(self, body: Body, piece: bytes) -> None:
         """Takes a piece of the reply, and waits until the next one may be read."""
@@ -85,7 +86,8 @@ class Intake:
         self._held[body.owner] += len(piece)
         if body.pieces % PIECES_IN_A_TURN == 0:
             await self.turns.pass_through(body.owner)
-        while not self._may_go_on(body):
+        # The oldest of the limited replies always goes on, so that waiting has an end.
+        while self.held > self._total and self._held[body.owner] > SHARE and self._oldest() is not body:
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._changed.wait()
@@ -105,11 +107,8 @@ class Intake:
         finally:
             self.turns.end()
 
-    def _may_go_on(self, body: Body) -> bool:
-        return self.held <= self._total or self._held[body.owner] <= SHARE or self._oldest() is body
-
     def _oldest(self) -> Body | None:
-        """Of those that are limited."""
+        """The oldest reply of a connection that holds more than its share."""
         return next((body for body in self._bodies if self._held[body.owner] > SHARE), None)
 
     def _give_up_slow(self, waiting: Body) -> None:
@@ -120,7 +119,3 @@ class Intake:
         oldest.turn_at = oldest.turn_at or now
         if now - oldest.turn_at > SLOW_SECONDS:
             oldest.give_up()
-
-    def _notify(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()

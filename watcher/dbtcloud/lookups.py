@@ -242,8 +242,9 @@ class _Reading:
     def take(self, page: Page[wire.Run], base_url: str) -> None:
         """Notes what the page has, and answers the questions for which that is all."""
         runs = [run for run in page.items if run.job == self._job.job_id]
-        if self._job.triggers:
-            _prove_triggers(page, runs)
+        # Without the trigger there is no cause, and without the cause no marker is seen.
+        if self._job.triggers and any(run.trigger is None for run in runs):
+            raise ServerFault(f"{page.received.request} left the triggers out, so nothing can be concluded from it")
         for run in runs:
             mark = mark_of(run.cause)
             asked = dict.fromkeys(self._by_marker.get(mark, ()) if mark else ())
@@ -263,9 +264,3 @@ class _Reading:
                 question.fail(error)
             else:
                 question.start_over(waiting)
-
-
-def _prove_triggers(page: Page[wire.Run], runs: Sequence[wire.Run]) -> None:
-    """Without the trigger there is no cause, and without the cause no marker is seen."""
-    if any(run.trigger is None for run in runs):
-        raise ServerFault(f"{page.received.request} left the triggers out, so nothing can be concluded from it")

@@ -116,11 +116,6 @@ class Merge:
             kind = status if status in self._counts or len(self._counts) < MAX_ODD else OTHER
             self._counts[kind] += 1
             if node.status in FAILED_NODE and len(self._failures) < MAX_FAILURES:
-                self._failures.append(self._failed(node, status))
-
-    def _failed(self, node: wire.NodeResult, status: str) -> FailedNode:
-        return FailedNode(
-            unique_id=clean(node.unique_id or "", MAX_STEP_NAME),
-            status=status,
-            message=told(node.words, MAX_FAILURE_MESSAGE, self._secret),
-        )
+                name = clean(node.unique_id or "", MAX_STEP_NAME)
+                message = told(node.words, MAX_FAILURE_MESSAGE, self._secret)
+                self._failures.append(FailedNode(unique_id=name, status=status, message=message))

@@ -191,9 +191,9 @@ class Poller:
         asked_at = self._now()
         try:
             with self._contain("poll"):
-                await self._ask([run.run_id for run in taken if run.intervals])
+                await self._poll_batch([run.run_id for run in taken if run.intervals])
         except DbtCloudError as error:
-            self._failed(error)
+            self._note_failure(error)
         finally:
             self._slots.release()
             self._under_way -= 1
@@ -203,12 +203,12 @@ class Poller:
                 self._schedule.give_back(run, due, now)
             self._wake.set()
 
-    async def _ask(self, ids: Sequence[int]) -> None:
+    async def _poll_batch(self, ids: Sequence[int]) -> None:
         if not ids:
             return
         if not self._refuses("pk__in"):
-            batch = await self._batch(ids)
-            self._tell(batch)
+            batch = await self._read_batch(ids)
+            self._report(batch)
             if batch.supported:
                 await self._confirm(batch.missing, answered=True)
                 return
@@ -216,20 +216,20 @@ class Poller:
             ids = [run_id for run_id in ids if run_id not in batch.observations]
         await self._ask_without_ids(ids)
 
-    async def _batch(self, ids: Sequence[int]) -> Batch:
+    async def _read_batch(self, ids: Sequence[int]) -> Batch:
         try:
             return await self._source.runs(ids)
         except ServerFault:
             if not self._contact.troubled:
                 raise
-            self._observed(ids[0], await self._source.run(ids[0]))
+            self._report_run(ids[0], await self._source.run(ids[0]))
             return Batch(supported=False)  # it is this list alone that fails
 
     async def _ask_without_ids(self, ids: Sequence[int]) -> None:
         answered = not self._refuses("status__in")
         if answered:
             listing = await self._source.live_runs()
-            self._tell(listing, postpone=True)
+            self._report(listing, postpone=True)
             if not listing.supported:
                 self._refuse("status__in")
             ids = [run_id for run_id in ids if run_id not in listing.observations]
@@ -249,11 +249,11 @@ class Poller:
             except DbtCloudError as error:
                 if isinstance(error, ServerFault) and not (answered or isinstance(error, UnknownStatus)):
                     raise
-                self._unreadable(run_id, error)
+                self._report_unreadable(run_id, error)
             else:
                 answered = True
-                self._answering()
-                self._observed(run_id, observation)
+                self._note_answer()
+                self._report_run(run_id, observation)
 
     def _interval(self, run: Followed) -> float:
         """Seconds to the next poll: while the feed is the dearer one, the batches take over its part."""
@@ -270,15 +270,13 @@ class Poller:
             self._feed_due = self._now() + self._feed_wait
             await asyncio.sleep(self._feed_wait)
             wanted = self._schedule and not self._contact.troubled and not self._refuses("finished_at__range")
-            if wanted and self._offset is not None:
-                await self._look_at_finished(self._offset)
-
-    async def _look_at_finished(self, offset: timedelta) -> None:
-        try:
-            with self._contain("look at what finished"):
-                await self._read_finished(self._clock().wall + offset)
-        except DbtCloudError as error:
-            self._feed_failed(error)
+            if not wanted or self._offset is None:
+                continue
+            try:
+                with self._contain("look at what finished"):
+                    await self._read_finished(self._clock().wall + self._offset)
+            except DbtCloudError as error:
+                self._slow_feed(error)
 
     async def _read_finished(self, told: datetime) -> None:
         """Reads what finished up to `told`, by dbt Cloud's clock."""
@@ -286,18 +284,18 @@ class Poller:
         since = max(self._watermark or told, told - reach) - FEED_OVERLAP
         batch = await self._source.finished_since(since, self._batches + 1)
         self._watermark = told
-        self._answering()
+        self._note_answer()
         for run_id, observation in batch.observations.items():
             run = self._schedule.get(run_id)
             if run is not None and not run.over:
-                self._observed(run_id, observation)
+                self._report_run(run_id, observation)
         self._weigh(batch)
 
-    def _feed_failed(self, error: DbtCloudError) -> None:
+    def _slow_feed(self, error: DbtCloudError) -> None:
         """A failing feed is a reason to poll: the batch tells whether it is the feed alone that fails."""
         self._feed_wait = min(LONGEST_WAIT, 2 * self._feed_wait)
         if isinstance(error, RateLimited):
-            self._failed(error)
+            self._note_failure(error)
             return
         run = next(iter(self._schedule), None)
         if run is not None:
@@ -327,17 +325,17 @@ class Poller:
 
     # ---- telling
 
-    def _tell(self, batch: Batch, *, postpone: bool = False) -> None:
-        self._answering()
+    def _report(self, batch: Batch, *, postpone: bool = False) -> None:
+        self._note_answer()
         for run_id, observation in batch.observations.items():
-            self._observed(run_id, observation)
+            self._report_run(run_id, observation)
             run = self._schedule.get(run_id) if postpone else None
             if run is not None and not run.asked:
                 self._schedule.put(run, self._now() + self._interval(run))
         for run_id, error in batch.unreadable.items():
-            self._unreadable(run_id, error)
+            self._report_unreadable(run_id, error)
 
-    def _observed(self, run_id: int, observation: Observation) -> None:
+    def _report_run(self, run_id: int, observation: Observation) -> None:
         run = self._schedule.get(run_id)
         if run is None or observation.at.mono < run.told_at:
             return
@@ -348,7 +346,7 @@ class Poller:
         for uid in tuple(run.intervals):
             self._listener.observed(uid, run_id, observation)
 
-    def _unreadable(self, run_id: int, error: DbtCloudError) -> None:
+    def _report_unreadable(self, run_id: int, error: DbtCloudError) -> None:
         run = self._schedule.get(run_id)
         if run is None:
             return
@@ -357,12 +355,12 @@ class Poller:
         for uid in tuple(run.intervals):
             self._listener.troubled((uid,), error.trouble(now, since=run.unreadable_since))
 
-    def _failed(self, error: DbtCloudError) -> None:
+    def _note_failure(self, error: DbtCloudError) -> None:
         trouble = self._contact.failed(error, self._clock())
         if trouble is not None:
             self._listener.troubled(self._users(), trouble)
 
-    def _answering(self) -> None:
+    def _note_answer(self) -> None:
         if self._contact.answered():
             self._listener.answering(self._users())
             self._wake.set()

@@ -133,12 +133,9 @@ def _details(data: Any) -> str:
     """The fields that dbt Cloud calls wrong, as "(cause: required key not provided)"."""
     if not isinstance(data, dict) or not data:
         return ""
-    named = (f"{key}: {value if isinstance(value, str) else _plain(value)}" for key, value in data.items())
+    encode = msgspec.json.encode
+    named = (f"{key}: {value if isinstance(value, str) else encode(value).decode()}" for key, value in data.items())
     return f"({'; '.join(itertools.islice(named, MAX_DETAILS))})"
-
-
-def _plain(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
 
 
 def _seconds(value: str, now: datetime) -> float | None:

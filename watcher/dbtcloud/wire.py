@@ -235,8 +235,11 @@ class Run(Wire, frozen=True):
         )
 
     def _url(self, base_url: str) -> str | None:
-        if self.href and len(self.href) <= MAX_URL and _is_below(self.href, base_url):
-            return self.href
+        href = self.href or ""
+        # Only where people end up at the host of the connection: with `https://host@evil/` they do not.
+        below = href.isascii() and href.isprintable() and " " not in href and href.startswith(f"{base_url}/")
+        if below and len(href) <= MAX_URL:
+            return href
         if known_id(self.project_id) is None:
             return None
         return f"{base_url}/deploy/{self.account_id}/projects/{self.project_id}/runs/{self.id}/"
@@ -308,11 +311,6 @@ def instant(text: str | None) -> datetime | None:
 def known_id(number: int | None) -> int | None:
     """The number if it can be the id of something; else None."""
     return number if number is not None and 0 < number <= MAX_ID else None
-
-
-def _is_below(text: str, base_url: str) -> bool:
-    """Whether people who follow this address end up where the connection points: `https://host@evil/` does not."""
-    return text.isascii() and text.isprintable() and " " not in text and text.startswith(f"{base_url}/")
 
 
 class Account(Wire, frozen=True):

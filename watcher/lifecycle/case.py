@@ -136,10 +136,11 @@ class Case:
             changes = {"phase": Phase.PENDING, "reason": Reason.ACCEPTED} | changes
         status = replace(self.status, **changes)
         status = replace(status, job=self._job(status.job_id))
+        meaning = PHASE_MEANINGS[status.phase or Phase.PENDING]
         return bounded(
             stamped(
                 # The API server refuses a longer one, and an end that is refused is never told.
-                replace(status, message=clean(status.message, MAX_MESSAGE) or _meaning(status)),
+                replace(status, message=clean(status.message, MAX_MESSAGE) or meaning),
                 self.run.metadata.generation,
                 self.now.wall,
                 self.trouble_told,
@@ -285,8 +286,3 @@ class Case:
             return {}
         same = self.status.phase is Phase.PENDING and self.status.reason is told.reason and sticky(told)
         return {"phase": Phase.PENDING, "reason": told.reason, "message": self.status.message if same else told.message}
-
-
-def _meaning(status: Status) -> str:
-    """A message for a status that somebody left without."""
-    return PHASE_MEANINGS[status.phase or Phase.PENDING]

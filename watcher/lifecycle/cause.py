@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from dbtrun.api import FailedNode, FailedStep, Results
+from dbtrun.api import FailedStep, Results
 from dbtrun.api.status import FAILED_NODE, MAX_MESSAGE, MAX_STEP_NAME
 from dbtrun.text import clean, one_line
 from watcher.lifecycle.facts import RunFacts, RunState, StepFacts
@@ -46,17 +46,14 @@ def told_step(run: RunFacts | None) -> FailedStep | None:
 def cause_of(results: Results | None, step: FailedStep | None, message: str) -> str:
     """What went wrong, for a sentence: the first failed node, else the step and its log, else dbt Cloud's message."""
     if results is not None and results.failures:
-        return _node(results.failures[0], results)
+        node = results.failures[0]
+        more = sum(results.counts.get(status, 0) for status in FAILED_NODE) - 1
+        others = f" (and {more} more)" if more > 0 else ""
+        return f"{node.unique_id}{others}: {one_line(node.message, MAX_CAUSE) or node.status}"
     if step is None:
         return one_line(message, MAX_MESSAGE)
     name = f"step {step.index}, {step.name}"
     return f"{name}: {headline(step.log_tail) or one_line(message, MAX_CAUSE) or 'its log is empty'}"
-
-
-def _node(node: FailedNode, results: Results) -> str:
-    more = sum(results.counts.get(status, 0) for status in FAILED_NODE) - 1
-    others = f" (and {more} more)" if more > 0 else ""
-    return f"{node.unique_id}{others}: {one_line(node.message, MAX_CAUSE) or node.status}"
 
 
 def headline(log: str) -> str:

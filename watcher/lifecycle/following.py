@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from dbtrun.api import Attempt, Phase, Reason, RetryStrategy, RetryWhen, Step
+from dbtrun.api import Attempt, Phase, Reason, RetryStrategy, RetryWhen
 from watcher.lifecycle.case import Case
 from watcher.lifecycle.cause import told_step
 from watcher.lifecycle.decisions import (
@@ -45,7 +45,7 @@ def following_step(case: Case, attempt: Attempt) -> Decision:
         return RemoveFinalizer()
     facts = case.facts
     if facts is not None and facts.state.over:
-        return _details_at_end(case, facts) or _end(case, attempt, facts)
+        return _fetch_details(case, facts) or _end(case, attempt, facts)
     # A run that was denied once may be followed into an outage: losing contact comes before believing the denial.
     return (
         case.deletion_overdue(
@@ -53,10 +53,10 @@ def following_step(case: Case, attempt: Attempt) -> Decision:
         )
         or case.lost_contact()
         or (Connect() if case.known.account_id is None and not case.pausing else None)
-        or _gone(case)
+        or _believe_denial(case)
         or sweep_live(case, attempt)
         or _stop(case, attempt)
-        or _details_on_the_way(case, facts)
+        or _fetch_steps(case, facts)
         or _tell(case, attempt, facts)
     )
 
@@ -64,7 +64,7 @@ def following_step(case: Case, attempt: Attempt) -> Decision:
 # ── the end ──
 
 
-def _details_at_end(case: Case, facts: RunFacts) -> Decision | None:
+def _fetch_details(case: Case, facts: RunFacts) -> Decision | None:
     """Failed nodes are worth a request, not a delay; of a success everything is known."""
     if facts.state is RunState.SUCCESS or facts.started_at is None or case.pausing:
         return None
@@ -88,7 +88,7 @@ def _results(case: Case, facts: RunFacts) -> ResultsTry | None:
 
 
 def _end(case: Case, attempt: Attempt, facts: RunFacts) -> Decision:
-    asked_for = _asked_for(case, facts)
+    asked_for = _why_cancelled(case, facts)
     tried, read = _details(case, facts), _results(case, facts)
     results = read.results if read else None
     step = told_step(tried.run) if tried and tried.over else None
@@ -107,7 +107,7 @@ def _end(case: Case, attempt: Attempt, facts: RunFacts) -> Decision:
     return keep_step(case, facts) or case.finish(outcome, attempt=ended, **changes)
 
 
-def _asked_for(case: Case, facts: RunFacts) -> Reason | None:
+def _why_cancelled(case: Case, facts: RunFacts) -> Reason | None:
     """Why we cancelled the run, if we did; it may be that only dbt Cloud could be told."""
     if case.phase is Phase.CANCELLING:
         return case.status.reason
@@ -122,14 +122,11 @@ def _steps_at_end(case: Case, facts: RunFacts, tried: DetailsTry | None) -> dict
     if tried and tried.over and tried.run and tried.run.steps:
         return shown_steps(tried.run.steps)
     if facts.state is RunState.SUCCESS and case.status.steps:
-        return _all_passed(case.status.steps, case.status.progress)
+        # A run that succeeded has done all its steps, so they need no request; only their times stay unknown.
+        total = (case.status.progress or f"0/{len(case.status.steps)}").partition("/")[2]
+        passed = tuple(replace(step, status="Success") for step in case.status.steps)
+        return {"steps": passed, "progress": f"{total}/{total}"}
     return {}
-
-
-def _all_passed(steps: tuple[Step, ...], progress: str | None) -> dict[str, Any]:
-    """A run that succeeded has done all its steps, so they need no asking; only their times stay unknown."""
-    total = (progress or f"0/{len(steps)}").partition("/")[2]
-    return {"steps": tuple(replace(step, status="Success") for step in steps), "progress": f"{total}/{total}"}
 
 
 def _may_retry(case: Case, attempt: Attempt, outcome: Outcome) -> bool:
@@ -177,7 +174,7 @@ def _next_attempt(case: Case, attempt: Attempt, facts: RunFacts, outcome: Outcom
 # ── on the way ──
 
 
-def _gone(case: Case) -> Decision | None:
+def _believe_denial(case: Case) -> Decision | None:
     observation = case.known.observation
     if observation is None or observation.run is not None:
         return None
@@ -248,7 +245,7 @@ def _deadline(case: Case) -> tuple[datetime, Reason] | None:
     return None
 
 
-def _details_on_the_way(case: Case, facts: RunFacts | None) -> Decision | None:
+def _fetch_steps(case: Case, facts: RunFacts | None) -> Decision | None:
     due = _details_due(case, facts)
     if facts is None or due is None or due > case.now.mono or case.pausing:
         return None

@@ -59,16 +59,13 @@ def outcome_of(
         told = f"{name} passed {DEADLINES[asked_for]} and was cancelled.{_at(step)}"
         return Outcome(Phase.TIMED_OUT, asked_for, clean(told, MAX_MESSAGE))
     if asked_for is not None:
-        return Outcome(Phase.CANCELLED, asked_for, f"{name} was cancelled: {_wish(asked_for)}.")
+        why = "the object was deleted" if asked_for is Reason.DELETED else "spec.cancel is true"
+        return Outcome(Phase.CANCELLED, asked_for, f"{name} was cancelled: {why}.")
     return Outcome(
         Phase.CANCELLED,
         Reason.CANCELLED_IN_DBT_CLOUD,
         clean(f"{name} was cancelled in dbt Cloud{_why(run.message)}", MAX_MESSAGE),
     )
-
-
-def _wish(reason: Reason) -> str:
-    return "the object was deleted" if reason is Reason.DELETED else "spec.cancel is true"
 
 
 def _why(cause: str) -> str:

@@ -36,15 +36,15 @@ def pending_step(case: Case) -> Decision:
     overdue = case.deletion_overdue("The object was let go before its run was seen.")
     return (
         overdue
-        or _unwanted(case)
-        or _held_back(case)
+        or _end_unwanted(case)
+        or _hold_back(case)
         or case.contact()
-        or _other_account(case)
+        or _refuse_other_account(case)
         or _adopt_or_claim(case)
     )
 
 
-def _unwanted(case: Case) -> Decision | None:
+def _end_unwanted(case: Case) -> Decision | None:
     """The end of an object of which nothing was started, if nobody wants it any more."""
     if case.run.deleting and not (case.spec.adopts and case.run.cancels_on_deletion):
         reason, why = Reason.DELETED, "The object was deleted"
@@ -52,12 +52,14 @@ def _unwanted(case: Case) -> Decision | None:
         reason, why = Reason.CANCEL_REQUESTED, "spec.cancel was set"
     else:
         return None
-    if not (case.spec.adopts or not case.run.may_start or past_is_clear(case) or _cannot_be_asked(case)):
+    # An object with a broken connection can be cancelled and deleted, unless this process knows of a start.
+    hopeless = case.trouble_told is not None and _number(case) > case.known.submitted
+    if not (case.spec.adopts or not case.run.may_start or past_is_clear(case) or hopeless):
         return None  # there may be a run to cancel
     return case.finish(Outcome(Phase.CANCELLED, reason, f"{why} before anything was started."))
 
 
-def _copy(case: Case) -> Decision:
+def _report_copy(case: Case) -> Decision:
     metadata = case.run.metadata
     told = (
         "This object is a copy of one that was taken on before: it was restored from a backup, or made from what "
@@ -69,14 +71,9 @@ def _copy(case: Case) -> Decision:
     return write or case.rest(why="a copy")
 
 
-def _cannot_be_asked(case: Case) -> bool:
-    """An object with a broken connection can be cancelled and deleted, unless this process knows of a start."""
-    return case.trouble_told is not None and _number(case) > case.known.submitted
-
-
-def _held_back(case: Case) -> Decision | None:
+def _hold_back(case: Case) -> Decision | None:
     if not (case.spec.adopts or case.run.may_start):
-        return _copy(case)
+        return _report_copy(case)
     if case.spec.suspend and not (case.spec.cancel or case.run.deleting):
         return case.rest(why="suspended", phase=Phase.PENDING, reason=Reason.SUSPENDED, message="spec.suspend is true.")
     not_before = case.attempt.not_before if case.attempt else None
@@ -87,7 +84,7 @@ def _held_back(case: Case) -> Decision | None:
     return None
 
 
-def _other_account(case: Case) -> Decision | None:
+def _refuse_other_account(case: Case) -> Decision | None:
     wanted, got = case.spec.account_id, case.known.account_id
     if wanted is None or wanted == got:
         return None
@@ -104,22 +101,22 @@ def _adopt_or_claim(case: Case) -> Decision:
     if job_id is None:
         assert case.spec.job is not None, "the API server holds that job or runId is set"  # noqa: S101
         return ResolveJob(case.spec.job)
-    outside = _outside(case, job_id)
+    outside = _check_projects(case, job_id)
     if outside is not None:
         return outside
     if not past_is_clear(case):
-        return _hold(case) or _search_past(case, job_id)
+        return _take_hold(case) or _search_past(case, job_id)
     if case.spec.reuse is Reuse.RUNNING and case.attempt is None:
         if not case.known.reuse_checked:
             return FindLive(job_id)
         if case.known.reusable is not None:
-            return _hold(case) or take_on(
+            return _take_hold(case) or take_on(
                 case, Attempt(number=1, phase=Phase.PENDING, adopted=True), case.known.reusable
             )
-    return _hold(case) or _waiting(case) or _claim(case, job_id)
+    return _take_hold(case) or _wait_for_slot(case) or _claim(case, job_id)
 
 
-def _outside(case: Case, job_id: int) -> Decision | None:
+def _check_projects(case: Case, job_id: int) -> Decision | None:
     """The way to know whether a start stays within the namespace's projects, and the end of an object that does not."""
     if case.known.projects is None:
         return None
@@ -127,10 +124,10 @@ def _outside(case: Case, job_id: int) -> Decision | None:
     touched = case.known.touched
     if touched is None or (touched.job_id, touched.resumed) != (job_id, resumed):
         return FindProjects(job_id, resumed)
-    return _refused_project(case, *touched.projects)
+    return _refuse_projects(case, *touched.projects)
 
 
-def _refused_project(case: Case, *projects: int | None) -> Decision | None:
+def _refuse_projects(case: Case, *projects: int | None) -> Decision | None:
     allowed = case.known.projects
     refused = [project for project in projects if allowed is not None and project not in allowed]
     if not refused:
@@ -143,7 +140,7 @@ def _refused_project(case: Case, *projects: int | None) -> Decision | None:
     return case.finish(Outcome(Phase.ERROR, Reason.PROJECT_NOT_ALLOWED, message))
 
 
-def _waiting(case: Case) -> Decision | None:
+def _wait_for_slot(case: Case) -> Decision | None:
     """The line for a run slot. An object whose priority changes asks again, by claiming."""
     place = case.known.place
     if place is None or place.priority != case.spec.priority:
@@ -160,7 +157,7 @@ def _waiting(case: Case) -> Decision | None:
     )
 
 
-def _hold(case: Case) -> Decision | None:
+def _take_hold(case: Case) -> Decision | None:
     return None if (case.held and not case.run.unmarked) or case.run.deleting else AddFinalizer()
 
 
@@ -175,9 +172,9 @@ def _adopt(case: Case) -> Decision:
         )
     if observation.run is not None:
         return (
-            _refused_project(case, observation.run.project_id)
+            _refuse_projects(case, observation.run.project_id)
             or stop_unwritten(case, observation.run)
-            or _hold(case)
+            or _take_hold(case)
             or take_on(case, Attempt(number=1, phase=Phase.PENDING, adopted=True), observation.run)
         )
     until = case.denied_until(observation, case.policy.adopt_grace)
@@ -251,10 +248,10 @@ def _search_past(case: Case, job_id: int) -> Decision:
             )
     wanted = not (case.run.deleting or case.spec.cancel)
     mark = marker(case.run.uid, number)
-    return SearchPast(job_id, number, mark, _resumable(case), _past_since(case), starts=wanted)
+    return SearchPast(job_id, number, mark, _run_to_resume(case), _past_since(case), starts=wanted)
 
 
-def _resumable(case: Case) -> int | None:
+def _run_to_resume(case: Case) -> int | None:
     """The run that the attempt resumes, or may have resumed before the status went back."""
     if case.attempt is None:
         return case.spec.retry_of
@@ -276,7 +273,7 @@ def _take_up_again(case: Case, found: tuple[RunFacts, ...]) -> Decision:
     """The oldest run is the attempt's; a younger one is a twin, and the sweep cancels it."""
     run = found[0]
     attempt = case.attempt or _first_attempt(case)
-    resumed = run.retrying_run_id if run.retrying_run_id == _resumable(case) else None
+    resumed = run.retrying_run_id if run.retrying_run_id == _run_to_resume(case) else None
     attempt = replace(
         attempt,
         retry_of=resumed,

@@ -38,14 +38,14 @@ def submitting_step(case: Case, attempt: Attempt) -> Decision:
         case Started(run):
             return stop_unwritten(case, run) or take_on(case, attempt, run)
         case Refused(reason, message):
-            return _refused(case, attempt, reason, message)
+            return _handle_refusal(case, attempt, reason, message)
         case NotSent():
             return _release(case, attempt)
-    return _undecided(case, claim, attempt)
+    return _resolve(case, claim, attempt)
 
 
 def _send(case: Case, claim: Claim, attempt: Attempt) -> Decision:
-    unwanted = _unwanted(case, attempt)
+    unwanted = _end_unwanted(case, attempt)
     if unwanted is not None:
         return unwanted
     if case.now.mono - claim.since > case.policy.submit_window:
@@ -60,7 +60,7 @@ def _send(case: Case, claim: Claim, attempt: Attempt) -> Decision:
     return Start(job_id, marked_cause(case.run, attempt.marker), case.spec.overrides)
 
 
-def _unwanted(case: Case, attempt: Attempt) -> Decision | None:
+def _end_unwanted(case: Case, attempt: Attempt) -> Decision | None:
     """The end of an attempt of which nothing was started, if nobody wants it any more."""
     if case.run.deleting:
         reason, why = Reason.DELETED, "The object was deleted"
@@ -71,7 +71,7 @@ def _unwanted(case: Case, attempt: Attempt) -> Decision | None:
     return case.finish(Outcome(Phase.CANCELLED, reason, f"{why} before anything was started."), attempt=attempt)
 
 
-def _unclaimed(attempt: Attempt) -> Attempt:
+def _without_claim(attempt: Attempt) -> Attempt:
     """The attempt without its claim: as nothing was started, the time to give up counts from the next one."""
     # Once it was claimed again, though, a late run of the first claim may still appear.
     first = None if attempt.sweep_after is None else attempt.first_claim_time
@@ -84,14 +84,14 @@ def _release(case: Case, attempt: Attempt) -> Decision:
         phase=Phase.PENDING,
         reason=Reason.ACCEPTED,
         message="Nothing was started yet; it is tried again.",
-        attempts=with_attempt(case.status, _unclaimed(attempt)),
+        attempts=with_attempt(case.status, _without_claim(attempt)),
     )
 
 
-def _refused(case: Case, attempt: Attempt, reason: Reason, message: str) -> Decision:
+def _handle_refusal(case: Case, attempt: Attempt, reason: Reason, message: str) -> Decision:
     if attempt.retry_of is None:
         return case.finish(Outcome(Phase.ERROR, reason, message))
-    fresh = replace(_unclaimed(attempt), retry_of=None, marker=marker(case.run.uid, attempt.number))
+    fresh = replace(_without_claim(attempt), retry_of=None, marker=marker(case.run.uid, attempt.number))
     told = f"dbt Cloud would not resume run {attempt.retry_of} from its failure, so the job runs anew: {message}"
     return case.change(
         Event("Warning", "ResumeRefused", told),
@@ -102,10 +102,10 @@ def _refused(case: Case, attempt: Attempt, reason: Reason, message: str) -> Deci
     )
 
 
-def _undecided(case: Case, claim: Claim, attempt: Attempt) -> Decision:
+def _resolve(case: Case, claim: Claim, attempt: Attempt) -> Decision:
     lookup = claim.lookup
     if lookup is not None and lookup.found:
-        return _recovered(case, attempt, lookup)
+        return _take_on_found(case, attempt, lookup)
     overdue = case.deletion_overdue("The object was let go although it is not known whether dbt Cloud started its run.")
     if overdue is not None:
         return overdue
@@ -113,27 +113,27 @@ def _undecided(case: Case, claim: Claim, attempt: Attempt) -> Decision:
     if lookup is not None and lookup.at >= quiet_ends:
         if not case.run.may_start or case.run.is_foreign(attempt):
             return _release(case, attempt)
-        return _unwanted(case, _swept_later(case, attempt)) or case.contact() or _claim_again(case, attempt)
-    return _gave_up(case, attempt) or _look_up(case, attempt, lookup, quiet_ends)
+        return _end_unwanted(case, _with_sweep(case, attempt)) or case.contact() or _claim_again(case, attempt)
+    return _give_up(case, attempt) or _look_up(case, attempt, lookup, quiet_ends)
 
 
-def _recovered(case: Case, attempt: Attempt, lookup: LookUp) -> Decision:
+def _take_on_found(case: Case, attempt: Attempt, lookup: LookUp) -> Decision:
     """The oldest run is the attempt's; a younger one is a twin, and the sweep cancels it."""
     if not case.run.may_start or case.run.is_foreign(attempt):
         return take_on(case, replace(attempt, adopted=True), lookup.found[0])
     twins = len(lookup.found) > 1
-    swept = replace(attempt, sweep_after=seconds(case.now.wall)) if twins else _swept_later(case, attempt)
+    swept = replace(attempt, sweep_after=seconds(case.now.wall)) if twins else _with_sweep(case, attempt)
     return stop_unwritten(case, lookup.found[0]) or take_on(case, swept, lookup.found[0])
 
 
-def _swept_later(case: Case, attempt: Attempt) -> Attempt:
+def _with_sweep(case: Case, attempt: Attempt) -> Attempt:
     """Should dbt Cloud show a run later than assumed, the sweep ends it."""
     return replace(attempt, sweep_after=later(case))
 
 
 def _claim_again(case: Case, attempt: Attempt) -> Decision:
     """No run carries the marker, that is certain: the same attempt is claimed anew, and swept once it has its run."""
-    claimed = replace(_swept_later(case, attempt), claim_time=case.now.wall)
+    claimed = replace(_with_sweep(case, attempt), claim_time=case.now.wall)
     return ClaimStart(
         case.settled(
             reason=Reason.CLAIMED,
@@ -143,7 +143,7 @@ def _claim_again(case: Case, attempt: Attempt) -> Decision:
     )
 
 
-def _gave_up(case: Case, attempt: Attempt) -> Decision | None:
+def _give_up(case: Case, attempt: Attempt) -> Decision | None:
     first = attempt.first_claim_time or attempt.claim_time or case.now.wall
     limit = case.spec.lost_contact_deadline_seconds
     if case.now.wall < first + timedelta(seconds=limit):

@@ -36,12 +36,13 @@ def tampered(run: DbtRun) -> str | None:
 
 def _lie(run: DbtRun) -> str | None:
     status = run.status
-    if not _numbered(status):
+    numbers = [0, *(attempt.number for attempt in status.attempts), MAX_ATTEMPTS + 1]
+    if not all(before < after for before, after in pairwise(numbers)):
         return "The attempts in the status are not numbered as they are made"
     if not all(_marked(run, attempt) for attempt in status.attempts):
         return "The status has a marker of another object"
     if any(time.year not in YEARS for time in _times(status)):
-        return "The status has a time that is none"
+        return "The status contains an invalid time"
     phase = status.phase or Phase.PENDING
     if phase is Phase.PENDING and run.spec.adopts and status.attempts:
         return "The status has an attempt before there is one"
@@ -53,11 +54,6 @@ def _marked(run: DbtRun, attempt: Attempt) -> bool:
     if run.copied and attempt.marker.startswith(MARKER_PREFIX):
         return attempt.marker.endswith(f"/{attempt.number}")
     return attempt.marker in ("", marker(run.uid, attempt.number))
-
-
-def _numbered(status: Status) -> bool:
-    numbers = [0, *(attempt.number for attempt in status.attempts), MAX_ATTEMPTS + 1]
-    return all(before < after for before, after in pairwise(numbers))
 
 
 def _times(status: Status) -> Iterator[datetime]:
