@@ -118,14 +118,25 @@ def _within(seconds: float, ask: Callable[[], str | None]) -> str | None:
     return answer.result(seconds)
 
 
-async def still_deferred(task: Mapping[str, Any]) -> bool:
-    """Whether the task instance waits for a trigger. True also when nobody can tell: a doubt cancels nothing."""
+class Standing(Enum):
+    """What became of a task whose trigger is being stopped."""
+
+    WAITS = "it is deferred, or Airflow does not say: a doubt cancels nothing"
+    GOES_ON = "it was resumed, or another try follows"
+    ENDED = "it was marked, or ended with its DAG run"
+
+
+async def standing_of(task: Mapping[str, Any]) -> Standing:
+    """What Airflow says of the task instance now."""
     try:
         # Not asyncio.to_thread: Airflow's own calls find the way back to this loop only from asgiref's threads.
-        return await sync_to_async(_state)(task) == DEFERRED
+        state = await sync_to_async(_state)(task)
     except Exception:
         log.warning("The task's state cannot be read, so its run is not cancelled.", exc_info=True)
-        return True
+        return Standing.WAITS
+    if state == DEFERRED:
+        return Standing.WAITS
+    return Standing.ENDED if cause_of(state) is Cause.ENDED else Standing.GOES_ON
 
 
 def _state(task: Mapping[str, Any]) -> str | None:

@@ -31,7 +31,7 @@ from airflow_trigger.dbtruns import DbtRuns
 from airflow_trigger.event import Payload, Subject
 from airflow_trigger.follow import CREATE, WAIT, Follower, Todo, held
 from airflow_trigger.hub import DEFAULT_PACE, Pace, subscribe
-from airflow_trigger.killed import still_deferred
+from airflow_trigger.killed import Standing, standing_of
 from airflow_trigger.naming import DEFAULT_CONN_ID
 from airflow_trigger.objects import Denied, Gone, Seen
 from airflow_trigger.taskruns import HttpTaskRuns, Patiently, TaskRuns, cancel
@@ -195,30 +195,34 @@ class DbtRunTrigger(BaseTrigger):
 
     # ── stopping ──
 
-    async def _is_waited_for(self, wait: Wait, task: dict[str, Any]) -> bool:
-        """Whether the run may still be wanted: the task is deferred, or only the wait is over, or nobody knows."""
-        if self._fired:
-            return True
-        if wait.end_time is not None and wait.end_time <= time.time():
-            return True
-        return await self.still_deferred(task)
+    def _is_over(self, wait: Wait) -> bool:
+        """Whether only the wait is over: that ends no run."""
+        return self._fired or (wait.end_time is not None and wait.end_time <= time.time())
 
     async def _end(self) -> bool:
         """Cancels the run if nobody wants it any more; whether it did."""
         try:
             wait = self.plan()
-            if wait.cancel_for is None or await self._is_waited_for(wait, wait.cancel_for):
+            if wait.cancel_for is None or self._is_over(wait):
+                return False
+            standing = await self.standing_of(wait.cancel_for)
+            if standing is Standing.WAITS:
                 return False
             async with self.task_runs(wait) as connection:
                 runs = Patiently(connection, CANCEL_SECONDS)
-                return await cancel(runs, await runs.get(wait.name), _mark(wait.cancel_for))
+                run = await runs.get(wait.name)
+                # Another triggerer may have told the start while this one was frozen. Its task goes on, the run too.
+                # The task is asked about first: before its run is known, nobody tells a start.
+                if standing is Standing.GOES_ON and wait.until_started and run.run_id is not None:
+                    return False
+                return await cancel(runs, run, _mark(wait.cancel_for))
         except NotFound:
             return False
         except (ClusterError, ValueError) as error:
             log.warning("DbtRun %s could not be cancelled, it ends by its active deadline: %s", self.name, error)
             return False
 
-    still_deferred = staticmethod(still_deferred)
+    standing_of = staticmethod(standing_of)
     """Asks Airflow. This and the next are seams where tests put their own."""
 
     @asynccontextmanager

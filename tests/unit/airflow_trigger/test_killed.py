@@ -16,7 +16,7 @@ from airflow.utils.state import TaskInstanceState
 from airflow_trigger import killed
 from airflow_trigger.attempts import TaskKey, Try
 from airflow_trigger.cluster import ClusterConfig, NotPermitted
-from airflow_trigger.killed import COMMS, Cause, cause_of, ends_the_run, still_deferred, why_killed
+from airflow_trigger.killed import COMMS, Cause, Standing, cause_of, ends_the_run, standing_of, why_killed
 from airflow_trigger.trigger import DbtRunTrigger
 from airflow_trigger.waits import Wait
 from tests.stack import until
@@ -33,14 +33,14 @@ def runs() -> FakeTaskRuns:
     return runs
 
 
-def trigger(runs: FakeTaskRuns, *, deferred: bool = False, **arguments: Any) -> DbtRunTrigger:
-    """`deferred`: what Airflow says of the task."""
+def trigger(runs: FakeTaskRuns, *, standing: Standing = Standing.ENDED, **arguments: Any) -> DbtRunTrigger:
+    """`standing`: what Airflow says of the task."""
 
     class Trigger(DbtRunTrigger):
         @staticmethod
-        async def still_deferred(task: Mapping[str, Any]) -> bool:
+        async def standing_of(task: Mapping[str, Any]) -> Standing:
             assert task == TASK
-            return deferred
+            return standing
 
         def task_runs(self, wait: Wait) -> Any:
             return runs.connect(ClusterConfig(), wait.namespace)
@@ -55,7 +55,7 @@ async def test_a_task_that_was_ended_by_hand_cancels_its_run(runs: FakeTaskRuns)
 
 
 async def test_a_trigger_that_moves_to_another_triggerer_cancels_nothing(runs: FakeTaskRuns) -> None:
-    await trigger(runs, deferred=True).on_kill()
+    await trigger(runs, standing=Standing.WAITS).on_kill()
     assert not runs.cancelled
 
 
@@ -91,9 +91,9 @@ async def test_an_answer_that_comes_after_airflow_gave_up_still_cancels(runs: Fa
 
     class Slow(DbtRunTrigger):
         @staticmethod
-        async def still_deferred(task: Mapping[str, Any]) -> bool:
+        async def standing_of(task: Mapping[str, Any]) -> Standing:
             await answered.wait()
-            return False
+            return Standing.ENDED
 
         def task_runs(self, wait: Wait) -> Any:
             return runs.connect(ClusterConfig(), wait.namespace)
@@ -120,7 +120,38 @@ async def test_an_object_that_is_gone_is_no_trouble(runs: FakeTaskRuns) -> None:
 
 
 async def test_a_doubt_cancels_nothing() -> None:
-    assert await still_deferred(TASK)
+    assert await standing_of(TASK) is Standing.WAITS
+
+
+@pytest.mark.parametrize(
+    ("state", "standing"),
+    [("deferred", Standing.WAITS), ("failed", Standing.ENDED), (None, Standing.ENDED), ("success", Standing.ENDED),
+     ("scheduled", Standing.GOES_ON), ("queued", Standing.GOES_ON), ("running", Standing.GOES_ON),
+     ("up_for_retry", Standing.GOES_ON), ("of a later release", Standing.GOES_ON)],
+)  # fmt: skip
+async def test_what_became_of_a_task(monkeypatch: pytest.MonkeyPatch, state: str | None, standing: Standing) -> None:
+    monkeypatch.setattr(killed, "_state", lambda _task: state)
+    assert await standing_of(TASK) is standing
+
+
+@pytest.mark.parametrize(
+    ("standing", "run_id", "until_started", "cancelled"),
+    [
+        # Its twin has told the start: the task goes on, and wants the run.
+        (Standing.GOES_ON, 5, True, []),
+        # Nobody can have told a start: the task was cleared.
+        (Standing.GOES_ON, None, True, ["build-1"]),
+        (Standing.ENDED, 5, True, ["build-1"]),
+        # Only the run's end would have resumed it.
+        (Standing.GOES_ON, 5, False, ["build-1"]),
+    ],
+)
+async def test_a_triggerer_that_was_frozen_does_not_cancel_a_run_of_which_another_told_the_start(
+    runs: FakeTaskRuns, standing: Standing, run_id: int | None, until_started: bool, cancelled: list[str]
+) -> None:
+    runs.objects["build-1"]["status"] = {"phase": "Running", "runId": run_id} if run_id else {"phase": "Pending"}
+    await trigger(runs, standing=standing, until_started=until_started).on_kill()
+    assert runs.cancelled == cancelled
 
 
 def test_a_trigger_stored_before_this_argument_cancels_nothing() -> None:
