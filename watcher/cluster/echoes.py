@@ -16,6 +16,10 @@ class Echoes:
         self._owed: dict[str, tuple[int, float]] = {}
         self._since: int | None = None
         self._opening = 0.0
+        self._reached = -1
+        """The newest version that came by."""
+        self._moved = False
+        """Whether something came by since `overdue` was last asked."""
 
     def begin(self, now: float) -> None:
         """A new watch is opened; until `opened` it owes its opening."""
@@ -23,6 +27,7 @@ class Echoes:
         self._owed.clear()
         self._since = None
         self._opening = now
+        self._reached = -1
 
     def opened(self, resource_version: str, now: float) -> None:
         """It brings whatever is newer than this version of the whole."""
@@ -44,6 +49,8 @@ class Echoes:
         number = version(resource_version)
         if number is None:
             return
+        self._reached = max(self._reached, number)
+        self._moved = True
         owed = self._owed.get(uid)
         if owed is None or owed[0] <= number:
             self._owed.pop(uid, None)
@@ -60,9 +67,18 @@ class Echoes:
         """The versions that were known mean nothing any more."""
         self._delivered.clear()
         self._owed.clear()
+        self._reached = -1
 
     def overdue(self, now: float, limit: float) -> str | None:
-        """What the watch has owed for more than `limit` seconds: a uid, or "" for its opening. None: nothing."""
+        """What the watch has owed for more than `limit` seconds: a uid, or "" for its opening. None: nothing.
+
+        Versions come by in their order. So a watch that still brings older ones is behind, as on a busy machine, and
+        not dead: the time of what is newer than all that came by begins anew.
+        """
         if self._since is None:
             return "" if now - self._opening > limit else None
+        if self._moved:
+            self._moved = False
+            ahead = [uid for uid, (owed, _) in self._owed.items() if owed > self._reached]
+            self._owed.update((uid, (self._owed[uid][0], now)) for uid in ahead)
         return next((uid for uid, (_, since) in self._owed.items() if now - since > limit), None)

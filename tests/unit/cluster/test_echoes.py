@@ -45,6 +45,23 @@ def test_a_watch_that_lags_behind_is_alive(echoes: Echoes) -> None:
     assert echoes.overdue(40, 30) is None
 
 
+def test_a_watch_that_still_brings_older_versions_of_others_is_alive(echoes: Echoes) -> None:
+    echoes.expect("u", "900", 0)
+    for now in range(1, 100):
+        echoes.deliver(f"other-{now}", str(now + 1), now)
+        assert echoes.overdue(now, 30) is None
+    assert echoes.overdue(129, 30) is None
+    assert echoes.overdue(130, 30) == "u"
+
+
+def test_a_watch_that_has_passed_a_version_without_bringing_it_is_dead(echoes: Echoes) -> None:
+    echoes.expect("u", "5", 0)
+    for now in range(1, 31):
+        echoes.deliver(f"other-{now}", str(now + 5), now)
+        assert echoes.overdue(now, 30) is None
+    assert echoes.overdue(31, 30) == "u"
+
+
 def test_a_deleted_object_owes_nothing(echoes: Echoes) -> None:
     echoes.expect("u", "5", 0)
     echoes.forget("u")
