@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -16,7 +17,7 @@ from random import Random
 from typing import Any, Final, NamedTuple
 
 from dbtrun.api import FINALIZER, Phase
-from tests.chaos.arena import AWAY_ACCOUNT, MUTANTS, SCENARIO, SETTINGS, STRANGE_JOB, WATCHERS, Arena
+from tests.chaos.arena import AWAY_ACCOUNT, MUTANTS, PAST, SCENARIO, SETTINGS, STRANGE_JOB, WATCHERS, Arena
 from tests.chaos.faults import DOUBTFUL, FAULTS
 from tests.chaos.oracle import Seen, Verdict, judge, started_in_both
 from tests.chaos.people import People
@@ -34,8 +35,12 @@ DISTURBANCES: Final = {"kill": 8, "kill all": 8, "crash loop": 10, "pause": 3, "
                        "restart dbt Cloud": 3, "freeze API server": 1, "restart API server": 1, "compact etcd": 2,
                        "calm": 2}  # fmt: skip
 """What happens in a round, as often as it stands here in a deck: each is dealt before any comes again."""
-GOING_BACK: Final = {"restore etcd": 4, "restore etcd, revision bumped": 4, "switch account": 8}
-"""The same for what takes the ground from under the watchers; not where a part of the protocol is missing anyway."""
+GOING_BACK: Final = ("restore etcd, revision bumped", "switch account", "restore etcd", "switch account")
+"""What takes the ground from under the watchers, in turn; not where a part of the protocol is missing anyway."""
+GOES_BACK_EVERY: Final = 3
+"""Rounds. A backup is made two rounds before, so that a short campaign has a restore too."""
+NEWCOMERS: Final = 2
+"""How often people act before such a backup."""
 SKIPPED: Final = object()
 """Of something that could not happen."""
 SNAPSHOTS: Final = 3
@@ -90,7 +95,7 @@ class Campaign:
         self.disturbed: Counter[str] = Counter()
         self.killed = 0
         self.rounds = 0
-        self._cards = DISTURBANCES | (GOING_BACK if goes_back else {})
+        self._backs = itertools.cycle(GOING_BACK) if goes_back else None
         self._deck: list[str] = []
         self._going_on: set[asyncio.Task[None]] = set()
         """What lasts for longer than its round."""
@@ -128,16 +133,18 @@ class Campaign:
         await asyncio.sleep(self.random.uniform(0.0, 1.0))
         await self.arena.heal()
         await self.people.look()
-        if self._cards != DISTURBANCES and self.random.random() < SNAPSHOT_CHANCE:
-            await self._snapshot()
+        if self._backs is not None:
+            await self._back_up()
 
     def _faults(self) -> set[str]:
         names = set(self.random.sample(sorted(FAULTS), self.random.randint(0, 3)))
         return names | ({self.random.choice(DOUBTFUL)} if self.random.random() < self.doubt else set())
 
     def _deal(self) -> str:
+        if self._backs is not None and self.rounds % GOES_BACK_EVERY == 0:
+            return next(self._backs)
         if not self._deck:
-            self._deck = [name for name, count in self._cards.items() for _ in range(count)]
+            self._deck = [name for name, count in DISTURBANCES.items() for _ in range(count)]
             self.random.shuffle(self._deck)
         return self._deck.pop()
 
@@ -223,6 +230,19 @@ class Campaign:
     async def _restart_apiserver(self) -> None:
         await self.arena.plane.kill_apiserver()
         await self.arena.plane.start_apiserver()
+
+    async def _back_up(self) -> None:
+        """Before each event that goes back, of objects that nobody has started yet; now and then, of whatever there is.
+
+        What is started of those later, the backup does not know.
+        """
+        if self.rounds % GOES_BACK_EVERY == 1:
+            await self._kill(WATCHERS)
+            for _ in range(NEWCOMERS):
+                await self.people.act()
+            await self._snapshot()
+        elif self.random.random() < SNAPSHOT_CHANCE:
+            await self._snapshot()
 
     async def _snapshot(self) -> None:
         seen = await self.people.look()
@@ -382,9 +402,9 @@ async def campaign(
             assert isinstance(arena, Arena)
             arena.revive()
             await arena.ask("POST", "/clock", {"offset": random.uniform(-120, 120)})
-            whole = without is None
             people = People(arena, access, random)
-            day = Campaign(arena, people, random, doubt=0.5 if whole else 1.0, goes_back=whole)
+            doubt, goes_back = (0.5, True) if without is None else (1.0, without == PAST)
+            day = Campaign(arena, people, random, doubt=doubt, goes_back=goes_back)
             began = time.monotonic()
             await day.run(kills, seconds, progress)
             return await day.figures(seed, time.monotonic() - began)

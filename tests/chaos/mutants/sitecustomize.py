@@ -40,10 +40,17 @@ def _without_precondition() -> None:
     setattr(ClusterAccess, "request", careless)  # noqa: B010 - the types differ on purpose
 
 
+def _without_past() -> None:
+    from watcher.lifecycle import pending
+
+    setattr(pending, "past_is_clear", lambda _case: True)  # noqa: B010 - as above
+
+
 MUTANTS = {
     "look-up": _without_look_up,
     "quiet-period": _without_quiet_period,
     "precondition": _without_precondition,
+    "past": _without_past,
 }
 if "CHAOS_MUTANT" in os.environ:
     MUTANTS[os.environ["CHAOS_MUTANT"]]()
