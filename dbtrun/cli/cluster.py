@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -21,6 +23,7 @@ from airflow_trigger.cluster import (
     own_namespace,
     short,
 )
+from dbtrun.cli.words import ahead
 
 REQUEST_SECONDS: Final = 20.0
 CONNECT_SECONDS: Final = 10.0
@@ -49,13 +52,19 @@ class Api(Protocol):
 
 
 def kubeconfigs(place: Place, environ: Mapping[str, str] = os.environ, home: Path | None = None) -> str | None:
-    """The kubeconfig files, as KUBECONFIG lists them. None: there is none, so this may be a pod."""
-    if place.kubeconfig is not None:
-        return place.kubeconfig
-    if environ.get("KUBECONFIG"):
-        return environ["KUBECONFIG"]
-    usual = (home or Path.home()) / ".kube/config"
-    return str(usual) if usual.is_file() else None
+    """The kubeconfig files, as KUBECONFIG lists them. None: there is none, so this may be a pod.
+
+    Raises:
+        Misconfigured: none of those that are named is there.
+    """
+    named = place.kubeconfig or environ.get("KUBECONFIG")
+    if not named:
+        usual = (home or Path.home()) / ".kube/config"
+        return str(usual) if usual.is_file() else None
+    present = [file for file in named.split(os.pathsep) if Path(file).expanduser().is_file()]
+    if not present:
+        raise Misconfigured(f"The kubeconfig {named} does not exist.")
+    return os.pathsep.join(present)
 
 
 @asynccontextmanager
@@ -97,6 +106,8 @@ class Cluster:
 
     def __init__(self, api: client.ApiClient) -> None:
         self._api = api
+        self.offset: float | None = None
+        """Seconds by which the API server's clock is ahead of this machine's; None: not known."""
 
     @property
     def host(self) -> str:
@@ -134,6 +145,7 @@ class Cluster:
     async def _answer(
         self, method: str, path: str, query: Mapping[str, str], body: object, timeout: aiohttp.ClientTimeout
     ) -> AsyncIterator[Any]:
+        began, sent = time.monotonic(), datetime.now(UTC)
         kind = MERGE_PATCH if method == "PATCH" else "application/json"
         try:
             answer = await self._api.call_api(
@@ -147,6 +159,7 @@ class Cluster:
                 _request_timeout=timeout,
             )
             async with answer:
+                self.offset = ahead(answer.headers.get("Date"), sent, time.monotonic() - began)
                 if not answer.ok:
                     raise failure(answer.status, await answer.read(), answer.headers)
                 yield answer

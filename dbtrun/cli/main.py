@@ -28,6 +28,7 @@ class Lazy(NamedTuple):
 COMMANDS: Final = {
     "cancel": Lazy("dbtrun.cli.changing", "cli", "Cancel the runs of DbtRuns."),
     "describe": Lazy("dbtrun.cli.reading", "cli", "Show how a DbtRun stands, why, and what to do."),
+    "doctor": Lazy("dbtrun.cli.doctor.command", "cli", "Find what stands between you and a first run."),
     "get": Lazy("dbtrun.cli.reading", "cli", "List DbtRuns."),
     "retry": Lazy("dbtrun.cli.changing", "cli", "Run a DbtRun that has ended once more."),
     "run": Lazy("dbtrun.cli.starting", "cli", "Run a dbt Cloud job and follow it."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 from dbtrun.text import plain
@@ -48,3 +49,15 @@ def seconds(text: str) -> float | None:
     if found is None or not any(found.groups()):
         return None
     return float(sum(int(amount or 0) * size for amount, (_, size) in zip(found.groups(), UNITS, strict=True)))
+
+
+def ahead(date: str | None, sent: datetime, seconds: float) -> float | None:
+    """How far the clock that wrote the Date header is ahead; the middle of the request is compared."""
+    if not date:
+        return None
+    try:
+        told = parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    told = told.replace(tzinfo=UTC) if told.tzinfo is None else told
+    return (told - sent).total_seconds() + 0.5 - seconds / 2

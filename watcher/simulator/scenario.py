@@ -135,6 +135,7 @@ class Scenario(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         default_factory=lambda: [ProjectSpec(name="Analytics")]
     )
     jobs: list[JobSpec] = msgspec.field(default_factory=_default_jobs)
+    faults: list[dict[str, Any]] = []  # rules that are in force from the start, as of POST /_simulator/faults
     seed: int = 0
 
     def __post_init__(self) -> None:

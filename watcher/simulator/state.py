@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from watcher.simulator.clock import Clock
-from watcher.simulator.faults import Faults
+from watcher.simulator.faults import Faults, Rule
 from watcher.simulator.journal import Entry, Journal, Requests
 from watcher.simulator.model import Account, Run, Status, TriggerRequest
 from watcher.simulator.scenario import (
@@ -14,6 +14,7 @@ from watcher.simulator.scenario import (
     ScenarioError,
     TokenSpec,
     check_job,
+    convert,
     find_project,
 )
 from watcher.simulator.store import Facts, StateError, Store
@@ -34,6 +35,8 @@ class Simulator:
         self.clock = clock or Clock()
         self.account = Account(scenario, self.clock)
         self.faults = Faults(self.clock)
+        for rule in scenario.faults:
+            self.faults.add(convert(rule, Rule))
         self.journal = Journal()
         self.requests = Requests()
         self.tokens: dict[str, TokenSpec] = {}

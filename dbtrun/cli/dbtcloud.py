@@ -1,0 +1,181 @@
+"""Requests to dbt Cloud from a user's machine: for `dbtrun doctor` and `dbtrun logs`. Nothing is sent twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Any, Final, Self
+
+import aiohttp
+
+from dbtrun.cli.words import ahead
+from dbtrun.connection.secret import Connection
+from dbtrun.text import one_line
+
+REQUEST_SECONDS: Final = 15.0
+CONNECT_SECONDS: Final = 10.0
+MAX_BODY: Final = 8 * 1024 * 1024
+MAX_WORDS: Final = 200
+
+
+class Kind(StrEnum):
+    """What came of a request."""
+
+    ANSWERED = "answered"
+    NO_SUCH_HOST = "no such host"
+    NOT_CONNECTED = "not connected"
+    BAD_CERTIFICATE = "bad certificate"
+    NO_ANSWER = "no answer"
+    CUT_OFF = "cut off"
+    TOO_LARGE = "too large"
+    REDIRECTED = "redirected"
+    REFUSED_TOKEN = "refused token"  # noqa: S105 - the name of a kind
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not found"
+    REJECTED = "rejected"
+    RATE_LIMITED = "rate limited"
+    SERVER_ERROR = "server error"
+    NOT_DBT_CLOUD = "not dbt Cloud"
+
+
+BY_STATUS: Final = {
+    HTTPStatus.UNAUTHORIZED: Kind.REFUSED_TOKEN,
+    HTTPStatus.FORBIDDEN: Kind.FORBIDDEN,
+    HTTPStatus.NOT_FOUND: Kind.NOT_FOUND,
+    HTTPStatus.TOO_MANY_REQUESTS: Kind.RATE_LIMITED,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """An answer, or why there is none."""
+
+    kind: Kind
+    words: str = ""
+    """dbt Cloud's own, or those of the fault."""
+    status: int = 0
+    data: Any = None
+    extra: Any = None
+    seconds: float = 0.0
+    offset: float | None = None
+    """Seconds by which the clock of the server is ahead of this machine's."""
+
+    @property
+    def good(self) -> bool:
+        """Whether dbt Cloud did what was asked."""
+        return self.kind is Kind.ANSWERED
+
+
+class DbtCloud:
+    """One account, as one token sees it. An async context manager."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        trusted = ssl.create_default_context(cadata=connection.ca) if connection.ca else True
+        self._connector_options: dict[str, Any] = {"ssl": trusted}
+        self.requests = 0
+
+    async def __aenter__(self) -> Self:
+        timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(**self._connector_options),
+            timeout=timeout,
+            trust_env=not self._connection.loopback,
+            headers={"Authorization": f"Token {self._connection.token.reveal()}", "Accept": "application/json"},
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def get(self, path: str = "", **params: str) -> Reply:
+        """GET of something in the account."""
+        return await self.ask("GET", path, params)
+
+    async def ask(
+        self, method: str, path: str, params: Mapping[str, str] | None = None, body: Mapping[str, Any] | None = None
+    ) -> Reply:
+        """One request, one reply; never raises for what the network or dbt Cloud does."""
+        self.requests += 1
+        url = f"{self._connection.base_url}/api/v2/accounts/{self._connection.account_id}/{path}"
+        began, now = time.monotonic(), datetime.now(UTC)
+        try:
+            answer = await self._session.request(method, url, params=params, json=body, allow_redirects=False)
+            async with answer:
+                content = await answer.content.read(MAX_BODY + 1)
+                while len(content) <= MAX_BODY and (more := await answer.content.read(MAX_BODY)):
+                    content += more
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            return Reply(kind=_fault(error), words=one_line(str(error), MAX_WORDS), seconds=time.monotonic() - began)
+        seconds = time.monotonic() - began
+        return read(answer.status, content, answer.headers, seconds, ahead(answer.headers.get("Date"), now, seconds))
+
+
+def read(status: int, content: bytes, headers: Mapping[str, str], seconds: float, offset: float | None) -> Reply:
+    """What an answer means."""
+    if len(content) > MAX_BODY:
+        return Reply(kind=Kind.TOO_LARGE, status=status, seconds=seconds, offset=offset)
+    if 300 <= status < 400:
+        words = one_line(headers.get("Location", ""), MAX_WORDS)
+        return Reply(kind=Kind.REDIRECTED, words=words, status=status, seconds=seconds, offset=offset)
+    body = _json(content)
+    envelope = body.get("status") if isinstance(body, dict) else None
+    said = envelope if isinstance(envelope, dict) else {}
+    words = one_line(_words(said, body, content), MAX_WORDS)
+    data = body.get("data") if isinstance(body, dict) else None
+    extra = body.get("extra") if isinstance(body, dict) else None
+    return Reply(
+        kind=_kind(status, enveloped=bool(said)), words=words, status=status, data=data, extra=extra, seconds=seconds,
+        offset=offset,
+    )  # fmt: skip
+
+
+def _json(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _words(said: Mapping[str, Any], body: Any, content: bytes) -> str:
+    for words in (said.get("user_message"), body.get("detail") if isinstance(body, dict) else None):
+        if isinstance(words, str) and words:
+            return words
+    return content[:MAX_WORDS].decode(errors="replace")
+
+
+def _kind(status: int, *, enveloped: bool) -> Kind:
+    if status >= 500:
+        return Kind.SERVER_ERROR
+    if status in BY_STATUS and (enveloped or status != HTTPStatus.NOT_FOUND):
+        return BY_STATUS[HTTPStatus(status)]
+    if not enveloped:
+        return Kind.NOT_DBT_CLOUD
+    return Kind.ANSWERED if status < 300 else Kind.REJECTED
+
+
+def _fault(error: Exception) -> Kind:
+    match error:
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError() | ssl.SSLError():
+            return Kind.BAD_CERTIFICATE
+        case aiohttp.ClientConnectorError(os_error=socket.gaierror()):
+            return Kind.NO_SUCH_HOST
+        case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
+            return Kind.NOT_CONNECTED
+        case TimeoutError():
+            return Kind.NO_ANSWER
+        case _:
+            return Kind.CUT_OFF
+
+
+async def pause(seconds: float) -> None:
+    """Waits: the seam where tests put their own clock."""
+    await asyncio.sleep(seconds)

@@ -1,0 +1,361 @@
+"""What the API server says of the namespace, its watchers, the caller's rights and the connection. Changes nothing."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from airflow_trigger.cluster import ClusterError, NotFound, NotInstalled
+from dbtrun.api import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from dbtrun.api.fields import lacking
+from dbtrun.cli.cluster import Api
+from dbtrun.cli.dbtcloud import pause
+
+T = TypeVar("T")
+VERBS: Final = ("get", "list", "watch", "create", "patch", "delete")
+"""What a user does with DbtRuns."""
+MAX_WATCHERS: Final = 5
+"""Watchers whose Leases are read."""
+OURS: Final = "app.kubernetes.io/name=dbtrun"
+LEASE_LOOKS: Final = (2.0, 3.0, 5.0, 7.0)
+"""Seconds between looks at a Lease. Its holder renews it every two seconds; a Lease lasts 15 by default."""
+SILENT: Final = 60.0
+"""Seconds after which an object without a status was overlooked."""
+LEASE_NAME: Final = "DBTRUN_LEASE_NAME"
+"""The variable by which a container is known as a watcher."""
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """It could not be read; why."""
+
+    why: str
+
+
+class Absent(msgspec.Struct, frozen=True):
+    """There is no such thing."""
+
+
+class SecretFacts(msgspec.Struct, frozen=True):
+    """A Secret; its data only if the caller may read it."""
+
+    namespace: str
+    name: str
+    type: str = ""
+    data: dict[str, bytes] = {}
+
+
+class LeaseFacts(msgspec.Struct, frozen=True):
+    """Who holds a Lease, and whether it was renewed while it was looked at."""
+
+    holder: str
+    renewed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatcherFacts:
+    """A workload that runs a watcher, and its settings."""
+
+    namespace: str
+    name: str
+    kind: str = "Deployment"
+    account: str = "default"
+    env: Mapping[str, str]
+    ready: int = 0
+    lease: LeaseFacts | Absent | Unknown
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The namespaces that it serves; empty: all."""
+        told = self.env.get("DBTRUN_NAMESPACES", "").strip()
+        return () if told == "*" else names(told) or (self.namespace,)
+
+    def serves(self, namespace: str) -> bool:
+        """Whether it acts on the DbtRuns there."""
+        return not self.served or namespace in self.served
+
+    def lends(self, namespace: str) -> bool:
+        """Whether DbtRuns there may use its default connection."""
+        told = self.env.get("DBTRUN_CONNECTION_NAMESPACES", "").strip()
+        return told == "*" or namespace in (names(told) or (self.namespace,))
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterFacts:
+    """Everything that was asked."""
+
+    namespace: str
+    namespace_phase: str | Absent | Unknown
+    missing_fields: frozenset[str] | Absent | Unknown
+    """What the served CRD lacks; Absent: there is none."""
+    rights: Mapping[str, bool]
+    """By verb, of DbtRuns in the namespace."""
+    watchers: tuple[WatcherFacts, ...]
+    everywhere: bool
+    """Whether the watchers of all namespaces could be looked for."""
+    seen: int = 0
+    """DbtRuns of the namespace with a status."""
+    unseen: tuple[str, ...] = ()
+    """Those without one although they are older than SILENT."""
+    wanted: str | None = None
+    """The Secret that the user named as the connection."""
+    secret: SecretFacts | Absent | Unknown | None = None
+    """The connection; None: none is known."""
+    readable_by_watcher: bool | None = None
+    """Whether the watcher may read it; None: not known."""
+    dry_run: str | None = None
+    """Why the API server would refuse a DbtRun; None: it would not."""
+    stale_write: str | None = None
+    """`refused`, `accepted`, or None: not tried."""
+
+
+def names(text: str) -> tuple[str, ...]:
+    """A list of names with commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+class Asker:
+    """Requests of which each may fail by itself."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self.requests = 0
+
+    async def json(
+        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: object = None
+    ) -> dict[str, Any]:
+        """The answer to a request.
+
+        Raises:
+            ClusterError: there is none.
+        """
+        self.requests += 1
+        answer = await self._api.request(method, path, query=query, body=body)
+        try:
+            return msgspec.json.decode(answer, type=dict[str, Any])
+        except msgspec.MsgspecError:
+            raise ClusterError("The answer is not one of a Kubernetes API") from None
+
+
+async def either(work: Awaitable[T]) -> T | Absent | Unknown:
+    """What the work returns, or why it did not."""
+    try:
+        return await work
+    except (NotFound, NotInstalled):
+        return Absent()
+    except ClusterError as error:
+        return Unknown(str(error))
+
+
+async def gather(
+    asker: Asker,
+    namespace: str,
+    connection: str | None,
+    job_id: int | None,
+    *,
+    told: Callable[[str], object] = lambda _: None,
+) -> ClusterFacts:
+    """Asks everything.
+
+    Args:
+        asker: sends the requests.
+        namespace: where the user wants to run something.
+        connection: the Secret that the run is to use; None: the watcher's default connection.
+        job_id: the job, for the DbtRun that is created for show.
+        told: what is being done, for a progress bar.
+
+    Raises:
+        ClusterError: the API server cannot be used at all.
+    """
+    told("The cluster: the API server")
+    await asker.json("GET", "/version")
+    missing = await _missing(asker)
+    phase = await either(_phase(asker, namespace))
+    told("The cluster: your rights")
+    rights = {verb: await _may(asker, namespace, verb) for verb in VERBS}
+    told("The cluster: the watchers")
+    workloads, everywhere = await _workloads(asker, namespace)
+    watchers = tuple([await _watcher(asker, workload) for workload in workloads[:MAX_WATCHERS]])
+    items = await either(asker.json("GET", _runs(namespace), query={"limit": "500"}))
+    seen, unseen, example = _seen(items)
+    told("The cluster: the connection")
+    place = _connection(namespace, connection, watchers)
+    secret = None if place is None else await _secret(asker, *place)
+    return ClusterFacts(
+        namespace=namespace,
+        namespace_phase=phase,
+        missing_fields=missing,
+        rights=rights,
+        watchers=watchers,
+        everywhere=everywhere,
+        seen=seen,
+        unseen=unseen,
+        wanted=connection,
+        secret=secret,
+        readable_by_watcher=None if place is None else await _watcher_reads(asker, namespace, watchers, place),
+        dry_run=await _dry_run(asker, namespace, connection, job_id) if rights["create"] else None,
+        stale_write=await _stale_write(asker, namespace, example) if rights["patch"] and example else None,
+    )
+
+
+async def _missing(asker: Asker) -> frozenset[str] | Absent | Unknown:
+    served = await either(asker.json("GET", f"/apis/{API_VERSION}"))
+    if not isinstance(served, dict):
+        return served
+    document = await either(asker.json("GET", f"/openapi/v3/apis/{API_VERSION}"))
+    if not isinstance(document, dict):
+        return Unknown("its schema is not published yet")
+    wanted = {"group": GROUP, "version": VERSION, "kind": KIND}
+    schemas = document.get("components", {}).get("schemas", {}).values()
+    found = next((one for one in schemas if wanted in one.get("x-kubernetes-group-version-kind", ())), None)
+    return Unknown("its schema is not published") if found is None else lacking(found)
+
+
+async def _phase(asker: Asker, namespace: str) -> str:
+    found = await asker.json("GET", f"/api/v1/namespaces/{namespace}")
+    return str(found.get("status", {}).get("phase", ""))
+
+
+async def _may(asker: Asker, namespace: str, verb: str) -> bool:
+    attributes = {"namespace": namespace, "verb": verb, "group": GROUP, "resource": PLURAL}
+    review = await _review(asker, "selfsubjectaccessreviews", "SelfSubjectAccessReview", attributes)
+    return review is not False  # unknown: the API server will say
+
+
+async def _review(asker: Asker, plural: str, kind: str, attributes: Mapping[str, str], **more: str) -> bool | None:
+    body = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": kind,
+        "spec": {"resourceAttributes": dict(attributes), **more},
+    }
+    answer = await either(asker.json("POST", f"/apis/authorization.k8s.io/v1/{plural}", body=body))
+    return bool(answer.get("status", {}).get("allowed")) if isinstance(answer, dict) else None
+
+
+async def _workloads(asker: Asker, namespace: str) -> tuple[list[dict[str, Any]], bool]:
+    """The workloads that run watchers, and whether all namespaces could be looked at."""
+    found: dict[str, dict[str, Any]] = {}
+    everywhere = await either(asker.json("GET", "/apis/apps/v1/deployments", query={"labelSelector": OURS}))
+    beside = [
+        await either(asker.json("GET", f"/apis/apps/v1/namespaces/{namespace}/{plural}", query={"limit": "500"}))
+        for plural in ("deployments", "statefulsets")
+    ]
+    for listed, kind in zip((everywhere, *beside), ("Deployment", "Deployment", "StatefulSet"), strict=True):
+        for item in listed.get("items", ()) if isinstance(listed, dict) else ():
+            if _env(item):
+                found.setdefault(item["metadata"]["uid"], {**item, "kind": kind})
+    return list(found.values()), isinstance(everywhere, dict)
+
+
+def _env(workload: Mapping[str, Any]) -> dict[str, str]:
+    """The settings of the watcher in a workload; empty if it has none."""
+    pod = workload.get("spec", {}).get("template", {}).get("spec", {})
+    for container in (*pod.get("containers", ()), *pod.get("initContainers", ())):
+        env = {item["name"]: str(item.get("value", "")) for item in container.get("env", ()) if "name" in item}
+        if LEASE_NAME in env:
+            return env
+    return {}
+
+
+async def _watcher(asker: Asker, workload: Mapping[str, Any]) -> WatcherFacts:
+    metadata = workload["metadata"]
+    env = _env(workload)
+    return WatcherFacts(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        kind=workload["kind"],
+        account=workload["spec"]["template"]["spec"].get("serviceAccountName", "default"),
+        env=env,
+        ready=int(workload.get("status", {}).get("readyReplicas", 0)),
+        lease=await either(_lease(asker, metadata["namespace"], env[LEASE_NAME])),
+    )
+
+
+async def _lease(asker: Asker, namespace: str, name: str) -> LeaseFacts:
+    """The Lease. It counts by its changes, not by its times: this machine's clock may be wrong."""
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}"
+    first = await asker.json("GET", path)
+    holder = str(first.get("spec", {}).get("holderIdentity") or "")
+    for seconds in LEASE_LOOKS if holder else ():
+        await pause(seconds)
+        now = await asker.json("GET", path)
+        if now["metadata"]["resourceVersion"] != first["metadata"]["resourceVersion"]:
+            return LeaseFacts(str(now.get("spec", {}).get("holderIdentity") or ""), renewed=True)
+    return LeaseFacts(holder, renewed=False)
+
+
+def _seen(listed: Mapping[str, Any] | Absent | Unknown) -> tuple[int, tuple[str, ...], str | None]:
+    """How many DbtRuns have a status, which old ones have none, and the name of any."""
+    items = listed.get("items", []) if isinstance(listed, dict) else []
+    now = datetime.now(UTC)
+    with_status = [item for item in items if item.get("status", {}).get("phase")]
+    unseen = tuple(
+        str(item["metadata"]["name"])
+        for item in items
+        if not item.get("status", {}).get("phase")
+        and (now - datetime.fromisoformat(item["metadata"]["creationTimestamp"])).total_seconds() > SILENT
+    )
+    return len(with_status), unseen, str(items[0]["metadata"]["name"]) if items else None
+
+
+def _connection(namespace: str, wanted: str | None, watchers: tuple[WatcherFacts, ...]) -> tuple[str, str] | None:
+    """Namespace and name of the Secret that a run would use."""
+    if wanted is not None:
+        return namespace, wanted
+    for watcher in watchers:
+        name = watcher.env.get("DBTRUN_CONNECTION_SECRET")
+        if watcher.serves(namespace) and name:
+            return watcher.namespace, name
+    return None
+
+
+async def _secret(asker: Asker, namespace: str, name: str) -> SecretFacts | Absent | Unknown:
+    found = await either(asker.json("GET", f"/api/v1/namespaces/{namespace}/secrets/{name}"))
+    if not isinstance(found, dict):
+        return found
+    try:
+        data = {key: base64.b64decode(value) for key, value in (found.get("data") or {}).items()}
+    except (binascii.Error, ValueError):
+        return Unknown("The Secret is not base64")
+    return SecretFacts(namespace, name, str(found.get("type", "")), data)
+
+
+async def _watcher_reads(
+    asker: Asker, namespace: str, watchers: tuple[WatcherFacts, ...], place: tuple[str, str]
+) -> bool | None:
+    for watcher in watchers:
+        if watcher.serves(namespace):
+            attributes = {"namespace": place[0], "name": place[1], "verb": "get", "group": "", "resource": "secrets"}
+            user = f"system:serviceaccount:{watcher.namespace}:{watcher.account}"
+            return await _review(asker, "subjectaccessreviews", "SubjectAccessReview", attributes, user=user)
+    return None
+
+
+async def _dry_run(asker: Asker, namespace: str, connection: str | None, job_id: int | None) -> str | None:
+    """Why a DbtRun would be refused. With dryRun the API server checks everything and stores nothing."""
+    spec: dict[str, Any] = {"job": {"id": job_id or 1}}
+    if connection is not None:
+        spec["connectionRef"] = {"name": connection}
+    body = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"generateName": "doctor-"}, "spec": spec}
+    query = {"dryRun": "All", "fieldValidation": "Strict"}
+    answer = await either(asker.json("POST", _runs(namespace), query=query, body=body))
+    return answer.why if isinstance(answer, Unknown) else None
+
+
+async def _stale_write(asker: Asker, namespace: str, example: str) -> str:
+    """Whether a write with an old version is refused, on which exactly-once starting rests. dryRun: nothing changes."""
+    body = {"metadata": {"resourceVersion": "1", "annotations": {f"{GROUP}/doctor": "dry-run"}}}
+    answer = await either(asker.json("PATCH", f"{_runs(namespace)}/{example}", query={"dryRun": "All"}, body=body))
+    return "accepted" if isinstance(answer, dict) else "refused"
+
+
+def _runs(namespace: str) -> str:
+    return f"/apis/{API_VERSION}/namespaces/{namespace}/{PLURAL}"

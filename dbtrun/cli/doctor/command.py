@@ -1,0 +1,209 @@
+"""`dbtrun doctor`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import click
+import yaml
+
+from airflow_trigger.cluster import ClusterError, Misconfigured, NotPermitted
+from dbtrun.cli.cluster import Place, connected
+from dbtrun.cli.dbtcloud import DbtCloud
+from dbtrun.cli.doctor import assumptions, cluster_checks, cluster_facts, dbt_checks, dbt_facts, record
+from dbtrun.cli.doctor.finding import Finding, as_json, bad, lines, trouble, unknown
+from dbtrun.cli.options import cluster_options, running
+from dbtrun.cli.screen import screen, write, write_object
+from dbtrun.connection.hosts import ANY_HOST, Hosts
+from dbtrun.connection.secret import Connection, InvalidConnection, parse_connection
+
+TOTAL_SECONDS: Final = 115.0
+"""For everything: a check that takes longer helps nobody."""
+TOKEN: Final = "DBT_CLOUD_TOKEN"  # noqa: S105 - the name of a variable
+ANY: Final = Hosts((ANY_HOST,), loopback=True)
+"""Hosts that the user may name for a token of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What is to be checked."""
+
+    place: Place
+    connection: str | None
+    job_id: int | None
+    start: bool
+    cluster: bool
+    own: Connection | None
+    """The connection that the user gave, instead of that of the cluster."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was found."""
+
+    cluster: tuple[Finding, ...] = ()
+    dbt: tuple[Finding, ...] = ()
+    facts: dbt_facts.DbtFacts | None = None
+    requests: int = 0
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All of them."""
+        return self.cluster + self.dbt
+
+
+@click.command()
+@click.option(
+    "--connection", metavar="SECRET", help="The Secret that runs are to use, instead of the default connection."
+)
+@click.option("--job", "job_id", type=click.IntRange(min=1), metavar="ID", help="The job that you want to run.")
+@click.option(
+    "--start",
+    type=click.IntRange(min=1),
+    metavar="ID",
+    help="Start a run of this job in dbt Cloud, find it, and cancel it at once. Without this, nothing is changed.",
+)
+@click.option("--host", help=f"dbt Cloud's host, for a token in {TOKEN}.")
+@click.option("--account-id", type=click.IntRange(min=1), metavar="ID", help="The account of that token.")
+@click.option("--no-cluster", is_flag=True, help=f"Check dbt Cloud alone, with a token in {TOKEN}.")
+@click.option(
+    "--record",
+    "file",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write what dbt Cloud is like to this file, without names: `dbtrun simulate --config FILE` behaves so.",
+)
+@click.option("-o", "--output", type=click.Choice(["json"]), help="Print the findings as JSON.")
+@cluster_options
+@click.pass_context
+def doctor(
+    ctx: click.Context,
+    /,
+    place: Place,
+    connection: str | None,
+    job_id: int | None,
+    start: int | None,
+    host: str | None,
+    account_id: int | None,
+    no_cluster: bool,
+    file: Path | None,
+    output: str | None,
+) -> None:
+    """Find what stands between you and a first run.
+
+    Checks the cluster, the watcher, your rights, the connection and dbt Cloud. The exit code is 1 if something is in
+    the way.
+    """
+    wish = Wish(
+        place=place,
+        connection=connection,
+        job_id=start or job_id,
+        start=start is not None,
+        cluster=not no_cluster,
+        own=_own(host, account_id),
+    )
+    if no_cluster and wish.own is None:
+        raise click.UsageError(f"--no-cluster needs a token in {TOKEN}, --host and --account-id.")
+    report = running(_examined(wish))
+    rows = [assumptions.of(each, report.findings) for each in assumptions.ASSUMPTIONS]
+    if file is not None:
+        _write_record(file, report)
+    if output == "json":
+        write_object({"findings": as_json(report.findings), "assumptions": as_json(rows)}, output)
+    else:
+        out = screen()
+        for title, findings in (("Cluster", report.cluster), ("dbt Cloud", report.dbt), ("Assumptions", rows)):
+            write(out, lines(title, findings))
+    ctx.exit(1 if trouble(report.findings) else 0)
+
+
+def _own(host: str | None, account_id: int | None) -> Connection | None:
+    token = os.environ.get(TOKEN)
+    if token is None or account_id is None:
+        if host or account_id:
+            raise click.UsageError(f"--host and --account-id go together with a token in {TOKEN}.")
+        return None
+    keys = {"token": token.encode(), "account-id": str(account_id).encode()}
+    if host:
+        keys["host"] = host.encode()
+    if os.environ.get("SSL_CERT_FILE"):
+        keys["ca.crt"] = Path(os.environ["SSL_CERT_FILE"]).read_bytes()
+    try:
+        return parse_connection(keys, "The options", ANY)
+    except InvalidConnection as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _write_record(file: Path, report: Report) -> None:
+    if report.facts is None:
+        raise click.ClickException("dbt Cloud was not asked, so there is nothing to record.")
+    scenario = record.scenario(report.facts, report.dbt)
+    file.write_text(yaml.safe_dump(scenario, sort_keys=False))
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    console = screen(stderr=True)
+    if not console.is_terminal:
+        yield lambda _text: None
+        return
+    with console.status("") as status:
+        yield status.update
+
+
+async def _examined(wish: Wish) -> Report:
+    with _progress() as told:
+        try:
+            async with asyncio.timeout(TOTAL_SECONDS):
+                return await _both(wish, told)
+        except TimeoutError:
+            raise click.ClickException(f"Not finished after {TOTAL_SECONDS:.0f} s.") from None
+
+
+async def _both(wish: Wish, told: Callable[[str], None]) -> Report:
+    cluster: tuple[Finding, ...] = ()
+    connection, offset, requests = wish.own, None, 0
+    if wish.cluster:
+        try:
+            async with connected(wish.place) as (api, namespace):
+                asker = cluster_facts.Asker(api)
+                facts = await cluster_facts.gather(asker, namespace, wish.connection, wish.job_id, told=told)
+                cluster = tuple(cluster_checks.findings(facts))
+                connection, offset, requests = (
+                    wish.own or cluster_checks.connection_of(facts),
+                    api.offset,
+                    asker.requests,
+                )
+        except ClusterError as error:
+            cluster = (_unusable(error),)
+    if connection is None:
+        why = unknown(
+            "account",
+            "dbt Cloud was not asked: no token can be read here.",
+            f"Give one with {TOKEN}, --host and --account-id.",
+        )
+        return Report(cluster=cluster, dbt=(why,), requests=requests)
+    async with DbtCloud(connection) as cloud:
+        seen = await dbt_facts.gather(cloud, wish.job_id, datetime.now(UTC), start=wish.start, told=told)
+    return Report(
+        cluster=cluster, dbt=tuple(dbt_checks.findings(seen, offset)), facts=seen, requests=requests + seen.requests
+    )
+
+
+def _unusable(error: ClusterError) -> Finding:
+    """Why the API server cannot be asked."""
+    message = str(error).rstrip(".") + "."
+    match error:
+        case Misconfigured():
+            return bad(
+                "access", message, "Name a kubeconfig with --kubeconfig or KUBECONFIG, and a context with --context."
+            )
+        case NotPermitted():
+            return bad("access", message, "Sign in again, or renew the credentials of the kubeconfig.")
+    return bad("access", message, "Check the address in the kubeconfig, the network, and whether the cluster is up.")
