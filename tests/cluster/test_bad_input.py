@@ -302,7 +302,7 @@ def assert_one_sentence(output: str, words: str) -> None:
 def assert_refused(pattern: str, *arguments: str) -> None:
     """`dbtrun watcher` ends with exit code 1 and this sentence."""
     result = CliRunner(env={"KUBERNETES_SERVICE_HOST": None}).invoke(
-        main, ["run", "--listen", "127.0.0.1:0", *arguments]
+        main, ["watcher", "--listen", "127.0.0.1:0", *arguments]
     )
     assert re.fullmatch(f"Error: .*{pattern}.*\n", result.output), result.output
     assert TOKEN not in result.output
