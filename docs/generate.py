@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import yaml
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from airflow_trigger.event import STATUSES
 from dbtrun.api import API_VERSION, KIND, PHASE_MEANINGS, REASON_DOCS, ConditionType
 from docs import chart, events, lifecycle, settings
-from watcher.telemetry.metrics import Metrics
+from watcher.telemetry.metrics import Census, Metrics
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CRD: Final = ROOT / "deploy/crd/dbtrun.dev_dbtruns.yaml"
@@ -38,6 +40,9 @@ CONDITIONS: Final[dict[ConditionType, str]] = {
     ConditionType.RECONCILING: "True until the end (for kstatus and Flux).",
     ConditionType.STALLED: "True when it ended in any way but success (for kstatus and Flux).",
 }
+
+SUFFIXES: Final = {"counter": "_total", "info": "_info"}
+"""What a metric of this type has behind its name."""
 
 Schema = dict[str, Any]
 
@@ -143,17 +148,23 @@ def _described(schema: Schema, required: bool) -> str:
 
 
 def metrics_table() -> str:
-    """What /metrics shows, but for the state of Python itself."""
+    """What /metrics shows."""
     metrics = Metrics()
     metrics.watch(())
     metrics.watch_parts(())
-    return table(
-        ("Metric", "Type", "Meaning"),
-        (
-            (f"`{metric.name}{'_total' if metric.type == 'counter' else ''}`", metric.type, metric.documentation)
-            for metric in sorted(metrics.registry.collect(), key=lambda metric: metric.name)
-        ),
+    metrics.watch_objects(Census)
+    rows = (
+        (f"`{metric.name}{SUFFIXES.get(metric.type, '')}`", metric.type, _code(*labels), metric.documentation)
+        for collector in metrics.registry._collector_to_names
+        for metric, labels in _labelled(collector)
     )
+    return table(("Metric", "Type", "Labels", "Meaning"), sorted(rows))
+
+
+def _labelled(collector: Collector) -> Iterator[tuple[Metric, tuple[str, ...]]]:
+    """What a collector shows, with the labels that it names: the library has no public way to ask for them."""
+    for metric in collector.collect():
+        yield metric, tuple(getattr(collector, "_labelnames", getattr(metric, "_labelnames", ())))
 
 
 def reference(crd: Schema) -> str:
@@ -201,8 +212,8 @@ def reference(crd: Schema) -> str:
     )
 
 
-def _code(word: str | None) -> str:
-    return f"`{word}`" if word else ""
+def _code(*words: str | None) -> str:
+    return ", ".join(f"`{word}`" for word in words if word)
 
 
 def chart_readme(folder: Path = chart.CHART) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
 from dbtrun.api import DbtRun
+from watcher.census import Counting
 from watcher.cluster.access import ClusterAccess, ClusterAccessError
 from watcher.cluster.events import Events
 from watcher.cluster.expiry import Expiry
@@ -30,6 +31,7 @@ from watcher.dbtcloud.accounts import Accounts
 from watcher.knowledge import Knowledge
 from watcher.lifecycle.decisions import Event
 from watcher.lifecycle.ended import rests_until
+from watcher.lifecycle.history import History, Streaks
 from watcher.perform import Performer
 from watcher.reconcile import Reconciler
 from watcher.settings import Settings, own_namespace, own_pod
@@ -38,6 +40,7 @@ from watcher.telemetry import logs
 from watcher.telemetry.health import Checks, health_app, serve
 from watcher.telemetry.metrics import Metrics
 from watcher.telemetry.vitals import Heart, Vitals
+from watcher.version import version
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +71,10 @@ class Watcher:
     """One watcher: its parts, wired."""
 
     def __init__(self, settings: Settings, access: ClusterAccess) -> None:
-        self.metrics = Metrics()
-        self.mirror = Mirror(lambda run: rests_until(run, access.clock().wall))
+        self.metrics = Metrics(version())
+        self.history = History()
+        self.streaks = Streaks()
+        self.mirror = Mirror(lambda run: rests_until(run, access.clock().wall), self._ended)
         self.events = Events(access, own_pod())
         self.sources = Sources(SecretReader(access))
         self.knowledge = Knowledge(access.clock, self.wake, self.sources.doubt)
@@ -80,6 +85,8 @@ class Watcher:
             request_seconds=settings.request_seconds,
             names_of=lambda uids: [str(self.mirror.get(uid) or uid) for uid in uids],
             count=lambda reason: self.metrics.connection_faults.labels(reason.value).inc(),
+            observe=lambda sent: self.metrics.sent(*sent),
+            elsewhere=self.history.note_facts,
             clock=access.clock,
             weights=settings.weights,
         )
@@ -117,7 +124,14 @@ class Watcher:
             may_act=self._may_act,
         )
         self.reconciler = Reconciler(
-            self.mirror, self.knowledge, performer, access.clock, settings.policy, self.metrics, emit=self.emit
+            self.mirror,
+            self.knowledge,
+            performer,
+            access.clock,
+            settings.policy,
+            self.metrics,
+            emit=self.emit,
+            typical=self.history.typical_of,
         )
         self._acting = False
         self._leading = asyncio.Event()
@@ -147,6 +161,9 @@ class Watcher:
     def _show(self, access: ClusterAccess) -> None:
         """Makes the metrics ask the parts, at each scrape."""
         self.metrics.watch(self.accounts)
+        self.metrics.watch_objects(
+            Counting(self.mirror, self.history, self.streaks, access.clock, lambda: self._acting, self._has_slot)
+        )
         self.metrics.watch_parts(self.vitals)
         self.metrics.oldest_step.set_function(self.reconciler.oldest)
         self.metrics.known.set_function(lambda: len(self.mirror))
@@ -156,6 +173,16 @@ class Watcher:
         self.metrics.leader.set_function(self._may_act)
         self.metrics.crd_fields_missing.set_function(lambda: len(self.crd.missing))
         self.metrics.clock_offset.set_function(lambda: access.clock.offset.total_seconds())
+
+    def _ended(self, run: DbtRun) -> None:
+        self.history.note(run)
+        self.streaks.note(run)
+
+    def _has_slot(self, run: DbtRun) -> bool:
+        account, phase = self.accounts.of(run.uid), run.status.phase
+        if account is None or account.slots is None:
+            return False
+        return account.slots.holds(run.uid) or (phase is not None and phase.live)
 
     def _elector(self, settings: Settings, access: ClusterAccess) -> LeaderThread:
         seconds = settings.lease_seconds

@@ -63,6 +63,11 @@ class FairQueue:
     def __contains__(self, uid: str) -> bool:
         return uid in self._applicants
 
+    @property
+    def by_namespace(self) -> dict[str, int]:
+        """How many wait in each namespace in which any do."""
+        return {name: len(line.waiting) for name, line in self._lines.items() if line.waiting}
+
     def push(self, applicant: Applicant) -> None:
         """Adds the applicant. One that waits already keeps waiting, with its new priority."""
         if self._applicants.get(applicant.uid) == applicant:

@@ -53,6 +53,7 @@ from watcher.lifecycle.decisions import (
     Write,
 )
 from watcher.lifecycle.facts import NotSent, RunFacts, Started, Submission, Trouble, Undecided
+from watcher.lifecycle.history import job_id_of
 from watcher.lifecycle.known import (
     DOUBTFUL,
     CancelTry,
@@ -213,6 +214,17 @@ class Performer:
         if status.finished_at is not None:
             self.metrics.end_lag.observe(max(0.0, (self.clock().wall - status.finished_at).total_seconds()))
         self.metrics.finished.labels(phase.value, reason.value if reason else "").inc()
+        self._count_job(before, status, phase)
+
+    def _count_job(self, run: DbtRun, status: Status, phase: Phase) -> None:
+        job_id = status.job_id or job_id_of(run)
+        if job_id is None:
+            return
+        labels = self.metrics.job(run.metadata.namespace, job_id)
+        self.metrics.job_finished.labels(*labels, phase.value).inc()
+        if phase is Phase.SUCCEEDED and status.started_at is not None and status.finished_at is not None:
+            seconds = (status.finished_at - status.started_at).total_seconds()
+            self.metrics.job_duration.labels(*labels).observe(max(0.0, seconds))
 
     # ── dbt Cloud ──
 

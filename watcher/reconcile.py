@@ -12,6 +12,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Final, Protocol
 
 from dbtrun.api import DbtRun, Phase, Status
@@ -95,7 +96,14 @@ class Reconciler:
         metrics: Metrics | None = None,
         emit: Callable[[DbtRun, Event], None] = lambda _run, _event: None,
         reconnect: float = RECONNECT,
+        typical: Callable[[DbtRun], timedelta | None] = lambda _run: None,
     ) -> None:
+        """Makes one.
+
+        Args:
+            typical: how long a run like the object's usually takes; None: not known.
+        """
+        self._typical = typical
         self._reconnect = reconnect
         self._mirror = mirror
         self._knowledge = knowledge
@@ -287,7 +295,7 @@ class Reconciler:
             known = self._knowledge.of(uid)
             if known.account_id is not None and now.mono - entry.connected_at > self._reconnect:
                 known = replace(known, account_id=None)
-            known = remember(run, known, now)
+            known = self._estimated(run, remember(run, known, now))
             self._knowledge.keep(uid, known)
             wanted = interest(run, known)
             if known.account_id is not None or wanted is None:
@@ -344,6 +352,14 @@ class Reconciler:
         finally:
             del self._steps[run.uid]
             self._moved_at = self._clock().mono
+
+    def _estimated(self, run: DbtRun, known: Known) -> Known:
+        """An estimate is made once for each run, so that it does not move while somebody looks at it."""
+        phase = run.status.phase
+        if phase is None or not phase.live or run.status.estimated_completion_time is not None:
+            return known
+        typical = self._typical(run)
+        return known if typical == known.typical else replace(known, typical=typical)
 
     def _name(self, uid: str) -> str:
         return str(self._mirror.get(uid) or uid)

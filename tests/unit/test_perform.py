@@ -149,3 +149,45 @@ async def test_an_object_that_somebody_else_keeps_is_not_forgotten_when_it_is_de
     await performer.perform(DeleteObject(), run, Known())
     assert (mirror.get(run.uid) is not None) is kept
     assert is_older(run.uid, "2", mirror.versions("n")) is not kept
+
+
+def ending(phase: Phase, **times: Any) -> Write:
+    return Write(Status(phase=phase, job_id=7, completion_time=EPOCH, **times))
+
+
+async def counted(*decisions: Write) -> Metrics:
+    """The metrics after these writes of an object that was running."""
+
+    class Objects:
+        async def patch_status(self, run: DbtRun, status: Status) -> DbtRun:
+            return replace(run, status=status)
+
+    performer = Performer(
+        objects=cast(Any, Objects()),
+        record=lambda _run: None,
+        forget_object=lambda _uid: None,
+        connections=cast(Any, OneAccount()),
+        emit=lambda _run, _event: None,
+        clock=clock,
+        metrics=Metrics(),
+    )
+    for decision in decisions:
+        await performer.perform(decision, wanted(1), Known())
+    return performer.metrics
+
+
+async def test_an_end_is_counted_with_its_job_and_a_success_with_its_duration() -> None:
+    times = {"started_at": EPOCH, "finished_at": EPOCH + timedelta(seconds=90)}
+    metrics = await counted(ending(Phase.SUCCEEDED, **times), ending(Phase.FAILED, **times), ending(Phase.FAILED))
+    job = {"namespace": "n", "job_id": "7"}
+    shown = metrics.registry.get_sample_value
+    assert shown("dbtrun_job_finished_total", {**job, "phase": "Succeeded"}) == 1
+    assert shown("dbtrun_job_finished_total", {**job, "phase": "Failed"}) == 2
+    assert shown("dbtrun_job_duration_seconds_sum", job) == 90
+    assert shown("dbtrun_job_duration_seconds_count", job) == 1
+
+
+async def test_an_object_that_never_had_a_run_is_counted_with_the_job_that_it_asks_for() -> None:
+    metrics = await counted(Write(Status(phase=Phase.ERROR)))
+    asked = {"namespace": "n", "job_id": "1", "phase": "Error"}
+    assert metrics.registry.get_sample_value("dbtrun_job_finished_total", asked) == 1

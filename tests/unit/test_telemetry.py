@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client import generate_latest
 
 from watcher.telemetry import health
 from watcher.telemetry.health import MAX_CONNECTIONS, Checks, health_app, serve
@@ -82,6 +84,28 @@ async def test_the_silence_of_each_part_is_a_metric_beside_its_limit() -> None:
 
 async def test_metrics_are_served() -> None:
     assert 'dbtrun_decisions_total{decision="Start"} 1.0' in (await get("/metrics")).text
+
+
+def lines(metrics: Metrics) -> list[str]:
+    return generate_latest(metrics.registry).decode().splitlines()
+
+
+def test_the_release_and_the_process_are_shown() -> None:
+    told = "\n".join(lines(Metrics("1.2.3")))
+    assert 'dbtrun_build_info{python="3.' in told
+    assert 'version="1.2.3"' in told
+    for name in ("process_start_time_seconds", "process_resident_memory_bytes", "process_cpu_seconds_total"):
+        assert re.search(rf"^{name} [\d.e+]+$", told, re.MULTILINE), name
+
+
+def test_a_request_is_counted_and_timed() -> None:
+    metrics = Metrics()
+    metrics.sent("start", "success", "submit", 0.3)
+    told = lines(metrics)
+    assert 'dbtrun_dbt_cloud_requests_total{purpose="submit"} 1.0' in told
+    name = "dbtrun_dbt_cloud_request_duration_seconds"
+    assert f'{name}_bucket{{kind="start",le="0.25",outcome="success"}} 0.0' in told
+    assert f'{name}_bucket{{kind="start",le="0.5",outcome="success"}} 1.0' in told
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -42,6 +43,13 @@ class Resting(NamedTuple):
     resource_version: str
     attempt: int
     """Number of its last attempt: a status that later has fewer was emptied."""
+    phase: str
+    reason: str
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """What it is counted under."""
+        return self.namespace, self.phase, self.reason
 
 
 class Expiring(NamedTuple):
@@ -115,13 +123,20 @@ class Mirror:
 
     Args:
         rests: whether an object needs nothing more: until when (seconds since the epoch, `inf`: for ever), else None.
+        ended: told of each version of an object that has ended.
     """
 
-    def __init__(self, rests: Callable[[DbtRun], float | None] = _never) -> None:
+    def __init__(
+        self,
+        rests: Callable[[DbtRun], float | None] = _never,
+        ended: Callable[[DbtRun], object] = lambda _run: None,
+    ) -> None:
         self._rests = rests
+        self._ended = ended
         self._runs: dict[str, DbtRun] = {}
         self._unreadable: dict[str, Unreadable] = {}
         self._resting: dict[str, Resting] = {}
+        self._resting_in: Counter[tuple[str, str, str]] = Counter()
         self._expiring: list[Expiring] = []
         self._rested: dict[str, int] = {}
         self._places: dict[str, set[str]] = {}
@@ -172,6 +187,11 @@ class Mirror:
     def resting(self) -> int:
         """How many objects rest."""
         return len(self._resting)
+
+    @property
+    def resting_in(self) -> Mapping[tuple[str, str, str], int]:
+        """How many objects rest, by namespace, phase and reason."""
+        return self._resting_in
 
     def rested(self, uid: str) -> int:
         """The number of the last attempt of an object that once rested; 0 for any other."""
@@ -307,25 +327,43 @@ class Mirror:
         return new > old
 
     def _keep(self, run: DbtRun) -> None:
-        uid, metadata = run.uid, run.metadata
+        uid, metadata, status = run.uid, run.metadata, run.status
         self._unreadable.pop(uid, None)
+        if status.phase is not None and status.phase.final:
+            self._ended(run)
         until = self._rests(run)
         if until is None:
             self._rest_no_more(uid)
             self._runs[uid] = run
         else:
             self._runs.pop(uid, None)
-            attempt = run.status.attempt
+            self._take_resting(uid)
+            attempt = status.attempt
             namespace = sys.intern(metadata.namespace)
-            self._resting[uid] = Resting(namespace, metadata.resource_version, attempt.number if attempt else 0)
+            resting = self._resting[uid] = Resting(
+                namespace,
+                metadata.resource_version,
+                attempt.number if attempt else 0,
+                status.phase or "",
+                status.reason or "",
+            )
+            self._resting_in[resting.place] += 1
             if until < math.inf:
                 heapq.heappush(self._expiring, Expiring(until, uid, namespace, metadata.name))
         self._places.setdefault(metadata.namespace, set()).add(uid)
 
     def _rest_no_more(self, uid: str) -> None:
-        rested = self._resting.pop(uid, None)
+        rested = self._take_resting(uid)
         if rested is not None and rested.attempt:
             self._rested[uid] = rested.attempt
+
+    def _take_resting(self, uid: str) -> Resting | None:
+        resting = self._resting.pop(uid, None)
+        if resting is not None:
+            self._resting_in[resting.place] -= 1
+            if not self._resting_in[resting.place]:
+                del self._resting_in[resting.place]
+        return resting
 
     def _set_aside(self, aside: Unreadable) -> None:
         self._drop(aside.uid)
@@ -336,7 +374,8 @@ class Mirror:
         place = self.namespace(uid)
         if place is None:
             return False
-        for kept in (self._runs, self._unreadable, self._resting):
+        self._take_resting(uid)
+        for kept in (self._runs, self._unreadable):
             kept.pop(uid, None)
         if here := self._places.get(place):
             here.discard(uid)

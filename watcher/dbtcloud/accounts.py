@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import httpx
@@ -25,9 +26,11 @@ from watcher.dbtcloud.containment import Containment
 from watcher.dbtcloud.intake import Intake
 from watcher.dbtcloud.listener import Listener
 from watcher.dbtcloud.poller import FEED_SECONDS, Poller
+from watcher.dbtcloud.requests import Observe
 from watcher.dbtcloud.slots import LiveRuns, Slots
 from watcher.dbtcloud.starts import Starts
 from watcher.fair import NO_WEIGHTS
+from watcher.lifecycle.facts import RunFacts
 
 LINGER_SECONDS: Final = 300.0
 """How long an unused connection stays open: longer than any request that somebody may still be making with it."""
@@ -108,6 +111,8 @@ class Accounts:
         request_seconds: from the first byte sent to the last one read.
         names_of: names of the objects with these uids, for the log.
         count: called with the connection's fault, for the metrics.
+        observe: called with each request that has come to an end, for the metrics.
+        elsewhere: called with the host and each finished run of an account that no object follows.
         transport: in place of the network, in tests.
         weights: turns of the namespaces, for starts and run slots.
     """
@@ -123,6 +128,8 @@ class Accounts:
         linger: float = LINGER_SECONDS,
         names_of: Callable[[Iterable[str]], Iterable[str]] = tuple,
         count: Callable[[Reason], object] = lambda _reason: None,
+        observe: Observe = lambda _sent: None,
+        elsewhere: Callable[[str, RunFacts], object] = lambda _host, _run: None,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock = system_clock,
         weights: Mapping[str, int] = NO_WEIGHTS,
@@ -135,6 +142,8 @@ class Accounts:
         self._linger = linger
         self._names_of = names_of
         self._count = count
+        self._observe = observe
+        self._elsewhere = elsewhere
         self._intake = Intake()
         self._transport = transport
         self._clock = clock
@@ -200,6 +209,7 @@ class Accounts:
             total_seconds=self._request_seconds,
             intake=self._intake,
             heard=share.heard,
+            observe=self._observe,
         )
         users: set[str] = set()
         containment = Containment(connection, lambda: self._names_of(users), mono, self._count)
@@ -211,6 +221,7 @@ class Accounts:
             feed_seconds=self._feed_seconds,
             clock=self._clock,
             contain=containment.contain,
+            elsewhere=partial(self._elsewhere, connection.host),
             # Whoever waits for a small budget that is being spent does not stand still.
             heard_at=lambda: max(client.polled_at, share.budget.granted_at if share.budget.waiting else -math.inf),
         )

@@ -68,6 +68,22 @@ class Budget:
         return self._paused_until if self._paused_until > self._clock() else None
 
     @property
+    def per_minute(self) -> float:
+        """Requests that may be sent in a minute."""
+        return self._rate * 60
+
+    @property
+    def left(self) -> float:
+        """Requests that may be sent at once now."""
+        self._refill()
+        return 0.0 if self.paused_until is not None else max(0.0, self._level)
+
+    @property
+    def paused(self) -> float:
+        """Seconds for which nothing is sent."""
+        return max(0.0, self._paused_until - self._clock())
+
+    @property
     def waiting(self) -> int:
         """Requests in the queue."""
         return sum(not turn.done() for *_, turn in self._queue)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import http.cookiejar
-import importlib.metadata
 import math
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -21,11 +20,13 @@ from dbtrun.text import clean
 from watcher.clock import Clock, clock_offset
 from watcher.dbtcloud import wire
 from watcher.dbtcloud.budget import Budget, Priority, Share
-from watcher.dbtcloud.errors import COOL_DOWN, ServerFault, TooLarge, Unauthorized, Unreachable
+from watcher.dbtcloud.errors import COOL_DOWN, DbtCloudError, ServerFault, TooLarge, Unauthorized, Unreachable
 from watcher.dbtcloud.intake import Body, Intake
 from watcher.dbtcloud.refusal import Refusal
 from watcher.dbtcloud.replies import Received
+from watcher.dbtcloud.requests import Observe, Sent, fault_of, kind_of, outcome_of, purpose_of
 from watcher.dbtcloud.turns import PacedBackend
+from watcher.version import version
 
 CONNECT_SECONDS: Final = 10.0
 """For the name, the connection and TLS; a host that takes longer is taken for gone."""
@@ -92,9 +93,11 @@ class Channel:
         total_seconds: float = TOTAL_SECONDS,
         intake: Intake | None = None,
         heard: Callable[[int], object] = lambda _status: None,
+        observe: Observe = lambda _sent: None,
     ) -> None:
         self.connection = connection
         self._heard = heard
+        self._observe = observe
         self._budget = budget
         self._clock = clock
         self._total_seconds = total_seconds
@@ -110,7 +113,7 @@ class Channel:
                 "Authorization": f"Token {connection.token.reveal()}",
                 "Accept": "application/json",
                 "Accept-Encoding": "identity",
-                "User-Agent": f"dbtrun/{_version()}",
+                "User-Agent": f"dbtrun/{version()}",
             },
             timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE_SECONDS),
@@ -201,7 +204,8 @@ class Channel:
             TooLarge: the reply has more than `limit` bytes.
             DbtCloudError: there is no reply, or none that can be read to its end.
         """
-        request = _Request(method, f"/api/{version}/accounts/{self.connection.account_id}/{path}", params, body)
+        url = f"/api/{version}/accounts/{self.connection.account_id}/{path}"
+        request = _Request(kind_of(method, path), method, url, params, body)
         name = f"{method} /{path} at {self.connection.host}"
         with self._refusal.passed(self._clock().mono):
             if self._budget is not None and priority is not None:
@@ -209,11 +213,28 @@ class Channel:
             if self._http.is_closed:
                 raise Unreachable(f"{name} was not sent: the connection was given up", not_sent=True)
             with self._intake.body(self) as reply:
-                received = await self._ask(request, name, priority, reply, limit)
+                received = await self._timed(request, name, priority, reply, limit)
                 self._note(received)
                 if self._budget is not None and limit <= MAX_BODY and len(reply.content) >= DEAR:
                     self._budget.charge(len(reply.content) // DEAR)
                 return await self._intake.decode(reply, functools.partial(read, received))
+
+    async def _timed(
+        self, request: _Request, name: str, priority: Priority | None, reply: Body, limit: int
+    ) -> Received:
+        """As `_ask`, and tells whoever counts how long it took and how it ended."""
+        began = self._clock().mono
+
+        def tell(outcome: str) -> None:
+            self._observe(Sent(request.kind, outcome, purpose_of(priority), self._clock().mono - began))
+
+        try:
+            received = await self._ask(request, name, priority, reply, limit)
+        except DbtCloudError as error:
+            tell(fault_of(error))
+            raise
+        tell(outcome_of(received.status))
+        return received
 
     async def _ask(self, request: _Request, name: str, priority: Priority | None, reply: Body, limit: int) -> Received:
         sent, waiting = self._clock(), True
@@ -279,6 +300,7 @@ def _words(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
+    kind: str
     method: str
     url: str
     params: Mapping[str, str] | None
@@ -289,11 +311,3 @@ class _Request:
 def _trust(ca: str | None) -> ssl.SSLContext:
     """Loading the usual certificates takes milliseconds of the loop: once is enough."""
     return httpx.create_ssl_context() if ca is None else ssl.create_default_context(cadata=ca)
-
-
-@functools.cache
-def _version() -> str:
-    try:
-        return importlib.metadata.version("dbtrun")
-    except importlib.metadata.PackageNotFoundError:
-        return "0"

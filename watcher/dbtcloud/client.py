@@ -27,6 +27,7 @@ from watcher.dbtcloud.intake import Intake
 from watcher.dbtcloud.lookups import LookUps, Question
 from watcher.dbtcloud.merge import MAX_FILES, File, Merge, files_of
 from watcher.dbtcloud.replies import UNDECODABLE, Received
+from watcher.dbtcloud.requests import Observe
 from watcher.dbtcloud.slots import LiveRuns
 from watcher.lifecycle.facts import Observation, RunFacts, RunState, Started, StepFacts, Submission, Undecided
 from watcher.lifecycle.marker import mark_of
@@ -56,6 +57,7 @@ class Client:
     Args:
         intake: counts the bytes of replies; one for the whole process.
         heard: called with the HTTP status of each reply.
+        observe: called with each request that has come to an end, for the metrics.
 
     Every method but `start` and `retry` spends the budget itself, and raises DbtCloudError. Those two never wait: the
     caller spends Priority.SUBMIT before it claims the attempt, since a claim is good for seconds only.
@@ -71,12 +73,13 @@ class Client:
         total_seconds: float = TOTAL_SECONDS,
         intake: Intake | None = None,
         heard: Callable[[int], object] = lambda _status: None,
+        observe: Observe = lambda _sent: None,
     ) -> None:
         self._connection = connection
         self._budget = budget
         self._clock = clock
         self._merging = asyncio.Semaphore(1)
-        self._channel = Channel(connection, budget, transport, clock, total_seconds, intake, heard)
+        self._channel = Channel(connection, budget, transport, clock, total_seconds, intake, heard, observe)
         self._look_ups = LookUps(self._channel, clock)
         self._projects: dict[int, tuple[int | None, float]] = {}
 

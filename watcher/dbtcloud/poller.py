@@ -24,7 +24,7 @@ from watcher.dbtcloud.contact import LONGEST_WAIT, Contact
 from watcher.dbtcloud.errors import DbtCloudError, RateLimited, ServerFault, Unauthorized, UnknownStatus, Unreachable
 from watcher.dbtcloud.listener import Listener
 from watcher.dbtcloud.schedule import Followed, Schedule
-from watcher.lifecycle.facts import Observation
+from watcher.lifecycle.facts import Observation, RunFacts
 
 GATHER_SECONDS: Final = 1.0
 """From following a run to its first poll, so that runs that come together are polled together. Where they keep coming,
@@ -65,6 +65,7 @@ class Poller:
         feed_seconds: between two looks at what finished.
         contain: around each poll; lets nothing out but DbtCloudError.
         heard_at: monotonic seconds at which the source last heard something, of a list's single pages too.
+        elsewhere: called with each finished run that nobody follows here; may repeat itself.
         jitter: a number from 0 to 1, for backoff.
     """
 
@@ -79,6 +80,7 @@ class Poller:
         clock: Clock = system_clock,
         contain: Callable[[str], AbstractContextManager[None]] = lambda _what: contextlib.nullcontext(),
         heard_at: Callable[[], float] = lambda: -math.inf,
+        elsewhere: Callable[[RunFacts], object] = lambda _run: None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._source = source
@@ -100,6 +102,7 @@ class Poller:
         self._refused: dict[str, float] = {}
         self._polled_at = -math.inf
         self._heard_at = heard_at
+        self._elsewhere = elsewhere
         self._under_way = 0
         self._moved_at = -math.inf
         """When a poll last began or ended."""
@@ -289,6 +292,8 @@ class Poller:
             run = self._schedule.get(run_id)
             if run is not None and not run.over:
                 self._report_run(run_id, observation)
+            elif run is None and observation.run is not None:
+                self._elsewhere(observation.run)
         self._weigh(batch)
 
     def _slow_feed(self, error: DbtCloudError) -> None:

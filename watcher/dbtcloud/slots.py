@@ -105,6 +105,15 @@ class Slots:
         return len(self._queue)
 
     @property
+    def waiting_in(self) -> dict[str, int]:
+        """The same by namespace."""
+        return self._queue.by_namespace
+
+    def holds(self, uid: str) -> bool:
+        """Whether the object has a slot that dbt Cloud's lists may not show yet."""
+        return uid in self._holds
+
+    @property
     def used(self) -> int | None:
         """Slots that are taken; None: not counted yet."""
         return None if self._count is None else self._count + len(self._holds)

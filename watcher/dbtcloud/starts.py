@@ -38,6 +38,11 @@ class Starts:
         """Places that are taken."""
         return len(self._held)
 
+    @property
+    def waiting(self) -> dict[str, int]:
+        """How many objects of each namespace wait for a place."""
+        return self._queue.by_namespace
+
     async def begin(self, applicant: Applicant) -> bool:
         """Waits for a place; False when it was interrupted and has none."""
         if applicant.uid in self._held:

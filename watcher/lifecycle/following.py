@@ -284,6 +284,7 @@ def _progress(case: Case, facts: RunFacts) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if (
         facts.started_at is not None
+        and facts.retrying_run_id is None
         and case.known.typical is not None
         and case.status.estimated_completion_time is None
     ):

@@ -194,7 +194,7 @@ class Known:
     swept: frozenset[int] = field(default_factory=frozenset)
     """Numbers of the attempts whose twins were looked for."""
     typical: timedelta | None = None
-    """How long the job took when it last succeeded, if this process saw it."""
+    """How long the job usually takes; None: not known, or the run is not like the job's others."""
 
 
 def wanted_run(run: DbtRun) -> int | None:

@@ -1,24 +1,79 @@
-"""What is counted. No label ever holds the name or uid of a run: their number has no bound."""
+"""What is counted. No label ever holds the name or uid of a run: their number has no bound.
+
+Jobs and accounts have labels, of which there are at most so many: whoever may create objects and Secrets must not be
+able to fill the memory of Prometheus.
+"""
 
 from __future__ import annotations
 
+import platform
 from collections import Counter as Count
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+MAX_JOBS: Final = 200
+"""Jobs that have labels of their own: each costs about twenty lines of a scrape."""
+MAX_ACCOUNTS: Final = 100
+"""The same for accounts."""
+OTHERS: Final = ("", "other")
+"""Labels of the jobs beyond those: of no namespace."""
+ENDS: Final = ("Succeeded", "Failed", "Cancelled", "TimedOut", "Error")
+"""The phases in which an object ends."""
+
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # else each counter brings a second series, with the time at which it began
+
 
 class Budget(Protocol):
-    """Requests by what they were for."""
+    """The requests of an account, and what may be sent."""
 
     @property
     def spent(self) -> Count[Any]: ...
+    @property
+    def per_minute(self) -> float: ...
+    @property
+    def left(self) -> float: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def paused(self) -> float: ...
+
+
+class Share(Protocol):
+    """Whether dbt Cloud has accepted the token: until then it may name any account."""
+
+    @property
+    def proven(self) -> bool: ...
+
+
+class Connection(Protocol):
+    """Where the account is."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def account_id(self) -> int: ...
+
+
+class Starts(Protocol):
+    """Objects that wait for a request of theirs to be sent."""
+
+    @property
+    def waiting(self) -> Mapping[str, int]: ...
 
 
 class Poller(Protocol):
@@ -39,6 +94,8 @@ class Slots(Protocol):
     def used(self) -> int | None: ...
     @property
     def waiting(self) -> int: ...
+    @property
+    def waiting_in(self) -> Mapping[str, int]: ...
 
 
 class Containment(Protocol):
@@ -52,10 +109,17 @@ class Account(Protocol):
     """What is counted of a connection to dbt Cloud."""
 
     @property
+    def connection(self) -> Connection: ...
+    @property
+    def share(self) -> Share: ...
+    @property
     def containment(self) -> Containment: ...
-
     @property
     def budget(self) -> Budget: ...
+    @property
+    def starts(self) -> Starts: ...
+    @property
+    def searches(self) -> Starts: ...
     @property
     def poller(self) -> Poller: ...
     @property
@@ -80,12 +144,44 @@ class Scope(Protocol):
     def synced(self) -> bool: ...
 
 
+Place = tuple[str, str, str]
+"""Namespace, phase, reason."""
+Job = tuple[str, int]
+"""Namespace and the job's id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """The objects as they are now."""
+
+    objects: Mapping[Place, int] = field(default_factory=dict)
+    oldest: Mapping[Place, float] = field(default_factory=dict)
+    """Of those that have not ended: seconds for which one has been in its phase, for its reason."""
+    unreachable: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """By namespace and reason."""
+    slots_used: Mapping[str, int] = field(default_factory=dict)
+    """By namespace."""
+    running: Mapping[Job, float] = field(default_factory=dict)
+    """Seconds for which a run of the job has been running."""
+    expected: Mapping[Job, float] = field(default_factory=dict)
+    """Seconds that a run of the job usually takes."""
+    failures: Mapping[Job, int] = field(default_factory=dict)
+    """Since the job's last success."""
+
+
 class Metrics:
     """All metrics of one watcher, in a registry of their own so that tests can have several."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: str = "0") -> None:
         registry: Final = CollectorRegistry()
         self.registry = registry
+        self._jobs: dict[Job, tuple[str, str]] = {}
+        Info(
+            "dbtrun_build",
+            "1, with the release of the watcher in the label version and that of its Python in the label python.",
+            registry=registry,
+        ).info({"version": version, "python": platform.python_version()})
+        ProcessCollector(registry=registry)
         self.reconciles = Counter("dbtrun_reconciles", "Looks at an object, whatever came of them.", registry=registry)
         self.decisions = Counter("dbtrun_decisions", "Decisions carried out.", ["decision"], registry=registry)
         self.finished = Counter("dbtrun_finished", "Ends, by phase and reason.", ["phase", "reason"], registry=registry)
@@ -148,6 +244,51 @@ class Metrics:
             buckets=(0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 900),
             registry=registry,
         )
+        self.requests = Counter(
+            "dbtrun_dbt_cloud_requests",
+            "Requests to dbt Cloud, by what they were sent for: cancel, submit, poll or details.",
+            ["purpose"],
+            registry=registry,
+        )
+        self.request_duration = Histogram(
+            "dbtrun_dbt_cloud_request_duration_seconds",
+            "From sending a request to the end of its reply, by the kind of request and its outcome.",
+            ["kind", "outcome"],
+            buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+            registry=registry,
+        )
+        self.job_finished = Counter(
+            "dbtrun_job_finished",
+            f"Ends of DbtRuns by job and phase. Beyond {MAX_JOBS} jobs, the label job_id is `other`.",
+            ["namespace", "job_id", "phase"],
+            registry=registry,
+        )
+        self.job_duration = Histogram(
+            "dbtrun_job_duration_seconds",
+            "Duration of the runs that succeeded, by job.",
+            ["namespace", "job_id"],
+            buckets=(30, 60, 120, 300, 600, 1200, 2400, 3600, 7200, 14400),
+            registry=registry,
+        )
+
+    def job(self, namespace: str, job_id: int) -> tuple[str, str]:
+        """The labels of a job. From here on its ends are counted, from 0, so that the first one can be seen."""
+        known = self._jobs.get((namespace, job_id))
+        if known is not None or len(self._jobs) >= MAX_JOBS:
+            return known or OTHERS
+        labels = self._jobs[namespace, job_id] = (namespace, str(job_id))
+        for phase in ENDS:
+            self.job_finished.labels(*labels, phase)
+        return labels
+
+    def sent(self, kind: str, outcome: str, purpose: str, seconds: float) -> None:
+        """Counts a request to dbt Cloud that has come to an end."""
+        self.requests.labels(purpose).inc()
+        self.request_duration.labels(kind, outcome).observe(seconds)
+
+    def watch_objects(self, census: Callable[[], Census]) -> None:
+        """Shows the objects; counted at each scrape."""
+        self.registry.register(_Objects(census, self.job))
 
     def watch(self, accounts: Iterable[Account]) -> None:
         """Shows what the accounts count themselves; iterated anew at each scrape."""
@@ -191,13 +332,17 @@ class _Accounts(Collector):
 
     def collect(self) -> Iterator[Metric]:
         accounts = list(self.accounts)
-        spent: Count[Enum] = Count()
-        for budget in {id(account.budget): account.budget for account in accounts}.values():
-            spent.update(budget.spent)
-        requests = CounterMetricFamily("dbtrun_dbt_cloud_requests", "Requests to dbt Cloud.", labels=["purpose"])
-        for purpose, count in spent.items():
-            requests.add_metric([purpose.name.lower()], count)
-        yield requests
+        yield from _budgets(accounts)
+        yield _by_namespace(
+            "dbtrun_starts_waiting",
+            "DbtRuns that wait for the watcher to send their start, or the search before it, by namespace.",
+            (each.waiting for account in accounts for each in (account.starts, account.searches)),
+        )
+        yield _by_namespace(
+            "dbtrun_run_slots_waiting",
+            "DbtRuns that wait for a run slot of their connection, by namespace.",
+            (account.slots.waiting_in for account in accounts if account.slots is not None),
+        )
         followed = sum(account.poller.following for account in accounts)
         yield GaugeMetricFamily("dbtrun_followed_runs", "dbt Cloud runs that are polled.", value=followed)
         slots = GaugeMetricFamily(
@@ -216,3 +361,99 @@ class _Accounts(Collector):
         yield broken
         dear = sum(bool(account.poller.fallbacks) for account in accounts)
         yield GaugeMetricFamily("dbtrun_fallback_connections", "Connections whose filters do not work.", value=dear)
+
+
+def _budgets(accounts: Iterable[Account]) -> Iterator[Metric]:
+    """One line for each account that dbt Cloud has shown to belong to a token."""
+    proven = {
+        (account.connection.host, str(account.connection.account_id)): account.budget
+        for account in accounts
+        if account.share.proven
+    }
+    labels = ["host", "account"]
+    sent = CounterMetricFamily("dbtrun_account_requests", "Requests to a dbt Cloud account.", labels=labels)
+    limit = GaugeMetricFamily(
+        "dbtrun_account_requests_per_minute_limit",
+        "Requests that may be sent to the account in a minute.",
+        labels=labels,
+    )
+    left = GaugeMetricFamily(
+        "dbtrun_account_requests_left", "Requests that may be sent to the account at once, now.", labels=labels
+    )
+    waiting = GaugeMetricFamily(
+        "dbtrun_account_requests_waiting", "Requests that wait for the budget of the account.", labels=labels
+    )
+    paused = GaugeMetricFamily(
+        "dbtrun_account_paused_seconds", "For how long no request is sent, after dbt Cloud's 429.", labels=labels
+    )
+    for place, budget in list(proven.items())[:MAX_ACCOUNTS]:
+        sent.add_metric(place, budget.spent.total())
+        limit.add_metric(place, budget.per_minute)
+        left.add_metric(place, budget.left)
+        waiting.add_metric(place, budget.waiting)
+        paused.add_metric(place, budget.paused)
+    yield from (sent, limit, left, waiting, paused)
+
+
+def _by_namespace(name: str, meaning: str, counts: Iterable[Mapping[str, int]]) -> Metric:
+    total: Count[str] = Count()
+    for each in counts:
+        total.update(each)
+    return _gauge(name, meaning, ["namespace"], (((namespace,), count) for namespace, count in total.items()))
+
+
+def _gauge(name: str, meaning: str, labels: list[str], values: Iterable[tuple[Sequence[str], float]]) -> Metric:
+    family = GaugeMetricFamily(name, meaning, labels=labels)
+    for key, value in values:
+        family.add_metric(key, value)
+    return family
+
+
+@dataclass(eq=False)
+class _Objects(Collector):
+    census: Callable[[], Census]
+    job: Callable[[str, int], tuple[str, str]]
+
+    def collect(self) -> Iterator[Metric]:
+        now = self.census()
+        place = ["namespace", "phase", "reason"]
+        yield _gauge(
+            "dbtrun_objects_by_phase",
+            "DbtRuns by namespace, phase and reason. Only the leader tells.",
+            place,
+            now.objects.items(),
+        )
+        yield _gauge(
+            "dbtrun_oldest_in_phase_seconds",
+            "For how long a DbtRun that has not ended has been in its phase for its reason, at most.",
+            place,
+            now.oldest.items(),
+        )
+        yield _gauge(
+            "dbtrun_unreachable_objects",
+            "DbtRuns whose condition Reachable is False, by namespace and reason.",
+            ["namespace", "reason"],
+            now.unreachable.items(),
+        )
+        yield _gauge(
+            "dbtrun_run_slots_used",
+            "Runs of DbtRuns whose connection limits concurrent runs, by namespace.",
+            ["namespace"],
+            (((namespace,), count) for namespace, count in now.slots_used.items()),
+        )
+        yield self._of_jobs(
+            "dbtrun_job_running_seconds", "For how long a run of the job has been running.", now.running
+        )
+        yield self._of_jobs(
+            "dbtrun_job_expected_seconds", "How long a run of the job usually takes, by its last runs.", now.expected
+        )
+        yield self._of_jobs(
+            "dbtrun_job_failures_in_a_row", "DbtRuns of the job that have failed since its last success.", now.failures
+        )
+
+    def _of_jobs(self, name: str, meaning: str, values: Mapping[Job, float]) -> Metric:
+        labelled: dict[tuple[str, str], float] = {}
+        for job, value in values.items():
+            labels = self.job(*job)
+            labelled[labels] = max(value, labelled.get(labels, 0.0))
+        return _gauge(name, meaning, ["namespace", "job_id"], labelled.items())

@@ -20,6 +20,7 @@ from watcher.dbtcloud import errors
 from watcher.dbtcloud.accounts import Accounts
 from watcher.dbtcloud.budget import Priority
 from watcher.lifecycle.facts import Observation, Place, Trouble
+from watcher.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.looptime
 
@@ -104,6 +105,32 @@ async def test_a_token_that_was_not_accepted_spends_nothing_of_the_account() -> 
         assert not claimant.share.proven
         assert victim.budget.paused_until is None
         assert victim.budget.spent == {Priority.POLL: 1}
+
+
+async def test_an_account_is_shown_once_its_token_is_accepted() -> None:
+    """A Secret may name any account, and each would be a label."""
+    async with running() as (accounts, _):
+        metrics = Metrics()
+        metrics.watch(accounts)
+        account_of = {"host": account.CONNECTION.host, "account": str(account.CONNECTION.account_id)}
+
+        def shown(name: str) -> float | None:
+            return metrics.registry.get_sample_value(f"dbtrun_account_{name}", account_of)
+
+        claimant = accounts.use("b", account.CONNECTION)
+        claimant.poller.follow("b", 7, 5)
+        await asyncio.sleep(3)
+        assert shown("requests_total") is None
+        used = accounts.use("a", ROTATED)
+        used.poller.follow("a", 7, 30)
+        await asyncio.sleep(3)
+        assert shown("requests_total") == 1
+        assert shown("requests_per_minute_limit") == 1500
+        assert shown("requests_left") == pytest.approx(25, abs=1)
+        used.budget.pause(100)
+        await asyncio.sleep(1)
+        assert shown("paused_seconds") == pytest.approx(99)
+        assert shown("requests_left") == 0
 
 
 async def test_who_waits_for_a_little_is_served_by_the_account_once_the_token_is_accepted() -> None:

@@ -695,3 +695,17 @@ async def test_a_fault_of_our_own_ends_the_task_instead_of_hiding() -> None:
     poller.follow("a", 1, 30)
     with pytest.raises(ExceptionGroup):
         await asyncio.wait_for(poller.run(), 60)
+
+
+async def test_what_others_started_is_told_when_it_has_finished_and_costs_nothing() -> None:
+    async with polling() as scene:
+        told: list[int] = []
+        scene.poller._elsewhere = lambda run: told.append(run.run_id)
+        scene.follow([1])
+        await asyncio.sleep(20)
+        scene.cloud.end([2])
+        await asyncio.sleep(40)
+        scene.cloud.end([1])
+        await asyncio.sleep(10)
+        assert set(told) == {2}
+        assert {kind for _, kind, _ in scene.cloud.asked} == {"finished", "runs"}
