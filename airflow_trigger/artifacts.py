@@ -230,7 +230,11 @@ class Files:
         return one(await self._requests.request("GET", f"{self._runs}/{name}"), _RUN)
 
     async def runs(self) -> list[KeepingRun]:
-        """All of them: selecting custom resources by a field needs Kubernetes 1.31."""
+        """All of them: selecting custom resources by a field needs Kubernetes 1.31.
+
+        Raises:
+            Unreachable: the list could not be read to its end.
+        """
         try:
             found, _ = await everything(self._requests, self._runs, {"limit": str(PAGE)}, _RUN)
         except Expired as error:

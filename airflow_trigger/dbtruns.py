@@ -200,7 +200,11 @@ class Stream(Protocol):
 
 
 async def lines(stream: Stream) -> AsyncIterator[bytearray]:
-    """Complete lines. aiohttp's own reader gives up at a length that one object may have."""
+    """Complete lines. aiohttp's own reader gives up at a length that one object may have.
+
+    Raises:
+        Unreachable: a line is longer than any object.
+    """
     buffer = bytearray()
     async for chunk in stream.iter_any():
         scanned = len(buffer)

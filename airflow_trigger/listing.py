@@ -114,7 +114,11 @@ class DbtRunListOperator(BaseOperator):
         return connected(config, namespace)
 
     def execute(self, context: Context) -> list[dict[str, Any]] | dict[str, Any] | None:
-        """The runs, or the newest."""
+        """The runs, or the newest.
+
+        Raises:
+            DbtRunLostContact: they could not be listed.
+        """
         home = resolve(
             self.kubernetes_conn_id,
             namespace=self.namespace,

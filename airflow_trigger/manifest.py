@@ -150,7 +150,11 @@ def _common(wish: Wish) -> Spec:
 
 
 def job_of(wish: Wish) -> Job:
-    """The job, by its id or by the three names."""
+    """The job, by its id or by the three names.
+
+    Raises:
+        InvalidArgument: neither is given.
+    """
     job_id = number("job_id", wish.job_id)
     if job_id is not None:
         return Job(id=job_id)
@@ -204,7 +208,11 @@ def _converted(argument: str, wire: Mapping[str, Any], kind: type[T]) -> T:
 
 
 def retry_of(value: object) -> Retry:
-    """`retry` as a number of further attempts, or a mapping with the fields of `spec.retry`."""
+    """`retry` as a number of further attempts, or a mapping with the fields of `spec.retry`.
+
+    Raises:
+        InvalidArgument: it is neither.
+    """
     if value is None or (value == 0 and not isinstance(value, bool)) or value == "0":
         return Retry()
     if not isinstance(value, Mapping):

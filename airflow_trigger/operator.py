@@ -247,7 +247,11 @@ class DbtRunOperator(BaseOperator):
         return told.get("run_id")
 
     def execute_after_cancel(self, context: Context, event: Mapping[str, Any] | None = None) -> int | None:
-        """Resumes when the run of an earlier try, which was being cancelled, is over."""
+        """Resumes when the run of an earlier try, which was being cancelled, is over.
+
+        Raises:
+            DbtRunLostContact: it could not be seen to end.
+        """
         if checked(event).get("reason") in (WAIT_TIMEOUT, NO_ACCESS):
             raise DbtRunLostContact(f"The run before could not be seen to end. {checked(event)['message']}")
         return self.execute(context)

@@ -148,7 +148,11 @@ class DbtRunSensor(BaseSensorOperator):
         return PokeReturnValue(is_done=True, xcom_value=run.run_id)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> int | None:
-        """Resumes when the trigger fired."""
+        """Resumes when the trigger fired.
+
+        Raises:
+            DbtRunSensorTimeout: the run did not end in time.
+        """
         told = checked(event)
         if told.get("reason") == WAIT_TIMEOUT:
             raise DbtRunSensorTimeout(told["message"])

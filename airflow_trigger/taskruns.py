@@ -152,7 +152,11 @@ class HttpTaskRuns:
         self._path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
 
     async def list(self, labels: str = "", fields: str = "") -> list[TaskRun]:
-        """Those that the selectors match, all pages; what cannot be read is left out with a warning."""
+        """Those that the selectors match, all pages; what cannot be read is left out with a warning.
+
+        Raises:
+            Unreachable: the list could not be read to its end.
+        """
         selectors = {"labelSelector": labels, "fieldSelector": fields}
         query = {"limit": str(PAGE)} | {key: value for key, value in selectors.items() if value}
         try:

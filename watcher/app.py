@@ -103,6 +103,9 @@ class Watcher:
         self.expiry = Expiry(
             self.mirror, writer, self.wake, lambda: access.clock().wall.timestamp(), lambda: self._acting
         )
+        default: SecretName | Path | None = Path(settings.connection_dir) if settings.connection_dir else None
+        if settings.connection_secret:
+            default = SecretName(own_namespace(), settings.connection_secret)
         performer = Performer(
             objects=writer,
             record=self.mirror.record,
@@ -111,7 +114,7 @@ class Watcher:
             connections=Connections(
                 self.sources,
                 self.accounts,
-                _default_connection(settings),
+                default,
                 settings.default_connection_serves,
                 settings.hosts,
                 settings.projects_of,
@@ -138,16 +141,12 @@ class Watcher:
         self._lost = asyncio.Event()
         self._leader = self._elector(settings, access) if settings.leader_election else None
         self._led_at = time.monotonic()
-        self.vitals = self._vitals(settings.request_seconds)
+        self.vitals = Vitals()
+        self.vitals.watch("watch", STUCK_SECONDS, self.stream.silent)
+        self.vitals.watch("poller", STUCK_SECONDS + settings.request_seconds, self._polling_silent)
+        self.vitals.watch("reconciler", STUCK_SECONDS + settings.request_seconds, self.reconciler.silent)
+        self.vitals.watch("leader", LEADERLESS_SECONDS, self._leaderless)
         self._show(access)
-
-    def _vitals(self, request_seconds: float) -> Vitals:
-        vitals = Vitals()
-        vitals.watch("watch", STUCK_SECONDS, self.stream.silent)
-        vitals.watch("poller", STUCK_SECONDS + request_seconds, self._polling_silent)
-        vitals.watch("reconciler", STUCK_SECONDS + request_seconds, self.reconciler.silent)
-        vitals.watch("leader", LEADERLESS_SECONDS, self._leaderless)
-        return vitals
 
     def _polling_silent(self) -> float:
         return max((account.poller.silent() for account in self.accounts), default=0.0)
@@ -248,13 +247,11 @@ class Watcher:
 
     def _notes(self) -> str | None:
         """One namespace that is missing takes nothing from the others, so it does not make the watcher unready."""
-        return "\n".join(filter(None, (self._standing_by(), self.stream.problem))) or None
-
-    def _standing_by(self) -> str | None:
-        if self._leader is None or self._may_act():
-            return None
-        holder = self._leader.holder
-        return f"standby: {holder} holds the Lease" if holder else "standby: the Lease is not held"
+        standby = None
+        if self._leader is not None and not self._may_act():
+            holder = self._leader.holder
+            standby = f"standby: {holder} holds the Lease" if holder else "standby: the Lease is not held"
+        return "\n".join(filter(None, (standby, self.stream.problem))) or None
 
     async def run(self, listener: socket.socket, stop: asyncio.Event) -> None:
         """Works until told to stop, then ends what is under way.
@@ -311,12 +308,6 @@ class Watcher:
         for run in self.mirror:
             self.reconciler.wake(run.uid)
         await asyncio.Event().wait()  # from here on it goes by what wakes it
-
-
-def _default_connection(settings: Settings) -> SecretName | Path | None:
-    if settings.connection_secret:
-        return SecretName(own_namespace(), settings.connection_secret)
-    return Path(settings.connection_dir) if settings.connection_dir else None
 
 
 async def _lasting(name: str, work: Coroutine[Any, Any, object]) -> NoReturn:
@@ -380,15 +371,12 @@ def listen(settings: Settings) -> socket.socket:
     Raises:
         Unstartable: it cannot be used.
     """
+    host, port = settings.address
     try:
-        return _bound(*settings.address)
+        # Every address means IPv4 and IPv6, as far as the machine has them: a cluster may use either, or both.
+        if host in ("", "::") and socket.has_dualstack_ipv6():
+            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, UnicodeError) as error:
         why = (getattr(error, "strerror", None) or "not a host name").partition(" (while")[0]
         raise Unstartable(f"Cannot listen on {settings.listen}: {why}; choose another --listen.") from None
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """Every address means IPv4 and IPv6, as far as the machine has them: a cluster may use either, or both."""
-    if host in ("", "::") and socket.has_dualstack_ipv6():
-        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -45,11 +45,18 @@ async def keep(
     lacks: dict[str, Lack] = {}
     room = MAX_BYTES - sum(artifact.bytes or 0 for artifact in earlier.values())
     for path in decision.paths:
-        answer = await _fetched(fetch, path, room)
-        if isinstance(answer, Lack):
-            lacks[path] = answer
+        try:
+            content = await fetch(path, room)
+        except TooLarge:
+            words = f"It is too large: {room:,} of the {MAX_BYTES:,} bytes for a run's files were left."
+            lacks[path] = Lack(words, again=False)
+        except DbtCloudError as error:
+            lacks[path] = Lack(error.message, again=True)
         else:
-            files[path], room = answer, room - len(answer)
+            if content is None:
+                lacks[path] = Lack(MISSING, again=True)
+            else:
+                files[path], room = content, room - len(content)
     name = config_map_name(run)
     unstored = await _stored(store, name, files, run.metadata.namespace)
     if unstored is not None:
@@ -62,16 +69,6 @@ async def keep(
         artifacts=tuple(told[path] for path in run.spec.artifacts),
         again=any(lack.again for lack in lacks.values()),
     )
-
-
-async def _fetched(fetch: Fetch, path: str, room: int) -> bytes | Lack:
-    try:
-        content = await fetch(path, room)
-    except TooLarge:
-        return Lack(f"It is too large: {room:,} of the {MAX_BYTES:,} bytes for a run's files were left.", again=False)
-    except DbtCloudError as error:
-        return Lack(error.message, again=True)
-    return Lack(MISSING, again=True) if content is None else content
 
 
 async def _stored(store: Store, name: str, files: Mapping[str, bytes], namespace: str) -> Lack | None:

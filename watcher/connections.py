@@ -16,7 +16,7 @@ from watcher.dbtcloud.accounts import Account, Accounts
 from watcher.lifecycle.facts import Trouble
 from watcher.lifecycle.known import DOUBTFUL
 from watcher.lifecycle.whereabouts import misdirected
-from watcher.sources import SecretData, SecretName, Sources
+from watcher.sources import SecretName, Sources
 
 MAX_TOLD: Final = 5_000
 """Connections of which is kept that the log says they cannot be used."""
@@ -156,16 +156,13 @@ class Connections:
             secret = await self._sources.read(uid, name)
         except LookupError as error:
             raise Unusable(str(error)) from None
-        return _connection_in(secret, f"Secret {name.namespace}/{name.name}", self._hosts)
-
-
-def _connection_in(secret: SecretData, where: str, hosts: Hosts) -> Connection:
-    if secret.type != CONNECTION_SECRET_TYPE:
-        raise Unusable(
-            f"{where} is of type {secret.type}, not {CONNECTION_SECRET_TYPE}: "
-            "create it again with that type (the type of a Secret cannot be changed)."
-        )
-    return parse_connection(secret.data, where, hosts)
+        where = f"Secret {name.namespace}/{name.name}"
+        if secret.type != CONNECTION_SECRET_TYPE:
+            raise Unusable(
+                f"{where} is of type {secret.type}, not {CONNECTION_SECRET_TYPE}: "
+                "create it again with that type (the type of a Secret cannot be changed)."
+            )
+        return parse_connection(secret.data, where, self._hosts)
 
 
 def _read_files(directory: Path) -> dict[str, bytes]:

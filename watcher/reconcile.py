@@ -305,7 +305,8 @@ class Reconciler:
                 self._note_contest(run, contested=decision.why == OTHERS)
                 return decision.until
             await self._act(decision, run, entry)
-            if self._stopping and not self._is_submitting(uid):
+            after = self._mirror.get(uid)
+            if self._stopping and (after is None or after.status.phase is not Phase.SUBMITTING):
                 return None  # a claim without its answer would have to be resolved by the next watcher
         raise RestlessObject(f"{MAX_STEPS} decisions in a row did not settle it")
 
@@ -315,10 +316,6 @@ class Reconciler:
             logger.warning(OTHERS, extra={"run": str(run)})
         (self._contested.add if contested else self._contested.discard)(run.uid)
         self._metrics.contested.set(len(self._contested))
-
-    def _is_submitting(self, uid: str) -> bool:
-        run = self._mirror.get(uid)
-        return run is not None and run.status.phase is Phase.SUBMITTING
 
     async def _act(self, decision: Decision, run: DbtRun, entry: Entry) -> None:
         name = type(decision).__name__

@@ -196,7 +196,11 @@ class Settings:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port to listen on. An empty host means every address."""
+        """Host and port to listen on. An empty host means every address.
+
+        Raises:
+            InvalidSetting: it is not HOST:PORT.
+        """
         host, colon, port = self.listen.rpartition(":")
         if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
             raise InvalidSetting(f"{flag('listen')} is {self.listen!r}: write HOST:PORT, as 127.0.0.1:8080.")

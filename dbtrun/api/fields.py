@@ -15,16 +15,13 @@ PARTS = ("spec", "status")
 def lacking(schema: Mapping[str, Any]) -> frozenset[str]:
     """The fields and values of a DbtRun that a schema does not have, as `spec.artifacts` or `status.phase: Queued`.
 
-    Where a field is missing, what is below it is not told.
+    Where a field is missing, what is below it is not listed.
     """
-    fields = {field.encode_name: field.type for field in _struct(inspect.type_info(DbtRun)).fields}
+    kind = inspect.type_info(DbtRun)
+    assert isinstance(kind, inspect.StructType)  # noqa: S101 - it is one
+    fields = {field.encode_name: field.type for field in kind.fields}
     children = schema.get("properties", {})
     return frozenset(each for part in PARTS for each in _lacking(children.get(part, {}), fields[part], part))
-
-
-def _struct(kind: inspect.Type) -> inspect.StructType:
-    assert isinstance(kind, inspect.StructType)  # noqa: S101 - it is one
-    return kind
 
 
 def _lacking(schema: Mapping[str, Any], kind: inspect.Type, path: str) -> Iterator[str]:

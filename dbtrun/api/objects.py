@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from datetime import datetime
 from typing import Any, Final
@@ -120,19 +120,16 @@ def _without_unreadable(body: dict[str, Any], error: msgspec.ValidationError) ->
         if place[-1] == "phase":
             # Only a CRD of a newer release takes one. Without it, an object that has ended would be new.
             raise UnreadableObject(f"its status has a phase that this release does not know, at status{found[1]}")
-        _leave_out(body["status"], place)
+        holder = body["status"]
+        for part in place[:-1]:
+            holder = holder[int(part) if isinstance(holder, list) else part]
+        del holder[int(place[-1]) if isinstance(holder, list) else place[-1]]
         unread.add(place[0])
         try:
             return msgspec.structs.replace(msgspec.convert(body, DbtRun), unread=tuple(sorted(unread)))
         except msgspec.ValidationError as another:
             error = another
     raise UnreadableObject(str(error)) from None
-
-
-def _leave_out(value: Any, place: Sequence[str]) -> None:
-    for part in place[:-1]:
-        value = value[int(part) if isinstance(value, list) else part]
-    del value[int(place[-1]) if isinstance(value, list) else place[-1]]
 
 
 def to_wire(value: Fields) -> dict[str, Any]:

@@ -225,7 +225,11 @@ def read(body: bytes | msgspec.Raw) -> Run:
 
 
 def converted(body: Mapping[str, Any]) -> Run:
-    """The same of an object that is decoded already."""
+    """The same of an object that is decoded already.
+
+    Raises:
+        UnreadableRun: it is not a DbtRun of this release.
+    """
     try:
         return msgspec.convert(body, Run)
     except msgspec.ValidationError as error:

@@ -49,12 +49,15 @@ class Events:
         """Says that `action` (as Submit, Cancel) came to `reason`. Dropped when just said, or when too many wait."""
         note, normal, waiting = cut_bytes(message, MAX_NOTE), kind == "Normal", self._queue.qsize()
         said = run.uid, reason, note
-        if self._repeats(said):
+        now = asyncio.get_running_loop().time()
+        while self._said and now - next(iter(self._said.values())) >= REPEAT_SECONDS:
+            del self._said[next(iter(self._said))]
+        if said in self._said:
             return
         if waiting >= (QUEUE if normal else 2 * QUEUE):
-            del self._said[said]
             logger.warning("An Event was dropped, %d are waiting: %s %s", waiting, run, reason)
             return
+        self._said[said] = now
         body = self._body(run, kind, reason, note, action)
         self._queue.put_nowait((normal, next(self._numbers), run.metadata.namespace, body))
 
@@ -77,15 +80,6 @@ class Events:
                 await self._queue.join()
         except TimeoutError:
             logger.warning("%d Events were not sent before the end.", self._queue.qsize())
-
-    def _repeats(self, said: tuple[str, str, str]) -> bool:
-        now = asyncio.get_running_loop().time()
-        while self._said and now - next(iter(self._said.values())) >= REPEAT_SECONDS:
-            del self._said[next(iter(self._said))]
-        if said in self._said:
-            return True
-        self._said[said] = now
-        return False
 
     def _body(self, run: DbtRun, kind: EventType, reason: str, note: str, action: str) -> dict[str, Any]:
         return {

@@ -80,7 +80,13 @@ class Kopf:
     @asynccontextmanager
     async def watch(self, namespace: str | None, listener: Listener) -> AsyncIterator[Watching]:
         """Watches a namespace, or all with None, until the block is left."""
-        thread = self._running()
+        if self._thread is None:
+            log = logging.getLogger("kopf")
+            if log.level == logging.NOTSET:
+                # It logs every event, and the traceback of what comes out of `ended` anyway.
+                log.setLevel(logging.CRITICAL)
+            self._thread = _Thread()
+        thread = self._thread
         watch = _Watch(thread, namespace, listener, self._silence)
         thread.watches.add(watch)
         thread.run(watch.operate(self._login))
@@ -96,12 +102,6 @@ class Kopf:
         if self._thread is not None:
             self._thread.end()
             self._thread = None
-
-    def _running(self) -> _Thread:
-        if self._thread is None:
-            _quieten()
-            self._thread = _Thread()
-        return self._thread
 
     def _abandon(self, thread: _Thread) -> None:
         if self._thread is thread:
@@ -296,10 +296,3 @@ class _Requests:
         if not self.closed:
             self.closed = True
             await self._sessions.leave(self._session)
-
-
-def _quieten() -> None:
-    """kopf logs every event, and tracebacks of what comes out of `ended` anyway. A level that was set before stays."""
-    log = logging.getLogger("kopf")
-    if log.level == logging.NOTSET:
-        log.setLevel(logging.CRITICAL)

@@ -118,14 +118,19 @@ class Leader:
     async def _turn(self) -> None:
         asked = _clock()
         try:
-            async with asyncio.timeout(self._patience()):
+            # A connection that hangs must leave time for another try, and none outlives what is held.
+            limit, left = self._settings.renew_deadline / 2, self._until - asked
+            async with asyncio.timeout(min(limit, left) if left > 0 else limit):
                 held = await self._compete()
         except (Conflict, Gone):
             self._lease, self._until = None, 0.0  # somebody else wrote it: look before the next try
         except (ApiTrouble, TimeoutError) as error:
             # A renewal may have been made or not. Either way nobody else may begin before `_until` has passed.
             self._lease = None
-            self._complain(str(error) or "No answer in time.")
+            trouble = str(error) or "No answer in time."
+            if trouble != self._trouble:
+                logger.warning("The Lease %s/%s: %s", self._namespace, self._name, trouble)
+            self._trouble = trouble
         else:
             self._until = asked + self._settings.renew_deadline if held else 0.0
             self._trouble = ""
@@ -191,20 +196,10 @@ class Leader:
         duration = lease.spec.lease_duration_seconds or self._settings.duration
         return _clock() - self._seen_at > duration
 
-    def _patience(self) -> float:
-        """For one try: a connection that hangs must leave time for another, and none outlives what is held."""
-        limit, left = self._settings.renew_deadline / 2, self._until - _clock()
-        return min(limit, left) if left > 0 else limit
-
     def _pause(self) -> float:
         jittered = self._settings.retry * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
         left = self._until - _clock()
         return min(jittered, left) if left > 0 else jittered
-
-    def _complain(self, trouble: str) -> None:
-        if trouble != self._trouble:
-            logger.warning("The Lease %s/%s: %s", self._namespace, self._name, trouble)
-        self._trouble = trouble
 
     def _tell(self) -> None:
         leading = self.is_leader()

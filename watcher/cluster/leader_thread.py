@@ -51,7 +51,11 @@ class LeaderThread:
         return self._leader is not None and self._leader.is_leader()
 
     async def run(self) -> NoReturn:
-        """Acquires and renews. Stop what acts before cancelling this: the next holder begins at once."""
+        """Acquires and renews. Stop what acts before cancelling this: the next holder begins at once.
+
+        Raises:
+            RuntimeError: the thread ended.
+        """
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._own = asyncio.new_event_loop()

@@ -218,7 +218,9 @@ class Mirror:
         if isinstance(item, Unreadable):
             if not self._news(uid, item.resource_version):
                 return None
-            self._set_aside(item)
+            self._drop(uid)
+            self._unreadable[uid] = item
+            self._places.setdefault(item.namespace, set()).add(uid)
             return uid
         if not self._news(uid, item.metadata.resource_version):
             return None
@@ -364,11 +366,6 @@ class Mirror:
             if not self._resting_in[resting.place]:
                 del self._resting_in[resting.place]
         return resting
-
-    def _set_aside(self, aside: Unreadable) -> None:
-        self._drop(aside.uid)
-        self._unreadable[aside.uid] = aside
-        self._places.setdefault(aside.namespace, set()).add(aside.uid)
 
     def _drop(self, uid: str) -> bool:
         place = self.namespace(uid)

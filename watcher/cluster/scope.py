@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -247,7 +248,9 @@ class Scope:
         opened = self._now()
         while True:
             self._turn()
-            await self._gap_or(pace)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pace):
+                    await self._gap.wait()
             if self._now() - opened >= SURE_SECONDS:
                 self._recovered()
             overdue = self._echoes.overdue(self._now(), self._settings.stall_after)
@@ -261,20 +264,14 @@ class Scope:
             if self._outlived:
                 return f"The API server went back{self._where()}: the watch is opened again."
 
-    async def _gap_or(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._gap.wait()
-        except TimeoutError:
-            pass
-
     async def _check(self) -> None:
         """Lists everything after a gap in the watch, and versions now and then."""
         if self._gap.is_set():
             await self._list()
             self._gap.clear()
         if self._now() >= self._prune_at:
-            self._prune_at = self._now() + self._prune_wait()
+            jitter = random.uniform(0.9, 1.1)  # noqa: S311
+            self._prune_at = self._now() + self._settings.prune_every * jitter
             await self._prune()
 
     async def _prune(self) -> None:
@@ -336,9 +333,6 @@ class Scope:
     async def _pause(self, failures: int) -> None:
         pause = backoff(failures, self._settings.retry_first, self._settings.retry_most)
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-
-    def _prune_wait(self) -> float:
-        return self._settings.prune_every * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
 
     def _name(self, uid: str) -> str:
         return str(self._mirror.get(uid) or uid)

@@ -63,7 +63,7 @@ class SecretReader:
             SecretMissing, SecretForbidden, ApiTrouble: as their names say; none of them is remembered.
         """
         now = asyncio.get_running_loop().time()
-        self._drop_stale(now)
+        self._read = {key: entry for key, entry in self._read.items() if now - entry[0] < self._fresh_seconds}
         key = (namespace, name)
         if key not in self._read:
             self._read[key] = now, asyncio.create_task(self._get(namespace, name))
@@ -79,11 +79,6 @@ class SecretReader:
         """The next reader gets it from the API server: dbt Cloud has refused the token."""
         self._read.pop((namespace, name), None)
 
-    def _drop_stale(self, now: float) -> None:
-        stale = [key for key, (since, _) in self._read.items() if now - since >= self._fresh_seconds]
-        for key in stale:
-            del self._read[key]
-
     async def _get(self, namespace: str, name: str) -> SecretData:
         try:
             answer = await self._access.request("GET", api_path("api/v1", namespace, "secrets", name))
@@ -94,13 +89,11 @@ class SecretReader:
                 f"The watcher may not read the Secret {name!r} in the namespace {namespace}:"
                 " add the namespace to secretNamespaces in the chart's values."
             ) from None
-        return _typed(answer, f"{namespace}/{name}")
-
-
-def _typed(answer: bytes, where: str) -> SecretData:
-    secret = decode(answer, _Secret)
-    try:
-        data = {key: base64.b64decode(value, validate=True) for key, value in (secret.data or {}).items()}
-    except binascii.Error:
-        raise ApiTrouble(f"The Secret {where} is not base64, as the API server never sends it.") from None
-    return SecretData(type=secret.type, data=data, resource_version=secret.metadata.resource_version)
+        secret = decode(answer, _Secret)
+        try:
+            data = {key: base64.b64decode(value, validate=True) for key, value in (secret.data or {}).items()}
+        except binascii.Error:
+            raise ApiTrouble(
+                f"The Secret {namespace}/{name} is not base64, as the API server never sends it."
+            ) from None
+        return SecretData(type=secret.type, data=data, resource_version=secret.metadata.resource_version)

@@ -58,7 +58,9 @@ class ServedCrd:
         Raises:
             ApiTrouble, Gone: the API server does not show it.
         """
-        schema = _schema(decode(await self._access.request("GET", PATH), _Document))
+        served = decode(await self._access.request("GET", PATH), _Document).components.schemas.values()
+        wanted = {"group": GROUP, "version": VERSION, "kind": KIND}
+        schema = next((one for one in served if wanted in one.get(KINDS, ())), None)
         if schema is not None:  # else there is no CRD, which whoever lists DbtRuns says
             self._found(lacking(schema))
 
@@ -73,7 +75,7 @@ class ServedCrd:
             return None
         return (
             f"The CRD {PLURAL}.{GROUP} is older than the watcher and lacks {', '.join(specs)}: if the manifest of this"
-            " object sets any of them, the API server has dropped it. Upgrade the CRD, then create the object anew."
+            " object sets any of them, the API server has dropped it. Upgrade the CRD, then create the object again."
         )
 
     def _found(self, missing: frozenset[str]) -> None:
@@ -88,8 +90,3 @@ class ServedCrd:
         elif self.missing and not missing:
             logger.info("The CRD %s.%s has all fields of this release now.", PLURAL, GROUP)
         self.missing = missing
-
-
-def _schema(document: _Document) -> dict[str, Any] | None:
-    wanted = {"group": GROUP, "version": VERSION, "kind": KIND}
-    return next((schema for schema in document.components.schemas.values() if wanted in schema.get(KINDS, ())), None)

@@ -121,7 +121,8 @@ class Writer:
         """Takes our finalizer away; an object that is being deleted and has no other then ceases to exist."""
         if FINALIZER not in run.metadata.finalizers:
             return run
-        return await self._patch_finalizers(run, [other for other in run.metadata.finalizers if other != FINALIZER])
+        others = [other for other in run.metadata.finalizers if other != FINALIZER]
+        return await self._patch(run, {"metadata": {"finalizers": others}})
 
     async def delete(self, run: DbtRun) -> DbtRun | None:
         """Deletes exactly this version of this object, never a namesake or one that changed meanwhile.
@@ -153,9 +154,6 @@ class Writer:
             raise Refused(f"There is a ConfigMap {name} which is not this DbtRun's: delete it, or rename one.")
         basis = {"uid": found.uid, "resourceVersion": found.resource_version}
         await self._access.request("PATCH", path, body={"metadata": basis, **content}, content_type=MERGE_PATCH)
-
-    async def _patch_finalizers(self, run: DbtRun, finalizers: list[str]) -> DbtRun:
-        return await self._patch(run, {"metadata": {"finalizers": finalizers}})
 
     async def _patch(
         self, run: DbtRun, change: Mapping[str, Any], sub: str | None = None, urgency: Urgency = Urgency.OTHER

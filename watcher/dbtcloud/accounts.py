@@ -186,7 +186,12 @@ class Accounts:
                     self._launch(account)
                 while True:
                     await asyncio.sleep(SWEEP_SECONDS)
-                    await self._close_unused()
+                    self._forget_budgets()
+                    latest = self._clock().mono - self._linger
+                    for account in self:
+                        if not account.users and account.unused_since <= latest:
+                            log.info("nobody uses %s any more: closed", account.connection)
+                            await self._close(account)
         finally:
             self._group = None
             for account in self:
@@ -265,16 +270,12 @@ class Accounts:
         if self._group is not None:
             account.task = self._group.create_task(account.run())
 
-    async def _close_unused(self) -> None:
-        latest = self._clock().mono - self._linger
+    def _forget_budgets(self) -> None:
+        """Forgets the budgets of accounts that no connection is open for; a pause is remembered to its end."""
         used = {(account.connection.host, account.connection.account_id) for account in self}
         for key in self._budgets.keys() - used:
             if self._budgets[key].paused_until is None:
                 del self._budgets[key]
-        for account in self:
-            if not account.users and account.unused_since <= latest:
-                log.info("nobody uses %s any more: closed", account.connection)
-                await self._close(account)
 
     async def _close(self, account: Account) -> None:
         self._accounts.pop(account.connection, None)

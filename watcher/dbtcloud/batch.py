@@ -39,6 +39,7 @@ class Findings:
         self.pages = 0
 
     def add(self, page: Page[wire.Run], belongs: Callable[[wire.Run], bool]) -> None:
+        """Takes the runs of a page that belong to the list."""
         self.pages += 1
         at, offset = page.received.sent, page.received.clock_offset
         for run in filter(belongs, page.items):
@@ -50,6 +51,7 @@ class Findings:
                 self._observations[run.id] = Observation(run=facts, at=at, clock_offset=offset)
 
     def batch(self, *, supported: bool = True, complete: bool = True, missing: tuple[int, ...] = ()) -> Batch:
+        """What all pages told together."""
         return Batch(
             supported=supported,
             observations=self._observations,

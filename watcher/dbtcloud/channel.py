@@ -124,13 +124,9 @@ class Channel:
             cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
             transport=transport,
         )
-        if transport is None:
-            self._pace()
-
-    def _pace(self) -> None:
-        """Has what comes from the network read in turns. httpx has no public way to choose httpcore's network."""
+        # What comes from the network is read in turns. httpx has no public way to choose httpcore's network.
         for way in (self._http._transport, *self._http._mounts.values()):
-            if isinstance(way, httpx.AsyncHTTPTransport):
+            if isinstance(way, httpx.AsyncHTTPTransport) and transport is None:
                 way._pool._network_backend = PacedBackend(way._pool._network_backend, self._intake.turns, self)
 
     async def close(self) -> None:

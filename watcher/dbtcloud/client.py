@@ -150,7 +150,11 @@ class Client:
         )
 
     async def run(self, run_id: int, *, steps: bool = False) -> Observation:
-        """Reads one run. `run=None` in the answer: dbt Cloud says that there is none that the token may see."""
+        """Reads one run. `run=None` in the answer: dbt Cloud says that there is none that the token may see.
+
+        Raises:
+            DbtCloudError: dbt Cloud did not answer; ServerFault also when it answers with another run.
+        """
         include = {"include_related": '["run_steps"]'} if steps else {}
         priority = Priority.DETAILS if steps else Priority.POLL
         base_url = self._connection.base_url

@@ -92,7 +92,11 @@ class Intake:
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._changed.wait()
             except TimeoutError:
-                self._give_up_slow(body)
+                oldest, now = self._oldest(), asyncio.get_running_loop().time()
+                if oldest is not None and oldest is not body and oldest.give_up is not None:
+                    oldest.turn_at = oldest.turn_at or now
+                    if now - oldest.turn_at > SLOW_SECONDS:
+                        oldest.give_up()
 
     async def decode(self, body: Body, read: Callable[[], T]) -> T:
         """Runs `read`, where it does not hold up the loop for long."""
@@ -110,12 +114,3 @@ class Intake:
     def _oldest(self) -> Body | None:
         """The oldest reply of a connection that holds more than its share."""
         return next((body for body in self._bodies if self._held[body.owner] > SHARE), None)
-
-    def _give_up_slow(self, waiting: Body) -> None:
-        oldest = self._oldest()
-        if oldest is None or oldest is waiting or oldest.give_up is None:
-            return
-        now = asyncio.get_running_loop().time()
-        oldest.turn_at = oldest.turn_at or now
-        if now - oldest.turn_at > SLOW_SECONDS:
-            oldest.give_up()

@@ -169,7 +169,11 @@ class Poller:
 
     async def _watch_due(self, group: asyncio.TaskGroup) -> None:
         while True:
-            await self._until_due()
+            while (at := self._next_at()) is None or at > self._now():
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(None if at is None else at - self._now()):
+                        await self._wake.wait()
             await self._slots.acquire()
             self._polled_at = self._moved_at = self._now()
             self._under_way += 1
@@ -178,13 +182,6 @@ class Poller:
             if self._contact.troubled or self._refuses("pk__in"):
                 await poll  # one try is enough to see whether it answers; one listing serves all
             await asyncio.sleep(BATCH_GAP)
-
-    async def _until_due(self) -> None:
-        while (at := self._next_at()) is None or at > self._now():
-            self._wake.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if at is None else at - self._now()):
-                    await self._wake.wait()
 
     def _next_at(self) -> float | None:
         due = self._schedule.next_due()

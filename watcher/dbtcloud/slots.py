@@ -174,8 +174,12 @@ class Slots:
         self._blind = live is None
         self._settle(live, asked)
         self._count = self._followed() if live is None else live.count
-        self._grant()
-        self._tell()
+        while self._queue and self._count + len(self._holds) < self.limit:
+            uid = self._queue.pop().uid
+            self._holds[uid] = _Hold(self._now() + UNUSED_SECONDS)
+            self._told.pop(uid, None)
+            self._listener.placed(uid, None)
+        self._report_places()
 
     def _settle(self, live: LiveRuns | None, asked: float) -> None:
         """Lets go of the slots whose runs the count contains, and of those that nobody uses."""
@@ -187,14 +191,7 @@ class Slots:
             if (known and listed) or counted or hold.until <= asked:
                 del self._holds[uid]
 
-    def _grant(self) -> None:
-        while self._queue and self._count is not None and self._count + len(self._holds) < self.limit:
-            uid = self._queue.pop().uid
-            self._holds[uid] = _Hold(self._now() + UNUSED_SECONDS)
-            self._told.pop(uid, None)
-            self._listener.placed(uid, None)
-
-    def _tell(self) -> None:
+    def _report_places(self) -> None:
         """Tells those whose place has changed by enough to be worth a write."""
         now = self._now()
         if now < self._tell_at:

@@ -46,18 +46,22 @@ class Case:
 
     @property
     def spec(self) -> Spec:
+        """What the owner of the object wants."""
         return self.run.spec
 
     @property
     def status(self) -> Status:
+        """What the object says of itself."""
         return self.run.status
 
     @property
     def attempt(self) -> Attempt | None:
+        """The present attempt, if there is one."""
         return self.run.status.attempt
 
     @property
     def phase(self) -> Phase:
+        """The phase; an object without a status is pending."""
         return self.run.status.phase or Phase.PENDING
 
     @property
@@ -228,7 +232,7 @@ class Case:
         trouble = self.known.trouble
         # Nothing was asked while the object was suspended or backing off: an old trouble is no reason to give up.
         stale = trouble is not None and trouble.retry_at is not None and not self.pausing
-        return (None if stale else self.lost_contact() or self._never_usable()) or self.reconnect()
+        return (None if stale else self.lost_contact() or self.never_connected()) or self.reconnect()
 
     @property
     def _unusable_until(self) -> float | None:
@@ -237,7 +241,8 @@ class Case:
         nothing = self.attempt is None and self.known.submitted == 0
         return since + self.spec.connection_deadline_seconds if since is not None and nothing else None
 
-    def _never_usable(self) -> Decision | None:
+    def never_connected(self) -> Decision | None:
+        """The end of an object of which nothing was started, as its connection stayed unusable for too long."""
         until, trouble = self._unusable_until, self.known.trouble
         if until is None or trouble is None or until > self.now.mono:
             return None
@@ -249,7 +254,13 @@ class Case:
         """The pause after a fault, then the connection; None: ask."""
         if self.pausing:
             retry_at = self.known.trouble.retry_at if self.known.trouble else None
-            return self.rest(retry_at, why="dbt Cloud cannot be asked", **self._trouble_fields())
+            changes: dict[str, Any] = {}
+            told = self.trouble_told
+            if told is not None and self.phase is Phase.PENDING:
+                same = self.status.phase is Phase.PENDING and self.status.reason is told.reason and sticky(told)
+                message = self.status.message if same else told.message
+                changes = {"phase": Phase.PENDING, "reason": told.reason, "message": message}
+            return self.rest(retry_at, why="dbt Cloud cannot be asked", **changes)
         return Connect() if self.known.account_id is None else None
 
     def lost_contact(self) -> Decision | None:
@@ -279,10 +290,3 @@ class Case:
         if deleted is None or self.now.wall < deleted + timedelta(seconds=self.policy.deletion_grace):
             return None
         return RemoveFinalizer(Event("Warning", "DeletionGaveUp", told))
-
-    def _trouble_fields(self) -> dict[str, Any]:
-        told = self.trouble_told
-        if told is None or self.phase is not Phase.PENDING:
-            return {}
-        same = self.status.phase is Phase.PENDING and self.status.reason is told.reason and sticky(told)
-        return {"phase": Phase.PENDING, "reason": told.reason, "message": self.status.message if same else told.message}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Final
 
 from dbtrun.api import FailedStep, Results
@@ -65,16 +66,8 @@ def headline(log: str) -> str:
         if HEADLINE.match(line) and not PREAMBLE.match(line) and not CLOSING.match(line)
     ]
     if starts:
-        return one_line(" ".join(_paragraph(lines[starts[0] :])), MAX_CAUSE)
+        first = starts[0]
+        indented = takewhile(lambda line: line.startswith((" ", "\t")), lines[first + 1 : first + MAX_LINES])
+        return one_line(" ".join([lines[first], *indented]), MAX_CAUSE)
     words = [line for line in lines if not (CLOSING.match(line) or PREAMBLE.match(line))]
     return one_line(words[-1], MAX_CAUSE) if words else ""
-
-
-def _paragraph(lines: Sequence[str]) -> list[str]:
-    """The error's first line and what is indented below it."""
-    body = []
-    for line in lines[1:MAX_LINES]:
-        if not line.startswith((" ", "\t")):
-            break
-        body.append(line)
-    return [lines[0], *body]

@@ -227,7 +227,8 @@ def saw_live(run: DbtRun, known: Known, number: int) -> bool:
 
 def remember(run: DbtRun, known: Known, now: Instant) -> Known:
     """Drops what is about another run or claim than the present one, and dates a claim when it is first seen."""
-    known = _displaced(run, _unusable(_learnt(run, _directed(run, known), now), now), now)
+    for update in (_forget_other_account, _note_attempts, _date_unusable, _date_displaced):
+        known = update(run, known, now)
     wanted = wanted_run(run)
     if known.about != wanted:
         known = replace(known, about=wanted, observation=None, missing_since=None)
@@ -240,7 +241,7 @@ def remember(run: DbtRun, known: Known, now: Instant) -> Known:
     return replace(known, claim=Claim(number=attempt.number, time=attempt.claim_time, since=now.mono))
 
 
-def _learnt(run: DbtRun, known: Known, now: Instant) -> Known:
+def _note_attempts(run: DbtRun, known: Known, now: Instant) -> Known:
     """What this process learns of the attempts, and keeps whatever becomes of the status."""
     claim, attempt = known.claim, run.status.attempt
     submitted = claim.number if claim is not None and claim.may_have_started else 0
@@ -264,14 +265,16 @@ def _seen_live(run: DbtRun, known: Known) -> int | None:
     return attempt.number
 
 
-def _unusable(known: Known, now: Instant) -> Known:
+def _date_unusable(_run: DbtRun, known: Known, now: Instant) -> Known:
+    """Dates when a person first had to mend the connection."""
     unusable = known.trouble is not None and known.trouble.reason in UNUSABLE
     if unusable is (known.unusable_since is not None):
         return known
     return replace(known, unusable_since=now.mono if unusable else None)
 
 
-def _displaced(run: DbtRun, known: Known, now: Instant) -> Known:
+def _date_displaced(run: DbtRun, known: Known, now: Instant) -> Known:
+    """Dates when the status was last seen to say that the connection is for another account."""
     if known.trouble is None or known.trouble.reason is not Reason.OTHER_ACCOUNT:
         return known if known.displaced_at is None else replace(known, displaced_at=None)
     told = run.status.condition(ConditionType.REACHABLE)
@@ -279,7 +282,7 @@ def _displaced(run: DbtRun, known: Known, now: Instant) -> Known:
     return replace(known, displaced_at=now.mono) if said else known
 
 
-def _directed(run: DbtRun, known: Known) -> Known:
+def _forget_other_account(run: DbtRun, known: Known, _now: Instant) -> Known:
     """Forgets a connection that was read before another watcher claimed the object through one of its own."""
     account_id, host = known.account_id, known.host or run.status.host or ""
     if account_id is None or misdirected(run.status, host, account_id) is None:

@@ -113,7 +113,8 @@ def _resolve(case: Case, claim: Claim, attempt: Attempt) -> Decision:
     if lookup is not None and lookup.at >= quiet_ends:
         if not case.run.may_start or case.run.is_foreign(attempt):
             return _release(case, attempt)
-        return _end_unwanted(case, _with_sweep(case, attempt)) or case.contact() or _claim_again(case, attempt)
+        swept = _with_sweep(case, attempt)
+        return _end_unwanted(case, swept) or case.contact() or _claim_again(case, swept)
     return _give_up(case, attempt) or _look_up(case, attempt, lookup, quiet_ends)
 
 
@@ -132,8 +133,8 @@ def _with_sweep(case: Case, attempt: Attempt) -> Attempt:
 
 
 def _claim_again(case: Case, attempt: Attempt) -> Decision:
-    """No run carries the marker, that is certain: the same attempt is claimed anew, and swept once it has its run."""
-    claimed = replace(_with_sweep(case, attempt), claim_time=case.now.wall)
+    """No run carries the marker, that is certain: the same attempt is claimed again, and swept once it has its run."""
+    claimed = replace(attempt, claim_time=case.now.wall)
     return ClaimStart(
         case.settled(
             reason=Reason.CLAIMED,

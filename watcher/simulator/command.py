@@ -35,6 +35,7 @@ class Place:
 
     @property
     def url(self) -> str:
+        """Where it answers."""
         port = self.listening.getsockname()[1]
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.tls else 'http'}://{host}:{port}"

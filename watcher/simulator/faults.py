@@ -171,6 +171,7 @@ class Fault:
         self._random = random.Random(rule.seed)  # noqa: S311 - a repeatable coin
 
     def fires(self, kind: str, method: str, path: str) -> bool:
+        """Whether the rule applies to this request."""
         rule = self.rule
         if rule.times is not None and self.hits >= rule.times:
             return False
@@ -191,6 +192,7 @@ class View(msgspec.Struct):
     status: int | None = None
 
     def listed(self, run: Run, real: float) -> bool:
+        """Whether a list shows the run already."""
         return run.id not in self.hidden and real - run.created_real >= self.lag
 
 
@@ -205,6 +207,7 @@ class Faults:
         self._retry_after = False
 
     def add(self, rule: Rule) -> Fault:
+        """Adds a rule."""
         fault = Fault(self._next, rule)
         self._next += 1
         self.active.append(fault)
@@ -221,6 +224,7 @@ class Faults:
         return [fault.rule.effect for fault in self.active if fault.fires(kind, method, path)]
 
     def limit(self, effect: RateLimit) -> None:
+        """Refuses all requests from now on, until the cool-down is over."""
         self.silent_until = self._clock.real() + effect.cooldown
         self._retry_after = effect.retry_after
 
@@ -234,6 +238,7 @@ class Faults:
 
 
 def view_of(effects: list[AnyEffect]) -> View:
+    """What these effects make of lists and runs."""
     view = View()
     for effect in effects:
         match effect:
@@ -287,6 +292,7 @@ async def _after(answer: Callable[[], Awaitable[Response]], response: Response, 
 
 
 def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A reply in JSON."""
     return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
 
 
@@ -325,6 +331,7 @@ def _slow(whole: Response, effect: Slow) -> Response:
 
 
 async def disconnected(receive: Receive) -> None:
+    """Waits until the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
 

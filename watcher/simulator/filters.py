@@ -56,7 +56,11 @@ class Query:
     state: str = "all"
 
     def echo(self, account_id: int) -> dict[str, Any]:
-        said = {name: _echoed(value) for name, value in self.filters.items()}
+        """The filters as a reply repeats them."""
+        said = {
+            name: [str(datetime.fromtimestamp(item, UTC)) for item in value] if isinstance(value, tuple) else value
+            for name, value in self.filters.items()
+        }
         return {"limit": self.limit, "offset": self.offset, "state": self.state, "account_id": account_id} | said
 
 
@@ -136,7 +140,7 @@ def _flag(name: str, values: list[str]) -> bool:
 
 def _times(name: str, values: list[str]) -> tuple[float, float]:
     try:
-        low, high = (_instant(item) for item in _items(values))
+        low, high = map(_instant, _items(values))
     except ValueError:
         raise invalid(**{name: "Two date-times are required: [from, to]."}) from None
     return low, high
@@ -156,15 +160,6 @@ READERS: dict[Kind, Callable[[str, list[str]], Any]] = {
     "texts": lambda _, values: _items(values),
     "times": _times,
 }
-
-
-def _echoed(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [str(datetime.fromtimestamp(item, UTC)) for item in value]
-    return value
-
-
-# Runs
 
 
 def select_runs(account: Account, query: Query, visible: Callable[[Run], bool]) -> tuple[list[Run], int]:
@@ -197,10 +192,6 @@ def _within(value: tuple[float, float], stamp: float | None) -> bool:
     return stamp is not None and value[0] <= stamp <= value[1]
 
 
-def _docs(run: Run) -> bool:
-    return run.status == 10 and "dbt docs generate" in run.commands
-
-
 TESTS: dict[str, Callable[[Any], Callable[[Run], bool]]] = {
     "created_at__range": lambda value: lambda run: _within(value, run.created_at),
     "finished_at__range": lambda value: lambda run: _within(value, run.finished_at),
@@ -208,7 +199,7 @@ TESTS: dict[str, Callable[[Any], Callable[[Run], bool]]] = {
     "dbt_version__in": lambda value: lambda run: run.dbt_version in value,
     "deferring_run_id": lambda _: lambda _run: False,
     "environment_id": lambda value: lambda run: run.environment_id == value,
-    "has_docs_generated": lambda value: lambda run: _docs(run) is value,
+    "has_docs_generated": lambda value: lambda run: (run.status == 10 and "dbt docs generate" in run.commands) is value,
     "has_sources_generated": lambda value: lambda _run: value is False,
     "id__gt": lambda value: lambda run: run.id > value,
     "job_definition_id": lambda value: lambda run: run.job_id == value,

@@ -27,10 +27,12 @@ class Journal:
         self._unsaved: list[Entry] = []
 
     def add(self, entry: Entry) -> None:
+        """Notes a request."""
         self.entries.append(entry)
         self._unsaved.append(entry)
 
     def take_unsaved(self) -> list[Entry]:
+        """The entries since the last call."""
         unsaved, self._unsaved = self._unsaved, []
         return unsaved
 
@@ -43,13 +45,16 @@ class Requests:
         self.codes: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
     def count(self, kind: str, code: str) -> None:
+        """Counts a reply with this code."""
         self.codes[kind][code] += 1
 
     def clear(self) -> None:
+        """Starts counting from zero."""
         self.kinds.clear()
         self.codes.clear()
 
     def report(self) -> dict[str, object]:
+        """The counts for the control surface."""
         statuses: Counter[str] = Counter()
         for codes in self.codes.values():
             statuses.update(codes)

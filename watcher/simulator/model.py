@@ -41,6 +41,7 @@ class Status(IntEnum):
 
     @property
     def final(self) -> bool:
+        """Whether the run has ended."""
         return self >= Status.SUCCESS
 
 
@@ -114,6 +115,7 @@ class Run(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def live(self) -> bool:
+        """Whether the run has not ended."""
         return not self.status.final
 
 
@@ -126,6 +128,11 @@ class Job(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def id(self) -> int:
+        """The id of the job.
+
+        Raises:
+            AssertionError: it has none yet, which only the scenario's own parts see.
+        """
         if self.spec.id is None:
             raise AssertionError("a job gets its id before it gets here")
         return self.spec.id
@@ -174,7 +181,12 @@ class Account:
         return job
 
     def start(self, job: Job, request: TriggerRequest, category: str = "api") -> Run:
-        run = self._create(job, request, category, _commands(job.spec, request))
+        """Starts a run of a job."""
+        commands = list(job.spec.steps if request.steps_override is None else request.steps_override)
+        override = request.generate_docs_override
+        if job.spec.generate_docs if override is None else override:
+            commands.append("dbt docs generate")
+        run = self._create(job, request, category, commands)
         outcome = job.spec.outcomes[min(job.taken, len(job.spec.outcomes) - 1)]
         job.taken += 1
         run.outcome = Status[outcome.upper()]
@@ -237,10 +249,12 @@ class Account:
     # What it tells
 
     def latest(self, job_id: int) -> Run | None:
+        """The newest run of a job."""
         runs = self.by_job.get(job_id)
         return runs[-1] if runs else None
 
     def blocked_by(self, run: Run) -> list[int]:
+        """The runs of the same job that must end before this one begins."""
         holder = self._busy.get(run.job_id)
         if run.status is not Status.QUEUED or run.parallel or holder is None or holder == run.id:
             return []
@@ -253,7 +267,9 @@ class Account:
             return "RETRY_NOT_FAILED_RUN"
         if latest is not run:
             return "RETRY_NOT_LATEST_RUN"
-        if _older_than_1_6(run.dbt_version):
+        parts = run.dbt_version.split(".")
+        minor = int(parts[1]) if parts[1:] and parts[1].isdigit() else 0
+        if parts[0].isdigit() and (int(parts[0]), minor) < (1, 6):
             return "RETRY_UNSUPPORTED_VERSION"
         if run.failing_command is None or run.fails_at is not None:
             return "RETRY_NO_RUN_RESULTS"
@@ -261,6 +277,7 @@ class Account:
         return None if command.startswith(RETRYABLE) else "RETRY_UNSUPPORTED_CMD"
 
     def has_artifacts(self, run: Run) -> bool:
+        """Whether the run has ended and its files are uploaded."""
         ended = run.status in (Status.SUCCESS, Status.ERROR) and run.started_time is not None
         return ended and self.clock.now() >= (run.finished_time or 0.0) + run.artifacts_after
 
@@ -276,6 +293,7 @@ class Account:
                 self._step(run, due)
 
     def set_clock(self, speed: float | None, offset: float | None) -> None:
+        """Sets the clock that runs follow."""
         self.advance()
         self.clock.set(speed, offset)
 
@@ -311,7 +329,7 @@ class Account:
         override = request.timeout_seconds_override
         timeout = spec.timeout_seconds if override is None else override
         return Run(
-            id=self._next_id(),
+            id=(next(reversed(self.runs)) if self.runs else RUN_BASE) + self._random.randint(1, 7),
             job_id=job.id,
             project_id=job.project.id or 0,
             environment_id=job.environment.id or 0,
@@ -442,21 +460,6 @@ class Account:
 
     def _draw(self, span: Span) -> float:
         return self._random.uniform(span[0], span[1]) if isinstance(span, list) else span
-
-    def _next_id(self) -> int:
-        return (next(reversed(self.runs)) if self.runs else RUN_BASE) + self._random.randint(1, 7)
-
-
-def _commands(spec: JobSpec, request: TriggerRequest) -> list[str]:
-    steps = list(spec.steps if request.steps_override is None else request.steps_override)
-    override = request.generate_docs_override
-    docs = spec.generate_docs if override is None else override
-    return [*steps, "dbt docs generate"] if docs else steps
-
-
-def _older_than_1_6(version: str) -> bool:
-    parts = version.split(".")
-    return parts[0].isdigit() and (int(parts[0]), int(parts[1]) if parts[1:] and parts[1].isdigit() else 0) < (1, 6)
 
 
 def _failing(spec: JobSpec, command: int) -> list[FailingNode]:

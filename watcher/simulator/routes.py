@@ -45,42 +45,65 @@ class Call:
 
     @property
     def host(self) -> str:
+        """The host that the client has asked."""
         return self.request.headers.get("host", "localhost")
 
     @property
     def parameters(self) -> list[tuple[str, str]]:
+        """The parameters of the query, in their order."""
         return self.request.query_params.multi_items()
 
     @property
     def related(self) -> set[str]:
+        """What `include_related` asks for."""
         return filters.related(self.parameters)
 
     def number(self, name: str) -> int:
-        """A number in the path."""
+        """A number in the path.
+
+        Raises:
+            ApiError: it is not a number.
+        """
         text = str(self.request.path_params[name])
         if not text.isdecimal():
             raise not_found()
         return int(text)
 
     def sees_project(self, project_id: int | None) -> bool:
+        """Whether the token may see the project."""
         if self.token.projects is None:
             return True
         scenario = self.simulator.scenario
         return project_id in {find_project(scenario, wanted, "token").id for wanted in self.token.projects}
 
     def run(self) -> Run:
+        """The run of the path.
+
+        Raises:
+            ApiError: there is no such run.
+        """
         run = self.simulator.account.runs.get(self.number("run_id"))
         if run is None or run.id in self.view.hidden or not self.sees_project(run.project_id):
             raise not_found()
         return run
 
     def job(self) -> Job:
+        """The job of the path.
+
+        Raises:
+            ApiError: there is no such job.
+        """
         job = self.simulator.account.jobs.get(self.number("job_id"))
         if job is None or not self.sees_project(job.project.id):
             raise not_found()
         return job
 
     def project(self) -> ProjectSpec:
+        """The project of the path.
+
+        Raises:
+            ApiError: there is no such project, or the token may not see it.
+        """
         wanted = self.number("project_id")
         for project in self.simulator.scenario.projects:
             if project.id == wanted and self.sees_project(project.id):
@@ -88,20 +111,32 @@ class Call:
         raise not_found()
 
     def environments(self) -> list[tuple[ProjectSpec, EnvironmentSpec]]:
+        """The environments that the token may see."""
         projects = [project for project in self.simulator.scenario.projects if self.sees_project(project.id)]
         return [(project, environment) for project in projects for environment in project.environments]
 
     def write(self) -> None:
+        """Refuses a token that may only read.
+
+        Raises:
+            ApiError: the token may only read.
+        """
         if self.token.read_only:
             raise ApiError(403, "You do not have permission to perform this action.")
 
     def run_reply(self, run: Run, related: Iterable[str] = ()) -> Any:
+        """A run, with what `include_related` asks for."""
         body = wire.run_body(self.simulator.account, run, {*related}, self.host)
         if self.view.status is not None:
             body["status"] = self.view.status
         return body
 
     def step(self) -> int | None:
+        """The index of a step, as the query gives it.
+
+        Raises:
+            ApiError: it is not a number.
+        """
         text = self.request.query_params.get("step")
         if text and not text.isdecimal():
             raise invalid(step="A valid integer is required.")
@@ -112,6 +147,7 @@ class Call:
 
 
 def start(call: Call) -> Any:
+    """POST jobs/{id}/run/"""
     job = call.job()
     call.write()
     run = call.simulator.start(job, trigger_request(call.body))
@@ -138,12 +174,18 @@ def trigger_request(body: bytes) -> TriggerRequest:
 
 
 def rerun(call: Call) -> Any:
+    """POST jobs/{id}/rerun/"""
     job = call.job()
     call.write()
     return enveloped(call.run_reply(call.simulator.rerun(job), {"trigger", "job"}))
 
 
 def retry(call: Call) -> Any:
+    """POST runs/{id}/retry/
+
+    Raises:
+        ApiError: the run cannot be retried.
+    """
     run = call.run()
     call.write()
     try:
@@ -153,6 +195,7 @@ def retry(call: Call) -> Any:
 
 
 def retry_details(call: Call) -> Any:
+    """GET runs/{id}/retry/"""
     run = call.run()
     view = steps(run, call.simulator.clock)
     failed = [step.name for step in view if step.status == 20]
@@ -161,16 +204,19 @@ def retry_details(call: Call) -> Any:
 
 
 def cancel(call: Call) -> Any:
+    """POST runs/{id}/cancel/"""
     run = call.run()
     call.write()
     return enveloped(call.run_reply(call.simulator.cancel(run)))
 
 
 def get_run(call: Call) -> Any:
+    """GET runs/{id}/"""
     return enveloped(call.run_reply(call.run(), call.related))
 
 
 def list_runs(call: Call) -> Any:
+    """GET runs/"""
     account, real = call.simulator.account, call.simulator.clock.real()
     query = filters.parse(call.parameters, filters.RUN_FILTERS, filters.RUN_ORDERS, call.view.ignored)
     page, total = filters.select_runs(
@@ -192,15 +238,22 @@ def _extra(call: Call, query: filters.Query, count: int, total: int) -> dict[str
 
 
 def list_artifacts(call: Call) -> Any:
+    """GET runs/{id}/artifacts/"""
     run = call.run()
     return enveloped(artifact_names(run) if call.simulator.account.has_artifacts(run) else None)
 
 
 def get_artifact(call: Call) -> Any:
+    """GET runs/{id}/artifacts/{path}"""
     return _artifact(call, call.run())
 
 
 def get_job_artifact(call: Call) -> Any:
+    """GET jobs/{id}/artifacts/{path}
+
+    Raises:
+        ApiError: there is no such file.
+    """
     account = call.simulator.account
     for run in reversed(account.by_job.get(call.job().id, [])):
         if account.has_artifacts(run):
@@ -218,6 +271,11 @@ def _artifact(call: Call, run: Run) -> Any:
 
 
 def get_step(call: Call) -> Any:
+    """GET steps/{id}/
+
+    Raises:
+        ApiError: there is no such step.
+    """
     run_id, index = run_of_step(call.number("step_id"))
     call.request.path_params["run_id"] = run_id
     for step in steps(call.run(), call.simulator.clock):
@@ -258,31 +316,41 @@ def _test(name: str, value: Any) -> Callable[[dict[str, Any]], bool]:
 
 
 def list_jobs(call: Call) -> Any:
+    """GET jobs/"""
     account, related = call.simulator.account, call.related
     jobs = [job for job in account.jobs.values() if call.sees_project(job.project.id)]
     return _listed(call, [wire.job_body(account, job, related, call.host) for job in jobs], JOB_FILTERS)
 
 
 def get_job(call: Call) -> Any:
+    """GET jobs/{id}/"""
     return enveloped(wire.job_body(call.simulator.account, call.job(), call.related, call.host))
 
 
 def list_projects(call: Call) -> Any:
+    """GET projects/"""
     account = call.simulator.account
     visible = [project for project in call.simulator.scenario.projects if call.sees_project(project.id)]
     return _listed(call, [wire.project_body(account, project) for project in visible], PROJECT_FILTERS)
 
 
 def get_project(call: Call) -> Any:
+    """GET projects/{id}/"""
     return enveloped(wire.project_body(call.simulator.account, call.project()))
 
 
 def list_environments(call: Call) -> Any:
+    """GET environments/"""
     account = call.simulator.account
     return _listed(call, [wire.environment_v2(account, p, e) for p, e in call.environments()], NAMES)
 
 
 def get_environment(call: Call) -> Any:
+    """GET environments/{id}/
+
+    Raises:
+        ApiError: there is no such environment.
+    """
     wanted = call.number("environment_id")
     for project, environment in call.environments():
         if environment.id == wanted:
@@ -291,11 +359,17 @@ def get_environment(call: Call) -> Any:
 
 
 def list_project_environments(call: Call) -> Any:
+    """GET projects/{id}/environments/"""
     account, project = call.simulator.account, call.project()
     return _listed(call, [wire.environment_v3(account, project, e) for e in project.environments], NAMES)
 
 
 def get_project_environment(call: Call) -> Any:
+    """GET projects/{id}/environments/{id}/
+
+    Raises:
+        ApiError: there is no such environment.
+    """
     wanted, project = call.number("environment_id"), call.project()
     for environment in project.environments:
         if environment.id == wanted:
@@ -304,14 +378,17 @@ def get_project_environment(call: Call) -> Any:
 
 
 def get_account(call: Call) -> Any:
+    """GET accounts/{id}/"""
     return enveloped(wire.account_body(call.simulator.account))
 
 
 def list_accounts(call: Call) -> Any:
+    """GET accounts/"""
     return enveloped([wire.account_body(call.simulator.account)])
 
 
 def whoami(call: Call) -> Any:
+    """GET whoami/"""
     del call
     return enveloped(
         {"user": {"id": 1, "email": "simulator@example.com", "first_name": "dbt", "last_name": "Simulator"}}

@@ -246,7 +246,11 @@ def check_job(scenario: Scenario, job: JobSpec, place: str) -> None:
 
 
 def find_project(scenario: Scenario, wanted: int | str | None, place: str) -> ProjectSpec:
-    """A project by id or name; the first one when none is named."""
+    """A project by id or name; the first one when none is named.
+
+    Raises:
+        ScenarioError: there is no such project.
+    """
     if wanted is None:
         return scenario.projects[0]
     for project in scenario.projects:
@@ -257,7 +261,11 @@ def find_project(scenario: Scenario, wanted: int | str | None, place: str) -> Pr
 
 
 def find_environment(scenario: Scenario, job: JobSpec, place: str) -> tuple[ProjectSpec, EnvironmentSpec]:
-    """Where a job runs."""
+    """Where a job runs.
+
+    Raises:
+        ScenarioError: there is no such project or environment.
+    """
     project = find_project(scenario, job.project, f"{place}.project")
     if job.environment is None:
         return project, project.environments[0]

@@ -71,6 +71,7 @@ class AbortableProtocol(H11Protocol):
     """Lets the application tear its connection down: a lost reply cannot be said in ASGI."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Lets the application abort the connection."""
         super().connection_made(transport)
         self.app_state = {**self.app_state, "abort": transport.abort}
 
@@ -83,6 +84,7 @@ class Server(uvicorn.Server):
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's; then says that it is ready."""
         await super().startup(sockets)
         self._ready()
 
@@ -95,10 +97,12 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Captures none: the caller handles signals."""
         yield
 
 
 def make_server(app: ASGIApp, tls: ssl.SSLContext | None, ready: Callable[[], None]) -> Server:
+    """A server of the application that writes no log of its own."""
     options: dict[str, Any] = {"ssl_context_factory": lambda _config, _default: tls} if tls else {}
     config = uvicorn.Config(
         app,

@@ -48,21 +48,26 @@ class Simulator:
     # What the API does
 
     def start(self, job: Job, request: TriggerRequest, *, action: Action = "start") -> Run:
+        """Starts a run and stores it."""
         run = self.account.start(job, request, "ui" if action == "ui" else "api")
         return self._note(action, run)
 
     def retry(self, run: Run) -> Run:
+        """Resumes a run and stores the new one."""
         return self._note("retry", self.account.retry(run))
 
     def rerun(self, job: Job) -> Run:
+        """Starts a run again and stores the new one."""
         return self._note("rerun", self.account.rerun(job))
 
     def cancel(self, run: Run) -> Run:
+        """Cancels a run and stores it."""
         if self.account.cancel(run):
             self._note("cancel", run)
         return run
 
     def finish(self, run: Run, status: Status, message: str | None = None) -> None:
+        """Ends a run and stores it."""
         self.account.finish(run, status, message)
         self.save()
 
@@ -91,6 +96,7 @@ class Simulator:
         self.tokens = {token.token: token for token in tokens}
 
     def set_clock(self, speed: float | None, offset: float | None) -> None:
+        """Sets the clock and stores it."""
         self.account.set_clock(speed, offset)
         self.save()
 
@@ -136,5 +142,6 @@ class Simulator:
         self.journal.entries = saved.journal
 
     def close(self) -> None:
+        """Closes the store."""
         if self._store:
             self._store.close()

@@ -36,10 +36,12 @@ class Step:
 
     @property
     def id(self) -> int:
+        """The id of the step."""
         return STEP_BASE + (self.run.id - RUN_BASE) * PER_RUN + self.index
 
     @property
     def seconds(self) -> float:
+        """How long it took."""
         return 0.0 if self.started_at is None else (self.finished_at or self.now) - self.started_at
 
 
@@ -58,8 +60,10 @@ def steps(run: Run, clock: Clock) -> list[Step]:
     done = _done(run, clock)
     commands: list[str | None] = [None, None, "dbt deps", *run.commands]
     names = [*SYSTEM, *(f"Invoke dbt with `{command}`" for command in run.commands)]
-    last = _last(run)
-    executed = last if last is not None else len(names)
+    executed = len(names)
+    if run.failing_command is not None and Status.SUCCESS not in (run.outcome, run.status):
+        # The steps behind the one that fails never run.
+        executed = FAILS_AT.get(run.fails_at or "", len(SYSTEM) + run.failing_command + 1)
     edges = _edges(executed)
     view = []
     for index, (name, command) in enumerate(zip(names, commands, strict=True), 1):
@@ -79,13 +83,6 @@ def steps(run: Run, clock: Clock) -> list[Step]:
             )
         )
     return view
-
-
-def _last(run: Run) -> int | None:
-    """The index of the step that fails, if one does; the ones behind it never run."""
-    if run.failing_command is None or run.outcome is Status.SUCCESS or run.status is Status.SUCCESS:
-        return None
-    return FAILS_AT.get(run.fails_at or "", len(SYSTEM) + run.failing_command + 1)
 
 
 def _done(run: Run, clock: Clock) -> float:
@@ -131,6 +128,7 @@ COMPILES = {"dbt docs generate": "generate", "dbt compile": "compile"}
 
 
 def artifact_names(run: Run) -> list[str]:
+    """The names of the files that the run has left."""
     if run.fails_at is not None and run.status is Status.ERROR:
         return []
     names = ["manifest.json", "run_results.json"]

@@ -89,4 +89,5 @@ class Store:
             database.executemany("INSERT INTO journal (body) VALUES (?)", ((encode(e),) for e in entries))
 
     def close(self) -> None:
+        """Closes the file."""
         self._database.close()

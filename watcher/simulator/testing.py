@@ -29,6 +29,7 @@ class ManualTime:
         return self.seconds
 
     def move(self, seconds: float) -> None:
+        """Lets time pass."""
         self.seconds += seconds
 
 
@@ -43,10 +44,12 @@ class Running:
 
     @property
     def account_id(self) -> int:
+        """The id of the only account."""
         return self.simulator.account.spec.id
 
     @property
     def token(self) -> str:
+        """A token that may do everything."""
         return next(iter(self.simulator.tokens))
 
     @property

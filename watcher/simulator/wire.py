@@ -49,18 +49,22 @@ class ApiError(Exception):
 
 
 def bad_token() -> ApiError:
+    """The refusal of a token."""
     return ApiError(401, "Invalid token.", developer_message=None)
 
 
 def not_found() -> ApiError:
+    """The refusal of an id that nothing has."""
     return ApiError(404, NOT_FOUND)
 
 
 def invalid(**fields: str) -> ApiError:
+    """The refusal of a wrong parameter or body."""
     return ApiError(400, INVALID, data=fields)
 
 
 def enveloped(data: Any, extra: Json | None = None) -> Json:
+    """A reply in the envelope of the API."""
     status = {"code": 200, "is_success": True, "user_message": "Success!", "developer_message": ""}
     return {"status": status, "data": data} | ({"extra": extra} if extra is not None else {})
 
@@ -135,7 +139,10 @@ def run_body(account: Account, run: Run, related: Collection[str], host: str) ->
         "href": f"https://{host}/deploy/{account.spec.id}/projects/{run.project_id}/runs/{run.id}/",
         "used_repo_cache": None,
     }
-    return body | {"audit": _audit(run)} if "audit" in related else body
+    if "audit" in related:
+        actor = {"actor": {"id": "1", "type": "service_token", "name": "simulator"}}
+        body["audit"] = {"trigger": actor, "cancellation": actor if run.cancel_time is not None else None}
+    return body
 
 
 def _durations(run: Run, now: float) -> Json:
@@ -155,11 +162,6 @@ def _durations(run: Run, now: float) -> Json:
     }
 
 
-def _audit(run: Run) -> Json:
-    actor = {"actor": {"id": "1", "type": "service_token", "name": "simulator"}}
-    return {"trigger": actor, "cancellation": actor if run.cancel_time is not None else None}
-
-
 def trigger_body(run: Run) -> Json:
     """What was asked, echoed: the only trace of the caller that the API keeps."""
     return {
@@ -174,6 +176,7 @@ def trigger_body(run: Run) -> Json:
 
 
 def run_steps(account: Account, run: Run, related: Collection[str]) -> list[Json]:
+    """The steps of a run."""
     if "run_steps" not in related and "debug_logs" not in related:
         return []
     return [step_body(account, step, debug="debug_logs" in related) for step in steps(run, account.clock)]
@@ -252,6 +255,7 @@ def _definition(account: Account, job: Job) -> Json:
 
 
 def job_relation(account: Account, job: Job) -> Json:
+    """A job within a run."""
     schedule = {"cron": "0 * * * *", "date": "every_day", "time": "every_hour"}
     return _definition(account, job) | {"schedule": schedule}
 
@@ -282,10 +286,12 @@ def job_body(account: Account, job: Job, related: Collection[str], host: str) ->
 
 
 def account_brief(account: Account) -> Json:
+    """An account within another reply."""
     return {"id": account.spec.id, "name": account.spec.name, "state": 1, "docs_job_id": None, "freshness_job_id": None}
 
 
 def account_body(account: Account) -> Json:
+    """An account."""
     created = rfc3339(account.created_at)
     return account_brief(account) | {
         "plan": "free" if account.spec.unpaid else "enterprise",
@@ -324,6 +330,7 @@ def account_body(account: Account) -> Json:
 
 
 def project_brief(account: Account, project: ProjectSpec) -> Json:
+    """A project within another reply."""
     return {
         "id": project.id,
         "name": project.name,
@@ -343,6 +350,7 @@ def project_brief(account: Account, project: ProjectSpec) -> Json:
 
 
 def project_body(account: Account, project: ProjectSpec) -> Json:
+    """A project."""
     return project_brief(account, project) | {
         "connection": None,
         "environments": None,
@@ -356,6 +364,7 @@ def project_body(account: Account, project: ProjectSpec) -> Json:
 
 
 def environment_v2(account: Account, project: ProjectSpec, environment: EnvironmentSpec) -> Json:
+    """An environment as version 2 of the API gives it."""
     return {
         "id": environment.id,
         "account_id": account.spec.id,
@@ -385,6 +394,7 @@ def environment_v2(account: Account, project: ProjectSpec, environment: Environm
 
 
 def environment_v3(account: Account, project: ProjectSpec, environment: EnvironmentSpec) -> Json:
+    """An environment as version 3 of the API gives it."""
     shared = environment_v2(account, project, environment)
     older = ("dbt_project_subdirectory", "raw_dbt_version", "created_by_id", "jobs", "repository_id")
     body = {key: value for key, value in shared.items() if key not in older}

@@ -27,6 +27,7 @@ class JsonFormatter(logging.Formatter):
     """A record with its extras as one JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """One JSON line."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -46,6 +47,7 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        """The message, with its extra fields behind it."""
         extras = " ".join(f"{key}={value}" for key, value in _extras(record).items())
         return f"{super().formatMessage(record)}  {extras}".rstrip()
 
