@@ -21,10 +21,10 @@ class Same:
 
 @dataclass(frozen=True)
 class Different:
-    """On purpose. `told`: words of docs/airflow.md; `tests`: what holds here instead."""
+    """On purpose. `names`: code that docs/airflow.md names; `tests`: what holds here instead."""
 
     because: str
-    told: str
+    names: tuple[str, ...]
     tests: tuple[str, ...]
 
 
@@ -41,8 +41,8 @@ def same(*tests: str) -> Same:
     return Same(tests)
 
 
-def different(because: str, told: str, *tests: str) -> Different:
-    return Different(because, told, tests)
+def different(because: str, names: tuple[str, ...], *tests: str) -> Different:
+    return Different(because, names, tests)
 
 
 def row(behaviour: str, here: Same | Different, *seen: str) -> Row:
@@ -51,35 +51,43 @@ def row(behaviour: str, here: Same | Different, *seen: str) -> Row:
 
 NO_HOOK_PARAMS = different(
     "nothing in Airflow calls dbt Cloud; the watcher retries and limits its requests",
-    "nothing here calls dbt Cloud",
+    ("hook_params",),
     "test_operator.py::test_an_argument_without_a_place_says_what_replaces_it",
 )
 NO_OPENLINEAGE = different(
-    "the cause carries the watcher's marker, and who made a run stands in its labels",
-    "no effect, with a warning: the cause carries the watcher's marker",
+    "the cause carries the watcher's marker, and the labels of the DbtRun say who created it",
+    ("openlineage_inject_parent_job_info",),
     "test_operator.py::test_an_argument_without_a_place_says_what_replaces_it",
 )
 NO_LINEAGE_EVENTS = different(
-    "whole manifests would be fetched by the worker, which has no token", "No OpenLineage events are made"
+    "whole manifests would be fetched by the worker, which has no token",
+    (),
+    "test_peer.py::test_nothing_else_of_the_providers_classes_is_missing",
 )
-NO_HOOK = different("Airflow has no token to call dbt Cloud with", "`DbtCloudHook` | none: it needs a token")
+NO_HOOK = different(
+    "Airflow has no token to call dbt Cloud with",
+    ("DbtCloudHook",),
+    "test_peer.py::test_the_classes_without_a_counterpart_are_these",
+)
 NO_CONNECTION = different(
     "the token stays in a Secret that only the watcher reads",
-    "No Airflow connection is looked up",
+    ("dbt_cloud_conn_id",),
     "test_access.py::test_without_anything_it_is_the_pods_own_and_no_connection_is_looked_up",
     "unit/connection/test_secret.py::test_a_host_may_have_a_port_and_a_scheme",
 )
 NO_STEP = different(
-    "a file is kept once, when the run has ended", "as the run's last step left them: `step` has no effect"
+    "a file is kept once, when the run has ended",
+    ("step",),
+    "test_artifacts.py::test_an_argument_of_the_provider_without_a_place_is_taken_with_a_warning",
 )
 NOTHING_POLLED = different(
     "thousands of tasks wait on one watch of Kubernetes",
-    "Ends are seen within seconds whatever it is",
+    ("check_interval",),
     "cluster/test_trigger.py::test_a_thousand_triggers_wait_on_one_watch",
 )
 WATCHER_RETRIES = different(
     "the watcher asks again by itself whatever is safe to repeat, and sends a start once",
-    "Retries and limits are the watcher's",
+    ("hook_params",),
     "unit/dbtcloud/test_submitting.py::test_it_is_sent_only_once_whatever_happens",
     "unit/dbtcloud/test_submitting.py::test_everything_else_leaves_it_undecided",
 )
@@ -127,7 +135,7 @@ TRIGGER = (
         "the event has status, message and run_id, no more",
         different(
             "who resumes should need no second request to say what happened",
-            "An event says more: `job_run_url`, `reason`, `namespace`, `name`",
+            ("job_run_url", "reason", "namespace", "name"),
             "test_event.py::test_a_failure_counts_the_failed_nodes_and_repeats_what_dbt_said",
         ),
         "triggers::test_dbt_job_run_for_terminal_status",
@@ -136,7 +144,7 @@ TRIGGER = (
         "any exception is an event of status error",
         different(
             "a network fault says nothing about the run",
-            "A trigger does not fire because of a network fault",
+            ("NoAccess",),
             "test_hub.py::test_outages_are_no_news_and_do_not_become_a_hot_loop",
             "test_hub.py::test_the_unforeseen_is_logged_and_survived",
         ),
@@ -150,7 +158,7 @@ TRIGGER = (
         "an end_time that passed is an event of status error",
         different(
             "nobody said that the run failed",
-            "gives an event of status `timeout`, not `error`",
+            ("end_time", "timeout"),
             "test_trigger.py::test_an_end_time_in_the_past_is_a_timeout_at_once",
         ),
         "triggers::test_dbt_job_run_timeout",
@@ -163,7 +171,7 @@ TRIGGER = (
         "an execution_deadline that passed is an event of status timeout",
         different(
             "a deadline in the trigger ends nothing when no triggerer runs",
-            "`DbtRunTrigger` has no `execution_deadline`",
+            ("execution_deadline",),
             "test_operator.py::test_execution_timeout_cancels_the_run",
         ),
         "triggers::test_dbt_job_run_execution_timeout",
@@ -176,7 +184,11 @@ TRIGGER = (
     ),
     row(
         "is_still_running takes a hook",
-        different("there is none", "`is_still_running()` does not use the hook"),
+        different(
+            "there is none",
+            ("is_still_running()",),
+            "test_trigger.py::test_a_run_without_an_object_may_still_be_running",
+        ),
         "triggers::test_dbt_job_run_is_still_running",
     ),
     row(
@@ -188,7 +200,7 @@ TRIGGER = (
 OPERATOR = (
     row(
         "every argument, with its default",
-        same("test_operator.py::test_every_argument_of_the_providers_operator_is_taken_with_its_default"),
+        same("test_peer.py::test_an_argument_has_the_providers_default_or_a_known_one"),
     ),
     row(
         "every argument is an attribute of its name",
@@ -201,7 +213,10 @@ OPERATOR = (
         "operators::test_execute_retry_from_failure_rerun",
         "operators::test_custom_trigger_reason",
     ),
-    row("the same arguments are templates", same("test_operator.py::test_what_the_provider_templates_is_templated")),
+    row(
+        "the same arguments are templates",
+        same("test_peer.py::test_what_the_provider_templates_is_templated_or_has_no_effect"),
+    ),
     row(
         "account, cause, steps, schema and run config reach dbt Cloud",
         same(
@@ -224,7 +239,7 @@ OPERATOR = (
         "any name may stand in additional_run_config",
         different(
             "dbt Cloud ignores a misspelt one in silence",
-            "an unknown name is an error",
+            ("additional_run_config",),
             "test_manifest.py::test_arguments_that_cannot_work_are_refused_in_a_sentence",
         ),
     ),
@@ -232,7 +247,7 @@ OPERATOR = (
         "account_id chooses the account, whatever the connection says",
         different(
             "a token belongs to the account of its Secret",
-            "a check: must be the connection's account",
+            ("account_id",),
             "unit/lifecycle/test_pending.py::test_the_account_of_the_connection_must_be_the_one_in_the_spec",
         ),
         "operators::test_execute_wait_for_termination",
@@ -251,7 +266,11 @@ OPERATOR = (
     ),
     row(
         "a cause may have 255 characters",
-        different("the watcher's marker needs some of them", "at most 200 characters"),
+        different(
+            "the watcher's marker needs some of them",
+            ("trigger_reason",),
+            "test_manifest.py::test_a_long_reason_is_cut_with_a_warning",
+        ),
         "hooks::test_trigger_job_run_with_longer_cause",
     ),
     row(
@@ -318,7 +337,7 @@ OPERATOR = (
         "defer() has no time-out",
         different(
             "a task must end even when no triggerer runs",
-            "`defer()` always has a time-out",
+            ("defer()",),
             "test_operator.py::test_a_deferral_lasts_no_longer_than_the_task_may",
         ),
         "operators::test_execute_deferrable_does_not_pass_execution_timeout_to_defer",
@@ -387,7 +406,7 @@ OPERATOR = (
         "one exception for every bad end, always retried",
         different(
             "who handles it, and Airflow, should know which it was",
-            "Each kind of end has its own exception",
+            ("DbtRunFailed", "DbtRunCancelled", "DbtRunTimedOut", "DbtRunLostContact", "DbtRunRefused"),
             "test_failures.py::test_each_end_has_its_exception",
             "test_failures.py::test_what_trying_again_cannot_help_is_not_tried_again",
         ),
@@ -404,7 +423,11 @@ OPERATOR = (
     ),
     row(
         "they are fetched from dbt Cloud when the task resumes",
-        different("a request that fails would hide the end", "from the object alone"),
+        different(
+            "a request that fails would hide the end",
+            (),
+            "test_operator.py::test_a_failed_run_explains_itself_in_the_log",
+        ),
         "hooks::test_log_job_run_failure_details_fetches_run_steps",
     ),
     row(
@@ -416,7 +439,7 @@ OPERATOR = (
         "without waiting, deferrable is warned of",
         different(
             "`default_deferrable` would give the warning to every such task",
-            "with `deferrable=True` gives no warning",
+            ("wait_for_termination=False", "deferrable=True"),
             "test_operator.py::test_without_waiting_deferrable_has_no_effect_and_no_warning",
         ),
     ),
@@ -447,7 +470,11 @@ OPERATOR = (
     ),
     row(
         "retry_from_failure looks at the job's latest run",
-        different("that may be somebody else's", "the run of this task's previous try"),
+        different(
+            "that may be somebody else's",
+            ("retry_from_failure",),
+            "test_operator.py::test_retry_from_failure_resumes_the_failed_run_of_the_try_before",
+        ),
         "hooks::test_trigger_job_run_with_retry_from_failure",
     ),
     row(
@@ -467,7 +494,7 @@ OPERATOR = (
         "on_kill waits until the run is cancelled",
         different(
             "Airflow kills the process after seconds; the watcher does not go away",
-            "`on_kill` asks for the cancel and does not wait",
+            ("on_kill",),
             "test_operator.py::test_a_kill_asks_for_the_end_and_does_not_wait_for_it",
             "test_operator.py::test_nothing_starts_while_the_run_before_is_being_cancelled",
         ),
@@ -494,7 +521,7 @@ OPERATOR = (
         "the link is None before there is a run",
         different(
             "it is declared to be a text",
-            "The link is empty, not `None`",
+            (),
             "test_link.py::test_before_there_is_a_run_it_opens_nothing",
         ),
     ),
@@ -509,7 +536,7 @@ SENSOR = (
     row("hook_params reach the hook", NO_HOOK_PARAMS, "sensors::test_init"),
     row(
         "every argument and template",
-        same("test_sensor.py::test_every_argument_of_the_providers_sensor_is_taken"),
+        same("test_peer.py::test_each_argument_of_the_provider_is_taken_or_known_not_to_be"),
     ),
     row(
         "a poke is false while the run goes on, true when it succeeded",
@@ -533,7 +560,7 @@ SENSOR = (
         "it returns nothing then",
         different(
             "the next task wants the same XCom in both modes",
-            "returns the run's id also when it was not deferred",
+            ("DbtRunSensor",),
             "test_sensor.py::test_a_run_that_is_over_is_not_deferred",
         ),
     ),
@@ -556,7 +583,7 @@ SENSOR = (
         "its own timeout is an ordinary failure",
         different(
             "Airflow's sensors have an exception for it, which soft_fail knows",
-            "is Airflow's `AirflowSensorTimeout` in both modes",
+            ("AirflowSensorTimeout", "soft_fail"),
             "test_sensor.py::test_the_end_of_the_wait_is_airflows_sensor_timeout",
         ),
         "sensors::test_execute_complete_failure",
@@ -570,7 +597,7 @@ SENSOR = (
         "a deferrable sensor pokes every 5 s",
         different(
             "an end is seen within seconds whatever it is",
-            "keeps Airflow's `poke_interval` of 60 s, not 5",
+            ("poke_interval",),
             "test_sensor.py::test_a_deferrable_sensor_keeps_airflows_poke_interval",
         ),
     ),
@@ -589,7 +616,7 @@ ARTIFACTS = (
         "JSON is read and written anew",
         different(
             "what dbt wrote is what a reader wants",
-            "JSON is written byte for byte",
+            ("DbtRunArtifactOperator",),
             "test_artifacts.py::test_the_file_is_written_byte_for_byte_under_the_name_that_the_provider_gives_it",
         ),
         "operators::test_get_json_artifact",
@@ -613,7 +640,11 @@ ARTIFACTS = (
     ),
     row(
         "connection and account choose where it is read",
-        different("the file is in the cluster", "with a warning: `dbt_cloud_conn_id`, `account_id` and `hook_params`"),
+        different(
+            "the file is in the cluster",
+            ("dbt_cloud_conn_id", "account_id"),
+            "test_artifacts.py::test_an_argument_of_the_provider_without_a_place_is_taken_with_a_warning",
+        ),
         "operators::test_get_json_artifact",
         "operators::test_get_text_artifact",
         "operators::test_get_artifact_with_specified_output_file",
@@ -623,7 +654,11 @@ ARTIFACTS = (
 LISTS = (
     row(
         "an account's jobs are listed",
-        different("only dbt Cloud knows them", "`DbtCloudListJobsOperator` | none: it needs a token"),
+        different(
+            "only dbt Cloud knows them",
+            ("DbtCloudListJobsOperator",),
+            "test_peer.py::test_the_classes_without_a_counterpart_are_these",
+        ),
         "operators::test_execute_list_jobs",
     ),
     row(
@@ -639,7 +674,7 @@ LISTS = (
         "a row is what dbt Cloud answers, with include_related",
         different(
             "what is listed are DbtRuns",
-            "`include_related` have no effect, and a row has the names of DbtRun's status",
+            ("include_related",),
             "test_listing.py::test_what_is_returned_can_be_an_xcom",
         ),
         "operators::test_execute_list_job_runs",
@@ -666,7 +701,7 @@ LISTS = (
         "a code that does not exist matches nothing",
         different(
             "it is a mistake",
-            "A status that does not exist is an error",
+            ("DbtRunListOperator",),
             "test_listing.py::test_a_status_that_does_not_exist_is_refused",
         ),
     ),
@@ -677,7 +712,11 @@ LISTS = (
     ),
     row(
         "order_by orders",
-        different("the newest is what people look for", "always newest first: `order_by`"),
+        different(
+            "the newest is what people look for",
+            ("order_by",),
+            "test_listing.py::test_an_argument_of_the_provider_without_a_place_is_taken_with_a_warning",
+        ),
         "operators::test_execute_order_by_behavior",
     ),
     row(
@@ -692,7 +731,7 @@ HOOK = (
         "a status that is not one of six is an error",
         different(
             "dbt Cloud may add one; it is never taken for an end",
-            "`DbtCloudHook` | none: it needs a token",
+            ("DbtCloudHook",),
             "unit/dbtcloud/test_reading.py::test_an_unknown_status_is_never_taken_for_an_end",
         ),
         "hooks::test_valid_job_run_status",
@@ -718,7 +757,7 @@ HOOK = (
         "Airflow can test the connection",
         different(
             "the watcher does, and says so on the object",
-            "No Airflow connection is looked up",
+            ("dbt_cloud_conn_id",),
             "unit/dbtcloud/test_reading.py::test_the_account_can_be_checked",
         ),
         "hooks::test_connection_success",
@@ -748,7 +787,11 @@ HOOK = (
     ),
     row(
         "a proxy is named in the connection",
-        different("the watcher's environment names it, as a cluster's does", "a proxy too (`HTTPS_PROXY`)"),
+        different(
+            "the watcher's environment names it, as a cluster's does",
+            ("HTTPS_PROXY",),
+            "unit/dbtcloud/test_tls.py::test_a_proxy_of_the_environment_is_asked_for_the_world",
+        ),
         "hooks::test_trigger_job_run_with_proxy",
         "hooks::test_timeout_with_proxies",
     ),

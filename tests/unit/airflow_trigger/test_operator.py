@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import warnings
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from typing import Any, cast
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
-from airflow.providers.dbt.cloud.operators.dbt import DbtCloudRunJobOperator
 
 from airflow_trigger.access import Access, resolve
 from airflow_trigger.cluster import NotPermitted, QuotaExceeded, Rejected, Unreachable
@@ -918,13 +916,6 @@ def test_a_deferral_lasts_no_longer_than_the_task_may(
 # ── the provider's arguments ──
 
 
-def test_every_argument_of_the_providers_operator_is_taken_with_its_default() -> None:
-    peer, ours = (inspect.signature(kind.__init__).parameters for kind in (DbtCloudRunJobOperator, DbtRunOperator))
-    assert peer.keys() <= ours.keys()
-    different = {name for name in peer if peer[name].default != ours[name].default}
-    assert not different
-
-
 def test_every_argument_of_the_provider_is_an_attribute_of_that_name(runs: FakeTaskRuns) -> None:
     given: dict[str, Any] = {
         "dbt_cloud_conn_id": "dbt_cloud_finance",
@@ -989,10 +980,6 @@ def test_durations_may_be_timedeltas(runs: FakeTaskRuns) -> None:
     assert told.trigger.poll_interval == 300
     assert told.timeout is not None
     assert told.timeout.total_seconds() == 3_660
-
-
-def test_what_the_provider_templates_is_templated() -> None:
-    assert set(DbtCloudRunJobOperator.template_fields) <= set(DbtRunOperator.template_fields)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +12,6 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
     TaskDeferred,
 )
-from airflow.providers.dbt.cloud.sensors.dbt import DbtCloudJobRunSensor
 from airflow.sdk.exceptions import AirflowRescheduleException
 
 from airflow_trigger.cluster import NotPermitted, Unreachable
@@ -256,9 +254,3 @@ def test_what_is_given_is_an_attribute_of_that_name(runs: FakeTaskRuns) -> None:
 
 def test_a_deferrable_sensor_keeps_airflows_poke_interval(runs: FakeTaskRuns) -> None:
     assert new(runs, run_id=1, deferrable=True).poke_interval == 60
-
-
-def test_every_argument_of_the_providers_sensor_is_taken() -> None:
-    peer, ours = (inspect.signature(kind.__init__).parameters for kind in (DbtCloudJobRunSensor, DbtRunSensor))
-    assert peer.keys() <= ours.keys()
-    assert set(DbtCloudJobRunSensor.template_fields) <= set(DbtRunSensor.template_fields)
