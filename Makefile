@@ -106,7 +106,7 @@ bench-airflow: controlplane ## the trigger against the one of Airflow's dbt Clou
 demo: controlplane ## three runs on a real API server; the last line is the event that Airflow gets
 	@$(BIN)/python -m tests.demo
 
-docs: controlplane ## write docs/reference.md and deploy/ anew from the chart and the code
+docs: $(READY) ## generate deploy/ and the generated pages of docs/ from the chart and the code; builds helm if needed
 	@$(BIN)/python -m deploy.render
 	@$(BIN)/python -m docs.generate
 

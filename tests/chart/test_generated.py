@@ -13,10 +13,24 @@ from dbtrun.api import ConditionType
 from deploy import render
 from docs import chart, generate
 from tests.chart.helm import CHART, ROOT
+from tests.controlplane import build, helm_path
 
 
 def test_the_plain_manifests_are_what_the_chart_renders(binaries: None) -> None:
     assert render.stale() == []
+
+
+def test_only_helm_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No control plane: rendering and `make docs` work where nothing but helm is there, and nothing can be built."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/helm").symlink_to(helm_path())
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path / "bin"))
+    monkeypatch.setenv("DBTRUN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(build, "_find_go", lambda folder, _: pytest.fail(f"{folder} is built"))
+    assert render.stale() == []
+    steps = subprocess.run(["make", "-n", "docs"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "deploy.render" in steps
+    assert "controlplane" not in steps
 
 
 def test_a_change_of_the_chart_is_noticed(binaries: None, tmp_path: Path) -> None:
