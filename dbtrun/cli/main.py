@@ -30,9 +30,11 @@ COMMANDS: Final = {
     "describe": Lazy("dbtrun.cli.reading", "cli", "Show how a DbtRun stands, why, and what to do."),
     "doctor": Lazy("dbtrun.cli.doctor.command", "cli", "Find what stands between you and a first run."),
     "get": Lazy("dbtrun.cli.reading", "cli", "List DbtRuns."),
+    "logs": Lazy("dbtrun.cli.logs", "cli", "Print the logs of a run's steps."),
     "retry": Lazy("dbtrun.cli.changing", "cli", "Run a DbtRun that has ended once more."),
     "run": Lazy("dbtrun.cli.starting", "cli", "Run a dbt Cloud job and follow it."),
     "simulate": Lazy("watcher.simulator.command", "simulator", "Run a dbt Cloud on this machine."),
+    "top": Lazy("dbtrun.cli.top", "cli", "Show the live runs of every namespace, as they change."),
     "wait": Lazy("dbtrun.cli.waiting", "cli", "Wait until DbtRuns have ended."),
     "watcher": Lazy("watcher.command", "watcher", "Run the watcher, the controller of the DbtRuns."),
 }

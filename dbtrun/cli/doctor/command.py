@@ -115,7 +115,9 @@ def doctor(
     if file is not None:
         _write_record(file, report)
     if output == "json":
-        write_object({"findings": as_json(report.findings), "assumptions": as_json(rows)}, output)
+        write_object(
+            {"findings": as_json(report.findings), "assumptions": as_json(rows), "requests": report.requests}, output
+        )
     else:
         out = screen()
         for title, findings in (("Cluster", report.cluster), ("dbt Cloud", report.dbt), ("Assumptions", rows)):

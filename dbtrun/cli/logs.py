@@ -1,0 +1,174 @@
+"""`dbtrun logs`: from the status, and with a token from dbt Cloud itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import click
+import msgspec
+
+from dbtrun.cli.cluster import Api, Place, connected
+from dbtrun.cli.dbtcloud import DbtCloud
+from dbtrun.cli.doctor.dbt_checks import FAULTS
+from dbtrun.cli.options import cluster_options, name_argument, running
+from dbtrun.cli.runs import Runs
+from dbtrun.cli.view import Run, Step, read
+from dbtrun.cli.words import between, one_line
+from dbtrun.connection.hosts import ANY_HOST, DBT_HOSTS, Hosts
+from dbtrun.connection.secret import Connection, InvalidConnection, parse_connection
+from dbtrun.text import plain
+
+TOKEN: Final = "DBT_CLOUD_TOKEN"  # noqa: S105 - the name of a variable
+PAUSE: Final = 5.0
+"""Seconds between two looks with --follow."""
+OVER: Final = frozenset({"Success", "Error", "Cancelled", "Skipped"})
+"""dbt Cloud's words for a step that has ended."""
+
+
+@click.command()
+@name_argument
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run is over.")
+@click.option("--step", "only", type=click.IntRange(min=1), metavar="NUMBER", help="Of this step only.")
+@click.option(
+    "--secret", is_flag=True, help="Use the token in the Secret of the DbtRun's connection, if you may read it."
+)
+@click.option("--host", help=f"Send the token in {TOKEN} to this host, which is not one of dbt Cloud's own.")
+@cluster_options
+def logs(name: str, follow: bool, only: int | None, secret: bool, host: str | None, place: Place) -> None:
+    """Print the logs of a run's steps.
+
+    Without a token: the steps and the end of the failed step's log, as the status has them. With a token in the
+    variable DBT_CLOUD_TOKEN, or with --secret: the whole logs from dbt Cloud.
+    """
+    running(_told(place, name, only, secret=secret, host=host, follow=follow))
+
+
+async def _told(place: Place, name: str, only: int | None, *, secret: bool, host: str | None, follow: bool) -> None:
+    news = News(only)
+    async with connected(place) as (api, namespace):
+        runs = Runs(api, namespace)
+        while True:
+            run = read(await runs.get(name))
+            connection = await _connection(api, run, host, secret=secret)
+            over = await _from_dbt_cloud(connection, run, news) if connection else run.final
+            if connection is None:
+                _print(news.of_status(run))
+            if not follow or (over and run.final):
+                break
+            await asyncio.sleep(PAUSE)
+    if not news.told:
+        click.echo(f"{name} has no steps yet: it is {run.phase}.", err=True)
+
+
+async def _from_dbt_cloud(connection: Connection, run: Run, news: News) -> bool:
+    """Prints what is new; whether the run is over."""
+    if run.run_id is None:
+        return run.final
+    async with DbtCloud(connection) as cloud:
+        reply = await cloud.get(f"runs/{run.run_id}/", include_related='["run_steps"]')
+    if not reply.good or not isinstance(reply.data, dict):
+        words = FAULTS.get(reply.kind)
+        raise click.ClickException(f"The logs cannot be read: {words.message if words else reply.kind}.")
+    _print(news.of_dbt_cloud(run.run_id, reply.data.get("run_steps") or []))
+    return reply.data.get("status") in (10, 20, 30)
+
+
+def _print(lines: Iterator[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
+@dataclass
+class News:
+    """What of the logs was not printed yet. Pure."""
+
+    only: int | None = None
+    """The only step whose log is wanted."""
+    told: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Characters of the log of each run and step that are printed."""
+    states: dict[tuple[int, int], str] = field(default_factory=dict)
+
+    def of_dbt_cloud(self, run_id: int, steps: Sequence[Any]) -> Iterator[str]:
+        """What dbt Cloud's steps say that was not printed."""
+        for step in steps:
+            if not isinstance(step, dict) or not isinstance(step.get("index"), int):
+                continue
+            key = (run_id, step["index"])
+            if self.only not in (None, step["index"]) or not step.get("started_at"):
+                continue
+            if key not in self.told:
+                yield f"==> {step['index']}. {one_line(str(step.get('name')))}"
+            log = step.get("logs") or ""
+            whole = log if step.get("finished_at") else log[: log.rfind("\n") + 1]  # a line may be half written
+            new = plain(whole[self.told.get(key, 0) :])
+            self.told[key] = len(whole)
+            yield from new.splitlines()
+
+    def of_status(self, run: Run) -> Iterator[str]:
+        """What the status says that was not printed."""
+        for step in run.status.steps:
+            key = (run.run_id or 0, step.index)
+            if self.only not in (None, step.index) or self.states.get(key) == step.status:
+                continue
+            self.states[key] = step.status
+            self.told[key] = 0
+            yield _line(step)
+        failed = run.status.failed_step
+        if failed is None or self.only not in (None, failed.index):
+            return
+        key = (run.run_id or 0, failed.index)
+        if self.told.get(key, 0) < len(failed.log_tail):
+            self.told[key] = len(failed.log_tail)
+            yield f"==> {failed.index}. {one_line(failed.name)}: the end of its log"
+            yield from plain(failed.log_tail).splitlines()
+
+
+def _line(step: Step) -> str:
+    took = between(step.started_at, step.finished_at) if step.status in OVER else ""
+    return f"{step.index}. {one_line(step.name)}: {one_line(step.status)}{f' after {took}' if took else ''}"
+
+
+async def _connection(api: Api, run: Run, host: str | None, *, secret: bool) -> Connection | None:
+    """How dbt Cloud is asked; None: not at all.
+
+    Raises:
+        click.ClickException: there is a token, and it may not be sent.
+    """
+    if secret:
+        return await _of_secret(api, run)
+    token = os.environ.get(TOKEN)
+    if not token or run.status.account_id is None:
+        return None
+    named = run.status.host or DBT_HOSTS[0]
+    # Whoever may write a status could name any host there, and would get the token of whoever reads the logs.
+    if host is None and not Hosts().allow(named.partition(":")[0]):
+        raise click.ClickException(
+            f"The status names the host {one_line(named)}, which is not dbt Cloud's: to send your "
+            f"token there, add --host {one_line(named)}"
+        )
+    keys = {"token": token, "account-id": str(run.status.account_id), "host": host or named}
+    return _parsed({key: value.encode() for key, value in keys.items()}, f"{TOKEN} and the status")
+
+
+async def _of_secret(api: Api, run: Run) -> Connection:
+    reference = run.spec.connection_ref
+    if reference is None:
+        raise click.ClickException(f"{run.name} uses the watcher's default connection: give a token with {TOKEN}.")
+    path = f"/api/v1/namespaces/{run.metadata.namespace}/secrets/{reference.name}"
+    body = msgspec.json.decode(await api.request("GET", path), type=_Secret)
+    return _parsed(body.data, f"Secret {reference.name}")
+
+
+class _Secret(msgspec.Struct):
+    data: dict[str, bytes] = {}
+
+
+def _parsed(data: dict[str, bytes], where: str) -> Connection:
+    try:
+        return parse_connection(data, where, Hosts((ANY_HOST,), loopback=True))
+    except InvalidConnection as error:
+        raise click.ClickException(str(error)) from None

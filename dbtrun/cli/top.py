@@ -1,0 +1,178 @@
+"""`dbtrun top`: the live runs of every namespace, as they change."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import click
+import msgspec
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from airflow_trigger.cluster import Expired, Unreachable
+from dbtrun.api import Phase
+from dbtrun.cli.cluster import Place, connected
+from dbtrun.cli.options import cluster_options, running
+from dbtrun.cli.rows import NAMESPACE, style
+from dbtrun.cli.runs import PAUSES, Runs
+from dbtrun.cli.screen import screen, write
+from dbtrun.cli.table import Cell, Column, Row, lines
+from dbtrun.cli.view import Run, UnreadableRun, read
+from dbtrun.cli.words import duration, one_line
+
+KEPT: Final = timedelta(minutes=1)
+"""How long a run that is over stays on the screen."""
+COLUMNS: Final = (
+    NAMESPACE, Column("NAME", 16), Column("PHASE"), Column("REASON", 8), Column("JOB", 6), Column("PROGRESS"),
+    Column("LEFT"), Column("AGE"),
+)  # fmt: skip
+ORDER: Final = (Phase.CANCELLING, Phase.RUNNING, Phase.QUEUED, Phase.SUBMITTING, Phase.PENDING)
+"""Live phases as they follow on the screen; what is over comes last."""
+
+
+@click.command()
+@click.option(
+    "--interval", type=click.FloatRange(0.5, 60), default=2.0, show_default=True, help="Seconds between screens."
+)
+@cluster_options
+def top(interval: float, place: Place) -> None:
+    """Show the live runs of every namespace, or of the one that -n names, as they change. Ctrl-C ends it.
+
+    Without a terminal, the runs are printed once.
+    """
+    out = screen()
+    with suppress(click.exceptions.Exit):  # Ctrl-C is how it ends
+        running(_watch(place, out, interval) if out.is_terminal else _once(place, out))
+
+
+async def _once(place: Place, out: Console) -> None:
+    async with connected(place) as (api, _):
+        state = State()
+        found = await Runs(api, place.namespace).list()
+        state.reset(found.items)
+        write(out, state.lines(datetime.now(UTC), None, None))
+
+
+async def _watch(place: Place, out: Console, interval: float) -> None:
+    state = State()
+    async with connected(place) as (api, _):
+        feeding = asyncio.create_task(_feed(Runs(api, place.namespace), state))
+        try:
+            with Live(console=out, screen=True, auto_refresh=False) as live:
+                while not feeding.done():
+                    shown = state.lines(datetime.now(UTC), out.width, out.height - 1)
+                    live.update(Group(*shown), refresh=True)
+                    await asyncio.wait([feeding], timeout=interval)
+        finally:
+            feeding.cancel()
+        await feeding  # why it ended
+
+
+async def _feed(runs: Runs, state: State) -> None:
+    """Keeps the state true until it is cancelled."""
+    tries = 0
+    while True:
+        began = time.monotonic()
+        try:
+            found = await runs.list()
+            state.reset(found.items)
+            async for kind, body in runs.changes(found.version):
+                state.change(kind, body)
+        except Expired:
+            continue
+        except Unreachable as error:
+            state.trouble = str(error)
+            tries = 0 if time.monotonic() - began > 60 else tries + 1
+            await asyncio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
+
+
+class State:
+    """The runs that are shown."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, Run] = {}
+        self._over: dict[str, datetime] = {}
+        self.trouble = ""
+        """Why the screen is out of date; empty if it is not."""
+
+    def reset(self, items: Iterable[msgspec.Raw]) -> None:
+        """A whole list."""
+        before, self._runs, self.trouble = self._runs, {}, ""
+        for item in items:
+            self._take(item)
+        for uid in before.keys() - self._runs.keys():
+            self._over.pop(uid, None)
+
+    def change(self, kind: str, body: msgspec.Raw) -> None:
+        """One object was added, changed or deleted."""
+        if kind != "BOOKMARK":
+            self._take(body, deleted=kind == "DELETED")
+
+    def _take(self, body: msgspec.Raw, *, deleted: bool = False) -> None:
+        try:
+            run = read(body)
+        except UnreadableRun:
+            return
+        uid = run.metadata.uid
+        known = uid in self._runs
+        if deleted or (run.final and not known and self._ended_long_ago(run)):
+            self._runs.pop(uid, None)
+            self._over.pop(uid, None)
+            return
+        self._runs[uid] = run
+        if run.final:
+            self._over.setdefault(uid, datetime.now(UTC))
+
+    def _ended_long_ago(self, run: Run) -> bool:
+        ended = run.status.completion_time
+        return ended is None or datetime.now(UTC) - ended > KEPT
+
+    def lines(self, now: datetime, width: int | None, height: int | None) -> list[Text]:
+        """The screen: a line of counts, and as many runs as fit."""
+        for uid in [uid for uid, at in self._over.items() if now - at > KEPT]:
+            del self._over[uid]
+            self._runs.pop(uid, None)
+        runs = sorted(self._runs.values(), key=_place)
+        head = [Text(self.trouble, style="red")] if self.trouble else []
+        head.append(Text(_counts(runs), no_wrap=True, overflow="ellipsis"))
+        room = len(runs) if height is None else max(height - len(head) - 2, 1)
+        told = lines(COLUMNS, [_row(run, now) for run in runs[:room]], width)
+        rest = [Text(f"… and {len(runs) - room} more", style="dim")] if len(runs) > room else []
+        return [*head, *told, *rest]
+
+
+def _place(run: Run) -> tuple[int, datetime, str]:
+    phase = run.status.phase
+    rank = ORDER.index(Phase(phase)) if phase in ORDER else len(ORDER) if run.final else len(ORDER) - 1
+    return rank, run.metadata.creation_timestamp or datetime.max.replace(tzinfo=UTC), run.name
+
+
+def _counts(runs: list[Run]) -> str:
+    counted = Counter(run.phase for run in runs)
+    return f"{len(runs)} DbtRuns: " + (
+        ", ".join(f"{count} {phase}" for phase, count in counted.most_common()) or "none"
+    )
+
+
+def _row(run: Run, now: datetime) -> Row:
+    return list(_cells(run, now))
+
+
+def _cells(run: Run, now: datetime) -> Iterator[Cell]:
+    estimate, created = run.status.estimated_completion_time, run.metadata.creation_timestamp
+    left = "" if estimate is None or run.final else duration((estimate - now).total_seconds())
+    yield Cell(run.metadata.namespace)
+    yield Cell(run.name)
+    yield Cell(run.phase, style(run))
+    yield Cell(one_line(run.status.reason))
+    yield Cell(one_line(run.job))
+    yield Cell(one_line(run.status.progress or ""))
+    yield Cell(left)
+    yield Cell("" if created is None else duration((now - created).total_seconds()))

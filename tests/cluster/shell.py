@@ -1,0 +1,57 @@
+"""Somebody who types commands of `dbtrun`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.controlplane import ControlPlane
+from tests.stack.site import ROOT
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Shell:
+    """It has a kubeconfig whose context has the namespace."""
+
+    def __init__(self, plane: ControlPlane, folder: Path, namespace: str) -> None:
+        config = json.loads(plane.kubeconfig.read_text())
+        config["contexts"][0]["context"]["namespace"] = namespace
+        self.config = folder / "kubeconfig"
+        self.config.write_text(json.dumps(config))
+        self.env = {
+            "HOME": str(folder), "KUBECONFIG": str(self.config), "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin",
+            "LC_ALL": "C.UTF-8",
+        }  # fmt: skip
+
+    async def start(self, *arguments: str, **options: Any) -> asyncio.subprocess.Process:
+        pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+        pipes = {"stdout": pipe, "stderr": pipe, "stdin": nothing}
+        argv = (sys.executable, "-m", "dbtrun", *arguments)
+        return await asyncio.create_subprocess_exec(*argv, env=self.env, **(pipes | options))
+
+    async def ends(self, process: asyncio.subprocess.Process) -> Ended:
+        async with asyncio.timeout(120):
+            out, err = await process.communicate()
+        return Ended(process.returncode or 0, (out or b"").decode(), (err or b"").decode())
+
+    async def hears(self, process: asyncio.subprocess.Process, words: str) -> None:
+        """Waits for a line with these words on standard error."""
+        assert process.stderr is not None
+        async with asyncio.timeout(90):
+            while words.encode() not in (line := await process.stderr.readline()):
+                assert line, f"it ended before it said {words!r}"
+
+    async def types(self, *arguments: str) -> Ended:
+        ended = await self.ends(await self.start(*arguments))
+        assert "Traceback" not in ended.err, ended.err
+        return ended

@@ -1,0 +1,255 @@
+"""`dbtrun doctor` on a real API server: with a healthy watcher, and with one mistake at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import yaml
+
+from tests.cluster.shell import Shell
+from tests.controlplane import ControlPlane
+from tests.stack import JOBS, Own, Stack, until
+from tests.stack.site import CRD
+from tests.stack.stack import SECRET
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+NAMESPACE = "doctor"
+SECONDS = 120.0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stack(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    await asyncio.to_thread(plane.create_namespace_sync, NAMESPACE)
+    values = {"settings": {"loopbackConnections": True}}  # as the Deployment must say, or the Secret's host is refused
+    async with Stack.up(plane, NAMESPACE, tmp_path_factory.mktemp("doctor"), values=values) as stack:
+        own = Own(stack, "first")
+        await own.apply()
+        await own.reaches("Succeeded")
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def shell(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    return Shell(stack.plane, tmp_path_factory.mktemp("shell"), NAMESPACE)
+
+
+async def found(shell: Shell, *arguments: str) -> tuple[int, dict[str, str], Any]:
+    """The exit code, what is in the way by check, and everything."""
+    began = time.monotonic()
+    ended = await shell.types("doctor", "-o", "json", *arguments)
+    assert time.monotonic() - began < SECONDS
+    report = json.loads(ended.out)
+    return ended.code, {one["check"]: one["message"] for one in report["findings"] if one["verdict"] == "bad"}, report
+
+
+async def test_nothing_is_in_the_way_of_a_healthy_system_and_nothing_is_changed(shell: Shell, stack: Stack) -> None:
+    journal, objects = await stack.journal(), await stack.kubectl("get", "dr,secrets,leases", "-o", "name")
+    await stack.ask("DELETE", "/requests")
+    code, wrong, report = await found(shell, "--job", str(JOBS["success"]))
+    assert (code, wrong) == (0, {}), report
+    checks = {one["check"] for one in report["findings"] if one["verdict"] == "good"}
+    assert {"crd", "rights", "watcher", "connection", "stale writes", "account", "clock", "job", "filters"} <= checks
+    assert report["requests"] <= 60
+    assert await stack.journal() == journal
+    assert await stack.kubectl("get", "dr,secrets,leases", "-o", "name") == objects
+
+
+async def test_people_read_a_line_for_each_check(shell: Shell) -> None:
+    ended = await shell.types("doctor", "--job", str(JOBS["success"]))
+    assert ended.code == 0
+    for words in (
+        "Cluster\n",
+        "  ✓ The CRD is installed",
+        "dbt Cloud\n",
+        "Assumptions\n",
+        "  ✓ dbt Cloud accepts the token",
+    ):
+        assert words in ended.out
+    assert "\x1b" not in ended.out
+
+
+async def test_with_start_a_run_is_started_and_cancelled_and_the_assumptions_hold(shell: Shell, stack: Stack) -> None:
+    before = len(await stack.journal())
+    code, wrong, report = await found(shell, "--start", str(JOBS["endless"]))
+    assert (code, wrong) == (0, {}), report
+    assert [entry["action"] for entry in (await stack.journal())[before:]] == ["start", "cancel"]
+    assert [one["verdict"] for one in report["assumptions"]] == ["good", "unknown", "unknown", "good", "good"]
+    assert report["requests"] <= 60
+
+
+async def test_a_record_is_a_scenario(shell: Shell, stack: Stack, tmp_path: Path) -> None:
+    file = tmp_path / "record.yaml"
+    await found(shell, "--record", str(file))
+    recorded = file.read_text()
+    assert "job 1" in recorded
+    assert [secret for secret in (stack.token, "daily build", "broken build") if secret in recorded] == []
+
+
+async def test_a_namespace_that_does_not_exist(shell: Shell) -> None:
+    _, wrong, _ = await found(shell, "-n", "no-such-namespace")
+    assert wrong["namespace"] == "There is no namespace no-such-namespace."
+
+
+async def test_a_namespace_that_no_watcher_serves(shell: Shell, stack: Stack) -> None:
+    await asyncio.to_thread(stack.plane.create_namespace_sync, "unserved")
+    code, wrong, _ = await found(shell, "-n", "unserved")
+    assert code == 1
+    assert wrong["watcher"].startswith("No watcher serves the namespace unserved; Deployment doctor/dbtrun serves")
+
+
+async def test_rights_that_are_missing(shell: Shell, stack: Stack) -> None:
+    weak = await stack.plane.kubeconfig_for(NAMESPACE, "default")
+    _, wrong, report = await found(shell, "--kubeconfig", str(weak))
+    assert wrong["rights"].startswith("You may not get, list, watch, create, patch, delete DbtRuns")
+    assert "connection" not in wrong, "what may not be read is not wrong"
+    assert report["requests"] <= 60
+
+
+SECRETS: list[tuple[str, str, dict[str, str], str]] = [
+    ("of-another-type", "Opaque", {}, "is of type Opaque, not dbtrun.dev/connection"),
+    ("without-a-token", "", {"token": ""}, "key `token` is empty"),
+    ("with-a-strange-account", "", {"account-id": "acme"}, "key `account-id` is not the number of an account"),
+    ("with-a-strange-host", "", {"host": "dbt.example.com"}, "key `host` is not below getdbt.com, dbt.com"),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "keys", "words"), SECRETS)
+async def test_a_secret_that_cannot_be_used(
+    shell: Shell, stack: Stack, name: str, kind: str, keys: dict[str, str], words: str
+) -> None:
+    made = stack.secret(name, stack.keys() | keys)
+    await stack.apply(made | ({"type": kind} if kind else {}))
+    _, wrong, _ = await found(shell, "--connection", name)
+    assert wrong.keys() == {"connection"}
+    assert words in wrong["connection"]
+
+
+async def test_a_secret_that_is_missing(shell: Shell) -> None:
+    _, wrong, _ = await found(shell, "--connection", "no-such")
+    assert wrong == {"connection": "There is no Secret no-such in the namespace doctor."}
+
+
+async def test_a_token_that_is_refused(shell: Shell, stack: Stack) -> None:
+    await stack.apply(stack.secret("refused", stack.keys("dbtc_of_nobody")))
+    _, wrong, _ = await found(shell, "--connection", "refused")
+    assert wrong.keys() == {"account"}
+    assert "the token is refused (401)" in wrong["account"]
+
+
+async def test_a_quota_that_is_used_up(shell: Shell, stack: Stack) -> None:
+    quota = {
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"},
+        "spec": {"hard": {"count/dbtruns.dbtrun.dev": "0"}},
+    }  # fmt: skip
+    await stack.apply(quota)
+    try:
+        for _ in range(20):
+            _, wrong, _ = await found(shell)
+            if wrong:
+                break
+        assert wrong.keys() == {"dry run"}
+        assert "exceeded quota" in wrong["dry run"]
+    finally:
+        await stack.kubectl("delete", "resourcequota", "none")
+
+
+async def test_a_watcher_that_may_not_read_the_secret(shell: Shell, stack: Stack) -> None:
+    name = "dbtrun-connections"
+    role = await stack.json("get", "role", name)
+    await stack.kubectl("delete", "role", name)
+    try:
+        _, wrong, _ = await found(shell)
+        assert wrong == {"connection rights": "The watcher may not read the Secret of the connection."}
+    finally:
+        await stack.apply({key: role[key] for key in ("apiVersion", "kind", "rules")} | {"metadata": {"name": name}})
+
+
+async def test_two_watchers_for_one_namespace(shell: Shell, stack: Stack) -> None:
+    deployment = await stack.json("get", "deployment", "dbtrun")
+    twin = {"apiVersion": "apps/v1", "kind": "Deployment", "spec": deployment["spec"]}
+    await stack.apply(twin | {"metadata": {"name": "twin", "labels": deployment["metadata"]["labels"]}})
+    try:
+        _, wrong, _ = await found(shell)
+        assert wrong.keys() == {"watcher"}
+        assert "Deployment doctor/dbtrun and Deployment doctor/twin" in wrong["watcher"]
+    finally:
+        await stack.kubectl("delete", "deployment", "twin")
+
+
+async def test_no_cluster_at_all(shell: Shell, tmp_path: Path) -> None:
+    config = json.loads(shell.config.read_text())
+    config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:9"
+    file = tmp_path / "kubeconfig"
+    file.write_text(json.dumps(config))
+    _, wrong, _ = await found(shell, "--kubeconfig", str(file))
+    assert wrong.keys() == {"access"}
+    assert "does not answer" in wrong["access"]
+    for user in config["users"]:
+        user["user"] = {"token": "of-nobody"}
+    config["clusters"] = json.loads(shell.config.read_text())["clusters"]
+    file.write_text(json.dumps(config))
+    _, wrong, _ = await found(shell, "--kubeconfig", str(file))
+    assert wrong.keys() == {"access"}
+    assert "does not accept the credentials" in wrong["access"]
+
+
+async def test_dbt_cloud_alone_without_a_cluster(shell: Shell, stack: Stack) -> None:
+    shell.env["DBT_CLOUD_TOKEN"] = stack.token
+    try:
+        account = str(stack.keys()["account-id"])
+        code, wrong, report = await found(shell, "--no-cluster", "--host", stack.url, "--account-id", account)
+    finally:
+        del shell.env["DBT_CLOUD_TOKEN"]
+    assert (code, wrong) == (0, {}), report
+
+
+# The last one of the stack: it ends the watcher.
+
+
+async def test_a_watcher_that_is_away_and_one_that_was_stopped(shell: Shell, stack: Stack) -> None:
+    await stack.watcher.kill()
+    _, wrong, _ = await found(shell)
+    assert "is away:" in wrong["watcher"]
+    await stack.kubectl("patch", "lease", "dbtrun", "--type=merge", "-p", '{"spec": {"holderIdentity": ""}}')
+    _, wrong, _ = await found(shell)
+    assert "nobody holds its Lease" in wrong["watcher"]
+    await stack.kubectl("delete", "lease", "dbtrun")
+    _, wrong, _ = await found(shell)
+    assert "has never worked: it has no Lease" in wrong["watcher"]
+    await stack.kubectl("delete", "secret", SECRET)
+    _, wrong, _ = await found(shell)
+    assert wrong["connection"] == "There is no Secret dbt-cloud in the namespace doctor."
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[ControlPlane]:
+    """A control plane of its own: others need the CRD."""
+    with ControlPlane(tmp_path) as plane:
+        yield plane
+
+
+async def test_a_crd_that_is_missing_or_older(other: ControlPlane, tmp_path: Path) -> None:
+    shell = Shell(other, tmp_path, "default")
+    code, wrong, _ = await found(shell)
+    assert (code, wrong) == (1, {"crd": "The cluster has no CRD dbtruns.dbtrun.dev: DbtRun is not installed."})
+    crd = yaml.safe_load(CRD.read_text())
+    del crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"][
+        "ttlSecondsAfterFinished"
+    ]
+    await other.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(crd))
+    await other.kubectl("wait", "--for=condition=Established", "crd/dbtruns.dbtrun.dev", "--timeout=60s")
+
+    async def told() -> bool:
+        _, wrong, _ = await found(shell)
+        return wrong.get("crd") == "The CRD is older than this program: it lacks spec.ttlSecondsAfterFinished."
+
+    await until(told, 90, "the older CRD is named")
+    _, wrong, _ = await found(shell)
+    assert wrong["watcher"] == "No watcher is installed."

@@ -1,0 +1,84 @@
+"""What `dbtrun top` shows."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from dbtrun.cli.top import KEPT, State
+from tests.unit.cli.builders import body, shown
+
+NOW = datetime.now(UTC)
+
+
+def raw(name: str, **more: Any) -> msgspec.Raw:
+    made = body(name, **more)
+    made["metadata"]["uid"] = name
+    return msgspec.Raw(json.dumps(made).encode())
+
+
+def screen(state: State, width: int = 80, height: int | None = None, now: datetime = NOW) -> list[str]:
+    return shown(state.lines(now, width, height), width).splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_thousand_runs_fit_the_screen(width: int) -> None:
+    state = State()
+    state.reset([
+        raw(f"a-rather-long-name-of-a-dbt-run-in-a-team-{number}", phase="Running", reason="RunStarted",
+            job="Revenue of every region and of every shop", progress="3/12")
+        for number in range(1000)
+    ])  # fmt: skip
+    lines = screen(state, width, 30)
+    assert len(lines) == 30
+    assert max(map(len, lines)) <= width
+    assert lines[0] == "1000 DbtRuns: 1000 Running"
+    assert lines[1].split()[:3] == ["NAMESPACE", "NAME", "PHASE"]
+    assert lines[-1] == "… and 973 more"
+
+
+def test_what_changes_is_shown_and_what_is_over_goes_after_a_minute() -> None:
+    state = State()
+    state.reset([raw("a", phase="Running"), raw("b", phase="Pending", reason="WaitingForSlot")])
+    assert [line.split()[1:3] for line in screen(state)[2:]] == [["a", "Running"], ["b", "Pending"]]
+    state.change("MODIFIED", raw("a", phase="Succeeded"))
+    state.change("ADDED", raw("c", phase="Running"))
+    assert [line.split()[1:3] for line in screen(state)[2:]] == [["c", "Running"], ["b", "Pending"], ["a", "Succeeded"]]
+    later = datetime.now(UTC) + KEPT + timedelta(seconds=1)
+    assert [line.split()[1] for line in screen(state, now=later)[2:]] == ["c", "b"]
+    state.change("DELETED", raw("b", phase="Pending"))
+    assert [line.split()[1] for line in screen(state)[2:]] == ["c"]
+
+
+def test_what_was_over_before_is_not_shown() -> None:
+    state = State()
+    state.reset([raw("old", phase="Succeeded", completionTime="2024-01-01T00:00:00Z"), raw("odd", phase="Failed")])
+    assert screen(state)[0] == "0 DbtRuns: none"
+
+
+def test_a_list_after_a_gap_drops_what_is_gone() -> None:
+    state = State()
+    state.reset([raw("a", phase="Running"), raw("b", phase="Running")])
+    state.trouble = "The API server does not answer"
+    assert screen(state)[0] == "The API server does not answer"
+    state.reset([raw("b", phase="Running")])
+    assert [line.split()[1] for line in screen(state)[2:]] == ["b"]
+
+
+def test_what_cannot_be_read_hides_nothing_else() -> None:
+    state = State()
+    state.reset(
+        [msgspec.Raw(b'{"metadata": {"name": 1}}'), raw("a", phase="Running"), raw("b", phase="OfALaterRelease")]
+    )
+    assert [line.split()[1] for line in screen(state)[2:]] == ["a", "b"]
+
+
+def test_the_time_left_is_shown_where_it_is_known() -> None:
+    state = State()
+    ends = (NOW + timedelta(minutes=5, seconds=30)).isoformat()
+    state.reset([raw("a", phase="Running", progress="1/2", estimatedCompletionTime=ends)])
+    assert screen(state)[2].split()[4:6] == ["1/2", "5m30s"]
