@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Writes the pages that people look things up in, so that they say what the API server, watcher and chart do.
 
-docs/reference.md comes from the CRD and the code, docs/settings.md from the settings and the chart, docs/events.md and
-docs/lifecycle.md from the code, and helm/dbtrun/README.md from the chart's values and their schema.
+docs/reference.md comes from the CRD and the code, docs/settings.md from the settings and the chart, docs/events.md,
+docs/lifecycle.md and docs/cli-reference.md from the code, and helm/dbtrun/README.md from the chart's values and their
+schema.
 
 python -m docs.generate           write them
 python -m docs.generate --check   exit 1 and name those that differ
@@ -23,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from airflow_trigger.event import STATUSES
 from dbtrun.api import API_VERSION, KIND, PHASE_MEANINGS, REASON_DOCS, ConditionType
-from docs import chart, events, lifecycle, settings
+from docs import chart, cli, events, lifecycle, settings
 from watcher.telemetry.metrics import Census, Metrics
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -32,6 +33,7 @@ REFERENCE: Final = ROOT / "docs/reference.md"
 SETTINGS: Final = ROOT / "docs/settings.md"
 EVENTS: Final = ROOT / "docs/events.md"
 LIFECYCLE: Final = ROOT / "docs/lifecycle.md"
+COMMANDS: Final = ROOT / "docs/cli-reference.md"
 
 CONDITIONS: Final[dict[ConditionType, str]] = {
     ConditionType.SUCCEEDED: "Unknown until the end; then True if dbt Cloud says that the run succeeded, else False.",
@@ -249,12 +251,26 @@ def lifecycle_page() -> str:
     )
 
 
+def commands_page() -> str:
+    """The page of the commands."""
+    parts = [cli.HEAD.rstrip()]
+    for section in cli.sections():
+        parts += [f"## {section.name}", f"`{section.usage}`", section.text]
+        rows = list(section.rows())
+        if section.name in cli.ELSEWHERE:
+            parts.append(cli.ELSEWHERE[section.name])
+        elif rows:
+            parts.append(table(cli.COLUMNS, rows))
+    return "\n\n".join(parts) + cli.CODES + table(cli.CODE_COLUMNS, cli.codes()) + "\n"
+
+
 def pages() -> dict[Path, str]:
     """Every generated page and its text."""
     return {
         REFERENCE: reference(yaml.safe_load(CRD.read_text())),
         SETTINGS: settings_page(),
         EVENTS: events_page(),
+        COMMANDS: commands_page(),
         LIFECYCLE: lifecycle_page(),
         chart.README: chart_readme(),
     }

@@ -27,6 +27,7 @@ class Lazy(NamedTuple):
 
 COMMANDS: Final = {
     "cancel": Lazy("dbtrun.cli.changing", "cli", "Cancel the runs of DbtRuns."),
+    "completion": Lazy("dbtrun.cli.completion", "cli", "Print the code that completes commands in a shell."),
     "describe": Lazy("dbtrun.cli.reading", "cli", "Show how a DbtRun stands, why, and what to do."),
     "doctor": Lazy("dbtrun.cli.doctor.command", "cli", "Find what stands between you and a first run."),
     "get": Lazy("dbtrun.cli.reading", "cli", "List DbtRuns."),
@@ -66,13 +67,20 @@ class Commands(click.Group):
         """For the list of commands, and for completion: what cannot be loaded has no options."""
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
-        return click.Command(cmd_name, help=COMMANDS[cmd_name].help)
+        return click.Command(cmd_name, help=COMMANDS[cmd_name].help, short_help=COMMANDS[cmd_name].help)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, load(name) if name in COMMANDS else command, rest
+        if name not in COMMANDS:
+            return name, command, rest
+        try:
+            return name, load(name), rest
+        except click.UsageError:
+            if ctx.resilient_parsing:  # of completion: there is nothing to complete
+                return name, command, rest
+            raise
 
 
 def load(name: str) -> click.Command:

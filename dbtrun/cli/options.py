@@ -71,7 +71,7 @@ def names_argument(*, required: bool = True) -> Callable[[Callable[..., Any]], C
     """NAME..., as typed or as kubectl prints them (`dbtrun.dbtrun.dev/NAME`)."""
     return click.argument(
         "names",
-        metavar="NAME...",
+        metavar="NAME..." if required else "[NAME...]",
         nargs=-1,
         required=required,
         shell_complete=run_names,

@@ -51,6 +51,14 @@ class Shell:
             while words.encode() not in (line := await process.stderr.readline()):
                 assert line, f"it ended before it said {words!r}"
 
+    async def runs(self, command: str) -> Ended:
+        """A whole command line, in bash."""
+        line = f'dbtrun() {{ "{sys.executable}" -m dbtrun "$@"; }}; {command}'
+        pipe = asyncio.subprocess.PIPE
+        return await self.ends(
+            await asyncio.create_subprocess_exec("bash", "-c", line, env=self.env, stdout=pipe, stderr=pipe)
+        )
+
     async def types(self, *arguments: str) -> Ended:
         ended = await self.ends(await self.start(*arguments))
         assert "Traceback" not in ended.err, ended.err

@@ -9,6 +9,7 @@ import os
 import pty
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -16,7 +17,10 @@ import yaml
 
 from tests.cluster.shell import Ended, Shell
 from tests.controlplane import ControlPlane
+from tests.node.documents import commands
 from tests.stack import JOBS, Own, Stack, until
+from tests.stack.dbt import ACCOUNT
+from tests.stack.site import ROOT
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NAMESPACE = "command-line"
@@ -120,6 +124,29 @@ async def test_what_is_not_over_is_not_retried(shell: Shell, stack: Stack) -> No
     assert ended.code == 1
     assert "live is not over: it is Running. To stop it: dbtrun cancel live" in ended.err
     await own.patch(cancel=True)
+
+
+async def test_the_guide(plane: ControlPlane, tmp_path: Path) -> None:
+    """Every command of docs/cli.md, as it stands but for the name of the DbtRun."""
+    await asyncio.to_thread(plane.create_namespace_sync, "cli-guide")
+    quick = {"queue": 0.1, "start": 0.1, "run": 0.5, "parallel": True}
+    scenario = {
+        "account": {"id": ACCOUNT},
+        "projects": [{"name": "sales", "environments": [{"name": "production"}]}],
+        "jobs": [{"id": 98765, "name": "orders", **quick}, {"id": 1, "name": "nightly", **quick}],
+    }
+    values = {"settings": {"loopbackConnections": True}}
+    async with Stack.up(plane, "cli-guide", tmp_path, scenario=scenario, values=values) as stack:
+        own = Own(stack, "typed")
+        await own.apply(None, job={"id": 98765})
+        await own.reaches("Succeeded")
+        shell = Shell(plane, tmp_path, "cli-guide")
+        for command in commands((ROOT / "docs/cli.md").read_text()):
+            if not command.startswith("pip "):
+                ended = await shell.runs(command.replace("nightly-x7k2p", "typed"))
+                assert ended.code == 0, f"{command}\n{ended.out}{ended.err}"
+        (tagged,) = [run for run in await stack.runs() if run["job_id"] == 1]
+        assert (await stack.dbt(f"runs/{tagged['id']}/"))["status"] == 10
 
 
 @pytest.mark.parametrize(("choice", "end"), [("cancel", "Cancelled"), ("leave", "Running"), ("ask", "Running")])

@@ -54,6 +54,7 @@ def install(wheel: Path, extra: str, folder: Path) -> Installed:
     ("extra", "watcher_says", "simulate_says"),
     [
         ("", (2, WATCHER_LACKS), (2, SIMULATE_LACKS)),
+        ("cli", (2, WATCHER_LACKS), (2, SIMULATE_LACKS)),
         ("watcher", (1, "name a kubeconfig"), (2, SIMULATE_LACKS)),
         ("simulator", (2, WATCHER_LACKS), (0, "--remote-control")),
         ("airflow", (2, WATCHER_LACKS), (2, "`simulate` needs ")),
@@ -74,3 +75,7 @@ def test_the_command_line_works_and_says_what_a_command_lacks(
         assert code == expected, text
         assert words in text
         assert "Traceback" not in text
+    code, text = installed.says("get", "--kubeconfig", "/no/such/file")
+    works = extra in ("cli", "airflow")  # Airflow brings the same libraries
+    expected = (1, "The kubeconfig /no/such/file does not exist.") if works else (2, "dbtrun[cli]")
+    assert (code, expected[1] in text) == (expected[0], True), text
