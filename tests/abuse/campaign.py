@@ -194,7 +194,8 @@ class Campaign:
 
     def _log(self) -> list[dict[str, Any]]:
         whole, _, _ = self.stack.watcher.text().rpartition("\n")  # the watcher may be writing the last line
-        return [msgspec.json.decode(line) for line in whole.splitlines() if line.startswith("{")]
+        # Not splitlines, to which some characters inside of JSON strings are line ends.
+        return [msgspec.json.decode(line) for line in whole.split("\n") if line.startswith("{")]
 
     def _judge(self) -> None:
         for program in (self.stack.watcher, self.stack.simulator):
