@@ -38,6 +38,8 @@ JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 AT_ONCE: Final = 16
 """Requests under way. The API server gets no faster by more, and each one more makes the others slower."""
+LISTS_AT_ONCE: Final = 4
+"""Lists under way, besides those."""
 OF_NAMESPACE: Final = re.compile(r"/namespaces/([^/]+)/")
 """The namespace in a path: namespaces take turns."""
 REREAD_KUBECONFIG: Final = 300.0
@@ -79,7 +81,7 @@ class ClusterAccess:
         self._client.user_agent = USER_AGENT
         # kubernetes_asyncio trusts the environment, which costs a look-up of ~/.netrc in a thread on every request.
         self._client.rest_client.pool_manager._trust_env = False
-        self._turns = Turns(AT_ONCE)
+        self._turns, self._lists = Turns(AT_ONCE), Turns(LISTS_AT_ONCE)
         self.clock = ClusterClock()
         """The API server's."""
         self._timeout = aiohttp.ClientTimeout(
@@ -151,7 +153,8 @@ class ClusterAccess:
         if urgency is None:
             return await self._send(method, path, query, body, content_type, accept)
         found = OF_NAMESPACE.search(path)
-        async with self._turns.turn(urgency, found[1] if found else ""):
+        turns = self._lists if urgency is Urgency.LIST else self._turns
+        async with turns.turn(urgency, found[1] if found else ""):
             return await self._send(method, path, query, body, content_type, accept)
 
     async def _send(

@@ -14,6 +14,7 @@ from dbtrun.api import API_VERSION, GROUP, PLURAL, DbtRun, Phase
 from watcher.cluster.access import JSON, ClusterAccess, api_path
 from watcher.cluster.errors import ApiTrouble, Expired, NotServed, decode
 from watcher.cluster.mirror import Unreadable, interpret_json
+from watcher.cluster.turns import Urgency
 
 UNFINISHED: Final = ",".join(f"status.phase!={phase}" for phase in Phase if phase.final)
 """A field selector, for fields that the CRD makes selectable."""
@@ -63,10 +64,10 @@ async def check_discovery(access: ClusterAccess) -> None:
         NotServed: they are not announced.
         ApiTrouble: nobody can tell.
     """
-    groups = decode(await access.request("GET", "/apis"), _Groups).groups
+    groups = decode(await access.request("GET", "/apis", urgency=Urgency.LIST), _Groups).groups
     if all(group.name != GROUP for group in groups):
         raise NotServed(f"{GROUP} is not among the API groups")
-    resources = decode(await access.request("GET", f"/apis/{API_VERSION}"), _Resources).resources
+    resources = decode(await access.request("GET", f"/apis/{API_VERSION}", urgency=Urgency.LIST), _Resources).resources
     if all(resource.name != PLURAL for resource in resources):
         raise NotServed(f"{PLURAL} is not in {API_VERSION}")
 
@@ -77,7 +78,7 @@ async def check_list(access: ClusterAccess, namespace: str | None) -> None:
     Raises:
         ApiTrouble: they cannot.
     """
-    await access.request("GET", _path(namespace), query={"limit": 1}, accept=METADATA_ONLY)
+    await access.request("GET", _path(namespace), query={"limit": 1}, accept=METADATA_ONLY, urgency=Urgency.LIST)
 
 
 async def list_objects(
@@ -128,7 +129,7 @@ async def _pages(
     selected = {"fieldSelector": selector} if selector else {}
     while True:
         query: dict[str, str | int] = {"limit": limit} | selected | ({"continue": token} if token else {})
-        answer = await access.request("GET", _path(namespace), query=query, accept=accept)
+        answer = await access.request("GET", _path(namespace), query=query, accept=accept, urgency=Urgency.LIST)
         page = decode(answer, _Page)
         limit = next_limit(limit, len(answer), page_size)
         for raw in page.items or ():

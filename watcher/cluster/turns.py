@@ -24,6 +24,9 @@ class Urgency(Enum):
     STATUS = 2.0
     OTHER = 10.0
     EVENT = 30.0
+    LIST = 5.0
+    """In a line of its own: behind thousands of writes, the watch would look dead, and decisions would be made upon
+    what is long past."""
 
 
 class Turns:

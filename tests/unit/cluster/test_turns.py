@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import pytest
+from kubernetes_asyncio.client import Configuration
+
+from watcher.cluster.access import AT_ONCE, ClusterAccess
+from watcher.cluster.listing import list_versions
 from watcher.cluster.turns import Turns, Urgency
 
 
@@ -81,3 +87,24 @@ async def test_a_turn_is_not_lost_with_one_who_gave_up_when_called() -> None:
     gone.cancel()  # it was called by the block's end, and has not run since
     await asyncio.wait_for(last, 1)
     assert served == ["last"]
+
+
+async def test_a_list_does_not_wait_for_thousands_of_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unread() -> Configuration:
+        raise AssertionError("nothing asks for new credentials")
+
+    async def answer(_: object, method: str, *_rest: Any) -> bytes:
+        if method == "PATCH":
+            await asyncio.Event().wait()
+        return b'{"metadata": {}, "items": []}'
+
+    monkeypatch.setattr(ClusterAccess, "_send", answer)
+    access = ClusterAccess(Configuration(), unread)
+    writes = [asyncio.create_task(access.request("PATCH", f"/{number}")) for number in range(2 * AT_ONCE)]
+    await settle()
+    async with asyncio.timeout(5):
+        assert await list_versions(access, None, 500) == {}
+    for write in writes:
+        write.cancel()
+    await asyncio.wait(writes)
+    await access.close()
