@@ -134,6 +134,6 @@ async def create(requests: Requests, path: str, body: Mapping[str, Any]) -> byte
         Unreachable: also when the server was in the middle of something else, as counting a ResourceQuota.
     """
     try:
-        return await requests.request("POST", path, body=body)
+        return await requests.request("POST", path, query=STRICT, body=body)
     except Conflict as error:
         raise Unreachable(str(error)) from error
