@@ -45,14 +45,14 @@ from watcher.version import version
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS: Final = 20.0
-"""For what is under way when the watcher is told to stop: a start's answer, within a pod's 30 s of grace."""
+"""For what is under way when the watcher must stop, as the answer to a start. A pod has 30 s of grace."""
 
 
 STUCK_SECONDS: Final = 300.0
-"""A part that gives no sign of life for this long, and the time-out of a request, will not go on: Kubernetes restarts
-the watcher. Too short a time would have slow outsiders restart it in vain."""
+"""A part that makes no progress for this long, plus the time-out of a request, hangs: Kubernetes restarts the watcher.
+With a shorter time, a slow API server or dbt Cloud would restart it in vain."""
 LEADERLESS_SECONDS: Final = 60.0
-"""The same for a watcher that acts and holds no Lease any more: it should have ended within seconds."""
+"""The same for a watcher that acts but no longer holds the Lease: it should have ended within seconds."""
 
 
 class Unstartable(Exception):
@@ -60,7 +60,7 @@ class Unstartable(Exception):
 
 
 class LostLead(Exception):
-    """The watcher must not act any more."""
+    """This watcher must no longer act."""
 
 
 class PartEnded(Exception):
@@ -200,14 +200,14 @@ class Watcher:
         return LeaderThread(access.another, elect, self._lead_changed)
 
     def _lead_changed(self, leading: bool) -> None:
-        """A watcher that loses its Lease ends: whoever starts anew has nothing to forget."""
+        """A watcher that loses its Lease ends, so that its replacement starts without stale state."""
         (self._leading if leading else self._lost).set()
 
     def _may_act(self) -> bool:
         return self._leader is None or self._leader.is_leader()
 
     def wake(self, uid: str) -> None:
-        """Something is new about an object."""
+        """Something about an object has changed."""
         aside = self.mirror.unreadable(uid)
         if aside is not None:
             logger.warning("DbtRun %s/%s cannot be read: %s", aside.namespace, aside.name, aside.message)
@@ -215,7 +215,7 @@ class Watcher:
             self.reconciler.wake(uid)
 
     def emit(self, run: DbtRun, event: Event) -> None:
-        """Tells an Event; nobody waits for it."""
+        """Sends an Event in the background."""
         self.events.emit(run, event.type, event.reason, event.message, action="Reconcile")
 
     def _taken_on(self, run: DbtRun) -> None:
@@ -234,7 +234,7 @@ class Watcher:
         self.reconciler.tell_stuck()
 
     def _restored(self) -> None:
-        """Whatever was done after the backup was made is not in the statuses: from now on it is looked up."""
+        """What happened after the backup is not in the statuses, so from now on it is looked up."""
         self.metrics.restores.inc()
         self.knowledge.begin()
 
@@ -246,7 +246,7 @@ class Watcher:
         return None
 
     def _notes(self) -> str | None:
-        """One namespace that is missing takes nothing from the others, so it does not make the watcher unready."""
+        """A namespace that is missing does not affect the others, so it does not make the watcher unready."""
         standby = None
         if self._leader is not None and not self._may_act():
             holder = self._leader.holder
@@ -254,7 +254,7 @@ class Watcher:
         return "\n".join(filter(None, (standby, self.stream.problem))) or None
 
     async def run(self, listener: socket.socket, stop: asyncio.Event) -> None:
-        """Works until told to stop, then ends what is under way.
+        """Works until `stop` is set, then finishes what is under way.
 
         Raises:
             LostLead: another watcher may act now.
@@ -297,7 +297,7 @@ class Watcher:
         logger.info("Stopping: what is under way is finished first.")
 
     async def _begin(self) -> None:
-        """Acts once a namespace is known and once it may; what is listed later wakes by itself."""
+        """Begins to act once a namespace is listed and the Lease is held. What is listed later wakes by itself."""
         await self.stream.synced.wait()
         if self._leader is not None:
             logger.info("Waiting for the Lease.")
@@ -307,11 +307,11 @@ class Watcher:
         self.knowledge.begin()
         for run in self.mirror:
             self.reconciler.wake(run.uid)
-        await asyncio.Event().wait()  # from here on it goes by what wakes it
+        await asyncio.Event().wait()  # from here on, events wake the reconciler
 
 
 async def _lasting(name: str, work: Coroutine[Any, Any, object]) -> NoReturn:
-    """Runs a part that has no end of its own: whatever else ends it ends the watcher, with its name.
+    """Runs a part that must never end: if it does, the watcher ends, with the name of the part.
 
     Raises:
         PartEnded: it ended; LostLead and StreamBroken, which explain themselves, stay what they are.
@@ -332,7 +332,7 @@ async def _lasting(name: str, work: Coroutine[Any, Any, object]) -> NoReturn:
 
 
 def _words(error: BaseException | None) -> str:
-    """The innermost fault: a group says nothing but its size."""
+    """The innermost error: a group only says how many it has."""
     if isinstance(error, BaseExceptionGroup):
         return _words(error.exceptions[0])
     return "it had nothing more to do." if error is None else f"{type(error).__name__}: {error}"

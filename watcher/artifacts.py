@@ -39,7 +39,7 @@ async def keep(
     store: Store,
     mono: Callable[[], float],
 ) -> KeepTry:
-    """Fetches, stores, and tells of each file how it went. Raises neither dbt Cloud's errors nor the API server's."""
+    """Fetches and stores files, and reports the outcome for each. It raises no error of either side."""
     earlier = {artifact.path: artifact for artifact in (before.artifacts if before else ())}
     files: dict[str, bytes] = {}
     lacks: dict[str, Lack] = {}

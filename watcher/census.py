@@ -28,14 +28,14 @@ class Mirror(Protocol):
 
 @dataclass(slots=True)
 class Counting:
-    """Counts the objects of a watcher, each time anew but for since when they are as they are."""
+    """Counts the objects of a watcher, each time from scratch, except since when they are in their state."""
 
     mirror: Mirror
     history: History
     streaks: Streaks
     clock: Clock
     acting: Callable[[], bool]
-    """A standby tells nothing: all watchers of a release would be added up."""
+    """A standby reports nothing: the figures of all replicas would be added up."""
     has_slot: Callable[[DbtRun], bool]
     """Whether the object occupies a run slot of a connection that limits them."""
     _since: dict[str, tuple[Phase, Reason | None, float]] = field(default_factory=dict, init=False)

@@ -13,7 +13,7 @@ from dbtrun.values import Instant
 Clock = Callable[[], Instant]
 
 MAX_OFFSET: Final = timedelta(days=3650)
-"""A clock that is further from ours tells nothing."""
+"""A clock that is further from ours is ignored."""
 DATE_RESOLUTION: Final = timedelta(seconds=1)
 """Of the Date header (RFC 9110, 5.6.7)."""
 

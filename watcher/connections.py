@@ -19,7 +19,7 @@ from watcher.lifecycle.whereabouts import misdirected
 from watcher.sources import SecretName, Sources
 
 MAX_TOLD: Final = 5_000
-"""Connections of which is kept that the log says they cannot be used."""
+"""Connections that are remembered as logged to be unusable."""
 KEYS: Final = ("token", "account-id", "host", "ca.crt", "max-concurrent-runs")
 
 
@@ -99,7 +99,7 @@ class Connections:
         return None
 
     def _tell(self, run: DbtRun, problem: str | None) -> None:
-        """Logs once for each connection that it cannot be used and why, and that it can again."""
+        """Logs once for each connection why it cannot be used, and once when it can be used again."""
         reference, namespace = run.spec.connection_ref, run.metadata.namespace
         where = f"Secret {namespace}/{reference.name}" if reference else f"default, for {namespace}"
         if self._told.get(where) == problem:
@@ -123,7 +123,7 @@ class Connections:
             self._sources.doubt(uid)
 
     def forget(self, uid: str) -> None:
-        """The object is gone, or finished: it needs dbt Cloud no more."""
+        """The object is gone, or finished: it no longer needs dbt Cloud."""
         self._accounts.release(uid)
         self._sources.forget(uid)
 
@@ -166,7 +166,7 @@ class Connections:
 
 
 def _read_files(directory: Path) -> dict[str, bytes]:
-    """Read anew each time: the kubelet swaps the files when the Secret changes."""
+    """Read again each time: the kubelet swaps the files when the Secret changes."""
     if not directory.is_dir():
         raise Unusable(f"The default connection's directory {directory} does not exist: mount its Secret there.")
     found = {}

@@ -1,4 +1,4 @@
-"""Carries out decisions: the thin shell around the core. One side effect for each, and what it taught.
+"""Carries out decisions: the thin shell around the core. Each decision has one side effect and returns what was learnt.
 
 What a fault means is not decided here. It becomes a fact (a Trouble, a Submission) or leaves as an exception; the core
 decides about the facts, and an exception pauses the one object.
@@ -93,7 +93,7 @@ Emit = Callable[[DbtRun, Event], None]
 
 @dataclass(slots=True)
 class Performer:
-    """Does what was decided, for every object."""
+    """Carries out the decisions for every object."""
 
     objects: Objects
     record: Callable[[DbtRun], object]
@@ -105,9 +105,9 @@ class Performer:
     clock: Callable[[], Instant]
     metrics: Metrics
     went_back: Callable[[str], object] = lambda _namespace: None
-    """Told of a namespace in which the API server has an older version of an object than it had before."""
+    """Called with a namespace in which the API server has an older version of an object than it had before."""
     taken_on: Callable[[DbtRun], object] = lambda _run: None
-    """Told of an object that has just got our finalizer."""
+    """Called with an object that has just got our finalizer."""
     namespace_of: Callable[[str], str | None] = lambda _uid: None
     """The namespace of an object that exists, by its uid."""
     may_act: Callable[[], bool] = lambda: True
@@ -190,7 +190,7 @@ class Performer:
                 assert_never(decision)
 
     async def _look_again(self, run: DbtRun) -> None:
-        """The mirror was behind: ask, as the watch may take its time."""
+        """Reads the object again, as the mirror was behind and the watch may take its time."""
         try:
             fresh = await self.objects.get(run.metadata.namespace, run.metadata.name)
         except Gone:
@@ -424,7 +424,7 @@ class Performer:
         if isinstance(error, JobNotFound):
             return replace(known, job_refused=error.message)
         if isinstance(decision, FetchDetails):
-            # Nice to have: an end is not held up, and no trouble is told, for want of them.
+            # Optional: without them the end is neither delayed nor reported as a fault.
             return replace(known, details=self._tried_details(decision, known))
         if isinstance(decision, FetchResults):
             return replace(known, results=_tried_results(decision, known))

@@ -1,7 +1,7 @@
-"""The loop: whatever happens wakes a uid; a woken uid is looked at, decided upon and acted upon until it can wait.
+"""The reconcile loop. Whatever happens wakes a uid; a woken uid is reconciled until it can wait.
 
 One task per uid at a time, so nothing about an object ever races with itself, and what fails for one slows no other.
-An object that fails is paused; until the pause is over only a change of what its owner wants makes it be looked at.
+An object that fails is paused. Until the pause is over, only a change of its spec triggers another look.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ MAX_STEPS: Final = 40
 BACKOFF: Final = (1.0, 60.0)
 """Seconds: the first and the longest pause of an object whose reconcile fails."""
 TOLD_EACH: Final = 10
-"""Failures of an object from one Event to the next; the first comes with the third failure."""
+"""Failures of an object from one Event to the next; the third failure causes the first Event."""
 STUCK_SECONDS: Final = 300.0
-"""A step that takes longer is told: whatever it waits for has a shorter time-out, or many before it in a queue."""
+"""A step that takes longer is logged: whatever it waits for has a shorter time-out, or a long queue before it."""
 BEGUN_AT_ONCE: Final = 32
 """Objects whose work begins in one turn of the loop: thousands that wake together must not hold up the rest of it."""
 FINISHED_AT_ONCE: Final = 8
-"""Finished objects that are worked on at a time: nobody waits for them, and new runs must not wait behind them."""
+"""Finished objects that are reconciled at a time: no one waits for them, and new runs must not wait behind them."""
 RECONNECT: Final = 300.0
-"""Seconds after which a connection is read anew: a changed Secret is used even while the old token still works."""
+"""Seconds after which a connection is read again: a changed Secret is used even while the old token still works."""
 
 
 class Mirror(Protocol):

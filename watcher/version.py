@@ -1,4 +1,4 @@
-"""The release that runs, for whoever asks and for dbt Cloud."""
+"""The release that runs, for the metrics and for dbt Cloud."""
 
 import importlib.metadata
 from functools import cache

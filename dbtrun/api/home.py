@@ -1,4 +1,4 @@
-"""A HOME where there is none: what both sides need before they import their Kubernetes client."""
+"""Sets HOME where it is missing, before the Kubernetes client is imported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def have_a_home() -> None:
-    """Sets HOME where there is none, as container runtimes do: kubernetes_asyncio cannot be imported without one."""
+    """Sets HOME where it is missing, as container runtimes do: kubernetes_asyncio cannot be imported without it."""
     try:
         Path.home()
     except RuntimeError:  # the uid has no passwd entry either

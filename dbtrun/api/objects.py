@@ -99,7 +99,7 @@ def parse(body: Mapping[str, Any]) -> DbtRun:
     """Reads an object as the API server sends it.
 
     The CRD lets a status say what no watcher of this version writes (a reason of another version, a time in the year
-    0): whoever forges it, or rolls back, must not take the object away from us.
+    0): a forged status or a rollback must not make the object unreadable.
 
     Raises:
         UnreadableObject: a field has a type or value that the API does not have; the message names its path.

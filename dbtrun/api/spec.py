@@ -12,7 +12,7 @@ class Fields(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
 
 
 class RetryStrategy(StrEnum):
-    """How the next attempt runs: from the failed step on, or anew."""
+    """How the next attempt runs: from the failed step on, or from the beginning."""
 
     FROM_FAILURE = "FromFailure"
     FRESH = "Fresh"

@@ -167,7 +167,7 @@ class Status(Fields, frozen=True, kw_only=True):
     finished_at: datetime | None = None
     completion_time: datetime | None = None
     last_observed_at: datetime | None = None
-    """When dbt Cloud last told something new. The watcher's clock, as whether it is fresh is judged here."""
+    """When dbt Cloud last reported something new, by the watcher's clock, which also judges whether it is fresh."""
     estimated_completion_time: datetime | None = None
     progress: str | None = None
     steps: tuple[Step, ...] = ()

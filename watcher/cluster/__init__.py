@@ -1,1 +1,1 @@
-"""Kubernetes: what is asked of it, what it tells, and who of several watchers may act."""
+"""Kubernetes: requests, watches, and which of several watchers may act."""

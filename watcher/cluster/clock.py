@@ -1,4 +1,4 @@
-"""One clock for every watcher: the API server's, as its replies tell it.
+"""One clock for every watcher: the API server's, taken from the Date of its replies.
 
 Statuses hold instants (an end, a claim, the time of a retry) from which another watcher counts on. If each wrote its
 own machine's time, a clock that is wrong by minutes would move deadlines and TTLs by as much.

@@ -73,7 +73,7 @@ class Echoes:
         """What the watch has owed for more than `limit` seconds: a uid, or "" for its opening. None: nothing.
 
         Versions come by in their order. So a watch that still brings older ones is behind, as on a busy machine, and
-        not dead: the time of what is newer than all that came by begins anew.
+        not dead: the time of what is newer than all that arrived starts again.
         """
         if self._since is None:
             return "" if now - self._opening > limit else None

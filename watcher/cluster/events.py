@@ -1,7 +1,7 @@
 """Kubernetes Events: what happened to a run, for `kubectl describe` and `kubectl events`.
 
-An Event is a courtesy. Nobody waits for one, none is tried twice, and losing one loses nothing that the status says.
-Warnings overtake what is normal: a thousand runs that begin must not hide the one that cannot.
+Events are best effort. No one waits for them, they are never retried, and the status says everything that they say.
+Warnings are sent first: a thousand runs that begin must not hide the one that cannot.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What kopf is told: to watch DbtRuns of one namespace, or of all, and nothing else.
+"""How kopf is configured: to watch DbtRuns of one namespace, or of all, and nothing else.
 
 It writes nothing to any object, and its handler returns None because kopf would write a result into the status.
 """
@@ -33,15 +33,15 @@ async def operate(
     stop: asyncio.Event,
     strangers: Collection[Any],
 ) -> None:
-    """Watches until it is told to stop, or kopf gives up.
+    """Watches until `stop` is set, or kopf gives up.
 
     Args:
         namespace: None: all.
         session_of: makes what kopf sends its requests through.
-        changed: told of each object that is new or has changed.
-        deleted: told of the uid of each object that is gone.
-        silence: seconds after which a watch that brings nothing is opened anew.
-        strangers: tasks of this loop that are none of kopf's business.
+        changed: called with each object that is new or has changed.
+        deleted: called with the uid of each object that is gone.
+        silence: seconds after which a watch that brings nothing is opened again.
+        strangers: tasks of this loop that kopf must leave alone.
     """
     scope: dict[str, Any] = {"clusterwide": True} if namespace is None else {"namespaces": [namespace]}
     tasks = await kopf.spawn_tasks(

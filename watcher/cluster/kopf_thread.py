@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 SILENCE_SECONDS: Final = 90.0
-"""A watch without a byte for this long is opened anew. The API server sends a bookmark about once a minute."""
+"""A watch without a byte for this long is opened again. The API server sends a bookmark about once a minute."""
 STOP_SECONDS: Final = 0.8
 """How long the end of a watch is awaited. A kopf that is still starting takes five: then it ends unattended."""
 ANSWER_SECONDS: Final = 2.0
@@ -46,7 +46,7 @@ NOTHING: Final = {"fieldSelector": "metadata.name=-", "limit": "1"}
 
 
 class Listener(Protocol):
-    """What a watch tells, in the loop of whoever opened it."""
+    """What a watch reports, in the loop of the caller that opened it."""
 
     def opened(self, resource_version: str) -> None:
         """It brings everything newer than this version. Called again after a gap, in which something may be missed."""
@@ -157,7 +157,7 @@ class _Watch:
         self.tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
 
     async def stop(self) -> bool:
-        """Whether it has ended in time; nothing is told from here on."""
+        """Whether it has ended in time; nothing is reported from here on."""
         self._stopped = True
         self._thread.call(self._stop.set)
         await asyncio.wait({self.ended}, timeout=STOP_SECONDS)
@@ -271,7 +271,7 @@ class _Sessions:
 
 
 class _Requests:
-    """A session as kopf uses it. Its list of DbtRuns is empty, and tells from where its watch goes on."""
+    """A session as kopf uses it. Its list of DbtRuns is empty, and says from where its watch goes on."""
 
     def __init__(self, session: aiohttp.ClientSession, sessions: _Sessions, listed: Callable[[str], None]) -> None:
         self._session = session

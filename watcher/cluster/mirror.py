@@ -1,6 +1,6 @@
-"""What is known of every DbtRun, in memory: the newest of what the watch, the lists and our own writes have told.
+"""What is known of every DbtRun, in memory: the newest version that the watch, a list or our own writes have brought.
 
-Those three race with each other, so nothing older ever replaces anything newer, and the dead stay dead.
+Those three race with each other, so an older version never replaces a newer one, and deleted objects stay deleted.
 Of an object that is finished and needs nothing more (it *rests*) only its version is kept: a busy team leaves tens of
 thousands of them. Whatever changes one brings it whole again.
 """
@@ -27,7 +27,7 @@ REMEMBERED_DEAD: Final = 20_000
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An object that the API does not allow: followed by nobody, shown to its owner."""
+    """An object that the API does not allow: it is not followed, but shown to its owner."""
 
     uid: str
     namespace: str
@@ -144,7 +144,7 @@ class Mirror:
         """The version that each was known in."""
         self._doubted: set[str] = set()
         self.on_record: Callable[[DbtRun], None] = lambda _run: None
-        """Told of every new answer to our own writes: the watch then owes us the same."""
+        """Called with every new answer to our own writes: the watch must bring the same later."""
 
     def __len__(self) -> int:
         """Readable objects, the resting ones too."""

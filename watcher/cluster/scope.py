@@ -46,7 +46,7 @@ class StreamSettings:
     stall_after: float = 30.0
     """A version that exists and did not come by on the watch for this long shows that the watch is dead."""
     silent_after: float = SILENCE_SECONDS
-    """A watch that brings nothing at all for this long, not even a bookmark, is opened anew by kopf."""
+    """A watch that brings nothing at all for this long, not even a bookmark, is opened again by kopf."""
     open_within: float = 10.0
     """A watch that is not open by then is not waited for: what exists is listed all the same."""
     retry_first: float = 1.0
@@ -295,7 +295,7 @@ class Scope:
         for uid in self._mirror.prune(known, listed):
             self._wake(uid)
 
-    # ── telling ──
+    # ── reporting ──
 
     def _ended(self, began: float, reason: str, error: BaseException | None) -> None:
         quick = self._now() - began < QUICK_END

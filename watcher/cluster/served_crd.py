@@ -36,7 +36,7 @@ class _Document(msgspec.Struct):
 
 
 class ServedCrd:
-    """What the served CRD lacks, told once."""
+    """What the served CRD lacks, reported once."""
 
     def __init__(self, access: ClusterAccess) -> None:
         self._access = access
@@ -61,11 +61,11 @@ class ServedCrd:
         served = decode(await self._access.request("GET", PATH), _Document).components.schemas.values()
         wanted = {"group": GROUP, "version": VERSION, "kind": KIND}
         schema = next((one for one in served if wanted in one.get(KINDS, ())), None)
-        if schema is not None:  # else there is no CRD, which whoever lists DbtRuns says
+        if schema is not None:  # else there is no CRD, which listing DbtRuns reports
             self._found(lacking(schema))
 
     def dropped(self, fields: frozenset[str]) -> None:
-        """The answer to a write lacked these: it tells sooner than the next look."""
+        """The answer to a write lacked these, which is noticed sooner than by the next look."""
         self._found(self.missing | fields)
 
     def warning(self) -> str | None:

@@ -1,6 +1,6 @@
 """The one writer of DbtRuns, and of the ConfigMaps that belong to them.
 
-Every change names the version that it was decided upon: nobody's change is overwritten.
+Every change names the version that it was decided upon, so it never overwrites someone else's change.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Writer:
     """
 
     def __init__(self, access: ClusterAccess, on_dropped: Callable[[frozenset[str]], None] = lambda _: None) -> None:
-        """`on_dropped` is told which fields the API server has dropped from a write, as `status.host`."""
+        """`on_dropped` is called with the fields that the API server has dropped from a write."""
         self._access = access
         self._on_dropped = on_dropped
         self._incomplete: set[str] = set()

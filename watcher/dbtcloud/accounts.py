@@ -227,7 +227,7 @@ class Accounts:
             clock=self._clock,
             contain=containment.contain,
             elsewhere=partial(self._elsewhere, connection.host),
-            # Whoever waits for a small budget that is being spent does not stand still.
+            # A poller that waits for a small budget that is being spent does not hang.
             heard_at=lambda: max(client.polled_at, share.budget.granted_at if share.budget.waiting else -math.inf),
         )
         account = Account(

@@ -1,4 +1,4 @@
-"""What a list of runs tells, and how far it can be believed: nobody public uses some of these filters."""
+"""What a list of runs says, and how far it can be believed: no public client uses some of these filters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from watcher.lifecycle.facts import Observation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What a list of runs told."""
+    """What a list of runs said."""
 
     supported: bool = True
     """False: dbt Cloud ignored or refused the filter. What is here is true, but what is not here means nothing."""
@@ -30,7 +30,7 @@ class Batch:
 
 
 class Findings:
-    """Collects what the pages of one list of runs tell."""
+    """Collects what the pages of one list of runs say."""
 
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url
@@ -51,7 +51,7 @@ class Findings:
                 self._observations[run.id] = Observation(run=facts, at=at, clock_offset=offset)
 
     def batch(self, *, supported: bool = True, complete: bool = True, missing: tuple[int, ...] = ()) -> Batch:
-        """What all pages told together."""
+        """What all pages said."""
         return Batch(
             supported=supported,
             observations=self._observations,

@@ -111,7 +111,7 @@ class Budget:
         self._level -= requests
 
     def hand_over(self, other: Budget) -> None:
-        """Lets the other budget serve whoever waits here, and count what was spent here."""
+        """Lets the other budget serve what waits here, and count what was spent here."""
         waiting, self._queue = self._queue, []
         other.spent.update(self.spent)
         self.spent.clear()
@@ -132,7 +132,7 @@ class Budget:
         _refuse(waiting, self._pause_error())
 
     def _serve(self) -> None:
-        """Lets go whoever can go now, and comes back for the others."""
+        """Serves what can go now, and schedules another look for the rest."""
         self._refill()
         while self._queue and self._level >= 1:
             *_, priority, turn = heapq.heappop(self._queue)

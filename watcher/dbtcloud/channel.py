@@ -218,7 +218,7 @@ class Channel:
     async def _timed(
         self, request: _Request, name: str, priority: Priority | None, reply: Body, limit: int
     ) -> Received:
-        """As `_ask`, and tells whoever counts how long it took and how it ended."""
+        """As `_ask`, and counts how long it took and how it ended."""
         began = self._clock().mono
 
         def tell(outcome: str) -> None:

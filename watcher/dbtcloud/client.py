@@ -1,6 +1,6 @@
 """dbt Cloud's Administrative API, as far as DbtRun needs it.
 
-Nothing here is tried twice: what may be repeated, and when, is decided by whoever knows what it is for.
+Nothing here is retried: the caller, who knows what a request is for, decides what may be repeated and when.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Client:
         )
 
     async def run(self, run_id: int, *, steps: bool = False) -> Observation:
-        """Reads one run. `run=None` in the answer: dbt Cloud says that there is none that the token may see.
+        """Reads one run. `run=None` in the answer: dbt Cloud says that the token may see no such run.
 
         Raises:
             DbtCloudError: dbt Cloud did not answer; ServerFault also when it answers with another run.
@@ -210,7 +210,7 @@ class Client:
         return run.project_id if run.id == run_id else None
 
     async def results(self, run_id: int, steps: Sequence[StepFacts] = ()) -> Results | None:
-        """Reads the outcome by node of a run, one request for each dbt step. None: there is none that can be read.
+        """Reads the outcome by node of a run, one request for each dbt step. None: none can be read.
 
         Args:
             steps: of the run; if they are not known, the last one is read.

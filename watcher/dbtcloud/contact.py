@@ -19,12 +19,12 @@ class Contact:
     """Backs off with full jitter, so that many watchers do not return at once.
 
     Args:
-        jitter: a number from 0 to 1, drawn anew for each wait.
+        jitter: a number from 0 to 1, drawn for each wait.
     """
 
     def __init__(self, jitter: Callable[[], float]) -> None:
         self.retry_at = 0.0
-        """Monotonic seconds before which there is no sense in asking."""
+        """Monotonic seconds before which no request is worth sending."""
         self._jitter = jitter
         self._failures = 0
         self._since: Instant | None = None

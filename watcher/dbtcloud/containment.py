@@ -21,7 +21,7 @@ from watcher.dbtcloud.errors import DbtCloudError, Surprise
 OF_THE_CONNECTION: Final = frozenset(
     {Reason.UNREACHABLE, Reason.SERVER_ERROR, Reason.RATE_LIMITED, Reason.UNAUTHORIZED, Reason.FORBIDDEN}
 )
-"""Reasons that are told in the log. Any other is about one object, and stands in its status."""
+"""Reasons that are logged. Any other is about one object, and is in its status."""
 REPEAT_SECONDS: Final = 300.0
 """Between two log lines about the same reason on a connection that answers now and then."""
 MAX_KINDS: Final = 50
@@ -117,6 +117,6 @@ class Containment:
 
 
 def being_ended() -> bool:
-    """Whether the current task was told to end, as opposed to something in it that was cancelled by itself."""
+    """Whether the current task was cancelled from outside, and not just something within it."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

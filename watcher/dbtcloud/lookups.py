@@ -125,7 +125,7 @@ class Question:
         """There is no answer."""
         answer = self._settle()
         answer.set_exception(error)
-        answer.exception()  # told: asyncio would complain if nobody came for it
+        answer.exception()  # asyncio would log it if no one asked for it
 
     def _settle(self) -> asyncio.Future[Answer]:
         self.move(None)
@@ -201,7 +201,7 @@ class LookUps:
         except asyncio.CancelledError:
             reading.give_up(Unreachable("The search was given up with its connection", not_sent=True), line.waiting)
             raise
-        except Exception as error:  # noqa: BLE001 - whoever waits contains it
+        except Exception as error:  # noqa: BLE001 - the caller that waits contains it
             reading.give_up(error, line.waiting)
         finally:
             line.reading -= 1
@@ -258,7 +258,7 @@ class _Reading:
                 question.conclude(self._began, base_url)
 
     def give_up(self, error: Exception, waiting: dict[Question, None]) -> None:
-        """Tells whoever waits. The others have not been promised this list."""
+        """Reports the error to the callers that wait. The others have not been promised this list."""
         for question in tuple(self.open):
             if question.awaited:
                 question.fail(error)

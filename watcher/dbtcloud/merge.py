@@ -25,7 +25,7 @@ MAX_ODD: Final = 1_000
 """Different statuses that are counted by name before the most common ones are chosen."""
 OTHER: Final = "other"
 MAX_NODES: Final = 60_000
-"""Nodes of all steps that are told apart: half a megabyte."""
+"""Nodes of all steps that are kept apart: half a megabyte."""
 MAX_FILES: Final = 30
 """Steps whose results are read: the last ones."""
 COMMAND: Final = re.compile(r"`\s*dbt\w*\s+([^`]*)`?")
@@ -51,7 +51,7 @@ def files_of(steps: Sequence[StepFacts]) -> list[File]:
     """The files to read, of the last step first: none for steps that did not run, or run no node."""
     named = [(step, COMMAND.search(step.name)) for step in steps]
     if not any(command for _, command in named):
-        return [File(None, "run_results.json")]  # an older dbt Cloud, or one that could not tell its steps
+        return [File(None, "run_results.json")]  # an older dbt Cloud, or one that did not list its steps
     ran = [
         File(step.index, "sources.json" if "freshness" in words else "run_results.json")
         for step, command in named
@@ -96,7 +96,7 @@ class Merge:
         self._unread.append(step or 0)
 
     def results(self) -> Results | None:
-        """What all the steps come to; None: there is nothing to tell."""
+        """The sum of all steps; None: no step could be read."""
         if not self._read:
             return None
         total, known = self._counts.total(), Counter(self._counts)

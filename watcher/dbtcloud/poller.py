@@ -1,8 +1,8 @@
-"""Follows the runs of one connection, for a price that does not depend on how many wait for them.
+"""Polls the runs of one connection, at a cost that does not depend on how many objects wait for them.
 
 Two loops. The batch reads a hundred runs by id with one request when one of them is due. The feed reads what finished
-on the account since it last looked: ends are seen within seconds, and runs that do not end cost nothing. Silence proves
-nothing: a run that a list does not name is asked for alone before anybody believes that it is gone.
+on the account since it last looked: ends are seen within seconds, and runs that do not end cost nothing. Not being
+listed proves nothing: a run that a list does not name is requested alone before it counts as gone.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ class Poller:
                 self._report_run(run_id, observation)
 
     def _interval(self, run: Followed) -> float:
-        """Seconds to the next poll: while the feed is the dearer one, the batches take over its part."""
+        """Seconds to the next poll: while the feed is the more expensive one, the batches take over its part."""
         if not run.intervals:
             return 0.0
         return min(run.interval, self._feed_seconds) if self._feed_is_dear else run.interval
@@ -278,12 +278,12 @@ class Poller:
             except DbtCloudError as error:
                 self._slow_feed(error)
 
-    async def _read_finished(self, told: datetime) -> None:
-        """Reads what finished up to `told`, by dbt Cloud's clock."""
+    async def _read_finished(self, until: datetime) -> None:
+        """Reads what finished up to `until`, by dbt Cloud's clock."""
         reach = timedelta(seconds=self._feed_seconds if self._feed_is_dear else PROBE_SECONDS)
-        since = max(self._watermark or told, told - reach) - FEED_OVERLAP
+        since = max(self._watermark or until, until - reach) - FEED_OVERLAP
         batch = await self._source.finished_since(since, self._batches + 1)
-        self._watermark = told
+        self._watermark = until
         self._note_answer()
         for run_id, observation in batch.observations.items():
             run = self._schedule.get(run_id)
@@ -294,7 +294,7 @@ class Poller:
         self._weigh(batch)
 
     def _slow_feed(self, error: DbtCloudError) -> None:
-        """A failing feed is a reason to poll: the batch tells whether it is the feed alone that fails."""
+        """A failing feed is a reason to poll: the batch shows whether only the feed fails."""
         self._feed_wait = min(LONGEST_WAIT, 2 * self._feed_wait)
         if isinstance(error, RateLimited):
             self._note_failure(error)
@@ -325,7 +325,7 @@ class Poller:
     def _feed_is_dear(self) -> bool:
         return self._feed_pages > self._batches
 
-    # ---- telling
+    # ---- reporting
 
     def _report(self, batch: Batch, *, postpone: bool = False) -> None:
         self._note_answer()

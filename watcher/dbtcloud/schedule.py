@@ -26,11 +26,11 @@ class Followed:
     asked: bool = False
     """A poll is under way."""
     again: bool = False
-    """Somebody was in a hurry while a poll was under way: its answer may be from before."""
+    """An object was in a hurry while a poll was under way, whose answer may be from before."""
     told_at: float = -math.inf
-    """When what was told last was asked for: an answer that was asked for earlier comes too late."""
+    """When the last report was asked for: an answer that was asked for earlier is outdated."""
     over: bool = False
-    """Its end was told."""
+    """Its end was reported."""
     unreadable_since: Instant | None = None
 
     @property

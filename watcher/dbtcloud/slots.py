@@ -204,7 +204,7 @@ class Slots:
                 self._listener.placed(applicant.uid, Place(within=place, limit=self.limit, priority=applicant.priority))
 
     def _place(self, applicant: Applicant) -> Place:
-        """The place as it was last told: one that moves with each look would be written with each look."""
+        """The place as it was last reported: one that moves with each look would be written with each look."""
         if self._count is not None and applicant.uid not in self._told:
             self._told[applicant.uid] = rounded(self._queue.ahead(applicant.uid) + 1)
         return Place(within=self._told.get(applicant.uid), limit=self.limit, priority=applicant.priority)

@@ -1,7 +1,7 @@
 """How much of the event loop the replies of dbt Cloud may take: one part at a time, and a quarter of it in all.
 
-Whoever a Secret names as dbt Cloud can send as fast as the network is, on many connections at once. Parsing that would
-take all of the loop's time, and everybody else would wait. So each part that is read or decoded takes a turn, the
+The host that a Secret names as dbt Cloud can send as fast as the network is, on many connections at once. Parsing that
+would take all of the loop's time, and everyone else would wait. So each part that is read or decoded takes a turn, the
 connections take turns, and all turns together take a quarter of the loop's time.
 """
 
@@ -91,7 +91,7 @@ class Turns:
         self._resting = None
         self._serve()
         if not self._active:
-            self._due.clear()  # nobody waits: all begin anew
+            self._due.clear()  # no one waits: all start from zero
             self._credits.clear()
 
     def _serve(self) -> None:

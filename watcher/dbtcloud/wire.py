@@ -90,7 +90,7 @@ class Reply(Wire, Generic[T], frozen=True):
 
     @property
     def total(self) -> int | None:
-        """How many items the whole list has, if told."""
+        """How many items the whole list has, if the reply says so."""
         return self.extra.pagination.total_count if self.extra and self.extra.pagination else None
 
 
@@ -175,7 +175,7 @@ class Run(Wire, frozen=True):
 
     @property
     def cause(self) -> str:
-        """The cause as dbt Cloud echoes it; empty if there is none or the trigger was not included."""
+        """The cause as dbt Cloud echoes it; empty if it has no cause or the trigger was not included."""
         return (self.trigger.cause if self.trigger else None) or ""
 
     def facts(self, base_url: str, *, steps: bool = False, secret: str = "") -> RunFacts:
@@ -188,7 +188,7 @@ class Run(Wire, frozen=True):
 
         Raises:
             UnknownStatus: that is never taken for an end.
-            ServerFault: the run's id is none.
+            ServerFault: the run's id is not valid.
         """
         if known_id(self.id) is None:
             raise ServerFault("dbt Cloud gives a run a number that is no id")
@@ -260,7 +260,7 @@ class Named(Wire, frozen=True):
         return self.state == 2
 
     def within(self, parents: Mapping[str, int]) -> bool:
-        """Whether it belongs to these parents, as far as the reply tells."""
+        """Whether it belongs to these parents, as far as the reply says."""
         return all(getattr(self, key) in (None, value) for key, value in parents.items())
 
 

@@ -87,7 +87,7 @@ class Case:
 
     @property
     def trouble_told(self) -> Trouble | None:
-        """The trouble, once it has lasted long enough to be worth a write to every object it touches."""
+        """The trouble, once it has lasted long enough to be worth a write to every object that it affects."""
         trouble = self.known.trouble
         if trouble is None:
             return None
@@ -107,7 +107,7 @@ class Case:
 
     @property
     def out_of_contact_until(self) -> datetime | None:
-        """When we give up saying that we do not know; None while dbt Cloud answers."""
+        """When to give up on a dbt Cloud that does not answer; None while it answers."""
         trouble = self.known.trouble
         if trouble is None:
             return None
@@ -143,7 +143,7 @@ class Case:
         meaning = PHASE_MEANINGS[status.phase or Phase.PENDING]
         return bounded(
             stamped(
-                # The API server refuses a longer one, and an end that is refused is never told.
+                # The API server refuses a longer one, and an end that is refused is never reported.
                 replace(status, message=clean(status.message, MAX_MESSAGE) or meaning),
                 self.run.metadata.generation,
                 self.now.wall,
@@ -177,13 +177,13 @@ class Case:
         return Write(status, event)
 
     def rest(self, *until: float | None, why: str, **changes: Any) -> Decision:
-        """Say how it stands, then wait for the earliest of the moments, or at most for the resync."""
+        """Reports the state, then waits for the earliest of the moments, or at most for the resync."""
         # A moment that has passed without a rule acting on it has nothing to say: waiting for it would spin.
         moments = (moment for moment in self._moments(until) if moment > self.now.mono)
         return self.write(**changes) or Wait(min(moments), why)
 
     def _trouble_event(self) -> Event | None:
-        """Told with the write that says it first: that dbt Cloud does not answer, or that only a person can mend it."""
+        """An Event with the first write that reports the trouble: dbt Cloud does not answer, or a person must act."""
         trouble, told = self.trouble_told, self.status.condition(ConditionType.REACHABLE)
         if trouble is None:
             return None

@@ -114,7 +114,7 @@ class SearchPast:
     """The run that the attempt may have resumed: such a run has no marker."""
     since: datetime
     starts: bool
-    """Whether the attempt is claimed if there is none."""
+    """Whether the attempt is claimed if no run is found."""
 
 
 @dataclass(frozen=True, slots=True)

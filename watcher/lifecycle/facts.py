@@ -1,4 +1,4 @@
-"""What is known of a run outside its object: the facts that dbt Cloud told, and the faults met while asking.
+"""What is known of a run outside its object: the facts that dbt Cloud reported, and the faults met while asking.
 
 The status survives a restart, these facts do not: deciding must be safe when all of them are missing.
 """
@@ -44,7 +44,7 @@ class StepFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """One run as dbt Cloud tells it. Times are dbt Cloud's clock."""
+    """One run as dbt Cloud reports it. Times are by dbt Cloud's clock."""
 
     run_id: int
     account_id: int

@@ -1,4 +1,4 @@
-"""While a dbt Cloud run is live: tell what dbt Cloud tells, end what should end, and recognise the end."""
+"""While a dbt Cloud run is live: report its state, cancel it if asked for, and recognise its end."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COPY_NOT_RETRIED: Final = "It is not retried, as this object is a copy."
 
 
 def following_step(case: Case, attempt: Attempt) -> Decision:
-    """The next thing to do for an object whose run is known and was live when last told."""
+    """The next thing to do for an object whose run is known and was live when last seen."""
     if case.run.deleting and not case.run.cancels_on_deletion:
         return RemoveFinalizer()
     facts = case.facts
@@ -108,7 +108,7 @@ def _end(case: Case, attempt: Attempt, facts: RunFacts) -> Decision:
 
 
 def _why_cancelled(case: Case, facts: RunFacts) -> Reason | None:
-    """Why we cancelled the run, if we did; it may be that only dbt Cloud could be told."""
+    """Why we cancelled the run, if we did. The status may not say so, if it could not be written."""
     if case.phase is Phase.CANCELLING:
         return case.status.reason
     passed, observation = _deadline(case), case.known.observation

@@ -1,4 +1,4 @@
-"""Files of an ended run that somebody asked for: kept before the end is told, and told with it."""
+"""Files of an ended run that the spec asks for: they are kept before the end is reported, and reported with it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SUFFIX: Final = "-artifacts"
 
 
 def keep_step(case: Case, facts: RunFacts) -> Decision | None:
-    """The files are worth a few requests and seconds, not an end that is never told. None: tell it."""
+    """The files are worth a few requests and seconds, but must not delay the end for ever. None: report the end."""
     if not case.spec.artifacts or _hindrance(case, facts) is not None:
         return None
     tried = _tried(case, facts)

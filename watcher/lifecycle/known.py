@@ -25,7 +25,7 @@ DENIED_INTERVAL: Final = 5
 
 
 DOUBTFUL: Final = frozenset({Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.INVALID_CONNECTION, Reason.OTHER_ACCOUNT})
-"""Troubles that another token may mend: the connection is read anew."""
+"""Troubles that another token may mend: the connection is read again."""
 
 
 UNUSABLE: Final = frozenset({Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.INVALID_CONNECTION})
@@ -111,7 +111,7 @@ class DetailsTry:
     tries: int
     over: bool
     run: RunFacts | None = None
-    """With its steps; None: dbt Cloud did not tell."""
+    """With its steps; None: dbt Cloud did not answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +123,7 @@ class ResultsTry:
     done: bool
     """dbt Cloud has answered."""
     results: Results | None = None
-    """None: there is none that can be read."""
+    """None: no outcome can be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +208,7 @@ def wanted_run(run: DbtRun) -> int | None:
 def witnessed(run: DbtRun, known: Known) -> bool:
     """Whether the object was created while this process saw every start: then it knows of all runs of the object.
 
-    Any other object may have a past that its status does not tell, as a cluster can be restored from a backup.
+    Any other object may have a past that is missing from its status, as a cluster can be restored from a backup.
     """
     created = run.metadata.creation_timestamp
     return None not in (created, known.since) and created >= known.since + CLOCK_MARGIN  # type: ignore[operator]
@@ -256,7 +256,7 @@ def _note_attempts(run: DbtRun, known: Known, now: Instant) -> Known:
 
 
 def _seen_live(run: DbtRun, known: Known) -> int | None:
-    """The attempt whose run dbt Cloud shows to be live: there is none after it yet."""
+    """The attempt whose run dbt Cloud shows to be live, so that no later attempt exists yet."""
     if known.claim is not None and isinstance(known.claim.submission, Started):
         return known.claim.number
     attempt, facts = run.status.attempt, known.observation.run if known.observation else None

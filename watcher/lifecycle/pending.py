@@ -1,4 +1,4 @@
-"""Before a start: what must be settled until an attempt may be claimed, or an existing run taken on."""
+"""Before a start: what must be settled before an attempt is claimed, or an existing run is taken over."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def _claim(case: Case, job_id: int) -> Decision:
         attempt,
         phase=Phase.SUBMITTING,
         marker=marker(case.run.uid, attempt.number) if attempt.marker else "",
-        # With its fraction: two claims of one attempt are told apart by it.
+        # With its fraction, which distinguishes two claims of one attempt.
         claim_time=case.now.wall,
         first_claim_time=attempt.first_claim_time or now,
         not_before=None,
@@ -309,7 +309,7 @@ def live_phase(run: RunFacts) -> tuple[Phase, Reason]:
 
 
 def take_on(case: Case, attempt: Attempt, run: RunFacts, event: Event | None = None) -> Decision:
-    """Record that this run is the attempt's: from here on it is followed, cancelled and told."""
+    """Records that this run is the attempt's. From here on it is followed, and cancelled if asked for."""
     phase, reason = live_phase(run)
     verb = "Following" if attempt.adopted or event else "Started"
     taken = replace(attempt, phase=phase, run_id=run.run_id, **run_times(run))

@@ -15,8 +15,8 @@ class Policy:
     """How long the core waits for what."""
 
     submit_window: float = 30.0
-    """A claimed start is sent within this time or not at all, by the monotonic clock of the claimer: what makes a claim
-    that somebody else finds decidable."""
+    """A claimed start is sent within this time or not at all, by the monotonic clock of the claimer: so that
+    a claim that another process finds can be resolved."""
 
     quiet_period: float = 120.0
     """After a lost answer nothing is sent again for this long: submit_window, plus the longest time a start request may
@@ -35,7 +35,7 @@ class Policy:
     """dbt Cloud must deny a run for this long before it counts as gone: replicas lag, permissions flicker."""
 
     adopt_grace: float = 5.0
-    """The same for a run that was never seen: a mistyped id should be told soon."""
+    """The same for a run that was never seen: a mistyped id should be reported soon."""
 
     trouble_grace: float = 10.0
     """A fault shorter than this is not written: an outage of seconds must not rewrite every object of an account."""
@@ -54,7 +54,7 @@ class Policy:
     them."""
 
     artifacts_pause: float = 5.0
-    """Pause between two tries: dbt Cloud may still be uploading the artifacts when it tells the end."""
+    """Pause between two tries: dbt Cloud may still be uploading the artifacts when it reports the end."""
 
     resync: float = 600.0
     """Every object that is not final is looked at again after this long at the latest, whatever was missed."""

@@ -28,7 +28,7 @@ NO_RUN: Final[dict[str, Any]] = {
     "failed_step": None,
     "results": None,
 }
-"""What a status says of a run when there is none yet, or a next one."""
+"""What a status says of a run before there is one, or before the next one."""
 
 
 def seconds(moment: datetime) -> datetime:
@@ -80,7 +80,7 @@ def shown_steps(steps: tuple[StepFacts, ...]) -> dict[str, Any]:
 def stamped(status: Status, generation: int, now: datetime, trouble: Trouble | None, answered: bool) -> Status:
     """The status with its generation and conditions as they must be.
 
-    Stamped anew on every generation, of finished objects too: `kubectl wait` ignores conditions of an older one.
+    Stamped again for every generation, of finished objects too: `kubectl wait` ignores conditions of an older one.
     """
     wanted = _conditions(status, trouble, answered)
     conditions = tuple(_keep_transition(status.condition(c.type), c, generation, now) for c in wanted)
@@ -90,7 +90,7 @@ def stamped(status: Status, generation: int, now: datetime, trouble: Trouble | N
 def stands(status: Status, generation: int) -> bool:
     """Whether a final status says in its conditions, for this generation, what it says itself.
 
-    In whatever words: a release that words a condition differently does not write every finished object anew.
+    The wording does not count: a release with other words does not rewrite every finished object.
     """
     wanted = [(c.type, c.status, c.reason, generation) for c in _conditions(status, None, False)]
     told = [(c.type, c.status, c.reason, c.observed_generation) for c in status.conditions]
@@ -111,7 +111,7 @@ def _keep_transition(old: Condition | None, new: _Wanted, generation: int, now: 
 
 
 def bounded(status: Status) -> Status:
-    """The status within MAX_STATUS bytes: what is told best elsewhere goes first, and the present state never."""
+    """The status within MAX_STATUS bytes: what is best seen elsewhere is dropped first, and the present state never."""
     for shorten in (_without_steps, _without_log, _without_failures, _with_brief_attempts):
         if len(msgspec.json.encode(status)) <= MAX_STATUS:
             return status

@@ -1,7 +1,7 @@
-"""Between a claim and a run id: the start goes out once, or it is found out whether it did.
+"""Between a claim and a run id: the start is sent once, or a search finds out whether it was.
 
-What makes a met claim decidable: its start was sent within `submit_window` of the claim or never. So once
-`quiet_period` has passed since the claim was first seen, a search that does not find the run proves that there is none.
+Why a claim left by another process can be resolved: its start was sent within `submit_window` of the claim, or never.
+Once `quiet_period` has passed since the claim was first seen, a search that finds no run proves that none was started.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _without_claim(attempt: Attempt) -> Attempt:
 
 
 def _release(case: Case, attempt: Attempt) -> Decision:
-    """Nothing was started: the claim goes back, and the same attempt is claimed anew when dbt Cloud can be asked."""
+    """Nothing was started: the claim is released, and the same attempt is claimed again when dbt Cloud can be asked."""
     return case.change(
         phase=Phase.PENDING,
         reason=Reason.ACCEPTED,

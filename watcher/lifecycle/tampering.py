@@ -1,7 +1,7 @@
 """What a status can say that the watcher never writes. The rules rely on its being absent.
 
-Whoever may write a status can end an object with it. They must not make it start or cancel another's run, fail for
-ever, or stay when it is deleted.
+Anyone who may write a status can end the object with it. They must not be able to start or cancel the run of another
+object, to make the object fail for ever, or to keep it when it is deleted.
 """
 
 from __future__ import annotations

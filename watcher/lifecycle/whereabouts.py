@@ -11,7 +11,7 @@ from dbtrun.api import Status
 def misdirected(status: Status, host: str, account_id: int) -> str | None:
     """Why nothing may be done through a connection to this account, in a sentence; None: it is the right one.
 
-    A status of an earlier release names no host: then the account decides. Before an attempt is claimed there is none.
+    A status of an earlier release names no host: then the account decides. Before a claim, a status names no account.
     """
     if (
         not status.attempts

@@ -77,7 +77,7 @@ class Starts(Protocol):
 
 
 class Poller(Protocol):
-    """How many runs are polled, and in which dearer ways."""
+    """How many runs are polled, and which more expensive ways are in use."""
 
     @property
     def following(self) -> int: ...
@@ -291,7 +291,7 @@ class Metrics:
         self.registry.register(_Objects(census, self.job))
 
     def watch(self, accounts: Iterable[Account]) -> None:
-        """Shows what the accounts count themselves; iterated anew at each scrape."""
+        """Shows what the accounts count themselves, as it is at each scrape."""
         self.registry.register(_Accounts(accounts))
 
     def watch_scopes(self, scopes: Mapping[str, Scope]) -> None:
@@ -300,7 +300,7 @@ class Metrics:
             self.namespace_served.labels(name).set_function(partial(_served, scope))
 
     def watch_parts(self, parts: Iterable[tuple[Part, float]]) -> None:
-        """Shows how long each part has been silent; iterated anew at each scrape."""
+        """Shows how long each part has been silent, as it is at each scrape."""
         self.registry.register(_Parts(parts))
 
 
@@ -419,7 +419,7 @@ class _Objects(Collector):
         place = ["namespace", "phase", "reason"]
         yield _gauge(
             "dbtrun_objects_by_phase",
-            "DbtRuns by namespace, phase and reason. Only the leader tells.",
+            "DbtRuns by namespace, phase and reason. Only the leader reports.",
             place,
             now.objects.items(),
         )

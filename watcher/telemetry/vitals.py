@@ -1,7 +1,7 @@
 """Whether the watcher still goes on: a part that stands still looks like one that has nothing to do.
 
-Each part tells how long it has given no sign of life. The event loop that they all share is watched by a thread,
-because a loop that is blocked can tell nothing, the probes included.
+Each part reports how long it has made no progress. The event loop that they all share is watched by a thread,
+because a blocked loop cannot report anything, not even to the probes.
 """
 
 from __future__ import annotations
