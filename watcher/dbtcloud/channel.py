@@ -117,6 +117,8 @@ class Channel:
             },
             timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE_SECONDS),
+            # Observed: dbt Cloud redirects a path without its last slash, and a redirected POST becomes a GET. Another
+            # host would also get the token.
             follow_redirects=False,
             verify=_trust(connection.ca) if connection.tls else False,
             # Clusters behind a proxy name it in HTTPS_PROXY; the simulator on this machine is never behind it.
@@ -167,6 +169,7 @@ class Channel:
             if items > PAGE_SIZE:
                 raise ServerFault(f"{received.request} answered with {items:,} items where {PAGE_SIZE} were asked for")
             seen = int(params.get("offset", 0)) + items
+            # The OpenAPI description does not promise `total_count`. Without it, a full page may not be the last.
             more = seen < reply.total if reply.total is not None else items >= PAGE_SIZE
             # What is kept of the reply is when and how it came, not its bytes.
             told = replace(received, body=b"")

@@ -34,6 +34,7 @@ from watcher.lifecycle.marker import mark_of
 
 MAX_PAGES: Final = 200
 """Pages read of one list: 20,000 runs."""
+# Undocumented. Airflow's dbt Cloud provider cuts at the same length (`DBT_CAUSE_MAX_LENGTH`).
 MAX_CAUSE: Final = 255
 """Characters of a cause that dbt Cloud accepts."""
 MAX_OBJECTS: Final = 500_000
@@ -125,6 +126,7 @@ class Client:
         Raises:
             DbtCloudError: it may or may not have been heard; Rejected when dbt Cloud will not cancel it.
         """
+        # How dbt Cloud answers for a run that has ended is undocumented: both a success and a refusal are accepted.
         await self._channel.exchange("POST", f"runs/{run_id}/cancel/", Priority.CANCEL, _one_run)
 
     async def _submit(
@@ -137,6 +139,7 @@ class Client:
             run = answer.facts(self._connection.base_url)
         except DbtCloudError as error:
             return submission_of(error, self._clock(), not_found)
+        # The answer decides which run is followed, and cancelled if asked for: it must be the one that was asked for.
         if run.account_id != self._connection.account_id or not expected(run):
             return Undecided(f"POST /{path} was answered with a run that is not the one asked for, {run.run_id}")
         return Started(run)
@@ -155,6 +158,7 @@ class Client:
         Raises:
             DbtCloudError: dbt Cloud did not answer; ServerFault also when it answers with another run.
         """
+        # Only where it is needed: the logs of the steps make a reply of 2 kB one of megabytes.
         include = {"include_related": '["run_steps"]'} if steps else {}
         priority = Priority.DETAILS if steps else Priority.POLL
         base_url = self._connection.base_url
@@ -164,6 +168,7 @@ class Client:
                 run = _one_run(received)
             except NotFound:
                 return Observation(run=None, at=received.sent, clock_offset=received.clock_offset)
+            # A cache in front of dbt Cloud must not make one run look like another.
             if run.id != run_id:
                 raise ServerFault(f"{received.request} answered with another run, {run.id}")
             facts = run.facts(base_url, steps=steps, secret=received.token.reveal())
@@ -250,12 +255,14 @@ class Client:
         self, run_id: int, path: str, step: int | None, limit: int, parse: Callable[[bytes | bytearray], T]
     ) -> T | None:
         def read(received: Received) -> T | None:
+            # Observed: 404 until the files are uploaded, which can be seconds after the end of the run.
             if received.status == 404:
                 return None
             if received.status != 200:
                 raise received.error()
             return parse(received.body)
 
+        # Without `step` it is the file of the last step (documented), which may be that of `dbt docs generate`.
         params = {} if step is None else {"step": str(step)}
         return await self._channel.file(f"runs/{run_id}/artifacts/{quote(path)}", params, limit, read)
 
@@ -263,6 +270,8 @@ class Client:
 
     async def runs(self, ids: Sequence[int]) -> Batch:
         """Reads up to 100 runs by id in one request."""
+        # `pk__in` is in the OpenAPI description, but no public client uses it for runs. If it is ignored, the reply is
+        # the first page of all runs, which looks like an answer: hence the two checks below.
         params = {"pk__in": _array(ids), "limit": str(PAGE_SIZE), "order_by": "-id"}
         try:
             page = await self._channel.page("runs/", params, wire.RUNS, Priority.POLL)
@@ -276,11 +285,13 @@ class Client:
 
     async def live_runs(self) -> Batch:
         """Reads all runs of the account that are not over."""
+        # A run that ends while the pages are read moves the rest: one that is skipped is confirmed alone.
         params = {"status__in": _array(LIVE), "order_by": "id"}
         return await self._filtered(params, lambda run: run.status in LIVE, MAX_PAGES)
 
     async def finished_since(self, instant: datetime, max_pages: int = MAX_PAGES) -> Batch:
         """Reads the runs of the account that finished since `instant` (dbt Cloud's clock), oldest first."""
+        # As Dagster's client sends it: the OpenAPI description does not say how a range is written.
         ends = json.dumps([instant.isoformat(), (instant + OPEN_END).isoformat()])
 
         def belongs(run: wire.Run) -> bool:
@@ -353,6 +364,7 @@ class Client:
             "include_related": '["trigger"]',
         }
         page = await self._channel.page("runs/", params, wire.RUNS, Priority.SUBMIT)
+        # The default order is the oldest first (documented), so an ignored `order_by` would show years-old runs.
         search.prove_newest_first(page)
         newest = next((run for run in page.items if run.job == job_id and run.status in LIVE), None)
         return newest.facts(self._connection.base_url) if newest else None
@@ -386,6 +398,7 @@ def _report(body: bytes | bytearray) -> wire.Report | None:
 
 def _body(overrides: Overrides) -> dict[str, Any]:
     """The overrides under dbt Cloud's names; absent ones are left out, so that the job's own values stand."""
+    # Names of the OpenAPI description. Nulls are accepted from Airflow's provider, but forbidden by the description.
     pull_request = overrides.pull_request_id or PullRequestId()
     fields = {
         "steps_override": overrides.steps,
@@ -407,4 +420,6 @@ def _body(overrides: Overrides) -> dict[str, Any]:
 
 def _array(values: Iterable[int]) -> str:
     """A list as dbt Cloud's filters take it: a JSON literal in one parameter."""
+    # As Airflow's, Dagster's and dbtc's clients send it. The OpenAPI description means `pk__in=1&pk__in=2`, which none
+    # of them does.
     return json.dumps([int(value) for value in values], separators=(",", ":"))

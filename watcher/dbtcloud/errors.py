@@ -104,8 +104,10 @@ def submission_of(error: DbtCloudError, now: Instant, not_found: Reason) -> Subm
         now: when the request failed.
         not_found: what a 404 means for this request.
     """
+    # Assumed: the token and the rate limit are checked before a request is carried out, so neither started a run.
     if error.not_sent or isinstance(error, Unauthorized | RateLimited):
         return NotSent(error.trouble(now))
+    # Field reports: a start that was answered by 502 or 504, or dropped, has often started its run.
     if not error.final:
         return Undecided(error.message)
     return Refused(not_found if isinstance(error, NotFound) else error.reason, error.message)

@@ -50,6 +50,7 @@ class File(NamedTuple):
 def files_of(steps: Sequence[StepFacts]) -> list[File]:
     """The files to read, of the last step first: none for steps that did not run, or run no node."""
     named = [(step, COMMAND.search(step.name)) for step in steps]
+    # Observed: "Invoke dbt with `dbt build`". Where no name has a command, nothing says which steps have results.
     if not any(command for _, command in named):
         return [File(None, "run_results.json")]  # an older dbt Cloud, or one that did not list its steps
     ran = [

@@ -76,6 +76,7 @@ class Received:
         words = _words(self.body)
         final = words is not None
         message = self._sentence(f"answered {self.status}", OTHERS_WORDS if words is None else words)
+        # Observed: 405 comes without the envelope, after a redirect from POST to GET: nothing was done.
         if self.status == 405:
             return Rejected(message, final=True)
         if self.status in MEANINGS:
@@ -83,6 +84,7 @@ class Received:
             if kind is NotFound and not final:
                 return ServerFault(message)  # a proxy's page says nothing about dbt Cloud's runs
             return kind(message, retry_after=self._retry_after(), final=final)
+        # 408 is a proxy's: the request may have been carried out.
         if 400 <= self.status < 500 and self.status != 408 and final:
             return Rejected(message, final=True)
         return ServerFault(message, retry_after=self._retry_after())
@@ -98,6 +100,7 @@ class Received:
         )
 
     def _retry_after(self) -> float | None:
+        # Documented for the SCIM API only; the Administrative API may send neither.
         value = self.headers.get("retry-after") or self.headers.get("x-rate-limit-retry-after-seconds")
         seconds = _seconds(value, self.sent.wall + self.clock_offset) if value else None
         if seconds is None:
@@ -111,8 +114,11 @@ class Received:
 
 
 MEANINGS: Final[dict[int, type[DbtCloudError]]] = {
+    # Observed: also of an account without API access ("The API is not accessible to unpaid accounts.").
     401: Unauthorized,
+    # Observed: also when the account is not that of the token ("Access denied: Token is not scoped to account.").
     403: Forbidden,
+    # Observed: the same words for a missing run and for one that the token may not see.
     404: NotFound,
     429: RateLimited,
 }
@@ -122,6 +128,7 @@ def _words(body: bytes | bytearray) -> str | None:
     """What dbt Cloud said in its own envelope; None: these may be anybody's words, which are not repeated."""
     try:
         refusal = wire.REFUSAL.decode(body)
+        # An envelope that says success is not an error in dbt Cloud's words, whatever the HTTP status.
         if refusal.status.is_success is True:
             return None
         return " ".join(filter(None, (refusal.status.user_message, _details(refusal.data))))

@@ -60,6 +60,7 @@ async def find_job(channel: Channel, job: Job) -> int:
     """
     project = await _find_named(channel, "project", job.project, "projects/", {}, "v3")
     environments = f"projects/{project}/environments/"
+    # Projects and environments are in version 3 of the API only, jobs in version 2.
     environment = await _find_named(channel, "environment", job.environment, environments, {}, "v3")
     within = {"project_id": project, "environment_id": environment}
     return await _find_named(channel, "job", job.name, "jobs/", within, "v2")
@@ -71,6 +72,8 @@ async def _find_named(
     if not name:
         raise JobNotFound("`spec.job` needs `id`, or `name`, `project` and `environment` together", final=True)
     params = {key: str(value) for key, value in within.items()}
+    # `name__icontains` is documented for jobs and projects. Where it is ignored, the list is longer, and the names are
+    # compared here all the same.
     listed = _named(channel, path, {**params, "name__icontains": name}, version)
     ids = [item.id async for item in listed if item.name == name and item.within(within)]
     if len(ids) > 1:

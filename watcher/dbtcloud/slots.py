@@ -186,6 +186,7 @@ class Slots:
         for uid, hold in list(self._holds.items()):
             known = hold.run_id is not None and hold.known_at <= asked
             listed = live is None or hold.run_id in live.newest or hold.known_at + LISTED_SECONDS <= asked
+            # Whether a list shows a run at once is undocumented.
             # The answer to a start can come later than the run in a list, which counts it then.
             counted = live is not None and hold.marker in live.markers
             if (known and listed) or counted or hold.until <= asked:

@@ -20,6 +20,7 @@ from watcher.lifecycle.cause import failed_step
 from watcher.lifecycle.facts import RunFacts, RunState, StepFacts
 from watcher.lifecycle.scrub import log_tail, told
 
+# dbt Cloud's limit is undocumented; Airflow's dbt Cloud provider cuts at the same length.
 MAX_CAUSE: Final = 255
 MAX_ID: Final = 2**63 - 1
 """What Kubernetes keeps in a status; dbt Cloud's ids have up to 14 digits."""
@@ -61,6 +62,7 @@ ABSENT: Final = msgspec.Raw()
 class Filters(Wire, frozen=True):
     """Those filters that it matters to see echoed. Their values are not read: they could be of any size."""
 
+    # Observed in recorded lists: `extra.filters` echoes the filters that were applied. An ignored one is missing.
     pk__in: msgspec.Raw = ABSENT
     status__in: msgspec.Raw = ABSENT
 
@@ -151,6 +153,8 @@ class Run(Wire, frozen=True):
     id: int
     account_id: int
     status: int
+    # Observed: relations are null unless `include_related` names them, and so are times that are not known yet. The
+    # OpenAPI description allows no null anywhere.
     job_definition_id: int | None = None
     job_id: int | None = None
     project_id: int | None = None
@@ -158,7 +162,9 @@ class Run(Wire, frozen=True):
     status_message: str | None = None
     status_humanized: str | None = None
     in_progress: bool | None = None
+    # Observed: an address of the web interface, absent or another one in replies of 2021.
     href: str | None = None
+    # Observed: the answer to a start has it even if `include_related` does not name it; any other reply has null.
     trigger: Trigger | None = None
     retrying_run_id: int | None = None
     can_retry: bool | None = None
@@ -223,6 +229,8 @@ class Run(Wire, frozen=True):
         return tuple(steps)
 
     def _state(self) -> RunState:
+        # The OpenAPI description names the codes in prose only, so a new one may appear at any time. Observed:
+        # `in_progress` is true from queued to running, so it distinguishes live runs whatever their code.
         try:
             return RunState(self.status)
         except ValueError:
@@ -242,6 +250,7 @@ class Run(Wire, frozen=True):
             return href
         if known_id(self.project_id) is None:
             return None
+        # Observed: the form of `href` in recorded runs.
         return f"{base_url}/deploy/{self.account_id}/projects/{self.project_id}/runs/{self.id}/"
 
 
@@ -257,6 +266,7 @@ class Named(Wire, frozen=True):
     @property
     def deleted(self) -> bool:
         """Whether dbt Cloud only keeps it as a memory (state 2)."""
+        # `state` of the OpenAPI description: 1 is active, 2 is deleted. Lists have both.
         return self.state == 2
 
     def within(self, parents: Mapping[str, int]) -> bool:
@@ -298,6 +308,7 @@ def instant(text: str | None) -> datetime | None:
 
     A time is told to people and bounds deadlines; one that cannot be read must not hide the run's state.
     """
+    # Observed: times of runs have a space and an offset, times of jobs a `T` and a `Z`; a fraction may be absent.
     if not text or len(text) > MAX_WORD:
         return None
     try:
@@ -320,6 +331,7 @@ class Account(Wire, frozen=True):
     name: str | None = None
 
 
+# `strict=False`: observed in webhooks, ids are texts there; a number as text must not make a run unreadable.
 ONE_RUN: Final = msgspec.json.Decoder(Reply[Run], strict=False)
 RUNS: Final = msgspec.json.Decoder(Reply[list[Run]], strict=False)
 ONE_NAMED: Final = msgspec.json.Decoder(Reply[Named], strict=False)

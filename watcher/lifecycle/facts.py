@@ -16,6 +16,7 @@ from dbtrun.values import Instant
 class RunState(IntEnum):
     """dbt Cloud's run status codes (`status` of a run)."""
 
+    # Documented in the OpenAPI description's prose. A run that timed out ends with 30, not with 20 (observed).
     QUEUED = 1
     STARTING = 2
     RUNNING = 3

@@ -53,6 +53,7 @@ def outcome_of(
             Reason.RUN_FAILED,
             clean(f"{name} failed{_why(cause_of(results, step, run.message))}", MAX_MESSAGE),
         )
+    # Observed: "This run timed out after running for 1 day, which exceeded the configured timeout of 86400 seconds."
     if "timed out" in run.message.lower():
         return Outcome(Phase.TIMED_OUT, Reason.TIMED_OUT_IN_DBT_CLOUD, clean(f"{run.message}{_at(step)}", MAX_MESSAGE))
     if asked_for in DEADLINES:

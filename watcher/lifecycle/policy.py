@@ -18,6 +18,7 @@ class Policy:
     """A claimed start is sent within this time or not at all, by the monotonic clock of the claimer: so that
     a claim that another process finds can be resolved."""
 
+    # How long dbt Cloud's lists may lag behind a start is undocumented: this allows a minute.
     quiet_period: float = 120.0
     """After a lost answer nothing is sent again for this long: submit_window, plus the longest time a start request may
     take (30 s), plus the time a new run may need to show in dbt Cloud's lists, with a margin."""
