@@ -12,7 +12,6 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from airflow_trigger.access import Access, resolve
 from airflow_trigger.arguments import number, text
 from airflow_trigger.blocking import blocking
-from airflow_trigger.cluster import ClusterError, Expired, NotFound, Unreachable, connect
 from airflow_trigger.failures import (
     DbtRunException,
     DbtRunLostContact,
@@ -22,9 +21,13 @@ from airflow_trigger.failures import (
 )
 from airflow_trigger.naming import object_name
 from airflow_trigger.objects import Intent, Lite, Run, Truth
-from airflow_trigger.patience import patiently
-from airflow_trigger.reading import Requests, decoded, everything, one
-from dbtrun.api import GROUP, PLURAL, VERSION
+from dbtrun.kube.answers import decode
+from dbtrun.kube.connect import connect
+from dbtrun.kube.errors import KubeError, NotFound
+from dbtrun.kube.lists import Requests
+from dbtrun.kube.paths import api_path
+from dbtrun.kube.retry import patiently
+from dbtrun.kube.runs import DbtRuns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_trigger.cluster import ClusterConfig
+    from dbtrun.kube.config import ClusterConfig
 
 PAGE: Final = 500
 READ_SECONDS: Final = 60.0
@@ -121,7 +124,7 @@ class DbtRunArtifactOperator(BaseOperator):
             run, content = blocking(patiently(lambda: self._read(home, name, run_id, path), READ_SECONDS))
         except NotFound as error:
             raise DbtRunLostContact(f"The file cannot be read; it goes when its DbtRun goes: {error}") from None
-        except ClusterError as error:
+        except KubeError as error:
             raise DbtRunLostContact(f"The file cannot be read. {error}") from None
         target = Path(output or f"{run.run_id}_{path}".replace("/", "-"))
         self.log.info("Writing %s of DbtRun %s to %s.", path, run.metadata.name, target)
@@ -141,7 +144,7 @@ class DbtRunArtifactOperator(BaseOperator):
     async def _read(self, home: Access, name: str | None, run_id: int | None, path: str) -> tuple[KeepingRun, bytes]:
         async with self.connect(home.config) as requests:
             files = Files(requests, home.namespace)
-            run = await files.run(name) if run_id is None else keeper(await files.runs(), run_id, path)
+            run = await files.run(name) if name is not None else keeper(await files.runs(), run_id, path)
             kept = kept_file(run, path)
             return run, await files.content(str(kept.config_map), str(kept.key))
 
@@ -178,7 +181,7 @@ class KeepingRun(Run, frozen=True, kw_only=True):
         return next((file for file in self.status.artifacts if file.path == path), None)
 
 
-def keeper(runs: Iterable[KeepingRun], run_id: int, path: str) -> KeepingRun:
+def keeper(runs: Iterable[KeepingRun], run_id: int | None, path: str) -> KeepingRun:
     """The DbtRun of a dbt Cloud run; of several, one that keeps the file.
 
     Raises:
@@ -222,24 +225,16 @@ class Files:
 
     def __init__(self, requests: Requests, namespace: str) -> None:
         self._requests = requests
-        self._runs = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
-        self._config_maps = f"/api/v1/namespaces/{namespace}/configmaps"
+        self._namespace = namespace
+        self._runs = DbtRuns(requests, namespace, read, page=PAGE)
 
-    async def run(self, name: str | None) -> KeepingRun:
+    async def run(self, name: str) -> KeepingRun:
         """One of the DbtRuns."""
-        return one(await self._requests.request("GET", f"{self._runs}/{name}"), _RUN)
+        return await self._runs.get(name)
 
-    async def runs(self) -> list[KeepingRun]:
-        """All of them: selecting custom resources by a field needs Kubernetes 1.31.
-
-        Raises:
-            Unreachable: the list could not be read to its end.
-        """
-        try:
-            found, _ = await everything(self._requests, self._runs, {"limit": str(PAGE)}, _RUN)
-        except Expired as error:
-            raise Unreachable(f"the list took too long: {error}") from error
-        return found
+    async def runs(self) -> Sequence[KeepingRun]:
+        """All of them: selecting custom resources by a field needs Kubernetes 1.31."""
+        return await self._runs.list()
 
     async def content(self, config_map: str, key: str) -> bytes:
         """A file as dbt Cloud had it.
@@ -247,7 +242,8 @@ class Files:
         Raises:
             NotFound: somebody took it out of its ConfigMap.
         """
-        stored = decoded(await self._requests.request("GET", f"{self._config_maps}/{config_map}"), _CONFIG_MAP)
+        path = api_path("api/v1", self._namespace, "configmaps", config_map)
+        stored = decode(await self._requests.request("GET", path), _ConfigMap)
         if key in stored.data:
             return stored.data[key].encode()
         if key in stored.binary_data:
@@ -260,5 +256,4 @@ class _ConfigMap(msgspec.Struct, rename="camel"):
     binary_data: dict[str, str] = {}
 
 
-_RUN = msgspec.json.Decoder(KeepingRun)
-_CONFIG_MAP = msgspec.json.Decoder(_ConfigMap)
+read: Final = msgspec.json.Decoder(KeepingRun).decode

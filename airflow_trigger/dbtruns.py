@@ -1,34 +1,29 @@
-"""The DbtRuns of one namespace over HTTP: list, watch, get, create, patch.
-
-Decoding stays out of the generated client, which would build a dictionary of every object only for us to drop it.
-"""
+"""The DbtRuns of one namespace as the shared watch reads them: what ended, and what is live."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import msgspec
 
-from airflow_trigger.cluster import Rejected, Unreachable, failure, short
 from airflow_trigger.objects import Run
-from airflow_trigger.reading import STRICT, TROUBLE, create, decoded, everything, known, one
-from dbtrun.api import FINAL_PHASES, GROUP, PLURAL, VERSION, Phase
+from dbtrun.api import FINAL_PHASES, Phase
+from dbtrun.kube.answers import comparable
+from dbtrun.kube.errors import Rejected, Unreachable
+from dbtrun.kube.runs import DbtRuns
+from dbtrun.kube.watch import Added, Progress, Removed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 
-    from airflow_trigger.http import Cluster
+    from dbtrun.kube.runs import Streams
 
 log = logging.getLogger(__name__)
 
 PAGE: Final = 100
 """Objects that are read in one go: some 300 kB, and 1 ms in which the event loop stands still."""
-WATCH_SECONDS: Final = 300
-"""The server ends a watch in peace after this time, so that load balances itself over API servers."""
-MAX_LINE: Final = 8 * 1024 * 1024
-"""Bytes of one watch event. etcd holds 1.5 MiB an object; JSON may need a few times that."""
 
 
 def _in_no(phases: Iterable[str]) -> str:
@@ -40,28 +35,7 @@ ENDED: Final = _in_no({"", *Phase} - FINAL_PHASES)
 """What is over stays selected until it is deleted; "" is the phase of an object that no watcher has seen yet."""
 LIVE: Final = _in_no(FINAL_PHASES)
 
-
-class Added(msgspec.Struct, frozen=True):
-    """A change: `run` is there, in this form."""
-
-    run: Run
-    version: str
-
-
-class Removed(msgspec.Struct, frozen=True):
-    """A change: the object is gone, and `run` is how it looked last. Of one that is live only its own 404 is proof."""
-
-    run: Run
-    version: str
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """No change up to `version`."""
-
-    version: str
-
-
-Change = Added | Removed | Progress
+Change: TypeAlias = Added[Run] | Removed[Run] | Progress
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -85,50 +59,42 @@ class Runs(Protocol):
     async def create(self, body: Mapping[str, Any]) -> Run: ...
 
 
-class DbtRuns:
-    """The DbtRuns of one namespace. Every method raises ClusterError of the kind that says what can be done."""
+class HubRuns:
+    """Runs of a real API server. Every method raises KubeError of the kind that says what can be done."""
 
-    def __init__(self, cluster: Cluster, namespace: str) -> None:
+    def __init__(self, cluster: Streams, namespace: str) -> None:
         self._cluster = cluster
-        self._path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
+        self._runs = DbtRuns(cluster, namespace, read, page=PAGE)
         self._selects = True
 
     async def list(self) -> Listing:
-        """All of them, in pages. Expired when it took so long that the server forgot the version of the first page."""
-        return await self._listed({})
+        """All of them, in pages."""
+        return await self._listed("")
 
     async def live(self) -> Listing:
         """Those that are not over, as `list` does; where the server cannot select, all."""
-        with self._selecting(LIVE) as selection:
-            return await self._listed(selection)
+        with self._selecting(LIVE) as fields:
+            return await self._listed(fields)
 
-    async def _listed(self, selection: Mapping[str, str]) -> Listing:
-        found, version = await everything(self._cluster, self._path, {"limit": str(PAGE), **selection}, _RUN)
-        return Listing({run.metadata.name: run for run in found}, known(version))
+    async def _listed(self, fields: str) -> Listing:
+        found, version = await self._runs.snapshot(fields=fields)
+        return Listing({run.metadata.name: run for run in found}, comparable(version))
 
     async def watch(self, version: str, silence_seconds: float) -> AsyncGenerator[Change]:
         """Changes after `version` to what is over, or thereby is, until the server ends it in peace.
 
         Where the server cannot select: changes to all.
         """
-        query = {
-            "watch": "true",
-            "resourceVersion": version,
-            "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(WATCH_SECONDS),
-        }
-        with self._selecting(ENDED) as selection:
-            async with self._cluster.stream(self._path, query | selection, silence_seconds) as stream:
-                async for line in lines(stream):
-                    change = read_change(line)
-                    if change is not None:
-                        yield change
+        with self._selecting(ENDED) as fields:
+            changes = self._runs.watch(self._cluster, version, fields=fields, silence_seconds=silence_seconds)
+            async for change in changes:
+                yield change
 
     @contextmanager
-    def _selecting(self, selector: str) -> Iterator[dict[str, str]]:
-        """The query for it. Of a server that refuses to select everything is asked from then on."""
+    def _selecting(self, selector: str) -> Iterator[str]:
+        """The selector to use. Of a server that refuses to select everything is asked from then on."""
         try:
-            yield {"fieldSelector": selector} if self._selects else {}
+            yield selector if self._selects else ""
         except Rejected as error:
             if not self._selects:
                 raise
@@ -138,88 +104,11 @@ class DbtRuns:
 
     async def get(self, name: str) -> Run:
         """One of them, as it is now."""
-        return one(await self._cluster.request("GET", f"{self._path}/{name}"), _RUN)
+        return await self._runs.get(name)
 
     async def create(self, body: Mapping[str, Any]) -> Run:
         """A new one; AlreadyExists if the name is taken."""
-        return one(await create(self._cluster, self._path, body), _RUN)
-
-    async def patch(self, name: str, body: Mapping[str, Any]) -> Run:
-        """Merges `body` into the object."""
-        return one(await self._cluster.request("PATCH", f"{self._path}/{name}", query=STRICT, body=body), _RUN)
+        return await self._runs.create(body)
 
 
-class _Event(msgspec.Struct):
-    type: str
-    object: msgspec.Raw
-
-
-class _Version(msgspec.Struct):
-    resource_version: str = msgspec.field(name="resourceVersion")
-
-
-class _Bookmark(msgspec.Struct):
-    metadata: _Version
-
-
-class _ErrorStatus(msgspec.Struct):
-    code: int = 500
-
-
-_RUN = msgspec.json.Decoder(Run)
-_EVENT = msgspec.json.Decoder(_Event)
-_BOOKMARK = msgspec.json.Decoder(_Bookmark)
-_ERROR = msgspec.json.Decoder(_ErrorStatus)
-
-
-def read_change(line: bytes | bytearray) -> Change | None:
-    """One line of a watch; None for an object that this version cannot read.
-
-    Raises:
-        ClusterError: the server ended the watch with an error, Expired if the version is too old.
-        Unreachable: the line is not a watch event.
-    """
-    event = decoded(line, _EVENT)
-    match event.type:
-        case "BOOKMARK":
-            return Progress(known(decoded(event.object, _BOOKMARK).metadata.resource_version))
-        case "ERROR":
-            raise failure(decoded(event.object, _ERROR).code, bytes(event.object))
-        case "ADDED" | "MODIFIED" | "DELETED" as kind:
-            run = _readable(event.object)
-            change = Removed if kind == "DELETED" else Added
-            return None if run is None else change(run, run.metadata.resource_version)
-        case kind:
-            raise Unreachable(f"the answer is not one of a Kubernetes API: a watch event of type {short(kind)!r}")
-
-
-class Stream(Protocol):
-    """The part of aiohttp's StreamReader that is used."""
-
-    def iter_any(self) -> AsyncIterable[bytes]: ...
-
-
-async def lines(stream: Stream) -> AsyncIterator[bytearray]:
-    """Complete lines. aiohttp's own reader gives up at a length that one object may have.
-
-    Raises:
-        Unreachable: a line is longer than any object.
-    """
-    buffer = bytearray()
-    async for chunk in stream.iter_any():
-        scanned = len(buffer)
-        buffer += chunk
-        while (end := buffer.find(b"\n", scanned)) >= 0:
-            yield buffer[:end]
-            del buffer[: end + 1]
-            scanned = 0
-        if len(buffer) > MAX_LINE:
-            raise Unreachable(f"a watch event is longer than {MAX_LINE} bytes")
-
-
-def _readable(raw: msgspec.Raw) -> Run | None:
-    try:
-        return _RUN.decode(raw)
-    except TROUBLE as error:
-        log.warning("A DbtRun cannot be read and is left out: %s", short(str(error)))
-        return None
+read: Final = msgspec.json.Decoder(Run).decode

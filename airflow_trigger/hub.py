@@ -16,30 +16,22 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import random
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec.structs import replace
 
-from airflow_trigger.cluster import (
-    AlreadyExists,
-    ClusterConfig,
-    ClusterError,
-    Denial,
-    NotFound,
-    Rejected,
-    Unreachable,
-    clusters,
-)
-from airflow_trigger.dbtruns import Change, DbtRuns, Listing, Progress, Removed, Runs
+from airflow_trigger.dbtruns import Change, HubRuns, Listing, Runs
 from airflow_trigger.objects import Denied, Gone, Run, Seen, State
-from airflow_trigger.per_loop import PerLoop
-from dbtrun.api.home import have_a_home
+from dbtrun.kube.config import ClusterConfig
+from dbtrun.kube.connect import leased
+from dbtrun.kube.errors import AlreadyExists, Denial, KubeError, NotFound, Rejected, Unreachable
+from dbtrun.kube.per_loop import PerLoop
+from dbtrun.kube.retry import pauses
+from dbtrun.kube.watch import Progress, Removed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
@@ -64,11 +56,8 @@ class Pace:
     denied_retry: float = 5.0
 
     def retries(self) -> Iterator[float]:
-        """Growing pauses with jitter, so that the triggerers of a restarted API server do not come back in step."""
-        pause = self.first_retry
-        while True:
-            yield pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
-            pause = min(pause * 2, self.longest_retry)
+        """Growing pauses, with jitter."""
+        return pauses(self.first_retry, self.longest_retry)
 
 
 DEFAULT_PACE: Final = Pace()
@@ -128,7 +117,7 @@ class Subscription:
         state, self._state = self._state, None
         return state
 
-    async def create(self, body: Mapping[str, Any]) -> ClusterError | None:
+    async def create(self, body: Mapping[str, Any]) -> KubeError | None:
         """Creates the object. What came of it is the next state: Seen (also somebody else's), Denied, or Gone: again.
 
         Returns the trouble that keeps it from being created for now; None if there is none.
@@ -144,7 +133,7 @@ class Subscription:
             await self._refused(error)
         except Rejected:
             raise
-        except ClusterError as error:
+        except KubeError as error:
             # Whoever asked is told at once; the pause is before the next look.
             self._rest = self._pause(error)
             self.doubt()
@@ -170,7 +159,7 @@ class Subscription:
             self.tell(Gone())
         except Denial as error:
             await self._refused(error)
-        except ClusterError as error:
+        except KubeError as error:
             await self._changed_within(self._pause(error))
 
     async def _refused(self, error: Denial) -> None:
@@ -179,9 +168,9 @@ class Subscription:
             self.tell(Denied(str(error)))
             self.doubt()
 
-    def _pause(self, error: ClusterError) -> float:
+    def _pause(self, error: KubeError) -> float:
         self._retries = self._retries or self._hub.pace.retries()
-        return max(next(self._retries), error.retry_after if isinstance(error, Unreachable) else 0.0)
+        return max(next(self._retries), error.retry_after)
 
     def _wake(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():
@@ -283,9 +272,9 @@ class Hub:
         except Denial as error:
             self._deny(str(error))
             return self.pace.denied_retry
-        except ClusterError as error:
+        except KubeError as error:
             log.info("The watch of DbtRuns is in doubt, they are listed again: %s", error)
-            return error.retry_after if isinstance(error, Unreachable) else 0.0
+            return error.retry_after
         except Exception:
             log.exception("The watch of DbtRuns failed in a way that is not foreseen; they are listed again")
             return 0.0
@@ -321,7 +310,7 @@ class Hub:
                 continue
             try:
                 await self._compare(await self.runs.live())
-            except ClusterError as error:
+            except KubeError as error:
                 log.info("The live DbtRuns could not be listed, the next look is in time: %s", error)
             except Exception:
                 log.exception("The live DbtRuns could not be compared in a way that is not foreseen")
@@ -417,11 +406,8 @@ Source = Callable[[], AbstractAsyncContextManager[Runs]]
 
 @asynccontextmanager
 async def _over_http(config: ClusterConfig, namespace: str) -> AsyncIterator[Runs]:
-    have_a_home()
-    # Imported in a thread: it takes a third of a second, and a triggerer warns of a loop that stood still for a fifth.
-    await asyncio.to_thread(import_module, "airflow_trigger.http")
-    async with clusters.lease(config) as cluster:
-        yield DbtRuns(cluster, namespace)
+    async with leased(config) as cluster:
+        yield HubRuns(cluster, namespace)
 
 
 def _new_hub(key: tuple[ClusterConfig, str, Pace]) -> Hub:

@@ -12,10 +12,10 @@ from airflow_trigger.access import Access, resolve
 from airflow_trigger.arguments import mapping, number, shown, text
 from airflow_trigger.attempts import PREFIX, is_label, label_value
 from airflow_trigger.blocking import blocking
-from airflow_trigger.cluster import ClusterError
 from airflow_trigger.failures import DbtRunLostContact, InvalidArgument, warn_without_effect
 from airflow_trigger.taskruns import Patiently, TaskRun, TaskRuns, connected
 from dbtrun.api import Phase
+from dbtrun.kube.errors import KubeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_trigger.cluster import ClusterConfig
+    from dbtrun.kube.config import ClusterConfig
 
 LIST_SECONDS: Final = 120.0
 _KEY = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9.]{0,251}[A-Za-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -130,13 +130,13 @@ class DbtRunListOperator(BaseOperator):
         selected = selector(self.by_dag, self.by_task, self.labels)
         try:
             found = blocking(self._listed(home, selected))
-        except ClusterError as error:
+        except KubeError as error:
             raise DbtRunLostContact(f"DbtRuns could not be listed. {error}") from None
         chosen = [row(run) for run in newest_first(found, job_id, wanted)]
         self.log.info("Found %s DbtRuns.", len(chosen))
         return next(iter(chosen), None) if self.latest_only else chosen
 
-    async def _listed(self, home: Access, selected: str) -> list[TaskRun]:
+    async def _listed(self, home: Access, selected: str) -> Sequence[TaskRun]:
         async with self.connect(home.config, home.namespace) as runs:
             return await Patiently(runs, LIST_SECONDS).list(selected)
 

@@ -22,7 +22,6 @@ from airflow_trigger.access import Access, resolve
 from airflow_trigger.arguments import seconds
 from airflow_trigger.attempts import Attach, Await, Create, Try, Use, try_of
 from airflow_trigger.blocking import blocking
-from airflow_trigger.cluster import ClusterConfig, ClusterError, NotFound, QuotaExceeded, Rejected
 from airflow_trigger.event import NO_ACCESS, WAIT_TIMEOUT, Subject
 from airflow_trigger.failures import (
     DbtRunCancelled,
@@ -42,6 +41,8 @@ from airflow_trigger.naming import DEFAULT_CONN_ID
 from airflow_trigger.taskruns import Patiently, TaskRun, TaskRuns, belonging, cancel, connected, consume, submitted
 from airflow_trigger.trigger import DbtRunTrigger, PauseTrigger
 from dbtrun.api import Phase
+from dbtrun.kube.config import ClusterConfig
+from dbtrun.kube.errors import KubeError, NotFound, QuotaExceeded, Rejected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -329,7 +330,7 @@ class DbtRunOperator(BaseOperator):
             return True
         try:
             blocking(self._cancel_all(self._try), KILL_SECONDS)
-        except (ClusterError, TimeoutError) as error:
+        except (KubeError, TimeoutError) as error:
             self.log.warning("The run could not be cancelled, it ends by its active deadline: %s", error)
             return False
         return True
@@ -446,7 +447,7 @@ class DbtRunOperator(BaseOperator):
         """The newest object; None if there is none, or nobody can tell: a time-out stays a time-out."""
         try:
             return blocking(self._newest())
-        except ClusterError as error:
+        except KubeError as error:
             self.log.warning("The DbtRun cannot be read: %s", error)
             return None
 
@@ -473,7 +474,7 @@ class DbtRunOperator(BaseOperator):
             raise DbtRunRefused(f"Kubernetes does not accept the DbtRun: {error}") from None
         except QuotaExceeded:
             raise
-        except ClusterError as error:
+        except KubeError as error:
             raise DbtRunLostContact(f"The DbtRun could not be created or read. {error}") from None
 
     @asynccontextmanager
@@ -584,7 +585,7 @@ class DbtRunOperator(BaseOperator):
             return blocking(self._read(str(told.get("name"))))
         except NotFound:
             return None
-        except ClusterError as error:
+        except KubeError as error:
             self.log.warning("The DbtRun cannot be read, the event is believed: %s", error)
             return None
 
@@ -611,7 +612,7 @@ class DbtRunOperator(BaseOperator):
             blocking(self._mark(run))
         except NotFound:
             pass
-        except ClusterError as error:
+        except KubeError as error:
             self.log.warning(
                 "The outcome could not be marked as used; if the task is cleared, it is used again: %s", error
             )

@@ -18,7 +18,6 @@ from airflow_trigger import event as events
 from airflow_trigger.access import Access, resolve
 from airflow_trigger.arguments import number
 from airflow_trigger.blocking import blocking
-from airflow_trigger.cluster import AlreadyExists, ClusterError, NotFound, Rejected, Unreachable
 from airflow_trigger.event import WAIT_TIMEOUT, Subject
 from airflow_trigger.failures import (
     DbtRunLostContact,
@@ -34,6 +33,7 @@ from airflow_trigger.naming import DEFAULT_CONN_ID, connection_name, object_name
 from airflow_trigger.taskruns import Patiently, TaskRun, TaskRuns, connected
 from airflow_trigger.trigger import DbtRunTrigger
 from dbtrun.api import Phase
+from dbtrun.kube.errors import AlreadyExists, KubeError, NotFound, Rejected, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_trigger.cluster import ClusterConfig
     from airflow_trigger.waits import Wait
+    from dbtrun.kube.config import ClusterConfig
 
 LOOK_SECONDS: Final = 20.0
 DEFER_MARGIN: Final = 60.0
@@ -210,7 +210,7 @@ class DbtRunSensor(BaseSensorOperator):
             raise DbtRunLostContact(f"DbtRun {wait.namespace}/{wait.name} does not exist.") from None
         except Rejected as error:
             raise DbtRunRefused(f"Kubernetes does not accept the DbtRun: {error}") from None
-        except ClusterError as error:
+        except KubeError as error:
             raise DbtRunLostContact(f"The DbtRun could not be created or read. {error}") from None
 
     async def _seen(self, wait: Wait) -> TaskRun:

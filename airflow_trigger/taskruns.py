@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 
 from airflow_trigger.attempts import CONSUMED, TRY, WAITING_TRY, Attach, Await, Create, Mark, Replace, Try, Use, choose
-from airflow_trigger.cluster import AlreadyExists, ClusterConfig, Conflict, Expired, Unreachable, connect
 from airflow_trigger.objects import Intent, Lite, Meta, Results, Run, Truth
-from airflow_trigger.patience import patiently
-from airflow_trigger.reading import STRICT, create, everything, one
-from dbtrun.api import GROUP, PLURAL, VERSION, Reason
+from dbtrun.api import Reason
+from dbtrun.kube.config import ClusterConfig
+from dbtrun.kube.connect import connect
+from dbtrun.kube.errors import AlreadyExists, Conflict, Unreachable
+from dbtrun.kube.retry import patiently
+from dbtrun.kube.runs import DbtRuns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-    from airflow_trigger.http import Cluster
+    from dbtrun.kube.cluster import Cluster
 
 PAGE: Final = 500
 FIRST_LOOK: Final = 0.2
@@ -132,10 +134,10 @@ def _number(text: str | None) -> int:
 class TaskRuns(Protocol):
     """What a task needs of a namespace's DbtRuns: the seam where tests put their own.
 
-    Every method raises ClusterError of the kind that says what can be done.
+    Every method raises KubeError of the kind that says what can be done.
     """
 
-    async def list(self, labels: str = "", fields: str = "") -> list[TaskRun]: ...
+    async def list(self, labels: str = "", fields: str = "") -> Sequence[TaskRun]: ...
 
     async def get(self, name: str) -> TaskRun: ...
 
@@ -144,48 +146,19 @@ class TaskRuns(Protocol):
     async def patch(self, name: str, body: Mapping[str, Any]) -> TaskRun: ...
 
 
-class HttpTaskRuns:
+def task_runs(cluster: Cluster, namespace: str) -> DbtRuns[TaskRun]:
     """TaskRuns of a real API server."""
-
-    def __init__(self, cluster: Cluster, namespace: str) -> None:
-        self._cluster = cluster
-        self._path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
-
-    async def list(self, labels: str = "", fields: str = "") -> list[TaskRun]:
-        """Those that the selectors match, all pages; what cannot be read is left out with a warning.
-
-        Raises:
-            Unreachable: the list could not be read to its end.
-        """
-        selectors = {"labelSelector": labels, "fieldSelector": fields}
-        query = {"limit": str(PAGE)} | {key: value for key, value in selectors.items() if value}
-        try:
-            found, _ = await everything(self._cluster, self._path, query, _RUN)
-        except Expired as error:
-            raise Unreachable(f"the list took too long: {error}") from error
-        return found
-
-    async def get(self, name: str) -> TaskRun:
-        """One of them."""
-        return one(await self._cluster.request("GET", f"{self._path}/{name}"), _RUN)
-
-    async def create(self, body: Mapping[str, Any]) -> TaskRun:
-        """A new one; AlreadyExists if the name is taken."""
-        return one(await create(self._cluster, self._path, body), _RUN)
-
-    async def patch(self, name: str, body: Mapping[str, Any]) -> TaskRun:
-        """Merges `body` into it; Conflict if it carries a resourceVersion that is stale."""
-        return one(await self._cluster.request("PATCH", f"{self._path}/{name}", query=STRICT, body=body), _RUN)
+    return DbtRuns(cluster, namespace, read, page=PAGE)
 
 
-_RUN = msgspec.json.Decoder(TaskRun)
+read: Final = msgspec.json.Decoder(TaskRun).decode
 
 
 @asynccontextmanager
 async def connected(config: ClusterConfig, namespace: str) -> AsyncIterator[TaskRuns]:
     """The DbtRuns of a namespace over a connection of their own."""
     async with connect(config) as cluster:
-        yield HttpTaskRuns(cluster, namespace)
+        yield task_runs(cluster, namespace)
 
 
 class Patiently:
@@ -198,7 +171,7 @@ class Patiently:
         self._runs = runs
         self._seconds = seconds
 
-    async def list(self, labels: str = "", fields: str = "") -> list[TaskRun]:
+    async def list(self, labels: str = "", fields: str = "") -> Sequence[TaskRun]:
         """As TaskRuns."""
         return await patiently(lambda: self._runs.list(labels, fields), self._seconds)
 
@@ -272,7 +245,7 @@ async def belonging(
     """The object of a try: found, taken over, or created. `leaves`: see `choose`.
 
     Raises:
-        ClusterError: the kind says what can be done.
+        KubeError: the kind says what can be done.
     """
     wanted = intent_of(body(Create(attempt.number)))
     above = 0

@@ -17,25 +17,18 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_trigger import event
 from airflow_trigger.attempts import Mark
-from airflow_trigger.cluster import (
-    REQUEST_SECONDS,
-    ClusterError,
-    Denial,
-    NotFound,
-    QuotaExceeded,
-    Rejected,
-    clusters,
-    own_namespace,
-)
-from airflow_trigger.dbtruns import DbtRuns
+from airflow_trigger.dbtruns import HubRuns
 from airflow_trigger.event import Payload, Subject
 from airflow_trigger.follow import CREATE, WAIT, Follower, Todo, held
 from airflow_trigger.hub import DEFAULT_PACE, Pace, subscribe
 from airflow_trigger.killed import Standing, standing_of
 from airflow_trigger.naming import DEFAULT_CONN_ID
 from airflow_trigger.objects import Denied, Gone, Seen
-from airflow_trigger.taskruns import HttpTaskRuns, Patiently, TaskRuns, cancel
+from airflow_trigger.taskruns import Patiently, TaskRuns, cancel, task_runs
 from airflow_trigger.waits import DEFAULT_POLL_SECONDS, DENIED_GRACE_SECONDS, Wait, wait_of
+from dbtrun.kube.config import own_namespace
+from dbtrun.kube.connect import REQUEST_SECONDS, clusters
+from dbtrun.kube.errors import Denial, KubeError, NotFound, QuotaExceeded, Rejected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -186,7 +179,7 @@ class DbtRunTrigger(BaseTrigger):
 
         Raises:
             InvalidArgument: an argument cannot be used.
-            ClusterError: it cannot be told.
+            KubeError: it cannot be told.
         """
         try:
             return not (await self._look(self.plan())).final
@@ -218,7 +211,7 @@ class DbtRunTrigger(BaseTrigger):
                 return await cancel(runs, run, _mark(wait.cancel_for))
         except NotFound:
             return False
-        except (ClusterError, ValueError) as error:
+        except (KubeError, ValueError) as error:
             log.warning("DbtRun %s could not be cancelled, it ends by its active deadline: %s", self.name, error)
             return False
 
@@ -229,7 +222,7 @@ class DbtRunTrigger(BaseTrigger):
     async def task_runs(self, wait: Wait) -> AsyncIterator[TaskRuns]:
         """The namespace's DbtRuns, over the connection that all triggers share."""
         async with clusters.lease(wait.config) as cluster:
-            yield HttpTaskRuns(cluster, wait.namespace)
+            yield task_runs(cluster, wait.namespace)
 
     # ── waiting ──
 
@@ -263,7 +256,7 @@ class DbtRunTrigger(BaseTrigger):
         if news is not None:
             self.log.info("DbtRun %s is %s", follower.wait.name, news)
 
-    def _say(self, follower: Follower, trouble: ClusterError | None) -> None:
+    def _say(self, follower: Follower, trouble: KubeError | None) -> None:
         """In the task's log, once: a ResourceQuota may be used up for long."""
         if isinstance(trouble, QuotaExceeded) and not follower.trouble:
             self.log.warning("Waiting until DbtRun %s can be created: %s", follower.wait.name, trouble)
@@ -276,7 +269,7 @@ class DbtRunTrigger(BaseTrigger):
                 verdict = follower.judge(await self._state(follower.wait), clock())
             except Denial as error:
                 verdict = follower.judge(Denied(str(error)), clock())
-            except ClusterError as error:
+            except KubeError as error:
                 follower.trouble, verdict = str(error), WAIT
             self._log_news(follower)
             if not isinstance(verdict, Todo):
@@ -291,7 +284,7 @@ class DbtRunTrigger(BaseTrigger):
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
                 verdict = follower.judge(await self._state(wait), 0.0)
-        except (ClusterError, TimeoutError):
+        except (KubeError, TimeoutError):
             verdict = WAIT
         if not isinstance(verdict, Todo):
             return verdict
@@ -306,7 +299,7 @@ class DbtRunTrigger(BaseTrigger):
 
     async def _look(self, wait: Wait) -> Run:
         async with clusters.lease(wait.config) as cluster:
-            return await DbtRuns(cluster, wait.namespace).get(wait.name)
+            return await HubRuns(cluster, wait.namespace).get(wait.name)
 
     def _subject(self) -> Subject:
         """Who an event is about when the arguments cannot say."""

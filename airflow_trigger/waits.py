@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow_trigger.access import cluster_config
 from airflow_trigger.arguments import boolean, mapping, number, real, text
-from airflow_trigger.cluster import own_namespace
 from airflow_trigger.failures import InvalidArgument
 from airflow_trigger.naming import adopted_name, connection_name, namespace_name, object_name
 from dbtrun.api import API_VERSION, KIND, ConnectionRef, Spec, to_wire
+from dbtrun.kube.config import own_namespace
 
 if TYPE_CHECKING:
-    from airflow_trigger.cluster import ClusterConfig
     from airflow_trigger.objects import Intent
     from airflow_trigger.trigger import DbtRunTrigger
+    from dbtrun.kube.config import ClusterConfig
 
 MIN_POLL_SECONDS: Final = 5
 MAX_POLL_SECONDS: Final = 3_600

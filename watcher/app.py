@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
 from dbtrun.api import DbtRun
+from dbtrun.kube.errors import Misconfigured
 from watcher.census import Counting
-from watcher.cluster.access import ClusterAccess, ClusterAccessError
+from watcher.cluster.access import ClusterAccess
 from watcher.cluster.events import Events
 from watcher.cluster.expiry import Expiry
 from watcher.cluster.leader import Leader, LeaseSettings
@@ -348,7 +349,7 @@ async def watch(settings: Settings) -> None:
     try:
         kubeconfig = Path(settings.kubeconfig) if settings.kubeconfig else None
         access = await ClusterAccess.load(kubeconfig, settings.context or None)
-    except ClusterAccessError as error:
+    except Misconfigured as error:
         listener.close()
         raise Unstartable(str(error)) from None
     logs.configure(settings.log_level, cast(logs.LogFormat, settings.log_format))

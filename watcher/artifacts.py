@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 
 from dbtrun.api import Artifact, DbtRun
 from dbtrun.api.status import MAX_PROBLEM
+from dbtrun.kube.errors import Denial, Forbidden, KubeError, QuotaExceeded, Rejected
 from dbtrun.text import clean
-from watcher.cluster.errors import ApiTrouble, Conflict, Forbidden, Gone, Refused
 from watcher.dbtcloud.errors import DbtCloudError, TooLarge
 from watcher.lifecycle.decisions import KeepArtifacts
 from watcher.lifecycle.keeping import MAX_BYTES, config_map_name, key_of
@@ -17,11 +17,15 @@ from watcher.lifecycle.known import KeepTry
 Fetch = Callable[[str, int], Awaitable[bytes | None]]
 """Reads a file of the run, of at most so many bytes. Raises DbtCloudError; TooLarge if it has more."""
 Store = Callable[[str, Mapping[str, bytes]], Awaitable[None]]
-"""Puts files, by key, into a ConfigMap. Raises ApiTrouble, Conflict or Gone when it did not."""
+"""Puts files, by key, into a ConfigMap. Raises KubeError when it did not."""
 
 MISSING: Final = "dbt Cloud has no such file of this run."
 NO_RIGHT: Final = 'is forbidden: User "'
 """How RBAC begins, in the API server's words. A quota refuses with the same status."""
+
+
+LASTING: Final = (Denial, Rejected, QuotaExceeded)
+"""Refusals that do not pass while a run's end waits for its files."""
 
 
 class Lack(NamedTuple):
@@ -84,8 +88,8 @@ async def _stored(store: Store, name: str, files: Mapping[str, bytes], namespace
             "artifacts.namespaces give the right.",
             again=False,
         )
-    except (ApiTrouble, Conflict, Gone) as error:
-        return Lack(f"It could not be stored: {error}", again=not isinstance(error, Refused))
+    except KubeError as error:
+        return Lack(f"It could not be stored: {error}", again=not isinstance(error, LASTING))
     return None
 
 

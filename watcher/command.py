@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import click
 
-from dbtrun.api.home import have_a_home
 from dbtrun.cli.main import needing
+from dbtrun.kube.home import have_a_home
 from watcher.settings import ENV_PREFIX, InvalidSetting, Settings, described, flag
 
 M_MMAP_THRESHOLD: Final = -3

@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol, assert_never
 
 from dbtrun.api import DbtRun, Phase, Reason, Status
+from dbtrun.fair import Applicant
+from dbtrun.kube import errors as kube
 from dbtrun.values import Instant
 from watcher import artifacts
-from watcher.cluster.errors import Conflict, Gone
 from watcher.cluster.mirror import version
 from watcher.connections import Connections, Unusable
 from watcher.dbtcloud.accounts import Account
 from watcher.dbtcloud.budget import Priority
 from watcher.dbtcloud.errors import DbtCloudError, JobNotFound, NotFound, Rejected
-from watcher.fair import Applicant
 from watcher.lifecycle.decide import Interest
 from watcher.lifecycle.decisions import (
     AddFinalizer,
@@ -131,10 +131,10 @@ class Performer:
                 await self._change(decision, run)
                 return known
             return await self._ask(decision, run, known)
-        except Conflict:
+        except kube.Conflict:
             self.metrics.conflicts.inc()
             await self._look_again(run)
-        except Gone:
+        except kube.NotFound:
             self.forget_object(run.uid)
         return known
 
@@ -193,7 +193,7 @@ class Performer:
         """Reads the object again, as the mirror was behind and the watch may take its time."""
         try:
             fresh = await self.objects.get(run.metadata.namespace, run.metadata.name)
-        except Gone:
+        except kube.NotFound:
             fresh = None
         if fresh is not None and fresh.uid == run.uid:
             self.record(fresh)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import click
 
-from airflow_trigger.cluster import ClusterError
 from dbtrun.cli.cluster import Place, connected
 from dbtrun.cli.manifest import CANCEL, again
 from dbtrun.cli.options import cluster_options, name_argument, names_argument, output_option, running
@@ -15,6 +14,7 @@ from dbtrun.cli.runs import Runs
 from dbtrun.cli.starting import created
 from dbtrun.cli.view import converted, read
 from dbtrun.cli.waiting import waited
+from dbtrun.kube.errors import KubeError
 
 
 @click.command()
@@ -42,7 +42,7 @@ async def _cancelled(runs: Runs, name: str) -> bool:
             click.echo(f"{name} is over already: {run.phase}.", err=True)
             return True
         await runs.patch(name, CANCEL)
-    except ClusterError as error:
+    except KubeError as error:
         click.echo(f"{name}: {error}", err=True)
         return False
     click.echo(f"{name}: cancel requested.")

@@ -14,16 +14,9 @@ from typing import Any, Final, Protocol
 import aiohttp
 from kubernetes_asyncio import client, config
 
-from airflow_trigger.cluster import (
-    SERVICE_ACCOUNT,
-    ClusterError,
-    Misconfigured,
-    Unreachable,
-    failure,
-    own_namespace,
-    short,
-)
 from dbtrun.cli.words import ahead
+from dbtrun.kube.config import SERVICE_ACCOUNT, own_namespace
+from dbtrun.kube.errors import KubeError, Misconfigured, Unreachable, failure, short
 
 REQUEST_SECONDS: Final = 20.0
 CONNECT_SECONDS: Final = 10.0
@@ -42,7 +35,7 @@ class Place:
 
 
 class Api(Protocol):
-    """What commands need of a cluster. Each method raises ClusterError, whose text is one sentence."""
+    """What commands need of a cluster. Each method raises KubeError, whose text is one sentence."""
 
     async def request(
         self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: object = None
@@ -120,7 +113,7 @@ class Cluster:
         """One request; `body` is sent as JSON, as a merge patch for PATCH.
 
         Raises:
-            ClusterError: the API server did not do it.
+            KubeError: the API server did not do it.
         """
         timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
         async with self._answer(method, path, query or {}, body, timeout) as answer:
@@ -131,7 +124,7 @@ class Cluster:
         """The lines of an answer that has no end.
 
         Raises:
-            ClusterError: as of a request, or nothing came for SILENCE_SECONDS.
+            KubeError: as of a request, or nothing came for SILENCE_SECONDS.
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
         async with self._answer("GET", path, query, None, timeout) as answer:
@@ -163,7 +156,7 @@ class Cluster:
                 if not answer.ok:
                     raise failure(answer.status, await answer.read(), answer.headers)
                 yield answer
-        except ClusterError:
+        except KubeError:
             raise
         except (aiohttp.ClientError, TimeoutError, OSError, config.ConfigException) as error:
             why = short(str(error)) or type(error).__name__

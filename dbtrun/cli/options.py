@@ -9,12 +9,12 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from airflow_trigger.cluster import ClusterError
 from dbtrun.cli.cluster import Place, connected
 from dbtrun.cli.ends import Exit
 from dbtrun.cli.runs import Runs, bare
 from dbtrun.cli.view import UnreadableRun, read
 from dbtrun.cli.words import seconds
+from dbtrun.kube.errors import KubeError
 
 T = TypeVar("T")
 OUTPUTS: Final = ("json", "yaml", "name")
@@ -63,7 +63,7 @@ def run_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> l
 
     try:
         return [name for name in asyncio.run(listed()) if name.startswith(incomplete)]
-    except (ClusterError, UnreadableRun, TimeoutError):
+    except (KubeError, UnreadableRun, TimeoutError):
         return []
 
 
@@ -92,7 +92,7 @@ def running(work: Coroutine[Any, Any, T]) -> T:
     """
     try:
         return asyncio.run(work)
-    except (ClusterError, UnreadableRun) as error:
+    except (KubeError, UnreadableRun) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         raise click.exceptions.Exit(Exit.INTERRUPTED) from None

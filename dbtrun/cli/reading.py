@@ -10,7 +10,6 @@ from typing import Any
 import click
 import msgspec
 
-from airflow_trigger.cluster import ClusterError
 from dbtrun.api import API_VERSION, GROUP, KIND
 from dbtrun.cli.cluster import Api, Place, connected
 from dbtrun.cli.description import Event, described
@@ -19,6 +18,7 @@ from dbtrun.cli.rows import table
 from dbtrun.cli.runs import Runs, decoded
 from dbtrun.cli.screen import screen, width, write, write_object
 from dbtrun.cli.view import read
+from dbtrun.kube.errors import KubeError
 
 MAX_EVENTS = 10
 
@@ -95,7 +95,7 @@ async def events(api: Api, namespace: str, name: str) -> list[Event]:
     query = {"fieldSelector": f"regarding.kind={KIND},regarding.name={name}", "limit": "500"}
     try:
         listed = decoded(await api.request("GET", path, query=query), _Events)
-    except ClusterError:
+    except KubeError:
         return []
     return sorted(listed.items, key=lambda event: event.event_time or NEVER)[-MAX_EVENTS:]
 

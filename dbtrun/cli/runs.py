@@ -8,10 +8,10 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from airflow_trigger.cluster import ClusterError, Expired, NotFound, NotInstalled, Unreachable, failure
 from dbtrun.api import GROUP, PLURAL, VERSION
 from dbtrun.cli.cluster import Api
 from dbtrun.cli.view import Run, UnreadableRun, read
+from dbtrun.kube.errors import Expired, KubeError, NotFound, NotInstalled, Unreachable, failure
 
 PAGE: Final = "500"
 STRICT: Final = {"fieldValidation": "Strict"}
@@ -72,7 +72,7 @@ def decoded(body: bytes, kind: type[Any]) -> Any:
 
 
 class Runs:
-    """The DbtRuns of one namespace; None: of all. Every method raises ClusterError."""
+    """The DbtRuns of one namespace; None: of all. Every method raises KubeError."""
 
     def __init__(self, api: Api, namespace: str | None) -> None:
         self.api = api
@@ -124,7 +124,7 @@ def bare(name: str) -> str:
 
 
 async def follow(
-    runs: Runs, names: Collection[str], trouble: Callable[[ClusterError], object]
+    runs: Runs, names: Collection[str], trouble: Callable[[KubeError], object]
 ) -> AsyncIterator[tuple[str, Run | None]]:
     """Each of the DbtRuns as it is, and after each change, until all are over. None: it was deleted.
 
@@ -135,7 +135,7 @@ async def follow(
 
     Raises:
         NotFound: one of them is not there at the beginning.
-        ClusterError: asking again would not help.
+        KubeError: asking again would not help.
     """
     following = _Following(runs, names)
     tries = 0

@@ -16,7 +16,6 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from airflow_trigger.cluster import Expired, Unreachable
 from dbtrun.api import Phase
 from dbtrun.cli.cluster import Place, connected
 from dbtrun.cli.options import cluster_options, running
@@ -26,6 +25,7 @@ from dbtrun.cli.screen import screen, write
 from dbtrun.cli.table import Cell, Column, Row, lines
 from dbtrun.cli.view import Run, UnreadableRun, read
 from dbtrun.cli.words import duration, one_line
+from dbtrun.kube.errors import Expired, Unreachable
 
 KEPT: Final = timedelta(minutes=1)
 """How long a run that is over stays on the screen."""

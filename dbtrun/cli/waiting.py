@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from airflow_trigger.cluster import ClusterError
 from dbtrun.cli.cluster import Place, connected
 from dbtrun.cli.ends import Exit, exit_code
 from dbtrun.cli.options import cluster_options, duration_option, names_argument, running
@@ -22,6 +21,7 @@ from dbtrun.cli.runs import Runs, follow
 from dbtrun.cli.screen import screen
 from dbtrun.cli.view import Run
 from dbtrun.cli.words import one_line
+from dbtrun.kube.errors import KubeError
 
 SHOWN_FAILURES: Final = 10
 
@@ -49,7 +49,7 @@ async def waited(place: Place, names: Collection[str], timeout: float | None = N
     """Follows the DbtRuns to their ends, and shows how they get on.
 
     Raises:
-        ClusterError: they cannot be followed.
+        KubeError: they cannot be followed.
     """
     async with connected(place) as (api, namespace):
         with display(quiet=quiet) as shown:
@@ -59,7 +59,7 @@ async def waited(place: Place, names: Collection[str], timeout: float | None = N
 async def _ends(runs: Runs, names: Collection[str], timeout: float | None, shown: Display) -> Exit:
     ends: dict[str, str | None] = {}
 
-    def trouble(error: ClusterError) -> None:
+    def trouble(error: KubeError) -> None:
         shown.say(f"{error}. Trying again.")
 
     try:

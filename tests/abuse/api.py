@@ -15,8 +15,9 @@ import msgspec
 import yaml
 
 from dbtrun.api import PLURAL
-from watcher.cluster.access import JSON, MERGE_PATCH, api_path
-from watcher.cluster.writer import PREFIX
+from dbtrun.kube.cluster import JSON, MERGE_PATCH
+from dbtrun.kube.paths import api_path
+from dbtrun.kube.runs import PREFIX
 
 AT_ONCE: Final = 16
 """Requests under way: more do not make an API server faster."""

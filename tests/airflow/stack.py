@@ -67,7 +67,7 @@ FAST: Final = {
 }
 """What differs from a production's configuration: shorter intervals, loopback, no examples."""
 
-PRELOADED: Final = ("airflow_trigger.operator", "airflow_trigger.sensor", "airflow_trigger.http", "jinja2.ext")
+PRELOADED: Final = ("airflow_trigger.operator", "airflow_trigger.sensor", "dbtrun.kube.cluster", "jinja2.ext")
 """Tasks are forked from a process that has these: to import them costs each almost a second of processor time."""
 
 

@@ -16,7 +16,7 @@ import httpx
 
 from dbtrun.api import Job, Overrides
 from dbtrun.connection.secret import Connection, Token
-from watcher.cluster.errors import ApiTrouble
+from dbtrun.kube.errors import KubeError
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.errors import DbtCloudError
 from watcher.perform import Objects
@@ -152,7 +152,7 @@ class _FatefulObjects:
             return method
 
         async def fateful(*arguments: Any) -> Any:
-            lost = ApiTrouble("The API server's answer is lost.")
+            lost = KubeError("The API server's answer is lost.")
             return await self._fate.meet(f"object.{name}", lambda: travel(method(*arguments)), lambda: lost)
 
         return fateful

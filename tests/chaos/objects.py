@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from msgspec.structs import replace
 
 from dbtrun.api import FINALIZER, DbtRun, Metadata, Spec, Status, parse, to_wire
-from watcher.cluster.errors import Conflict, Gone
+from dbtrun.kube.errors import Conflict, NotFound
 
 Heard = Callable[[DbtRun, bool], None]
 """Takes an object as it now is, and whether it was the last of it."""
@@ -90,7 +90,7 @@ class Objects:
 
     async def get(self, namespace: str, name: str) -> DbtRun:
         if name not in self.stored:
-            raise Gone(name)
+            raise NotFound(name)
         return self.stored[name]
 
     async def patch_status(self, run: DbtRun, status: Status) -> DbtRun:
@@ -122,7 +122,7 @@ class Objects:
     def _current(self, run: DbtRun) -> DbtRun:
         stored = self.stored.get(run.metadata.name)
         if stored is None or stored.uid != run.uid:
-            raise Gone(run.metadata.name)
+            raise NotFound(run.metadata.name)
         if self.careful and stored.metadata.resource_version != run.metadata.resource_version:
             raise Conflict(run.metadata.name)
         return stored

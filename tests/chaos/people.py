@@ -9,11 +9,12 @@ from random import Random
 from typing import Any, Final
 
 from dbtrun.api import API_VERSION, PLURAL, DbtRun, parse
+from dbtrun.kube.errors import AlreadyExists, Conflict, Forbidden, KubeError, NotFound, Rejected
+from dbtrun.kube.paths import api_path
 from tests.chaos.arena import HOME_ACCOUNT, JOBS, Arena
 from tests.chaos.oracle import Seen
 from tests.stack import dbt_run, until
-from watcher.cluster.access import MERGE_PATCH, ClusterAccess, api_path
-from watcher.cluster.errors import ApiTrouble, Conflict, Gone, Refused
+from watcher.cluster.access import ClusterAccess
 from watcher.lifecycle.facts import RunState
 
 PREFIX: Final = f"apis/{API_VERSION}"
@@ -114,7 +115,7 @@ class People:
         self._did(kind)
 
     async def patch(self, name: str, spec: Mapping[str, Any]) -> None:
-        await self._send("PATCH", self._path(name), {"spec": dict(spec)}, MERGE_PATCH)
+        await self._send("PATCH", self._path(name), {"spec": dict(spec)})
 
     async def settle(self) -> None:
         """The day is over: nothing stays suspended, and what would never end is cancelled."""
@@ -148,18 +149,16 @@ class People:
     def _path(self, name: str) -> str:
         return api_path(PREFIX, self.arena.namespace, PLURAL, name)
 
-    async def _send(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, content_type: str = "application/json"
-    ) -> dict[str, Any] | None:
+    async def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
         """As somebody who tries again while the API server is away; None: it is gone, there already, or refused."""
 
         async def answer() -> tuple[dict[str, Any] | None] | None:
             try:
-                sent = await self._access.request(method, path, body=body, content_type=content_type)
+                sent = await self._access.request(method, path, body=body)
                 return (json.loads(sent),)
-            except (Gone, Conflict, Refused):
+            except (NotFound, AlreadyExists, Conflict, Rejected, Forbidden):
                 return (None,)
-            except ApiTrouble:
+            except KubeError:
                 return None
 
         return (await until(answer, 90, f"the API server answers {method} {path}", pause=0.3))[0]

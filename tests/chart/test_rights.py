@@ -19,9 +19,11 @@ import pytest_asyncio
 import yaml
 
 from airflow_trigger.artifacts import Files
-from airflow_trigger.cluster import ClusterConfig, NotPermitted
-from airflow_trigger.dbtruns import DbtRuns
-from airflow_trigger.http import Cluster
+from airflow_trigger.dbtruns import HubRuns
+from airflow_trigger.taskruns import task_runs
+from dbtrun.kube.config import ClusterConfig
+from dbtrun.kube.connect import connect
+from dbtrun.kube.errors import Forbidden
 from tests.chart.helm import Helm
 from tests.cluster.objects import kubeconfig_to
 from tests.controlplane import ControlPlane
@@ -32,7 +34,6 @@ from tests.stack.site import dbt_run
 from tests.stack.stack import SECRET, Stack
 from tests.stack.waiting import until
 from watcher.cluster.access import ClusterAccess
-from watcher.cluster.errors import Forbidden
 from watcher.cluster.writer import Writer
 
 HERE: Final = "rights"
@@ -310,8 +311,9 @@ async def serves_airflow(stack: Stack, right: Right) -> None:
     kubeconfig = await stack.plane.kubeconfig_for(HERE, "airflow")
     name = f"of-airflow-{right.verb}"
     body = dbt_run(name) | {"metadata": {"name": f"{name}-created"}}
-    cluster = Cluster(ClusterConfig(config_file=str(kubeconfig)))
-    runs, files = DbtRuns(cluster, HERE), Files(cluster, HERE)
+    cluster = connect(ClusterConfig(config_file=str(kubeconfig)))
+    runs, files = HubRuns(cluster, HERE), Files(cluster, HERE)
+    seen = {"metadata": {"annotations": {"seen": "yes"}}}
     await applied(stack, name, artifacts=["manifest.json"])
     (file,) = (await stack.reaches(name, "Succeeded"))["artifacts"]
 
@@ -326,13 +328,13 @@ async def serves_airflow(stack: Stack, right: Right) -> None:
         ("dbtruns", "list"): runs.list,
         ("dbtruns", "watch"): watched,
         ("dbtruns", "create"): lambda: runs.create(body),
-        ("dbtruns", "patch"): lambda: runs.patch(name, {"metadata": {"annotations": {"seen": "yes"}}}),
+        ("dbtruns", "patch"): lambda: task_runs(cluster, HERE).patch(name, seen),
         ("configmaps", "get"): lambda: files.content(file["configMap"], file["key"]),
     }
     use = uses[right.resource, right.verb]
     try:
         async with without(stack, right):
-            with pytest.raises(NotPermitted, match=f'cannot {right.verb} resource "{right.resource}"'):
+            with pytest.raises(Forbidden, match=f'cannot {right.verb} resource "{right.resource}"'):
                 await use()
         await use()
     finally:

@@ -12,8 +12,9 @@ import msgspec
 import yaml
 
 from dbtrun.api import API_VERSION
+from dbtrun.kube.paths import api_path
 from tests.controlplane import ControlPlane
-from watcher.cluster.access import ClusterAccess, api_path
+from watcher.cluster.access import ClusterAccess
 
 CRD: Final = Path(__file__).parents[2] / "deploy/crd/dbtrun.dev_dbtruns.yaml"
 PREFIX: Final = f"apis/{API_VERSION}"

@@ -13,10 +13,12 @@ import pytest
 import yaml
 from kubernetes_asyncio.config import incluster_config
 
+from dbtrun.kube import credentials
+from dbtrun.kube.config import Timeouts
+from dbtrun.kube.errors import KubeError, Misconfigured
+from dbtrun.kube.paths import api_path
 from tests.controlplane import ControlPlane
-from watcher.cluster import access as access_module
-from watcher.cluster.access import ClusterAccess, ClusterAccessError, Timeouts, api_path
-from watcher.cluster.errors import ApiTrouble
+from watcher.cluster.access import ClusterAccess
 
 WHO = "apis/authentication.k8s.io/v1"
 
@@ -44,7 +46,7 @@ async def pod(plane: ControlPlane, namespace: str, directory: Path) -> dict[str,
 
 async def test_a_pod_uses_its_service_account(plane: ControlPlane, namespace: str, tmp_path: Path) -> None:
     environ = await pod(plane, namespace, tmp_path)
-    async with opened(await ClusterAccess.load(service_account=tmp_path, environ=environ)) as access:
+    async with opened(await ClusterAccess.load(folder=tmp_path, environ=environ)) as access:
         answer = await access.request("POST", f"/{WHO}/selfsubjectreviews", body={"kind": "SelfSubjectReview"})
         assert f"system:serviceaccount:{namespace}:default".encode() in answer
 
@@ -56,8 +58,8 @@ async def test_a_rotated_token_is_used_by_us_and_by_kopf(
     environ = await pod(plane, namespace, tmp_path)
     rotated = (tmp_path / "token").read_text()
     (tmp_path / "token").write_text("expired")
-    async with opened(await ClusterAccess.load(service_account=tmp_path, environ=environ)) as access:
-        with pytest.raises(ApiTrouble, match="Unauthorized"):
+    async with opened(await ClusterAccess.load(folder=tmp_path, environ=environ)) as access:
+        with pytest.raises(KubeError, match="Unauthorized"):
             await knock(access)
         (tmp_path / "token").write_text(rotated)
         await knock(access)
@@ -67,13 +69,13 @@ async def test_a_rotated_token_is_used_by_us_and_by_kopf(
 async def test_a_token_that_changed_in_a_kubeconfig_is_used(
     plane: ControlPlane, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(access_module, "REREAD_KUBECONFIG", 0.0)
+    monkeypatch.setattr(credentials, "REREAD_KUBECONFIG", 0.0)
     good = (await plane.kubeconfig_for(namespace, "default")).read_text()
     token = yaml.safe_load(good)["users"][0]["user"]["token"]
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(good.replace(token, "expired"))
     async with opened(await ClusterAccess.load(kubeconfig)) as access:
-        with pytest.raises(ApiTrouble, match="Unauthorized"):
+        with pytest.raises(KubeError, match="Unauthorized"):
             await knock(access)
         kubeconfig.write_text(good)
         await knock(access)
@@ -100,17 +102,17 @@ async def test_a_server_that_accepts_and_never_answers_is_given_up(plane: Contro
         kubeconfig.write_text(yaml.safe_dump(config))
         timeouts = Timeouts(connect=0.2, total=0.3)
         async with opened(await ClusterAccess.load(kubeconfig, timeouts=timeouts)) as access:
-            with pytest.raises(ApiTrouble, match="No answer from https://127"):
+            with pytest.raises(KubeError, match="No answer from https://127"):
                 await access.request("GET", "/version")
 
 
 async def test_without_a_pod_or_a_kubeconfig_one_sentence_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ClusterAccessError, match=r"not running in a pod.*name a kubeconfig"):
-        await ClusterAccess.load(service_account=tmp_path, environ={})
+    with pytest.raises(Misconfigured, match=r"not a pod with a ServiceAccount.*name a kubeconfig"):
+        await ClusterAccess.load(folder=tmp_path, environ={})
 
 
 async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ClusterAccessError, match="absent does not exist"):
+    with pytest.raises(Misconfigured, match="absent does not exist"):
         await ClusterAccess.load(tmp_path / "absent")
 
 
@@ -118,19 +120,19 @@ async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
 async def test_a_broken_kubeconfig_is_one_sentence_without_its_content(tmp_path: Path, text: str) -> None:
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(text)
-    with pytest.raises(ClusterAccessError, match="cannot be used") as caught:
+    with pytest.raises(Misconfigured, match="cannot be used") as caught:
         await ClusterAccess.load(kubeconfig)
     assert "s3cret" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 async def test_an_unknown_context_is_named(plane: ControlPlane) -> None:
-    with pytest.raises(ClusterAccessError, match="elsewhere"):
+    with pytest.raises(Misconfigured, match="elsewhere"):
         await ClusterAccess.load(plane.kubeconfig, "elsewhere")
 
 
 async def test_a_context_without_a_kubeconfig_is_refused() -> None:
-    with pytest.raises(ClusterAccessError, match="'prod' needs a kubeconfig"):
+    with pytest.raises(Misconfigured, match="'prod' needs a kubeconfig"):
         await ClusterAccess.load(context="prod")
 
 

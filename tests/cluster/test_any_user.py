@@ -33,7 +33,7 @@ for ask in (getpass.getuser, Path.home):
 
 TRIGGER = """
 import asyncio
-from airflow_trigger.cluster import ClusterConfig
+from dbtrun.kube.config import ClusterConfig
 from airflow_trigger.hub import subscribe
 
 async def main():

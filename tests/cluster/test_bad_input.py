@@ -95,7 +95,7 @@ def test_an_address_that_is_not_ours_is_named(host: str) -> None:
 
 
 def test_outside_of_a_pod_a_kubeconfig_is_asked_for() -> None:
-    assert_refused(r"not running in a pod .*; outside of one, name a kubeconfig\.")
+    assert_refused(r"not a pod with a ServiceAccount .*; outside of a pod, name a kubeconfig with --kubeconfig")
 
 
 def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
@@ -116,9 +116,9 @@ BAD_CA: Final = {"server": "https://127.0.0.1:1", "certificate-authority-data": 
     ("content", "words"),
     [
         (f"users: [token: {TOKEN}".encode(), r"it is not YAML \(line 1\)"),
-        (f"the token is {TOKEN}".encode(), "it is no kubeconfig"),
-        (b"", "it is no kubeconfig"),
-        (NOISE, "it is no kubeconfig"),
+        (f"the token is {TOKEN}".encode(), "it is not a kubeconfig"),
+        (b"", "it is not a kubeconfig"),
+        (NOISE, "it is not a kubeconfig"),
         (yaml.safe_dump(GOOD | {"current-context": "y"}).encode(), "y"),
         (yaml.safe_dump(GOOD | {"clusters": []}).encode(), "c"),
         (yaml.safe_dump(GOOD | {"clusters": [{"name": "c", "cluster": BAD_CA}]}).encode(), "certificate"),

@@ -16,8 +16,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from airflow_trigger import cluster, http
 from dbtrun.api import API_VERSION, KIND, PLURAL
+from dbtrun.kube import cluster, errors
 from tests.cluster.objects import kubeconfig_to
 from tests.cluster.trigger_support import Namespace, QuickTrigger, administering, eventually
 from tests.controlplane import ControlPlane
@@ -119,8 +119,8 @@ async def objects(served: ControlPlane, namespace: str) -> AsyncIterator[Namespa
 
 @pytest.fixture
 def between(served: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> Between:
-    monkeypatch.setattr(http, "MAX_ANSWER", 4_000_000)
-    monkeypatch.setattr(cluster, "QUOTA_SECONDS", 0.05)
+    monkeypatch.setattr(cluster, "MAX_ANSWER", 4_000_000)
+    monkeypatch.setattr(errors, "QUOTA_SECONDS", 0.05)
     return Between(served)
 
 

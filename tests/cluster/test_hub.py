@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airflow_trigger.cluster import ClusterConfig, Expired, NotFound, NotInstalled, Rejected, Unreachable
-from airflow_trigger.dbtruns import Added, Change, DbtRuns, Progress, Removed, Runs
-from airflow_trigger.http import Cluster
+from airflow_trigger.dbtruns import Change, HubRuns, Runs
 from airflow_trigger.hub import Hub, Subscription, subscribe
 from airflow_trigger.objects import Denied, Gone, Seen, State
 from dbtrun.api import API_VERSION, GROUP, KIND, PLURAL
+from dbtrun.kube.cluster import Cluster
+from dbtrun.kube.config import ClusterConfig
+from dbtrun.kube.errors import Expired, NotFound, NotInstalled, Rejected, Unreachable
+from dbtrun.kube.watch import Added, Progress, Removed
 from tests.cluster.trigger_support import (
     QUICK,
     SECONDS,
@@ -268,7 +270,7 @@ async def is_forgotten(objects: Namespace, version: str) -> bool:
     raise AssertionError(f"the API server still knows what happened since {version}")
 
 
-class Forgotten(DbtRuns):
+class Forgotten(HubRuns):
     """Its first watch asks for a version that is long gone."""
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:

@@ -18,12 +18,13 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from dbtrun.kube.paths import api_path
+from dbtrun.kube.runs import PREFIX
 from tests.cluster.test_scale import listed
 from tests.controlplane import ControlPlane
 from tests.stack import Stack, dbt_run, until
 from tests.stack.stack import page
-from watcher.cluster.access import MERGE_PATCH, ClusterAccess, api_path
-from watcher.cluster.writer import PREFIX
+from watcher.cluster.access import ClusterAccess
 
 OTHERS: Final = 999
 STARTED: Final = 150
@@ -126,7 +127,7 @@ async def annotate(access: ClusterAccess, namespace: str) -> None:
     path = api_path(PREFIX, namespace, "dbtruns", POISON)
     for number in itertools.count():
         body = {"metadata": {"annotations": {"touched": str(number)}}}
-        await access.request("PATCH", path, body=body, content_type=MERGE_PATCH)
+        await access.request("PATCH", path, body=body)
         await asyncio.sleep(0.25)
 
 

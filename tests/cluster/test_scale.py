@@ -18,11 +18,12 @@ import pytest
 import pytest_asyncio
 
 from dbtrun.api import FINALIZER, MARKER_PREFIX, UID_ANNOTATION
+from dbtrun.kube.paths import api_path
+from dbtrun.kube.runs import PREFIX
 from tests.controlplane import ControlPlane
 from tests.stack import JOBS, Stack, dbt_run, until
 from tests.stack.dbt import SCENARIO
-from watcher.cluster.access import ClusterAccess, api_path
-from watcher.cluster.writer import PREFIX
+from watcher.cluster.access import ClusterAccess
 from watcher.lifecycle.known import CLOCK_MARGIN
 
 RUNS: Final = 500

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from dbtrun.kube.paths import api_path
 from tests.controlplane import ControlPlane
-from watcher.cluster.access import ClusterAccess, api_path
+from watcher.cluster.access import ClusterAccess
 from watcher.cluster.secrets import SecretForbidden, SecretMissing, SecretReader
 
 TOKEN = b"dbtc_very-secret"

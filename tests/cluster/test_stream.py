@@ -17,10 +17,11 @@ import msgspec
 import pytest
 
 from dbtrun.api import Phase, Status
+from dbtrun.kube.config import Timeouts
 from tests.cluster.objects import create, delete, install_crd, kubeconfig_to, raw, until
 from tests.controlplane import ControlPlane
 from tests.stack.proxy import Proxy
-from watcher.cluster.access import ClusterAccess, Timeouts
+from watcher.cluster.access import ClusterAccess
 from watcher.cluster.mirror import Mirror
 from watcher.cluster.scope import StreamSettings
 from watcher.cluster.stream import Stream, StreamBroken

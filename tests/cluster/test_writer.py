@@ -13,10 +13,11 @@ import pytest
 import yaml
 
 from dbtrun.api import FINALIZER, DbtRun, Phase, Reason, Status
+from dbtrun.kube.errors import Conflict, Forbidden, KubeError, NotFound, NotInstalled, Rejected
+from dbtrun.kube.paths import api_path
 from tests.cluster.objects import create, raw
 from tests.controlplane import ControlPlane
-from watcher.cluster.access import ClusterAccess, api_path
-from watcher.cluster.errors import ApiTrouble, Conflict, Forbidden, Gone, NotServed, Refused
+from watcher.cluster.access import ClusterAccess
 from watcher.cluster.mirror import read
 from watcher.cluster.writer import Writer
 from watcher.lifecycle.keeping import MAX_BYTES
@@ -72,9 +73,9 @@ async def test_of_two_writers_one_wins(writer: Writer, run: DbtRun) -> None:
 
 async def test_a_deleted_object_is_gone(writer: Writer, run: DbtRun) -> None:
     assert await writer.delete(run) is None
-    with pytest.raises(Gone):
+    with pytest.raises(NotFound):
         await writer.patch_status(run, STATUS)
-    with pytest.raises(Gone):
+    with pytest.raises(NotFound):
         await writer.get(run.metadata.namespace, run.metadata.name)
 
 
@@ -114,7 +115,7 @@ async def test_our_finalizer_holds_a_deleted_object_until_it_is_taken_away(write
     assert left == held
     assert held.deleting
     await writer.remove_finalizer(held)
-    with pytest.raises(Gone):
+    with pytest.raises(NotFound):
         await writer.get(run.metadata.namespace, run.metadata.name)
 
 
@@ -125,7 +126,7 @@ async def test_finalizers_that_changed_meanwhile_are_a_conflict(writer: Writer, 
 
 
 async def test_a_status_that_the_crd_refuses_says_which_field(writer: Writer, run: DbtRun) -> None:
-    with pytest.raises(Refused, match="runId"):
+    with pytest.raises(Rejected, match="runId"):
         await writer.patch_status(run, Status(run_id="seven"))  # type: ignore[arg-type]
 
 
@@ -173,7 +174,7 @@ async def test_a_config_map_of_somebody_else_is_not_touched(admin: ClusterAccess
     path = api_path("api/v1", run.metadata.namespace, "configmaps")
     theirs = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "files"}, "data": {"a": "theirs"}}
     await admin.request("POST", path, body=theirs)
-    with pytest.raises(Refused, match="ConfigMap files which is not this DbtRun's"):
+    with pytest.raises(Rejected, match="ConfigMap files which is not this DbtRun's"):
         await writer.keep_artifacts(run, "files", {"a": b"ours"})
     assert content(await config_map(admin, run, "files")) == {"a": b"theirs"}
 
@@ -188,7 +189,7 @@ async def test_who_may_not_write_is_told_the_verb(served: ControlPlane, namespac
 
 
 async def test_a_resource_that_is_not_served_is_not_an_object_that_is_gone(admin: ClusterAccess) -> None:
-    with pytest.raises(NotServed):
+    with pytest.raises(NotInstalled):
         await admin.request("GET", api_path("apis/dbtrun.dev/v9", "default", "dbtruns", "run"))
 
 
@@ -199,7 +200,7 @@ async def test_a_server_that_does_not_answer_is_trouble(served: ControlPlane, ru
     elsewhere.write_text(yaml.safe_dump(config))
     access = await ClusterAccess.load(elsewhere)
     try:
-        with pytest.raises(ApiTrouble, match=r"127\.0\.0\.1:1"):
+        with pytest.raises(KubeError, match=r"127\.0\.0\.1:1"):
             await Writer(access).patch_status(run, STATUS)
     finally:
         await access.close()

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_trigger.cluster import ClusterConfig
-from airflow_trigger.dbtruns import DbtRuns
-from airflow_trigger.http import Cluster
+from airflow_trigger.dbtruns import HubRuns
 from airflow_trigger.hub import Pace
+from airflow_trigger.taskruns import task_runs
 from airflow_trigger.trigger import DbtRunTrigger
 from dbtrun.api import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from dbtrun.kube.cluster import Cluster
+from dbtrun.kube.config import ClusterConfig
+from dbtrun.kube.connect import connect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -61,8 +63,8 @@ class Namespace:
     name: str
 
     @property
-    def runs(self) -> DbtRuns:
-        return DbtRuns(self.cluster, self.name)
+    def runs(self) -> HubRuns:
+        return HubRuns(self.cluster, self.name)
 
     def _path(self, name: str) -> str:
         return f"/apis/{GROUP}/{VERSION}/namespaces/{self.name}/{PLURAL}/{name}"
@@ -84,10 +86,10 @@ class Namespace:
         await self.cluster.request("DELETE", self._path(name))
 
     async def patch(self, name: str, body: dict[str, Any]) -> None:
-        await self.runs.patch(name, body)
+        await task_runs(self.cluster, self.name).patch(name, body)
 
 
 @asynccontextmanager
 async def administering(plane: ControlPlane, namespace: str) -> AsyncIterator[Namespace]:
-    async with Cluster(ClusterConfig(config_file=str(plane.kubeconfig))) as cluster:
+    async with connect(ClusterConfig(config_file=str(plane.kubeconfig))) as cluster:
         yield Namespace(cluster, namespace)

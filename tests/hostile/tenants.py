@@ -13,10 +13,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
-from airflow_trigger.cluster import ClusterConfig, NotFound
-from airflow_trigger.dbtruns import lines
-from airflow_trigger.http import Cluster
 from dbtrun.api import API_VERSION, FINAL_PHASES, PLURAL
+from dbtrun.kube.config import ClusterConfig
+from dbtrun.kube.connect import connect
+from dbtrun.kube.errors import NotFound
+from dbtrun.kube.watch import lines
 from tests.controlplane import ControlPlane
 from tests.hostile.attacks import ATTACKS, Attack, Level
 from tests.hostile.replies import ACCOUNT, JOB, RUN
@@ -97,7 +98,7 @@ async def attacking(stack: Stack, *levels: Level) -> AsyncIterator[None]:
 async def _clear_away(stack: Stack) -> None:
     """Deletes the attackers' objects, and does not wait for what nobody will ever confirm."""
     path = runs_of(attackers_of(stack.namespace))
-    async with Cluster(ClusterConfig(config_file=str(stack.plane.kubeconfig))) as cluster:
+    async with connect(ClusterConfig(config_file=str(stack.plane.kubeconfig))) as cluster:
 
         async def gone() -> bool:
             left = json.loads(await cluster.request("GET", path))["items"]
@@ -157,7 +158,7 @@ class Seen:
     async def watching(cls, stack: Stack) -> AsyncIterator[Self]:
         """Notes what happens while the block lasts."""
         seen = cls()
-        async with Cluster(ClusterConfig(config_file=str(stack.plane.kubeconfig))) as cluster:
+        async with connect(ClusterConfig(config_file=str(stack.plane.kubeconfig))) as cluster:
             query = {"watch": "true", "timeoutSeconds": str(WATCH_SECONDS)}
             async with cluster.stream(runs_of(stack.namespace), query, WATCH_SECONDS) as stream:
                 reading = asyncio.create_task(seen._read(stream))

@@ -11,10 +11,10 @@ import pytest
 
 from dbtrun.api import Artifact
 from dbtrun.api.status import MAX_PROBLEM
+from dbtrun.kube.errors import Conflict, Forbidden, KubeError, NotFound
 from tests.unit.dbtcloud import account
 from tests.unit.lifecycle.builders import RUN, run
 from watcher import artifacts
-from watcher.cluster.errors import ApiTrouble, Conflict, Forbidden, Gone
 from watcher.lifecycle.decisions import KeepArtifacts
 from watcher.lifecycle.keeping import MAX_BYTES
 from watcher.lifecycle.known import KeepTry
@@ -119,9 +119,9 @@ async def test_nothing_is_stored_of_nothing() -> None:
     ("error", "again"),
     [
         (Forbidden("configmaps is forbidden: exceeded quota"), False),
-        (ApiTrouble("HTTP 500"), True),
+        (KubeError("HTTP 500"), True),
         (Conflict("changed"), True),
-        (Gone("gone"), True),
+        (NotFound("gone"), True),
     ],
 )
 async def test_a_fault_of_the_api_server_is_told_and_is_no_failure(error: Exception, again: bool) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from watcher.fair import Applicant, FairQueue
+from dbtrun.fair import Applicant, FairQueue
 
 
 def applicant(uid: str, namespace: str, priority: int = 0, created: float = 0.0) -> Applicant:

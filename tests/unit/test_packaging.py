@@ -43,7 +43,7 @@ def test_the_kubernetes_client_is_loaded_beside_the_event_loop() -> None:
     """A triggerer has one loop for all its triggers."""
     script = """
 import asyncio, sys, threading
-from airflow_trigger.cluster import ClusterConfig
+from dbtrun.kube.config import ClusterConfig
 from airflow_trigger.hub import subscribe
 
 class Finder:

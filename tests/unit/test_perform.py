@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from dbtrun.api import DbtRun, Job, Metadata, Phase, Spec, Status
 from dbtrun.connection.secret import Connection, Token
+from dbtrun.kube.errors import Conflict, NotFound
 from dbtrun.values import Instant
-from watcher.cluster.errors import Conflict, Gone
 from watcher.cluster.mirror import Mirror
 from watcher.cluster.scope import is_older
 from watcher.dbtcloud.accounts import Account, Accounts
@@ -106,7 +106,7 @@ class GoingObjects:
         raise Conflict(f"{run} has changed")
 
     async def get(self, _namespace: str, name: str) -> DbtRun:
-        raise Gone(f"{name} not found")
+        raise NotFound(f"{name} not found")
 
 
 async def test_an_object_that_goes_while_it_is_written_is_forgotten() -> None:

@@ -15,11 +15,12 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from dbtrun.api import API_VERSION, GROUP, KIND, DbtRun
+from dbtrun.kube.errors import KubeError
+from dbtrun.kube.paths import api_path
+from dbtrun.kube.turns import Urgency
 from dbtrun.text import cut_bytes
 from dbtrun.values import digest
-from watcher.cluster.access import ClusterAccess, api_path
-from watcher.cluster.errors import ApiTrouble, Conflict, Gone
-from watcher.cluster.turns import Urgency
+from watcher.cluster.access import ClusterAccess
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Events:
             try:
                 path = api_path("apis/events.k8s.io/v1", namespace, "events")
                 await self._access.request("POST", path, body=body, urgency=Urgency.EVENT)
-            except (ApiTrouble, Conflict, Gone) as error:
+            except KubeError as error:
                 logger.warning("An Event was not accepted: %s: %s", body["reason"], error)
             finally:
                 self._queue.task_done()

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-from watcher.cluster.errors import ApiTrouble, Gone
+from dbtrun.kube.errors import KubeError, NotFound
 from watcher.cluster.mirror import Expiring, Mirror
 from watcher.cluster.writer import Writer
 
@@ -52,9 +52,9 @@ class Expiry:
     async def _bring_back(self, expiring: Expiring) -> None:
         try:
             run = await self._objects.get(expiring.namespace, expiring.name)
-        except Gone:
+        except NotFound:
             self._mirror.forget(expiring.uid)
-        except ApiTrouble as error:
+        except KubeError as error:
             logger.info("A finished object could not be read: %s", error)
             self._mirror.postpone(expiring, self._now() + AGAIN)
         else:

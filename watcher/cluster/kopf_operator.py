@@ -15,7 +15,7 @@ import kopf
 from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 
 from dbtrun.api import GROUP, PLURAL, VERSION, DbtRun
-from watcher.cluster.access import ClusterAccessError
+from dbtrun.kube.errors import Misconfigured
 from watcher.cluster.kopf_login import IDENTITY, Login
 from watcher.cluster.mirror import Unreadable, interpret
 
@@ -69,7 +69,7 @@ def _registry(
     async def log_in(**_: Any) -> kopf.AiohttpSession:
         try:
             info = await login()
-        except ClusterAccessError as error:
+        except Misconfigured as error:
             logger.warning("kopf cannot log in: %s", error)
             raise kopf.TemporaryError(str(error), delay=5) from error
         return kopf.AiohttpSession(server=info.server, aiohttp_session=cast("aiohttp.ClientSession", session_of(info)))

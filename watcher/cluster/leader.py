@@ -19,8 +19,10 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from watcher.cluster.access import ClusterAccess, api_path
-from watcher.cluster.errors import ApiTrouble, Conflict, Gone, decode
+from dbtrun.kube.answers import decode
+from dbtrun.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
+from dbtrun.kube.paths import api_path
+from watcher.cluster.access import ClusterAccess
 
 logger = logging.getLogger(__name__)
 
@@ -122,9 +124,9 @@ class Leader:
             limit, left = self._settings.renew_deadline / 2, self._until - asked
             async with asyncio.timeout(min(limit, left) if left > 0 else limit):
                 held = await self._compete()
-        except (Conflict, Gone):
+        except (AlreadyExists, Conflict, NotFound):
             self._lease, self._until = None, 0.0  # somebody else wrote it: look before the next try
-        except (ApiTrouble, TimeoutError) as error:
+        except (KubeError, TimeoutError) as error:
             # A renewal may have been made or not. Either way nobody else may begin before `_until` has passed.
             self._lease = None
             trouble = str(error) or "No answer in time."
@@ -151,7 +153,7 @@ class Leader:
     async def _look(self) -> _Lease | None:
         try:
             lease = decode(await self._access.request("GET", self._path(self._name), urgency=None), _Lease)
-        except Gone:
+        except NotFound:
             return None
         if lease.metadata.resource_version != self._seen:
             self._seen, self._seen_at = lease.metadata.resource_version, _clock()
@@ -184,7 +186,7 @@ class Leader:
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
                 await self._send("PUT", basis, _Spec(lease_transitions=held.spec.lease_transitions))
-        except (ApiTrouble, Conflict, Gone, TimeoutError) as error:
+        except (KubeError, TimeoutError) as error:
             logger.info("The Lease %s/%s was not released: %s", self._namespace, self._name, error)
 
     def _ours(self, lease: _Lease) -> bool:

@@ -36,6 +36,17 @@ class Unreadable:
     message: str
 
 
+class _Identity(msgspec.Struct, rename="camel"):
+    name: str
+    namespace: str
+    uid: str
+    resource_version: str
+
+
+class _Stored(msgspec.Struct):
+    metadata: _Identity
+
+
 class Resting(NamedTuple):
     """What is kept of an object that needs nothing more."""
 
@@ -86,10 +97,15 @@ def interpret(body: Mapping[str, Any]) -> DbtRun | Unreadable:
 
 
 def interpret_json(raw: bytes | msgspec.Raw) -> DbtRun | Unreadable:
-    """The same from JSON, in a fraction of the time and memory where the object is as it should be."""
+    """The same from JSON, in a fraction of the time and memory where the object is as it should be.
+
+    Raises:
+        MsgspecError: it is not an object that the API server stores: its name, uid or version is missing.
+    """
     try:
         return _slim(msgspec.json.decode(raw, type=DbtRun))
     except msgspec.ValidationError:
+        msgspec.json.decode(raw, type=_Stored)
         return interpret(msgspec.json.decode(raw))
 
 

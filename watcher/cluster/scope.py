@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dbtrun.api import GROUP, PLURAL, DbtRun
+from dbtrun.kube.errors import Forbidden, KubeError, NotInstalled
 from dbtrun.values import backoff
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.echoes import Echoes
-from watcher.cluster.errors import ApiTrouble, Forbidden, NotServed
 from watcher.cluster.kopf_thread import SILENCE_SECONDS, Kopf, Watching
 from watcher.cluster.listing import UNFINISHED, check_discovery, check_list, list_objects, list_versions
 from watcher.cluster.mirror import Mirror, Unreadable, version
@@ -143,7 +143,7 @@ class Scope:
                 await self._ask()
                 began = self._now()
                 reason, error = await self._watch()
-            except ApiTrouble as trouble:
+            except KubeError as trouble:
                 self._tell(_sentence(trouble, self.namespace))
             except Exception as surprise:  # whatever one namespace brings, the others go on
                 logger.exception("DbtRuns%s cannot be followed.", self._where())
@@ -192,7 +192,7 @@ class Scope:
                 async for item in list_objects(self._access, self.namespace, self._settings.page_size, UNFINISHED):
                     self._turn()
                     self._take(item)
-        except (ApiTrouble, TimeoutError) as error:
+        except (KubeError, TimeoutError) as error:
             logger.info("DbtRuns that are not finished could not be listed first: %s", str(error) or "it took too long")
         else:
             self._synced()
@@ -202,14 +202,16 @@ class Scope:
         before = self._mirror.versions(self.namespace)
         listed = set()
         believed = False
-        async for item in list_objects(self._access, self.namespace, self._settings.page_size):
+        items = list_objects(self._access, self.namespace, self._settings.page_size)
+        async for item in items:
             self._turn()
             listed.add(item.uid)
             if not believed and is_older(item.uid, resource_version_of(item), before):
                 self._went_back(item, before[item.uid])
                 believed = True
             self._take(item)
-        self._forget_missing(known, listed)
+        if not items.left_out:  # else what is missing is not known to be gone
+            self._forget_missing(known, listed)
 
     def _went_back(self, item: DbtRun | Unreadable, known: float) -> None:
         """A list that was asked for later has an older version: the cluster was restored from a backup."""
@@ -259,7 +261,7 @@ class Scope:
                 return f"The watch{self._where()} is dead: {what}."
             try:
                 await self._check()
-            except ApiTrouble as error:
+            except KubeError as error:
                 logger.info("The mirror could not be checked against a list: %s", error)
             if self._outlived:
                 return f"The API server went back{self._where()}: the watch is opened again."
@@ -362,9 +364,9 @@ def _words(error: BaseException | None) -> str:
     return str(said) if said else type(error).__name__ if error else "kopf stopped by itself"
 
 
-def _sentence(error: ApiTrouble, namespace: str | None) -> str:
+def _sentence(error: KubeError, namespace: str | None) -> str:
     match error:
-        case NotServed():
+        case NotInstalled():
             return (
                 f"The CRD {PLURAL}.{GROUP} is not installed: install the chart with crds.enabled=true, or apply"
                 f" deploy/crd/{GROUP}_{PLURAL}.yaml; the watcher goes on by itself."

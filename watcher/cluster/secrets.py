@@ -11,8 +11,10 @@ from typing import Final
 
 import msgspec
 
-from watcher.cluster.access import ClusterAccess, api_path
-from watcher.cluster.errors import ApiTrouble, Forbidden, Gone, decode
+from dbtrun.kube.answers import decode
+from dbtrun.kube.errors import Forbidden, NotFound, Unreachable
+from dbtrun.kube.paths import api_path
+from watcher.cluster.access import ClusterAccess
 
 FRESH_SECONDS: Final = 30.0
 """A Secret is read again after this: a rotated token is noticed within it, and 1,000 runs cost one read."""
@@ -60,7 +62,7 @@ class SecretReader:
         """The Secret as it was at most `fresh_seconds` ago. Concurrent readers share one request.
 
         Raises:
-            SecretMissing, SecretForbidden, ApiTrouble: as their names say; none of them is remembered.
+            SecretMissing, SecretForbidden, KubeError: as their names say; none of them is remembered.
         """
         now = asyncio.get_running_loop().time()
         self._read = {key: entry for key, entry in self._read.items() if now - entry[0] < self._fresh_seconds}
@@ -82,7 +84,7 @@ class SecretReader:
     async def _get(self, namespace: str, name: str) -> SecretData:
         try:
             answer = await self._access.request("GET", api_path("api/v1", namespace, "secrets", name))
-        except (Gone, ValueError):
+        except (NotFound, ValueError):
             raise SecretMissing(f"There is no Secret {name!r} in the namespace {namespace}.") from None
         except Forbidden:
             raise SecretForbidden(
@@ -93,7 +95,7 @@ class SecretReader:
         try:
             data = {key: base64.b64decode(value, validate=True) for key, value in (secret.data or {}).items()}
         except binascii.Error:
-            raise ApiTrouble(
+            raise Unreachable(
                 f"The Secret {namespace}/{name} is not base64, as the API server never sends it."
             ) from None
         return SecretData(type=secret.type, data=data, resource_version=secret.metadata.resource_version)

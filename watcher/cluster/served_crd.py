@@ -13,8 +13,9 @@ import msgspec
 
 from dbtrun.api import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from dbtrun.api.fields import lacking
+from dbtrun.kube.answers import decode
+from dbtrun.kube.errors import KubeError
 from watcher.cluster.access import ClusterAccess
-from watcher.cluster.errors import ApiTrouble, Gone, decode
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class ServedCrd:
         while True:
             try:
                 await self.check()
-            except (ApiTrouble, Gone) as error:
+            except KubeError as error:
                 logger.info("The served CRD could not be read: %s", error)
             await asyncio.sleep(LACKING_SECONDS if self.missing else COMPLETE_SECONDS)
 
@@ -56,7 +57,7 @@ class ServedCrd:
         """Compares once.
 
         Raises:
-            ApiTrouble, Gone: the API server does not show it.
+            KubeError: the API server does not show it.
         """
         served = decode(await self._access.request("GET", PATH), _Document).components.schemas.values()
         wanted = {"group": GROUP, "version": VERSION, "kind": KIND}

@@ -12,12 +12,14 @@ from typing import Any, Final
 import msgspec
 
 from dbtrun.api import API_VERSION, FINALIZER, KIND, PLURAL, DbtRun, Phase, Status, to_wire
-from watcher.cluster.access import MERGE_PATCH, ClusterAccess, api_path
-from watcher.cluster.errors import Conflict, Refused, decode
+from dbtrun.kube.answers import decode
+from dbtrun.kube.errors import AlreadyExists, Rejected
+from dbtrun.kube.paths import api_path
+from dbtrun.kube.runs import PREFIX, DbtRuns
+from dbtrun.kube.turns import Urgency
+from watcher.cluster.access import ClusterAccess
 from watcher.cluster.mirror import read
-from watcher.cluster.turns import Urgency
 
-PREFIX: Final = f"apis/{API_VERSION}"
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
 
 
@@ -66,10 +68,10 @@ def _change(old: Any, new: Any) -> Any:
 
 
 class Writer:
-    """Each method returns or raises `Conflict`, `Gone`, `Refused` or `ApiTrouble` (see `watcher.cluster.errors`).
+    """Each method returns or raises a `KubeError`.
 
-    After an ApiTrouble the write may have happened: the watch, or `get`, tells. Repeating it is then a Conflict.
-    An answer that cannot be read raises `UnreadableObject`: the write has happened.
+    After `Unreachable` the write may have happened: the watch, or `get`, tells. Repeating it is then a `Conflict`.
+    After `Unreadable` it has happened: the answer is a DbtRun of another version.
     """
 
     def __init__(self, access: ClusterAccess, on_dropped: Callable[[frozenset[str]], None] = lambda _: None) -> None:
@@ -81,7 +83,7 @@ class Writer:
 
     async def get(self, namespace: str, name: str) -> DbtRun:
         """The object as it is now."""
-        return _parse(await self._access.request("GET", api_path(PREFIX, namespace, PLURAL, name)))
+        return await self._runs(namespace).get(name)
 
     async def patch_status(self, run: DbtRun, status: Status) -> DbtRun:
         """Makes `status` the run's status. Writes nothing, and returns `run`, when it is that already.
@@ -132,41 +134,41 @@ class Writer:
         """
         preconditions = {"uid": run.uid, "resourceVersion": run.metadata.resource_version}
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": preconditions}
-        left = decode(await self._access.request("DELETE", _path(run), body=body), dict[str, Any])
+        path = api_path(PREFIX, run.metadata.namespace, PLURAL, run.metadata.name)
+        left = decode(await self._access.request("DELETE", path, body=body), dict[str, Any])
         return read(left) if left.get("kind") == KIND else None
 
     async def keep_artifacts(self, run: DbtRun, name: str, files: Mapping[str, bytes]) -> None:
         """Puts files, by key, into the ConfigMap `name`, which Kubernetes deletes after the object.
 
-        What an earlier call put there stays. Refused also when the ConfigMap is not this object's.
+        What an earlier call put there stays. Rejected also when the ConfigMap is not this object's.
         """
         content, namespace = _content(files), run.metadata.namespace
         body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _belonging(run, name), **content}
         try:
             await self._access.request("POST", api_path("api/v1", namespace, "configmaps"), body=body)
-        except Conflict:
+        except AlreadyExists:
             await self._add_to(run, name, content)
 
     async def _add_to(self, run: DbtRun, name: str, content: Mapping[str, Any]) -> None:
         path = api_path("api/v1", run.metadata.namespace, "configmaps", name)
         found = decode(await self._access.request("GET", path, accept=METADATA_ONLY), _Owned).metadata
         if run.uid not in [owner.uid for owner in found.owner_references]:
-            raise Refused(f"There is a ConfigMap {name} which is not this DbtRun's: delete it, or rename one.")
+            raise Rejected(f"There is a ConfigMap {name} which is not this DbtRun's: delete it, or rename one.")
         basis = {"uid": found.uid, "resourceVersion": found.resource_version}
-        await self._access.request("PATCH", path, body={"metadata": basis, **content}, content_type=MERGE_PATCH)
+        await self._access.request("PATCH", path, body={"metadata": basis, **content})
 
     async def _patch(
         self, run: DbtRun, change: Mapping[str, Any], sub: str | None = None, urgency: Urgency = Urgency.OTHER
     ) -> DbtRun:
         basis = {"uid": run.uid, "resourceVersion": run.metadata.resource_version}
         body = {**change, "metadata": {**change.get("metadata", {}), **basis}}
-        path = _path(run, sub)
-        answer = await self._access.request("PATCH", path, body=body, content_type=MERGE_PATCH, urgency=urgency)
-        return _parse(answer)
+        # Not strict: an older CRD is to take what it knows.
+        runs = self._runs(run.metadata.namespace)
+        return await runs.patch(run.metadata.name, body, sub=sub, strict=False, urgency=urgency)
 
-
-def _path(run: DbtRun, sub: str | None = None) -> str:
-    return api_path(PREFIX, run.metadata.namespace, PLURAL, run.metadata.name, sub)
+    def _runs(self, namespace: str) -> DbtRuns[DbtRun]:
+        return DbtRuns(self._access, namespace, _read)
 
 
 class _Owner(msgspec.Struct):
@@ -207,5 +209,5 @@ def _content(files: Mapping[str, bytes]) -> dict[str, dict[str, str]]:
     return content
 
 
-def _parse(answer: bytes) -> DbtRun:
-    return read(decode(answer, dict[str, Any]))
+def _read(answer: bytes | msgspec.Raw) -> DbtRun:
+    return read(msgspec.json.decode(answer))

@@ -18,6 +18,7 @@ import httpx
 
 from dbtrun.api import Reason
 from dbtrun.connection.secret import Connection
+from dbtrun.fair import NO_WEIGHTS
 from watcher.clock import Clock, system_clock
 from watcher.dbtcloud.budget import BURST, REQUESTS_PER_MINUTE, UNPROVEN, Budget, Share
 from watcher.dbtcloud.channel import TOTAL_SECONDS
@@ -29,7 +30,6 @@ from watcher.dbtcloud.poller import FEED_SECONDS, Poller
 from watcher.dbtcloud.requests import Observe
 from watcher.dbtcloud.slots import LiveRuns, Slots
 from watcher.dbtcloud.starts import Starts
-from watcher.fair import NO_WEIGHTS
 from watcher.lifecycle.facts import RunFacts
 
 LINGER_SECONDS: Final = 300.0

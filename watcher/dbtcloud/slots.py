@@ -14,12 +14,12 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from dbtrun.fair import NO_WEIGHTS, Applicant, FairQueue
 from watcher.clock import Clock
 from watcher.dbtcloud.channel import PAGE_SIZE
 from watcher.dbtcloud.contact import Contact
 from watcher.dbtcloud.errors import DbtCloudError
 from watcher.dbtcloud.listener import Listener
-from watcher.fair import NO_WEIGHTS, Applicant, FairQueue
 from watcher.lifecycle.facts import Place
 
 COUNT_SECONDS: Final = 0.5

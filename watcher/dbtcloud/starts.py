@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from watcher.fair import NO_WEIGHTS, Applicant, FairQueue
+from dbtrun.fair import NO_WEIGHTS, Applicant, FairQueue
 
 STARTS_AT_ONCE: Final = 16
 """At half a second for each, more than the budget of an account allows."""

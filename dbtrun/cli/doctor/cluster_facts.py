@@ -11,11 +11,11 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from airflow_trigger.cluster import ClusterError, NotFound, NotInstalled
 from dbtrun.api import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from dbtrun.api.fields import lacking
 from dbtrun.cli.cluster import Api
 from dbtrun.cli.dbtcloud import pause
+from dbtrun.kube.errors import KubeError, NotFound, NotInstalled
 
 T = TypeVar("T")
 VERBS: Final = ("get", "list", "watch", "create", "patch", "delete")
@@ -135,14 +135,14 @@ class Asker:
         """The answer to a request.
 
         Raises:
-            ClusterError: there is none.
+            KubeError: there is none.
         """
         self.requests += 1
         answer = await self._api.request(method, path, query=query, body=body)
         try:
             return msgspec.json.decode(answer, type=dict[str, Any])
         except msgspec.MsgspecError:
-            raise ClusterError("The answer is not one of a Kubernetes API") from None
+            raise KubeError("The answer is not one of a Kubernetes API") from None
 
 
 async def either(work: Awaitable[T]) -> T | Absent | Unknown:
@@ -151,7 +151,7 @@ async def either(work: Awaitable[T]) -> T | Absent | Unknown:
         return await work
     except (NotFound, NotInstalled):
         return Absent()
-    except ClusterError as error:
+    except KubeError as error:
         return Unknown(str(error))
 
 
@@ -173,7 +173,7 @@ async def gather(
         told: what is being done, for a progress bar.
 
     Raises:
-        ClusterError: the API server cannot be used at all.
+        KubeError: the API server cannot be used at all.
     """
     told("The cluster: the API server")
     await asker.json("GET", "/version")

@@ -14,7 +14,6 @@ from typing import Final
 import click
 import yaml
 
-from airflow_trigger.cluster import ClusterError, Misconfigured, NotPermitted
 from dbtrun.cli.cluster import Place, connected
 from dbtrun.cli.dbtcloud import DbtCloud
 from dbtrun.cli.doctor import assumptions, cluster_checks, cluster_facts, dbt_checks, dbt_facts, record
@@ -23,6 +22,7 @@ from dbtrun.cli.options import cluster_options, running
 from dbtrun.cli.screen import screen, write, write_object
 from dbtrun.connection.hosts import ANY_HOST, Hosts
 from dbtrun.connection.secret import Connection, InvalidConnection, parse_connection
+from dbtrun.kube.errors import Forbidden, KubeError, Misconfigured
 
 TOTAL_SECONDS: Final = 115.0
 """For everything: a check that takes longer helps nobody."""
@@ -182,7 +182,7 @@ async def _both(wish: Wish, told: Callable[[str], None]) -> Report:
                     api.offset,
                     asker.requests,
                 )
-        except ClusterError as error:
+        except KubeError as error:
             cluster = (_unusable(error),)
     if connection is None:
         why = unknown(
@@ -198,7 +198,7 @@ async def _both(wish: Wish, told: Callable[[str], None]) -> Report:
     )
 
 
-def _unusable(error: ClusterError) -> Finding:
+def _unusable(error: KubeError) -> Finding:
     """Why the API server cannot be asked."""
     message = str(error).rstrip(".") + "."
     match error:
@@ -206,6 +206,6 @@ def _unusable(error: ClusterError) -> Finding:
             return bad(
                 "access", message, "Name a kubeconfig with --kubeconfig or KUBECONFIG, and a context with --context."
             )
-        case NotPermitted():
+        case Forbidden():
             return bad("access", message, "Sign in again, or renew the credentials of the kubeconfig.")
     return bad("access", message, "Check the address in the kubeconfig, the network, and whether the cluster is up.")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_trigger.cluster import AlreadyExists, ClusterError, NotFound
-from airflow_trigger.dbtruns import Added, Change, Listing, Progress, Removed
+from airflow_trigger.dbtruns import Change, Listing
 from airflow_trigger.objects import Run
+from dbtrun.kube.errors import AlreadyExists, KubeError, NotFound
+from dbtrun.kube.watch import Added, Progress, Removed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -38,9 +39,9 @@ class FakeRuns:
         self.objects: dict[str, Run] = {}
         self.version = 1
         self.lists = self.looks = self.gets = self.creates = self.watches = 0
-        self.errors: dict[str, list[ClusterError]] = {"list": [], "live": [], "watch": [], "get": [], "create": []}
+        self.errors: dict[str, list[KubeError]] = {"list": [], "live": [], "watch": [], "get": [], "create": []}
         self.lagging = self.mute = False
-        self._open: list[asyncio.Queue[Change | ClusterError | None]] = []
+        self._open: list[asyncio.Queue[Change | KubeError | None]] = []
 
     def put(self, run: Run, *, told: bool = True) -> None:
         self.version = max(self.version, run.metadata.version)
@@ -58,11 +59,11 @@ class FakeRuns:
         if told:
             self.say(Removed(last, str(self.version)))
 
-    def say(self, change: Change | ClusterError | None) -> None:
+    def say(self, change: Change | KubeError | None) -> None:
         for queue in self._open:
             queue.put_nowait(change)
 
-    def fail(self, verb: str, *errors: ClusterError) -> None:
+    def fail(self, verb: str, *errors: KubeError) -> None:
         self.errors[verb].extend(errors)
 
     def _maybe_fail(self, verb: str) -> None:
@@ -84,12 +85,12 @@ class FakeRuns:
         self._maybe_fail("watch")
         if self.mute:
             return
-        queue: asyncio.Queue[Change | ClusterError | None] = asyncio.Queue()
+        queue: asyncio.Queue[Change | KubeError | None] = asyncio.Queue()
         self._open.append(queue)
         queue.put_nowait(Progress(version))
         try:
             while (said := await queue.get()) is not None:
-                if isinstance(said, ClusterError):
+                if isinstance(said, KubeError):
                     raise said
                 yield said
         finally:

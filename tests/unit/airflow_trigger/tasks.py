@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_trigger.cluster import AlreadyExists, ClusterConfig, ClusterError, Conflict, NotFound
 from airflow_trigger.taskruns import TaskRun
+from dbtrun.kube.config import ClusterConfig
+from dbtrun.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -26,8 +27,8 @@ class FakeTaskRuns:
 
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Any]] = {}
-        self.failing: list[ClusterError] = []
-        self.failing_after: list[ClusterError] = []
+        self.failing: list[KubeError] = []
+        self.failing_after: list[KubeError] = []
         """Told after the request was done: its answer is lost."""
         self.asleep = False
         self.before: Callable[[str], None] = lambda verb: None

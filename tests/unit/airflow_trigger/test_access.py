@@ -8,7 +8,7 @@ import pytest
 from airflow.providers.common.compat.sdk import BaseHook
 
 from airflow_trigger.access import Access, resolve
-from airflow_trigger.cluster import ClusterConfig
+from dbtrun.kube.config import ClusterConfig
 
 
 class Connection:

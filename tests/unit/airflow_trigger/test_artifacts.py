@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_trigger import patience
 from airflow_trigger.artifacts import DbtRunArtifactOperator
-from airflow_trigger.cluster import NotFound, NotPermitted, Unreachable
 from airflow_trigger.failures import DbtRunException, DbtRunLostContact, DbtRunRefused, InvalidArgument
+from dbtrun.kube import retry
+from dbtrun.kube.errors import Forbidden, NotFound, Unreachable
+from dbtrun.kube.turns import Urgency
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_trigger.cluster import ClusterConfig, ClusterError
+    from dbtrun.kube.config import ClusterConfig
+    from dbtrun.kube.errors import KubeError
 
 RUNS = "/apis/dbtrun.dev/v1alpha1/namespaces/data/dbtruns"
 CONFIG_MAPS = "/api/v1/namespaces/data/configmaps"
@@ -41,7 +43,7 @@ class Server:
     """An API server: what it answers, by path."""
 
     def __init__(self) -> None:
-        self.errors: list[ClusterError] = []
+        self.errors: list[KubeError] = []
         self.answers: dict[str, Any] = {
             f"{RUNS}/nightly": dbtrun("nightly", "Succeeded", RUN, RESULTS, COMPILED, HUGE),
             f"{CONFIG_MAPS}/nightly-artifacts": {
@@ -55,7 +57,14 @@ class Server:
         yield self
 
     async def request(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: object = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str | int] | None = None,
+        body: object = None,
+        accept: str = "",
+        urgency: Urgency | None = None,
     ) -> bytes:
         assert (method, body) == ("GET", None)
         if self.errors:
@@ -80,7 +89,7 @@ def server() -> Server:
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker's own folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
 
 
 def read(server: Server, **arguments: Any) -> str:
@@ -161,8 +170,8 @@ def test_a_server_that_does_not_answer_is_asked_again(server: Server) -> None:
     assert Path(read(server)).exists()
 
 
-@pytest.mark.parametrize("error", [NotPermitted("Kubernetes refuses it."), Unreachable("away", retry_after=100.0)])
-def test_what_cannot_be_read_is_a_lost_contact(server: Server, error: ClusterError) -> None:
+@pytest.mark.parametrize("error", [Forbidden("Kubernetes refuses it."), Unreachable("away", retry_after=100.0)])
+def test_what_cannot_be_read_is_a_lost_contact(server: Server, error: KubeError) -> None:
     server.errors = [error]
     with pytest.raises(DbtRunLostContact, match=str(error)):
         read(server)

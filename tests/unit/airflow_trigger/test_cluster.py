@@ -16,27 +16,31 @@ from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_trigger import dbtruns
-from airflow_trigger.cluster import (
+from airflow_trigger.dbtruns import HubRuns, read
+from dbtrun.api import FINAL_PHASES
+from dbtrun.kube import cluster as clusters
+from dbtrun.kube import watch
+from dbtrun.kube.cluster import Cluster
+from dbtrun.kube.config import ClusterConfig, own_namespace
+from dbtrun.kube.connect import connect
+from dbtrun.kube.credentials import credentials, service_account
+from dbtrun.kube.errors import (
     AlreadyExists,
-    ClusterConfig,
-    ClusterError,
     Conflict,
     Expired,
+    Forbidden,
+    KubeError,
     Misconfigured,
     NotFound,
     NotInstalled,
-    NotPermitted,
     QuotaExceeded,
     Rejected,
+    Unauthorized,
     Unreachable,
+    Unreadable,
     failure,
-    own_namespace,
 )
-from airflow_trigger.dbtruns import Added, DbtRuns, Progress, Removed, lines, read_change
-from airflow_trigger.http import Cluster, in_cluster, load
-from airflow_trigger.reading import Unreadable
-from dbtrun.api import FINAL_PHASES
+from dbtrun.kube.watch import Added, Progress, Removed, lines, read_change
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -62,7 +66,7 @@ async def serving(folder: Path, handler: Handler) -> AsyncIterator[Cluster]:
     app.router.add_route("*", "/{path:.*}", handler)
     async with TestServer(app) as server:
         path = kubeconfig(folder, str(server.make_url("/")))
-        async with Cluster(ClusterConfig(config_file=str(path))) as cluster:
+        async with connect(ClusterConfig(config_file=str(path))) as cluster:
             yield cluster
 
 
@@ -79,8 +83,8 @@ def status(code: int, message: str = "no", reason: str = "", **details: Any) -> 
 @pytest.mark.parametrize(
     ("code", "body", "kind"),
     [
-        (401, status(401, "Unauthorized"), NotPermitted),
-        (403, status(403), NotPermitted),
+        (401, status(401, "Unauthorized"), Unauthorized),
+        (403, status(403), Forbidden),
         (404, status(404, name="nightly", kind="dbtruns"), NotFound),
         (404, status(404, name="team", kind="namespaces"), NotInstalled),
         (409, status(409, reason="AlreadyExists"), AlreadyExists),
@@ -99,7 +103,7 @@ def status(code: int, message: str = "no", reason: str = "", **details: Any) -> 
         (503, b"", Unreachable),
     ],
 )
-def test_an_error_is_known_by_what_can_be_done_about_it(code: int, body: bytes, kind: type[ClusterError]) -> None:
+def test_an_error_is_known_by_what_can_be_done_about_it(code: int, body: bytes, kind: type[KubeError]) -> None:
     error = failure(code, body)
     assert type(error) is kind
     assert str(error)
@@ -125,29 +129,29 @@ def test_an_endless_error_page_becomes_a_sentence() -> None:
 
 
 def test_a_watch_line_is_read() -> None:
-    added = read_change(json.dumps({"type": "MODIFIED", "object": wire("a", phase="Running")}).encode())
+    added = read_change(json.dumps({"type": "MODIFIED", "object": wire("a", phase="Running")}).encode(), read)
     assert isinstance(added, Added)
     assert (added.run.metadata.name, added.run.status.phase, added.version) == ("a", "Running", "7")
-    assert isinstance(read_change(json.dumps({"type": "DELETED", "object": wire("a")}).encode()), Removed)
+    assert isinstance(read_change(json.dumps({"type": "DELETED", "object": wire("a")}).encode(), read), Removed)
     bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "12"}, "spec": {}}}
-    assert read_change(json.dumps(bookmark).encode()) == Progress("12")
+    assert read_change(json.dumps(bookmark).encode(), read) == Progress("12")
 
 
 def test_a_version_that_the_server_forgot_is_told_inside_of_a_watch() -> None:
     line = json.dumps({"type": "ERROR", "object": json.loads(status(410, "too old"))})
     with pytest.raises(Expired, match="too old"):
-        read_change(line.encode())
+        read_change(line.encode(), read)
 
 
 @pytest.mark.parametrize("line", [b"", b"<html>", b"{}", b'{"type":"BOOKMARK","object":{}}'])
 def test_a_line_that_is_no_watch_event_is_trouble(line: bytes) -> None:
     with pytest.raises(Unreachable):
-        read_change(line)
+        read_change(line, read)
 
 
 def test_one_unreadable_object_does_not_blind_the_watch() -> None:
     broken = wire("a") | {"status": {"phase": 5}}
-    assert read_change(json.dumps({"type": "ADDED", "object": broken}).encode()) is None
+    assert read_change(json.dumps({"type": "ADDED", "object": broken}).encode(), read) is None
 
 
 async def test_a_list_of_many_pages_is_whole(tmp_path: Path) -> None:
@@ -157,7 +161,7 @@ async def test_a_list_of_many_pages_is_whole(tmp_path: Path) -> None:
         return web.json_response({"metadata": meta, "items": [wire("b" if last else "a"), {"metadata": "broken"}]})
 
     async with serving(tmp_path, pages) as cluster:
-        listing = await DbtRuns(cluster, "team").list()
+        listing = await HubRuns(cluster, "team").list()
     assert sorted(listing.runs) == ["a", "b"]
     assert listing.version == "9"
 
@@ -170,7 +174,7 @@ async def test_only_what_is_over_is_watched_and_only_what_is_live_is_looked_at(t
         return web.json_response({"metadata": {"resourceVersion": "9"}, "items": []})
 
     async with serving(tmp_path, answer) as cluster:
-        runs = DbtRuns(cluster, "team")
+        runs = HubRuns(cluster, "team")
         await runs.live()
         assert [change async for change in runs.watch("9", 5.0)] == []
         await runs.list()
@@ -188,7 +192,7 @@ async def test_a_server_that_cannot_select_by_phase_is_asked_for_everything(tmp_
         return web.json_response({"metadata": {"resourceVersion": "9"}, "items": [wire("a")]})
 
     async with serving(tmp_path, old) as cluster:
-        runs = DbtRuns(cluster, "team")
+        runs = HubRuns(cluster, "team")
         with pytest.raises(Unreachable):
             await runs.live()
         assert list((await runs.live()).runs) == ["a"]
@@ -207,7 +211,7 @@ async def test_watch_lines_may_come_in_any_pieces_and_be_long(tmp_path: Path) ->
         return answer
 
     async with serving(tmp_path, pieces) as cluster:
-        changes = [change async for change in DbtRuns(cluster, "team").watch("1", 5.0)]
+        changes = [change async for change in HubRuns(cluster, "team").watch("1", 5.0)]
     assert [change.run.metadata.name for change in changes if isinstance(change, Added)] == ["r0", "r1", "r2"]
 
 
@@ -229,7 +233,7 @@ async def test_lines_are_whole_wherever_the_network_cuts_them(wanted: list[bytes
 
 
 async def test_a_line_without_end_is_trouble_not_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dbtruns, "MAX_LINE", 100_000)
+    monkeypatch.setattr(watch, "MAX_LINE", 100_000)
 
     async def endless(request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse()
@@ -239,7 +243,7 @@ async def test_a_line_without_end_is_trouble_not_memory(tmp_path: Path, monkeypa
 
     async with serving(tmp_path, endless) as cluster:
         with pytest.raises(Unreachable, match="longer than"):
-            await anext(DbtRuns(cluster, "team").watch("1", 5.0))
+            await anext(HubRuns(cluster, "team").watch("1", 5.0))
 
 
 async def test_a_stream_that_falls_silent_is_trouble(tmp_path: Path) -> None:
@@ -251,21 +255,25 @@ async def test_a_stream_that_falls_silent_is_trouble(tmp_path: Path) -> None:
         return answer
 
     async with serving(tmp_path, silent) as cluster:
-        watch = DbtRuns(cluster, "team").watch("1", 0.2)
+        watch = HubRuns(cluster, "team").watch("1", 0.2)
         assert isinstance(await anext(watch), Added)
         with pytest.raises(Unreachable):
             await anext(watch)
 
 
-async def test_rotated_credentials_are_read_again_before_anybody_is_told(tmp_path: Path) -> None:
+async def test_rotated_credentials_are_read_again_before_anybody_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clusters, "RENEW_SECONDS", 0.0)
+
     async def guarded(request: web.Request) -> web.Response:
         if request.headers["Authorization"] != "Bearer new":
             return web.Response(status=401, body=status(401, "Unauthorized"))
         return web.json_response(wire("a"))
 
     async with serving(tmp_path, guarded) as cluster:
-        runs = DbtRuns(cluster, "team")
-        with pytest.raises(NotPermitted, match="Unauthorized"):
+        runs = HubRuns(cluster, "team")
+        with pytest.raises(Unauthorized, match="Unauthorized"):
             await runs.get("a")
         path = tmp_path / "kubeconfig"
         path.write_text(path.read_text().replace("t0ken", "new"))
@@ -278,7 +286,7 @@ async def test_an_object_of_another_api_version_is_named(tmp_path: Path) -> None
 
     async with serving(tmp_path, odd) as cluster:
         with pytest.raises(Unreadable, match="CRD"):
-            await DbtRuns(cluster, "team").get("a")
+            await HubRuns(cluster, "team").get("a")
 
 
 async def test_proxy_variables_and_netrc_play_no_part(tmp_path: Path) -> None:
@@ -286,37 +294,37 @@ async def test_proxy_variables_and_netrc_play_no_part(tmp_path: Path) -> None:
         return web.json_response(wire("a"))
 
     async with serving(tmp_path, answer) as cluster:
-        await DbtRuns(cluster, "team").get("a")
-        client = await cluster._connected()
+        await HubRuns(cluster, "team").get("a")
+        client = await cluster._opened()
         assert client.rest_client.pool_manager.trust_env is False
 
 
 async def test_the_default_kubeconfigs_are_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, "http://poisoned.invalid")))
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(Misconfigured, match="no config_file was given"):
-        await load(ClusterConfig())
+    with pytest.raises(Misconfigured, match="name a kubeconfig with config_file"):
+        await credentials(ClusterConfig()).read()
 
 
 @pytest.mark.parametrize("content", ["", "{}", "not: [yaml", '{"contexts": 5}'])
 async def test_a_broken_kubeconfig_is_one_sentence(tmp_path: Path, content: str) -> None:
     path = tmp_path / "broken"
     path.write_text(content)
-    with pytest.raises(Misconfigured, match=r"^Kubeconfig .*broken cannot be used: ") as caught:
-        await load(ClusterConfig(config_file=str(path)))
+    with pytest.raises(Misconfigured, match=r"^The kubeconfig .*broken cannot be used: ") as caught:
+        await credentials(ClusterConfig(config_file=str(path))).read()
     assert "\n" not in str(caught.value)
 
 
 async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
-    with pytest.raises(Misconfigured, match=r"gone does not exist: correct config_file"):
-        await load(ClusterConfig(config_file=str(tmp_path / "gone")))
+    with pytest.raises(Misconfigured, match=r"gone does not exist"):
+        await credentials(ClusterConfig(config_file=str(tmp_path / "gone"))).read()
 
 
-def test_a_pod_is_itself(tmp_path: Path) -> None:
+async def test_a_pod_is_itself(tmp_path: Path) -> None:
     for name, text in {"token": "pod-token", "ca.crt": "a certificate", "namespace": "team\n"}.items():
         (tmp_path / name).write_text(text)
     environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
-    configuration = in_cluster(tmp_path, environ)
+    configuration = await service_account("config_file", tmp_path, environ).read()
     assert configuration.host == "https://10.0.0.1:443"
     assert configuration.ssl_ca_cert == str(tmp_path / "ca.crt")
     assert own_namespace(tmp_path) == "team"

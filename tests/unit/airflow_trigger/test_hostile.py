@@ -20,10 +20,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 import tests.stack
-from airflow_trigger import cluster, http
 from airflow_trigger.hub import Pace
 from airflow_trigger.trigger import DbtRunTrigger
 from dbtrun.api import API_VERSION, FINAL_PHASES, KIND
+from dbtrun.kube import cluster, errors
 from tests.unit.airflow_trigger.test_cluster import kubeconfig
 
 QUICK: Final = Pace(linger=0.0, silence=30.0, recheck=0.2, first_retry=0.01, longest_retry=0.05, denied_retry=0.01)
@@ -177,8 +177,8 @@ ATTACKS: Final[dict[str, Attack]] = {
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
-    monkeypatch.setattr(http, "MAX_ANSWER", 2_000_000)
-    monkeypatch.setattr(cluster, "QUOTA_SECONDS", 0.05)
+    monkeypatch.setattr(cluster, "MAX_ANSWER", 2_000_000)
+    monkeypatch.setattr(errors, "QUOTA_SECONDS", 0.05)
     return Server()
 
 

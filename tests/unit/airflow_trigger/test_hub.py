@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airflow_trigger.cluster import Expired, NotPermitted, Rejected, Unreachable
-from airflow_trigger.dbtruns import Added, Listing, Progress, Removed, Runs
+from airflow_trigger.dbtruns import Listing, Runs
 from airflow_trigger.hub import Hub, Pace, Subscription
 from airflow_trigger.objects import Denied, Gone, Seen, State
+from dbtrun.kube.errors import Expired, Forbidden, Rejected, Unreachable
+from dbtrun.kube.watch import Added, Progress, Removed
 from tests.unit.airflow_trigger.fakes import FakeRuns, dbtrun
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ async def test_what_a_look_finds_the_same_is_in_memory_once(cluster: FakeRuns) -
 
 async def test_a_look_that_fails_is_no_news(cluster: FakeRuns) -> None:
     cluster.put(dbtrun(version=5, phase="Running"))
-    cluster.fail("live", Unreachable("timeout"), NotPermitted("cannot list"))
+    cluster.fail("live", Unreachable("timeout"), Forbidden("cannot list"))
     async with watching(cluster) as hub:
         states = waiter(hub)
         await phase(states)
@@ -360,7 +361,7 @@ async def test_a_server_that_asks_for_a_pause_gets_it(cluster: FakeRuns) -> None
 
 async def test_a_refusal_is_told_to_all_and_again_until_it_is_mended(cluster: FakeRuns) -> None:
     cluster.put(dbtrun(version=5, phase="Running"))
-    cluster.fail("list", NotPermitted("cannot list"), NotPermitted("cannot list"))
+    cluster.fail("list", Forbidden("cannot list"), Forbidden("cannot list"))
     async with watching(cluster) as hub:
         one, two = waiter(hub), waiter(hub)
         for states in (one, two):
@@ -372,7 +373,7 @@ async def test_a_refusal_is_told_to_all_and_again_until_it_is_mended(cluster: Fa
 
 
 async def test_a_refusal_of_the_single_look_is_told_too(cluster: FakeRuns) -> None:
-    cluster.fail("get", NotPermitted("cannot get"))
+    cluster.fail("get", Forbidden("cannot get"))
     async with watching(cluster) as hub:
         states = waiter(hub)
         assert await told(states) == Denied("cannot get")
@@ -443,7 +444,7 @@ async def test_a_creation_without_an_answer_is_tried_again(cluster: FakeRuns) ->
 
 
 async def test_a_refused_creation_is_told_and_may_be_tried_again(cluster: FakeRuns) -> None:
-    cluster.fail("create", NotPermitted("cannot create"))
+    cluster.fail("create", Forbidden("cannot create"))
     async with watching(cluster) as hub:
         states = waiter(hub, "run-5")
         await told(states)

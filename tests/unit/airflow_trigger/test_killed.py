@@ -15,10 +15,11 @@ from airflow.utils.state import TaskInstanceState
 
 from airflow_trigger import killed
 from airflow_trigger.attempts import TaskKey, Try
-from airflow_trigger.cluster import ClusterConfig, NotPermitted
 from airflow_trigger.killed import COMMS, Cause, Standing, cause_of, ends_the_run, standing_of, why_killed
 from airflow_trigger.trigger import DbtRunTrigger
 from airflow_trigger.waits import Wait
+from dbtrun.kube.config import ClusterConfig
+from dbtrun.kube.errors import Forbidden
 from tests.stack import until
 from tests.unit.airflow_trigger.tasks import NAMESPACE, FakeTaskRuns
 
@@ -109,7 +110,7 @@ async def test_an_answer_that_comes_after_airflow_gave_up_still_cancels(runs: Fa
 
 
 async def test_an_api_server_that_refuses_is_no_trouble_for_the_triggerer(runs: FakeTaskRuns) -> None:
-    runs.failing = [NotPermitted("forbidden")]
+    runs.failing = [Forbidden("forbidden")]
     await trigger(runs).on_kill()
     assert not runs.cancelled
 

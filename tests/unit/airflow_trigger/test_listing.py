@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from airflow_trigger.attempts import TaskKey
-from airflow_trigger.cluster import NotPermitted
 from airflow_trigger.failures import DbtRunLostContact, InvalidArgument
 from airflow_trigger.listing import DbtRunListOperator
+from dbtrun.kube.errors import Forbidden
 from tests.unit.airflow_trigger.tasks import NAMESPACE, FakeTaskRuns, Task
 
 
@@ -91,7 +91,7 @@ def test_a_status_that_does_not_exist_is_refused(runs: FakeTaskRuns, status_filt
 
 
 def test_a_missing_permission_is_said(runs: FakeTaskRuns) -> None:
-    runs.failing = [NotPermitted("dbtruns is forbidden")]
+    runs.failing = [Forbidden("dbtruns is forbidden")]
     with pytest.raises(DbtRunLostContact, match="dbtruns is forbidden"):
         listed(runs)
 

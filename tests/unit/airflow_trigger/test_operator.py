@@ -14,7 +14,6 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
 from airflow_trigger.access import Access, resolve
-from airflow_trigger.cluster import NotPermitted, QuotaExceeded, Rejected, Unreachable
 from airflow_trigger.event import Payload
 from airflow_trigger.failures import (
     DbtRunCancelled,
@@ -27,6 +26,7 @@ from airflow_trigger.failures import (
 from airflow_trigger.killed import Cause
 from airflow_trigger.operator import DbtRunOperator
 from airflow_trigger.trigger import DbtRunTrigger, PauseTrigger
+from dbtrun.kube.errors import Forbidden, QuotaExceeded, Rejected, Unreachable
 from tests.unit.airflow_trigger.tasks import NAMESPACE, URL, FakeTaskRuns, Task
 
 SUPERVISED = {"traceback": None, "error": "Trigger timeout"}
@@ -552,7 +552,7 @@ def test_an_object_that_kubernetes_does_not_take_fails_at_once(runs: FakeTaskRun
 
 
 def test_a_missing_permission_is_said_and_may_be_tried_again(runs: FakeTaskRuns) -> None:
-    runs.failing = [NotPermitted("Kubernetes refuses it: dbtruns is forbidden")]
+    runs.failing = [Forbidden("Kubernetes refuses it: dbtruns is forbidden")]
     with pytest.raises(DbtRunLostContact, match="dbtruns is forbidden"):
         new(runs).execute(Task().context)
 
@@ -563,7 +563,7 @@ def test_an_outcome_that_cannot_be_marked_is_told_all_the_same(
     task = Task()
     deferred(new(runs), task)
     runs.ends(runs.only)
-    runs.before = lambda verb: runs.failing.append(NotPermitted("no patch")) if verb == "patch" else None
+    runs.before = lambda verb: runs.failing.append(Forbidden("no patch")) if verb == "patch" else None
     assert resumed(runs, task) == 70_001
     assert "could not be marked as used" in capsys.readouterr().out
 
@@ -773,7 +773,7 @@ def test_a_kill_before_the_create_starts_nothing(runs: FakeTaskRuns) -> None:
 
 
 def test_a_kill_never_raises(runs: FakeTaskRuns, capsys: pytest.CaptureFixture[str]) -> None:
-    runs.failing = [NotPermitted("forbidden")]
+    runs.failing = [Forbidden("forbidden")]
     killed(new(runs), Task())
     assert "ends by its active deadline" in capsys.readouterr().out
 
@@ -854,7 +854,7 @@ def test_execution_timeout_leaves_a_run_that_shall_not_be_cancelled(runs: FakeTa
 def test_a_time_out_stays_one_when_the_run_cannot_be_cancelled(runs: FakeTaskRuns) -> None:
     task = Task(start_date=datetime.now(tz=UTC) - timedelta(hours=2))
     deferred(new(runs), task)
-    runs.before = lambda verb: runs.failing.append(NotPermitted("no patch")) if verb == "patch" else None
+    runs.before = lambda verb: runs.failing.append(Forbidden("no patch")) if verb == "patch" else None
     with pytest.raises(DbtRunTimedOut, match=r"job run 70001 passed .* it could not be cancelled"):
         stopped(runs, task, execution_timeout=timedelta(hours=1))
 
@@ -863,7 +863,7 @@ def test_a_time_out_stays_one_when_the_run_cannot_be_cancelled(runs: FakeTaskRun
 def test_a_time_out_stays_one_when_the_object_cannot_be_read(runs: FakeTaskRuns, hours: int) -> None:
     task = Task(start_date=datetime.now(tz=UTC) - timedelta(hours=2))
     deferred(new(runs), task)
-    runs.before = lambda verb: runs.failing.append(NotPermitted("forbidden"))
+    runs.before = lambda verb: runs.failing.append(Forbidden("forbidden"))
     with pytest.raises(DbtRunTimedOut, match="Timeout: the run of this task"):
         stopped(runs, task, execution_timeout=timedelta(hours=hours))
 

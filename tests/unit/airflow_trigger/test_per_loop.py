@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from airflow_trigger.per_loop import PerLoop
+from dbtrun.kube.per_loop import PerLoop
 
 
 @dataclass

@@ -14,7 +14,6 @@ from airflow.providers.common.compat.sdk import (
 )
 from airflow.sdk.exceptions import AirflowRescheduleException
 
-from airflow_trigger.cluster import NotPermitted, Unreachable
 from airflow_trigger.failures import (
     DbtRunCancelled,
     DbtRunEventException,
@@ -24,6 +23,7 @@ from airflow_trigger.failures import (
     InvalidArgument,
 )
 from airflow_trigger.sensor import DbtRunSensor
+from dbtrun.kube.errors import Forbidden, Unreachable
 from tests.unit.airflow_trigger.tasks import NAMESPACE, FakeTaskRuns, Task
 
 
@@ -156,7 +156,7 @@ def test_an_api_server_that_is_away_is_not_the_end_of_the_wait(
 
 
 def test_a_missing_permission_is_said(runs: FakeTaskRuns) -> None:
-    runs.failing = [NotPermitted("dbtruns is forbidden")]
+    runs.failing = [Forbidden("dbtruns is forbidden")]
     with pytest.raises(DbtRunLostContact, match="dbtruns is forbidden"):
         poked(new(runs, run_id=98_765))
 

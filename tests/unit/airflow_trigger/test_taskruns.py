@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from airflow_trigger.cluster import Unreachable
-from airflow_trigger.http import Cluster
-from airflow_trigger.reading import Unreadable
-from airflow_trigger.taskruns import HttpTaskRuns
+from airflow_trigger.taskruns import TaskRun, task_runs
+from dbtrun.kube.cluster import Cluster
+from dbtrun.kube.errors import Unreachable, Unreadable
+from dbtrun.kube.runs import DbtRuns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,9 +27,7 @@ class Pages:
         self._pages = pages
         self.queries: list[dict[str, str]] = []
 
-    async def request(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: object = None
-    ) -> bytes:
+    async def request(self, method: str, path: str, *, query: Mapping[str, str] | None = None, **_: object) -> bytes:
         self.queries.append(dict(query or {}))
         return self._pages[len(self.queries) - 1]
 
@@ -38,8 +36,8 @@ def page(*names: str, more: str = "") -> bytes:
     return json.dumps({"items": [dbtrun(name) for name in names], "metadata": {"continue": more}}).encode()
 
 
-def runs(server: Pages) -> HttpTaskRuns:
-    return HttpTaskRuns(cast("Cluster", server), "team")
+def runs(server: Pages) -> DbtRuns[TaskRun]:
+    return task_runs(cast("Cluster", server), "team")
 
 
 async def test_a_list_of_several_pages_is_whole() -> None:

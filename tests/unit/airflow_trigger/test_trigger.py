@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_trigger import event
-from airflow_trigger.cluster import NotFound, Unreachable
 from airflow_trigger.event import Subject
 from airflow_trigger.follow import HELD_SECONDS, held
 from airflow_trigger.provider import get_provider_info
 from airflow_trigger.trigger import DbtRunTrigger, PauseTrigger
 from airflow_trigger.waits import Wait
+from dbtrun.kube.errors import NotFound, Unreachable
 from tests.unit.airflow_trigger.fakes import dbtrun
 
 EVERYTHING: dict[str, Any] = {

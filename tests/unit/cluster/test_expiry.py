@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 
 from dbtrun.api import DbtRun
+from dbtrun.kube.errors import KubeError, NotFound
 from tests.unit.cluster.test_mirror import done
-from watcher.cluster.errors import ApiTrouble, Gone
 from watcher.cluster.expiry import AGAIN, Expiry
 from watcher.cluster.mirror import Mirror, read
 from watcher.cluster.writer import Writer
@@ -58,13 +58,13 @@ async def test_an_object_is_brought_back_when_it_is_due() -> None:
 
 
 async def test_one_that_is_gone_or_another_is_forgotten() -> None:
-    for answer in (Gone("gone"), read(done("another"))):
+    for answer in (NotFound("gone"), read(done("another"))):
         mirror, woken = await after(DUE + 2, Objects(answer))
         assert (woken, len(mirror)) == ([], 0)
 
 
 async def test_a_fault_is_tried_again_later() -> None:
-    objects = Objects(ApiTrouble("away"), stored())
+    objects = Objects(KubeError("away"), stored())
     _, woken = await after(DUE + AGAIN + 3, objects)
     assert woken == ["u"]
 

@@ -13,8 +13,8 @@ import yaml
 
 from dbtrun.api import API_VERSION, GROUP, KIND, VERSION
 from dbtrun.api.fields import lacking
+from dbtrun.kube.errors import KubeError, NotFound
 from watcher.cluster.access import ClusterAccess
-from watcher.cluster.errors import ApiTrouble, Gone
 from watcher.cluster.served_crd import PATH, ServedCrd
 
 CRD = yaml.safe_load((Path(__file__).parents[3] / "deploy/crd/dbtrun.dev_dbtruns.yaml").read_text())
@@ -111,7 +111,7 @@ async def test_a_write_tells_sooner_than_the_next_look(crd: ServedCrd, caplog: p
     assert crd.warning() is None, "no manifest sets a status"
 
 
-@pytest.mark.parametrize("trouble", [ApiTrouble("away"), Gone(f"/openapi/v3/apis/{API_VERSION}")])
+@pytest.mark.parametrize("trouble", [KubeError("away"), NotFound(f"/openapi/v3/apis/{API_VERSION}")])
 async def test_an_answer_that_does_not_come_changes_nothing(api: Api, crd: ServedCrd, trouble: Exception) -> None:
     api.answer = without("status.host")
     await crd.check()

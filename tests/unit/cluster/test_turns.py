@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from kubernetes_asyncio.client import Configuration
 
-from watcher.cluster.access import AT_ONCE, ClusterAccess
+from dbtrun.kube.cluster import AT_ONCE, Cluster
+from dbtrun.kube.credentials import Credentials
+from dbtrun.kube.turns import Turns, Urgency
+from watcher.cluster.access import ClusterAccess
 from watcher.cluster.listing import list_versions
-from watcher.cluster.turns import Turns, Urgency
 
 
 class Line:
@@ -98,8 +100,8 @@ async def test_a_list_does_not_wait_for_thousands_of_writes(monkeypatch: pytest.
             await asyncio.Event().wait()
         return b'{"metadata": {}, "items": []}'
 
-    monkeypatch.setattr(ClusterAccess, "_send", answer)
-    access = ClusterAccess(Configuration(), unread)
+    monkeypatch.setattr(Cluster, "_whole", answer)
+    access = ClusterAccess(Credentials("nowhere", unread))
     writes = [asyncio.create_task(access.request("PATCH", f"/{number}")) for number in range(2 * AT_ONCE)]
     await settle()
     async with asyncio.timeout(5):

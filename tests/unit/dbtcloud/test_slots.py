@@ -14,11 +14,11 @@ import httpx
 import pytest
 
 from dbtrun.api import Reason
+from dbtrun.fair import Applicant
 from dbtrun.values import Instant
 from tests.unit.dbtcloud import account
 from watcher.dbtcloud.errors import ServerFault
 from watcher.dbtcloud.slots import LISTED_SECONDS, UNUSED_SECONDS, LiveRuns, Slots, rounded
-from watcher.fair import Applicant
 from watcher.lifecycle.facts import Observation, Place, Trouble
 
 pytestmark = pytest.mark.looptime

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from dbtrun.fair import Applicant
 from watcher.dbtcloud.starts import Starts
-from watcher.fair import Applicant
 
 pytestmark = pytest.mark.looptime
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import Enum
 
-from watcher.fair import Applicant, FairQueue
+from dbtrun.fair import Applicant, FairQueue
 
 
 class Urgency(Enum):

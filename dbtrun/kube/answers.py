@@ -1,0 +1,78 @@
+"""Answers of the API server, decoded in one way everywhere.
+
+What stands between the caller and the API server may answer in its place: a proxy with a page of HTML, half of a JSON,
+an object of another kind. That is a fault of the network, `Unreachable`, and asking again is right. Only a whole DbtRun
+that does not have the fields of this version is `Unreadable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import cache
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from dbtrun.api import GROUP, KIND
+from dbtrun.kube.errors import UNREADABLE, Unreachable, Unreadable, short
+
+T = TypeVar("T")
+
+Read = Callable[[bytes | msgspec.Raw], T]
+"""Makes an object of its JSON. Raises one of `errors.UNREADABLE` where it is not one."""
+FOREIGN: Final = "the answer is not one of a Kubernetes API"
+
+
+class _Kind(msgspec.Struct, rename="camel"):
+    kind: str = ""
+    api_version: str = ""
+
+
+@cache
+def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+def decode(answer: bytes | bytearray | msgspec.Raw, kind: type[T]) -> T:
+    """An answer as `kind`.
+
+    Raises:
+        Unreachable: it is not of that shape.
+    """
+    hashable: Any = kind  # which mypy does not know of a type[T]
+    try:
+        decoded: T = _decoder(hashable).decode(answer)
+    except UNREADABLE as error:
+        raise Unreachable(f"{FOREIGN}: {short(str(error))}") from None
+    return decoded
+
+
+def one(answer: bytes | msgspec.Raw, read: Read[T]) -> T:
+    """A DbtRun.
+
+    Raises:
+        Unreadable: it is a DbtRun, and of another version.
+        Unreachable: it is not a DbtRun.
+    """
+    kind = decode(answer, _Kind)
+    is_ours = kind.kind == KIND and kind.api_version.partition("/")[0] == GROUP
+    if kind.kind and not is_ours:
+        raise Unreachable(f"the answer is not a DbtRun: {short(kind.api_version)} {short(kind.kind)}")
+    try:
+        return read(answer)
+    except UNREADABLE as error:
+        problem = short(str(error))
+    if is_ours:
+        raise Unreadable(f"The DbtRun cannot be read: {problem}; is the chart's CRD of another version?")
+    raise Unreachable(f"the answer is not a DbtRun: {problem}")
+
+
+def comparable(version: str) -> str:
+    """A resourceVersion that can be compared.
+
+    Raises:
+        Unreachable: it is not a number.
+    """
+    if not (version.isascii() and version.isdecimal()):
+        raise Unreachable(f"{FOREIGN}: resourceVersion {short(version)!r}")
+    return version
