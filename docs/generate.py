@@ -3,7 +3,7 @@
 
 docs/reference.md comes from the CRD and the code, docs/settings.md from the settings and the chart, docs/events.md,
 docs/lifecycle.md and docs/cli-reference.md from the code, and helm/dbtrun/README.md from the chart's values and their
-schema.
+schema. docs/performance.md comes from what the benches recorded.
 
 python -m docs.generate           write them
 python -m docs.generate --check   exit 1 and name those that differ
@@ -24,7 +24,8 @@ from prometheus_client.registry import Collector
 
 from airflow_trigger.event import STATUSES
 from dbtrun.api import API_VERSION, KIND, PHASE_MEANINGS, REASON_DOCS, ConditionType
-from docs import chart, cli, events, lifecycle, settings
+from docs import chart, cli, events, lifecycle, performance, settings
+from tests.bench import record
 from watcher.telemetry.metrics import Census, Metrics
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -34,6 +35,7 @@ SETTINGS: Final = ROOT / "docs/settings.md"
 EVENTS: Final = ROOT / "docs/events.md"
 LIFECYCLE: Final = ROOT / "docs/lifecycle.md"
 COMMANDS: Final = ROOT / "docs/cli-reference.md"
+PERFORMANCE: Final = ROOT / "docs/performance.md"
 
 CONDITIONS: Final[dict[ConditionType, str]] = {
     ConditionType.SUCCEEDED: "Unknown until the end; then True if dbt Cloud says that the run succeeded, else False.",
@@ -272,6 +274,7 @@ def pages() -> dict[Path, str]:
         EVENTS: events_page(),
         COMMANDS: commands_page(),
         LIFECYCLE: lifecycle_page(),
+        PERFORMANCE: performance.page(record.read(), table),
         chart.README: chart_readme(),
     }
 
