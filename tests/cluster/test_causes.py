@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 import yaml
 
 from tests.causes import CAUSES, jobs
+from tests.cluster.shell import Shell
 from tests.controlplane import ControlPlane
 from tests.stack import JOBS, Own, Stack, until
 
@@ -42,6 +44,16 @@ async def test_kubectl_and_the_event_tell_the_cause(stack: Stack, name: str) -> 
         return len(told) == 1 and cause.words in told[0] and "\n" not in told[0]
 
     await until(event, what=f"the Event tells {cause.words}")
+
+
+@pytest.mark.parametrize("name", CAUSES)
+async def test_the_command_line_tells_the_cause(stack: Stack, tmp_path: Path, name: str) -> None:
+    """After the test above, of the same object."""
+    ended = await Shell(stack.plane, tmp_path, stack.namespace).types("describe", f"cause-{name}")
+    assert ended.code == 0, ended.err
+    message = next(line for line in ended.out.splitlines() if line.startswith("Message:"))
+    assert CAUSES[name].words in message
+    assert "Log of the failed step" in ended.out
 
 
 async def test_no_secret_of_a_log_is_in_the_object(stack: Stack) -> None:

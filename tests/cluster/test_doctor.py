@@ -149,11 +149,13 @@ async def test_a_quota_that_is_used_up(shell: Shell, stack: Stack) -> None:
         "spec": {"hard": {"count/dbtruns.dbtrun.dev": "0"}},
     }  # fmt: skip
     await stack.apply(quota)
+
+    async def in_force() -> bool:
+        return "hard" in (await stack.json("get", "resourcequota", "none")).get("status", {})
+
     try:
-        for _ in range(20):
-            _, wrong, _ = await found(shell)
-            if wrong:
-                break
+        await until(in_force, 120, "the quota is in force", pause=1.0)
+        _, wrong, _ = await found(shell)
         assert wrong.keys() == {"dry run"}
         assert "exceeded quota" in wrong["dry run"]
     finally:
