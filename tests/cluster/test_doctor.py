@@ -15,7 +15,7 @@ import yaml
 
 from tests.cluster.shell import Shell
 from tests.controlplane import ControlPlane
-from tests.stack import JOBS, Own, Stack, until
+from tests.stack import JOBS, Own, Stack, dbt_run, until
 from tests.stack.site import CRD
 from tests.stack.stack import SECRET
 
@@ -143,23 +143,35 @@ async def test_a_token_that_is_refused(shell: Shell, stack: Stack) -> None:
     assert "the token is refused (401)" in wrong["account"]
 
 
-async def test_a_quota_that_is_used_up(shell: Shell, stack: Stack) -> None:
-    quota = {
-        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"},
-        "spec": {"hard": {"count/dbtruns.dbtrun.dev": "0"}},
+async def test_a_policy_that_refuses_the_runs(shell: Shell, stack: Stack) -> None:
+    rules = [
+        {"apiGroups": ["dbtrun.dev"], "apiVersions": ["*"], "operations": ["CREATE"], "resources": ["dbtruns"]},
+    ]
+    here = {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}}
+    validations = [{"expression": "false", "message": "no runs on Fridays"}]
+    policy = {
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "no-fridays"},
+        "spec": {"matchConstraints": {"resourceRules": rules, "namespaceSelector": here}, "validations": validations},
     }  # fmt: skip
-    await stack.apply(quota)
+    binding = {
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "no-fridays"}, "spec": {"policyName": "no-fridays", "validationActions": ["Deny"]},
+    }  # fmt: skip
+    await stack.apply(policy, binding)
 
     async def in_force() -> bool:
-        return "hard" in (await stack.json("get", "resourcequota", "none")).get("status", {})
+        create = ("-n", NAMESPACE, "create", "--dry-run=server", "-f", "-")
+        return (await stack.plane.kubectl(*create, input=json.dumps(dbt_run("friday")), check=False)).returncode != 0
 
     try:
-        await until(in_force, 120, "the quota is in force", pause=1.0)
+        await until(in_force, 120, "the policy is in force", pause=1.0)
         _, wrong, _ = await found(shell)
         assert wrong.keys() == {"dry run"}
-        assert "exceeded quota" in wrong["dry run"]
+        assert "no runs on Fridays" in wrong["dry run"]
     finally:
-        await stack.kubectl("delete", "resourcequota", "none")
+        kinds = "validatingadmissionpolicybinding,validatingadmissionpolicy"
+        await stack.kubectl("delete", kinds, "no-fridays")
 
 
 async def test_a_watcher_that_may_not_read_the_secret(shell: Shell, stack: Stack) -> None:

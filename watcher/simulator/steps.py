@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from watcher.simulator.model import RUN_BASE, Run, Status
+from watcher.simulator.project import catalog, manifest
 from watcher.simulator.scenario import NodeResult
 
 if TYPE_CHECKING:
@@ -143,10 +144,11 @@ def artifact(run: Run, name: str, step: int | None, clock: Clock) -> dict[str, A
     chosen = executed[-1] if step is None and executed else next((s for s in executed if s.index == step), None)
     if chosen is None or chosen.index <= len(SYSTEM) or name not in artifact_names(run):
         return None
+    schema = run.request.schema_override or "analytics"
     if name == "manifest.json":
-        return {"metadata": _metadata(chosen, "manifest/v12"), "nodes": {node: _node(node) for node in run.nodes}}
+        return manifest(_everything(run), _metadata(chosen, "manifest/v12"), schema)
     if name == "catalog.json":
-        return {"metadata": _metadata(chosen, "catalog/v1"), "nodes": {node: _node(node) for node in run.nodes}}
+        return catalog(_everything(run), _metadata(chosen, "catalog/v1"), schema)
     command, results = chosen.command or "", _results(run, chosen)
     if (name == "sources.json") is not command.startswith(FRESHNESS):
         return None
@@ -173,9 +175,10 @@ def _metadata(step: Step, schema: str) -> dict[str, Any]:
     }
 
 
-def _node(unique_id: str) -> dict[str, str]:
-    kind, _, rest = unique_id.partition(".")
-    return {"unique_id": unique_id, "resource_type": kind, "name": rest.rpartition(".")[2]}
+def _everything(run: Run) -> list[str]:
+    """Every node that the run knows of, also those of single steps."""
+    of_steps = [result.node for step in run.results or () for result in step]
+    return [*run.nodes, *(node.node for node in run.failing), *of_steps]
 
 
 def _results(run: Run, step: Step) -> list[dict[str, Any]]:
