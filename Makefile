@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv (once, about a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --build-constraint constraints.txt -e '.[cli,watcher,airflow,simulator]' --group $(GROUP)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --build-constraint constraints.txt -e '.[cli,watcher,airflow,simulator,tracing]' --group $(GROUP)
 	@touch $@
 
 setup: $(READY) ## make the development environment (.venv)
@@ -132,7 +132,7 @@ format: $(READY) ## format the code
 	@$(BIN)/ruff check --quiet --fix .
 
 lock: $(READY) ## renew constraints.txt (it carries no addresses)
-	@$(BIN)/uv pip compile pyproject.toml --extra cli --extra watcher --extra airflow --extra simulator --group dev --python-version 3.11 \
+	@$(BIN)/uv pip compile pyproject.toml --extra cli --extra watcher --extra airflow --extra simulator --extra tracing --group dev --python-version 3.11 \
 	  --universal --upgrade --no-annotate --no-header --no-emit-index-url --quiet -o constraints.txt
 
 clean: ## remove the environment and the caches, but not the built control plane

@@ -23,6 +23,7 @@ from airflow_trigger.naming import connection_name, object_name
 from dbtrun.api import (
     API_VERSION,
     KIND,
+    TRACEPARENT_ANNOTATION,
     ConnectionRef,
     DeletionPolicy,
     Job,
@@ -90,8 +91,11 @@ class Wish:
     ttl: float | None = None
 
 
-def manifest(wish: Wish, attempt: Try, create: Create) -> dict[str, Any]:
+def manifest(wish: Wish, attempt: Try, create: Create, traceparent: str | None = None) -> dict[str, Any]:
     """The DbtRun to create.
+
+    Args:
+        traceparent: of the trace that the task is part of; None: of none.
 
     Raises:
         InvalidArgument: an argument cannot be used.
@@ -102,7 +106,11 @@ def manifest(wish: Wish, attempt: Try, create: Create) -> dict[str, Any]:
         "metadata": {
             "name": attempt.key.object_name(create.number),
             "labels": attempt.key.labels(create.number),
-            "annotations": attempt.key.annotations() | {WAITING_TRY: str(attempt.mark)},
+            "annotations": {
+                **attempt.key.annotations(),
+                WAITING_TRY: str(attempt.mark),
+                **({TRACEPARENT_ANNOTATION: traceparent} if traceparent is not None else {}),
+            },
         },
         "spec": _follow(wish, create.follows) if create.follows is not None else _start(wish, create.resumes),
     }

@@ -39,6 +39,7 @@ from airflow_trigger.link import DbtRunLink
 from airflow_trigger.manifest import DAY, Wish, active_deadline, manifest
 from airflow_trigger.naming import DEFAULT_CONN_ID
 from airflow_trigger.taskruns import Patiently, TaskRun, TaskRuns, belonging, cancel, connected, consume, submitted
+from airflow_trigger.tracing import traceparent
 from airflow_trigger.trigger import DbtRunTrigger, PauseTrigger
 from dbtrun.api import Phase
 from dbtrun.kube.config import ClusterConfig
@@ -506,7 +507,7 @@ class DbtRunOperator(BaseOperator):
     def _manifest(self, create: Create) -> dict[str, Any]:
         if self._killed:
             raise DbtRunCancelled("The task was ended before anything was started.")
-        return manifest(self._wish(), self._attempt, create)
+        return manifest(self._wish(), self._attempt, create, traceparent())
 
     def _wish(self) -> Wish:
         key = self._attempt.key

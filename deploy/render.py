@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import yaml
 
+from deploy import grafana
 from tests.controlplane import helm_path
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -44,6 +45,10 @@ MANIFESTS: Final[dict[str, tuple[str, ...]]] = {
     for name, arguments in OVERLAYS.items()
 }
 """File to the arguments of `helm template` that make it. The CRD has its own: it is applied first and kept last."""
+
+ALERTS: Final = "deploy/alerts/dbtrun.yaml"
+DASHBOARDS: Final = ("deploy/dashboards", "helm/dbtrun/files/dashboards")
+"""The dashboards are in the chart and beside it: a ConfigMap, and files to import."""
 
 AIRFLOW_FRAME: Final = """\
 # Values for the official Apache Airflow Helm chart: they run the watcher as a native sidecar of the triggerer.
@@ -79,7 +84,12 @@ SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 def rendered(chart: Path = CHART) -> dict[str, str]:
     """The content of every file, by path from the root of the repository."""
     manifests = {file: _template(chart, arguments) for file, arguments in MANIFESTS.items()}
-    return manifests | {AIRFLOW: airflow_values(manifests["deploy/manifests/dbtrun.yaml"])}
+    return (
+        manifests
+        | {AIRFLOW: airflow_values(manifests["deploy/manifests/dbtrun.yaml"])}
+        | {ALERTS: (chart / "files/alerts.yaml").read_text()}
+        | {f"{folder}/{name}.json": text for folder in DASHBOARDS for name, text in grafana.rendered().items()}
+    )
 
 
 def stale(chart: Path = CHART) -> list[str]:
@@ -161,6 +171,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is out of date")
     if not parser.parse_args().check:
         for file, text in rendered().items():
+            (ROOT / file).parent.mkdir(parents=True, exist_ok=True)
             (ROOT / file).write_text(text)
     elif differing := stale():
         raise SystemExit(f"not as the chart renders them: {', '.join(differing)}; run `python -m deploy.render`")

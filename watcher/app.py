@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
-from dbtrun.api import DbtRun
+from dbtrun.api import DbtRun, Status
 from dbtrun.kube.errors import Misconfigured
 from watcher.census import Counting
 from watcher.cluster.access import ClusterAccess
@@ -33,6 +33,7 @@ from watcher.knowledge import Knowledge
 from watcher.lifecycle.decisions import Event
 from watcher.lifecycle.ended import rests_until
 from watcher.lifecycle.history import History, Streaks
+from watcher.lifecycle.spans import ended_traces
 from watcher.perform import Performer
 from watcher.reconcile import Reconciler
 from watcher.settings import Settings, own_namespace, own_pod
@@ -40,6 +41,7 @@ from watcher.sources import SecretName, Sources
 from watcher.telemetry import logs
 from watcher.telemetry.health import Checks, health_app, serve
 from watcher.telemetry.metrics import Metrics
+from watcher.telemetry.tracing import Tracing, TracingMissing, tracing
 from watcher.telemetry.vitals import Heart, Vitals
 from watcher.version import version
 
@@ -71,7 +73,9 @@ class PartEnded(Exception):
 class Watcher:
     """One watcher: its parts, wired."""
 
-    def __init__(self, settings: Settings, access: ClusterAccess) -> None:
+    def __init__(self, settings: Settings, access: ClusterAccess, traces: Tracing | None = None) -> None:
+        self._traces = traces
+        self._clock = access.clock
         self.metrics = Metrics(version())
         self.history = History()
         self.streaks = Streaks()
@@ -125,6 +129,7 @@ class Watcher:
             metrics=self.metrics,
             went_back=self.stream.doubt,
             taken_on=self._taken_on,
+            wrote=self._trace,
             may_act=self._may_act,
         )
         self.reconciler = Reconciler(
@@ -173,6 +178,11 @@ class Watcher:
         self.metrics.leader.set_function(self._may_act)
         self.metrics.crd_fields_missing.set_function(lambda: len(self.crd.missing))
         self.metrics.clock_offset.set_function(lambda: access.clock.offset.total_seconds())
+
+    def _trace(self, before: DbtRun, after: Status) -> None:
+        if self._traces is not None:
+            for trace in ended_traces(before, after, self._clock().wall):
+                self._traces.export(trace)
 
     def _ended(self, run: DbtRun) -> None:
         self.history.note(run)
@@ -346,10 +356,12 @@ async def watch(settings: Settings) -> None:
         Unstartable: the way to the API server or the address cannot be used, or the watcher cannot go on.
     """
     listener = listen(settings)
+    traces = None
     try:
+        traces = tracing(version()) if settings.tracing else None
         kubeconfig = Path(settings.kubeconfig) if settings.kubeconfig else None
         access = await ClusterAccess.load(kubeconfig, settings.context or None)
-    except Misconfigured as error:
+    except (Misconfigured, TracingMissing) as error:
         listener.close()
         raise Unstartable(str(error)) from None
     logs.configure(settings.log_level, cast(logs.LogFormat, settings.log_format))
@@ -359,11 +371,13 @@ async def watch(settings: Settings) -> None:
     try:
         host, port = listener.getsockname()[:2]
         logger.info("Listening on %s:%d.", f"[{host}]" if ":" in host else host, port)
-        await Watcher(settings, access).run(listener, stop)
+        await Watcher(settings, access, traces).run(listener, stop)
     except* (LostLead, StreamBroken, PartEnded) as errors:
         raise Unstartable(str(errors.exceptions[0])) from None
     finally:
         await access.close()
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -110,6 +110,8 @@ class Performer:
     """Called with an object that has just got our finalizer."""
     namespace_of: Callable[[str], str | None] = lambda _uid: None
     """The namespace of an object that exists, by its uid."""
+    wrote: Callable[[DbtRun, Status], object] = lambda _before, _after: None
+    """Told of each status that was written, for the traces."""
     may_act: Callable[[], bool] = lambda: True
     """Asked immediately before each side effect: whether no other watcher can be acting."""
 
@@ -173,6 +175,7 @@ class Performer:
             case Write(status, event):
                 self.record(await self.objects.patch_status(run, status))
                 self._count_end(run, status)
+                self.wrote(run, status)
                 self._emit(run, event)
             case AddFinalizer():
                 self.record(await self.objects.add_finalizer(run))

@@ -95,6 +95,11 @@ class Settings:
     log_format: str = setting(
         "json", "json (one object per line), or text for people.", why="Log collectors parse JSON without a pattern."
     )
+    tracing: bool = setting(
+        False,
+        "Export an OpenTelemetry trace of each attempt; the variables OTEL_EXPORTER_OTLP_* say where to.",
+        why="It needs the packages of dbtrun[tracing], which the image does not have by default.",
+    )
     requests_per_minute: int = setting(
         1500,
         "Maximum number of requests to dbt Cloud for each account.",

@@ -13,6 +13,7 @@ from dbtrun.api.names import (
     PLURAL,
     RESTORED_LABEL,
     START_COPY_ANNOTATION,
+    TRACEPARENT_ANNOTATION,
     UID_ANNOTATION,
     VERSION,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "REASON_DOCS",
     "RESTORED_LABEL",
     "START_COPY_ANNOTATION",
+    "TRACEPARENT_ANNOTATION",
     "UID_ANNOTATION",
     "VERSION",
     "Artifact",

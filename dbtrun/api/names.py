@@ -15,6 +15,8 @@ UID_ANNOTATION: Final = f"{GROUP}/uid"
 """The uid under which an object was first taken on: with another one, it is a copy."""
 START_COPY_ANNOTATION: Final = f"{GROUP}/start-copy"
 """Lets a copy start its run: its value is the copy's own uid, so that a copy of the copy is not meant."""
+TRACEPARENT_ANNOTATION: Final = f"{GROUP}/traceparent"
+"""The trace of whoever created the object (W3C Trace Context): the traces of its attempts are linked to it."""
 RESTORED_LABEL: Final = "velero.io/restore-name"
 """What Velero puts on each object that it restores."""
 

@@ -121,7 +121,17 @@ OTHERWISE: Final[dict[str, Any]] = {
     "monitor.labels": {"release": "prometheus"},
     "monitor.interval": "30s",
     "monitor.scrapeTimeout": "10s",
+    "monitor.honorLabels": False,
     "monitor.metricRelabelings": [{"action": "labeldrop", "regex": "pod"}],
+    "alerts.enabled": True,
+    "alerts.labels": {"release": "prometheus"},
+    "alerts.alertLabels": {"team": "data"},
+    "alerts.disabled": ["DbtRunLate"],
+    "alerts.runbookUrl": "https://docs.example.com/monitoring/",
+    "dashboards.enabled": True,
+    "dashboards.labels": {"grafana_dashboard": "yes"},
+    "dashboards.annotations": {"grafana_folder": "data"},
+    "dashboards.namespace": "grafana",
 }
 """What the file of everything leaves alone, each with a value that is not its default."""
 CONTEXT: Final[dict[str, dict[str, Any]]] = {
@@ -130,7 +140,8 @@ CONTEXT: Final[dict[str, dict[str, Any]]] = {
     "crds.keep": {"crds": {"enabled": True}},
     "caBundle.secret": {"caBundle": {"configMap": ""}},
 }
-"""What must be set besides everything for a value to matter. Those of the monitor all need the monitor."""
+"""What must be set besides everything for a value to matter. Those of a part in OPTIONAL need that part."""
+OPTIONAL: Final = ("monitor", "alerts", "dashboards")
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +160,8 @@ def rendered(helm: Helm) -> Callable[..., str]:
 
 @pytest.mark.parametrize("path", [each.path for each in chart.values() if each.path != "enabled"])
 def test_every_value_has_an_effect(rendered: Callable[..., str], path: str) -> None:
-    monitored = path.startswith("monitor.") and path != "monitor.enabled"
-    context = {"monitor": {"enabled": True}} if monitored else CONTEXT.get(path, {})
+    part, _, value = path.partition(".")
+    context = {part: {"enabled": True}} if part in OPTIONAL and value != "enabled" else CONTEXT.get(path, {})
     if path in OTHERWISE:
         changed = rendered(EVERYTHING, context, nested(path, OTHERWISE[path]))
     else:
@@ -199,6 +210,7 @@ def test_every_setting_is_an_environment_variable_of_its_name(helm: Helm) -> Non
         "DBTRUN_FEED_INTERVAL_SECONDS": "10",
         "DBTRUN_CONNECTION_HOSTS": "corp.example",
         "DBTRUN_LOOPBACK_CONNECTIONS": "true",
+        "DBTRUN_TRACING": "true",
         "DBTRUN_REQUEST_SECONDS": "20",
         "DBTRUN_SUBMIT_WINDOW_SECONDS": "20",
         "DBTRUN_QUIET_PERIOD_SECONDS": "60",
@@ -367,7 +379,7 @@ def test_what_selects_the_watchers_pods_does_not_select_the_tests(helm: Helm) ->
 def test_prometheus_finds_the_metrics(helm: Helm, kind: str, endpoints: str) -> None:
     objects = helm.objects(f"--set=monitor.enabled=true,monitor.kind={kind},monitor.interval=30s")
     monitor = only(objects, kind)
-    assert monitor["spec"][endpoints] == [{"port": "http", "path": "/metrics", "interval": "30s"}]
+    assert monitor["spec"][endpoints] == [{"port": "http", "path": "/metrics", "honorLabels": True, "interval": "30s"}]
     named = (
         only(objects, "Service")["spec"]["ports"],
         only(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["ports"],
@@ -399,6 +411,44 @@ def test_values_that_contradict_each_other_are_refused(helm: Helm, values: str, 
     answer = helm.run("template", "dbtrun", str(CHART), f"--set={values}")
     assert answer.returncode == 1
     assert told in answer.stderr
+
+
+def test_the_alerts_are_those_of_the_file(helm: Helm) -> None:
+    rule = only(helm.objects("--set=alerts.enabled=true"), "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load((CHART / "files/alerts.yaml").read_text())
+
+
+def test_alerts_get_labels_and_a_runbook_and_can_be_left_out(helm: Helm) -> None:
+    values: dict[str, Any] = {
+        "enabled": True,
+        "labels": {"release": "prometheus"},
+        "alertLabels": {"team": "data", "severity": "page"},
+        "disabled": ["DbtRunLate"],
+        "runbookUrl": "https://docs.example.com/monitoring/",
+    }
+    (file,) = helm.files({"alerts": values})
+    rule = only(helm.objects(f"--values={file}"), "PrometheusRule")
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    alerts = {alert["alert"]: alert for group in rule["spec"]["groups"] for alert in group["rules"]}
+    assert len(alerts) == 9
+    assert "DbtRunLate" not in alerts
+    refused = alerts["DbtRunTokenRefused"]
+    assert refused["labels"] == {"team": "data", "severity": "page"}
+    assert refused["annotations"]["runbook_url"] == "https://docs.example.com/monitoring/#dbtruntokenrefused"
+
+
+def test_grafanas_sidecar_finds_the_dashboards(helm: Helm) -> None:
+    config = only(helm.objects("--set=dashboards.enabled=true"), "ConfigMap")
+    assert config["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert {name: json.loads(text)["title"] for name, text in config["data"].items()} == {
+        "dbtrun-operator.json": "DbtRun: the watcher",
+        "dbtrun-data-team.json": "DbtRun: jobs and runs",
+    }
+
+
+def test_alerts_and_dashboards_go_with_a_sidecar_too(helm: Helm) -> None:
+    kinds = {each["kind"] for each in helm.objects("--set=mode=sidecar,alerts.enabled=true,dashboards.enabled=true")}
+    assert {"PrometheusRule", "ConfigMap"} <= kinds
 
 
 def test_objects_of_ones_own_may_use_templates(helm: Helm) -> None:

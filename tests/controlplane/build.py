@@ -53,6 +53,7 @@ class Tool:
     module: str
     package: str
     stamps: tuple[str, ...] = ()
+    tags: str = ""
 
     def ldflags(self) -> str:
         if not self.stamps:
@@ -72,6 +73,7 @@ def _tool(name: str, folder: str, module: str, command: str, *stamps: str) -> tu
 
 
 _KUBERNETES = "k8s.io/kubernetes"
+_PROMETHEUS = "github.com/prometheus/prometheus"
 TOOLS = dict(
     [
         _tool("etcd", "kubernetes", "go.etcd.io/etcd/server/v3", ""),
@@ -87,6 +89,11 @@ TOOLS = dict(
         _tool("helm", "tools", "helm.sh/helm/v4", "/cmd/helm", "helm.sh/helm/v4/internal/version.version={version}"),
         # What GitOps tools make of objects, by their own code: the only Go here that is ours.
         _tool("gitops", "gitops", "dbtrun.dev/controlplane/gitops", ""),
+        *(
+            # Without the discovery of targets in twenty clouds, whose code takes minutes to compile.
+            (name, Tool(name, "prometheus", _PROMETHEUS, f"{_PROMETHEUS}/cmd/{name}", tags="remove_all_sd"))
+            for name in ("prometheus", "promtool")
+        ),
         _tool("actionlint", "lint", "github.com/rhysd/actionlint", "/cmd/actionlint"),
         _tool("kubeconform", "tools", "github.com/yannh/kubeconform", "/cmd/kubeconform", "main.version={version}"),
     ]
@@ -164,7 +171,7 @@ def _key(folder: str) -> str:
     """Every input of the binaries. The Go release is not among them: go.mod says the oldest that will do."""
     inputs = [(HERE / folder / name).read_text() for name in ("go.mod", "go.sum")]
     inputs += [path.read_text() for path in sorted((HERE / folder).glob("*.go"))]
-    inputs += [tool.package + tool.ldflags() for tool in TOOLS.values() if tool.folder == folder]
+    inputs += [tool.package + tool.ldflags() + tool.tags for tool in TOOLS.values() if tool.folder == folder]
     inputs += [*BUILD_FLAGS, platform.system(), platform.machine()]
     return hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:12]
 
@@ -186,7 +193,8 @@ def _build(tool: Tool, target: Path, progress: Progress) -> None:
     _require_space(target.parent)
     unfinished = target.with_name(f".{target.name}.unfinished")
     log = target.with_name(f"{target.name}.log")
-    command = [*go.command, "build", *BUILD_FLAGS, "-ldflags", tool.ldflags(), "-o", str(unfinished), tool.package]
+    flags = [*BUILD_FLAGS, *([f"-tags={tool.tags}"] if tool.tags else []), "-ldflags", tool.ldflags()]
+    command = [*go.command, "build", *flags, "-o", str(unfinished), tool.package]
     progress(f"{tool.name}: compiling {tool.package}; the first time takes minutes, later starts take none")
     started = time.monotonic()
     with log.open("wb") as output:

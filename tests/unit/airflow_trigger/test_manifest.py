@@ -7,11 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 
 from airflow_trigger.arguments import seconds
 from airflow_trigger.attempts import Create, TaskKey, Try
 from airflow_trigger.failures import InvalidArgument
 from airflow_trigger.manifest import PULL_REQUEST, RUN_CONFIG, Wish, active_deadline, manifest
+from airflow_trigger.tracing import traceparent
 from dbtrun.api import DbtRun, parse
 from watcher.dbtcloud.client import _body
 
@@ -184,3 +186,18 @@ def test_a_run_that_nobody_can_end_any_more_ends(
     given: float | None, execution_timeout: timedelta | None, timeout: float, expected: float
 ) -> None:
     assert active_deadline(given, execution_timeout, timeout) == expected
+
+
+def test_the_trace_of_the_task_is_named() -> None:
+    with TracerProvider().get_tracer("airflow").start_as_current_span("worker.build"):
+        named = traceparent()
+    assert named is not None
+    annotations = manifest(Wish(conn_id="dbt_cloud_default", job_id=1), TRY, Create(1), named)["metadata"][
+        "annotations"
+    ]
+    assert annotations["dbtrun.dev/traceparent"] == named
+
+
+def test_without_traces_nothing_is_named() -> None:
+    assert traceparent() is None
+    assert "dbtrun.dev/traceparent" not in made()["metadata"]["annotations"]

@@ -1,0 +1,120 @@
+"""OpenTelemetry traces, for whoever has the extra `tracing` installed and switched them on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Link
+
+SCOPE: Final = "dbtrun.watcher"
+
+
+class Span(Protocol):
+    """A part of a trace."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def start(self) -> datetime: ...
+    @property
+    def end(self) -> datetime: ...
+
+
+class Trace(Protocol):
+    """What is exported of an attempt that has ended."""
+
+    @property
+    def attributes(self) -> Mapping[str, str | int]: ...
+    @property
+    def failed(self) -> str | None: ...
+    @property
+    def linked(self) -> str | None: ...
+    @property
+    def spans(self) -> Iterable[Span]: ...
+
+
+class TracingMissing(Exception):
+    """The packages of the extra are not installed."""
+
+
+class Tracing:
+    """Exports traces.
+
+    Args:
+        provider: where they go.
+    """
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self._provider = provider
+        self._tracer = provider.get_tracer(SCOPE)
+
+    def export(self, trace: Trace) -> None:
+        """Hands a trace over; a thread of the library sends it."""
+        from opentelemetry.context import Context
+        from opentelemetry.trace import Status, StatusCode, set_span_in_context
+
+        spans = list(trace.spans)
+        if not spans:
+            return
+        whole = self._tracer.start_span(
+            "dbtrun attempt",
+            context=Context(),
+            attributes=trace.attributes,
+            links=_links(trace.linked),
+            start_time=_nanoseconds(spans[0].start),
+        )
+        for span in spans:
+            part = self._tracer.start_span(
+                span.name, context=set_span_in_context(whole, Context()), start_time=_nanoseconds(span.start)
+            )
+            part.end(_nanoseconds(span.end))
+        if trace.failed is not None:
+            whole.set_status(Status(StatusCode.ERROR, trace.failed))
+        whole.end(_nanoseconds(spans[-1].end))
+
+    def close(self) -> None:
+        """Sends what is left."""
+        self._provider.shutdown()
+
+
+def tracing(version: str) -> Tracing:
+    """Traces to where the variables OTEL_EXPORTER_OTLP_* say.
+
+    Raises:
+        TracingMissing: the packages are not installed.
+    """
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError as error:
+        raise TracingMissing(
+            f"Traces need packages that are not installed ({error.name}): install dbtrun[tracing], or unset --tracing."
+        ) from None
+    # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES have precedence.
+    named = Resource({"service.name": "dbtrun-watcher", "service.version": version})
+    provider = TracerProvider(resource=named.merge(Resource.create()), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return Tracing(provider)
+
+
+def _links(traceparent: str | None) -> list[Link]:
+    """To the trace of whoever created the object; anything that is no `traceparent` is ignored."""
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Link, get_current_span
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    if traceparent is None:
+        return []
+    context = TraceContextTextMapPropagator().extract({"traceparent": traceparent}, context=Context())
+    linked = get_current_span(context).get_span_context()
+    return [Link(linked)] if linked.is_valid else []
+
+
+def _nanoseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1_000_000) * 1_000
