@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, cast
 
 import httpx
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from dbtrun.api import DbtRun, Job, Metadata, Phase, Spec, Status
 from dbtrun.connection.secret import Connection, Token
 from dbtrun.kube.errors import Conflict, NotFound
-from dbtrun.values import Instant
+from tests.unit.virtual import NOON, clock
 from watcher.cluster.mirror import Mirror
 from watcher.cluster.scope import is_older
 from watcher.dbtcloud.accounts import Account, Accounts
@@ -26,13 +26,7 @@ from watcher.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.looptime
 
-EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 POLICY = Policy()
-
-
-def clock() -> Instant:
-    mono = asyncio.get_running_loop().time()
-    return Instant(EPOCH + timedelta(seconds=mono), mono)
 
 
 class SlowObjects:
@@ -128,7 +122,7 @@ async def test_an_object_that_goes_while_it_is_written_is_forgotten() -> None:
 async def test_an_object_that_somebody_else_keeps_is_not_forgotten_when_it_is_deleted(kept: bool) -> None:
     """Else a list that has it would look like a restore from a backup, which brings back what was gone."""
     run = wanted(1)
-    going = replace(run, metadata=replace(run.metadata, resource_version="2", deletion_timestamp=EPOCH))
+    going = replace(run, metadata=replace(run.metadata, resource_version="2", deletion_timestamp=NOON))
 
     class Keeping:
         async def delete(self, _run: DbtRun) -> DbtRun | None:
@@ -152,7 +146,7 @@ async def test_an_object_that_somebody_else_keeps_is_not_forgotten_when_it_is_de
 
 
 def ending(phase: Phase, **times: Any) -> Write:
-    return Write(Status(phase=phase, job_id=7, completion_time=EPOCH, **times))
+    return Write(Status(phase=phase, job_id=7, completion_time=NOON, **times))
 
 
 async def counted(*decisions: Write) -> Metrics:
@@ -177,7 +171,7 @@ async def counted(*decisions: Write) -> Metrics:
 
 
 async def test_an_end_is_counted_with_its_job_and_a_success_with_its_duration() -> None:
-    times = {"started_at": EPOCH, "finished_at": EPOCH + timedelta(seconds=90)}
+    times = {"started_at": NOON, "finished_at": NOON + timedelta(seconds=90)}
     metrics = await counted(ending(Phase.SUCCEEDED, **times), ending(Phase.FAILED, **times), ending(Phase.FAILED))
     job = {"namespace": "n", "job_id": "7"}
     shown = metrics.registry.get_sample_value

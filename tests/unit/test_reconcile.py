@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 
 import pytest
 from msgspec.structs import replace as changed
 
 from dbtrun.api import DbtRun, Job, Metadata, Phase, Reason, Spec, Status
-from dbtrun.values import Instant
+from tests.unit.virtual import NOON, clock
 from watcher.knowledge import Knowledge
 from watcher.lifecycle.decide import Interest
 from watcher.lifecycle.decisions import Connect, Decision, Event, Write
@@ -21,14 +20,7 @@ from watcher.lifecycle.policy import Policy
 from watcher.reconcile import BEGUN_AT_ONCE, FINISHED_AT_ONCE, STUCK_SECONDS, Reconciler
 from watcher.telemetry.metrics import Metrics
 
-EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-
 pytestmark = pytest.mark.looptime
-
-
-def clock() -> Instant:
-    mono = asyncio.get_running_loop().time()
-    return Instant(EPOCH + timedelta(seconds=mono), mono)
 
 
 def suspended(name: str) -> DbtRun:
@@ -348,7 +340,7 @@ async def test_what_is_told_of_another_run_is_not_taken_for_news(loop_of: Loops)
 def edited(name: str) -> DbtRun:
     """A finished object that was edited, so that its conditions have to be stamped again."""
     run = suspended(name)
-    ended = Status(phase=Phase.CANCELLED, reason=Reason.DELETED, message="Over.", completion_time=EPOCH)
+    ended = Status(phase=Phase.CANCELLED, reason=Reason.DELETED, message="Over.", completion_time=NOON)
     return changed(run, status=ended, metadata=changed(run.metadata, generation=2))
 
 

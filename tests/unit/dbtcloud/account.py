@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
 
 from dbtrun.connection.secret import Connection, Token
 from dbtrun.values import Instant
+from tests.unit.virtual import NOON as NOON
 from watcher.dbtcloud.budget import Budget
 from watcher.dbtcloud.client import Client
 
 SECRET = "dbtc_s3cr3t-t0k3n"
 ACCOUNT = 4242
-NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 CONNECTION = Connection(host="cloud.getdbt.com", account_id=ACCOUNT, token=Token(SECRET))
 
 Handler = Callable[[httpx.Request], httpx.Response]

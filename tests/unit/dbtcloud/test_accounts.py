@@ -6,50 +6,26 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from dbtrun.api import Reason
 from dbtrun.connection.secret import Token
-from dbtrun.values import Instant
 from tests.unit.dbtcloud import account
+from tests.unit.dbtcloud.heard import Heard
+from tests.unit.virtual import clock
 from watcher.dbtcloud import errors
 from watcher.dbtcloud.accounts import Accounts
 from watcher.dbtcloud.budget import Priority
-from watcher.lifecycle.facts import Observation, Place, Trouble
+from watcher.lifecycle.facts import Trouble
 from watcher.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.looptime
 
 ROTATED = replace(account.CONNECTION, token=Token("new"))
 ELSEWHERE = replace(account.CONNECTION, host="emea.dbt.com")
-
-
-def clock() -> Instant:
-    now = asyncio.get_running_loop().time()
-    return Instant(account.NOON + timedelta(seconds=now), now)
-
-
-@dataclass
-class Sink:
-    """Keeps what was reported about each object."""
-
-    log: list[tuple[str, object]] = field(default_factory=list)
-
-    def observed(self, uid: str, run_id: int, observation: Observation) -> None:
-        self.log.append((uid, run_id))
-
-    def troubled(self, uids: Collection[str], trouble: Trouble) -> None:
-        self.log.extend((uid, trouble.reason) for uid in uids)
-
-    def answering(self, uids: Collection[str]) -> None:
-        self.log.extend((uid, Reason.ANSWERING) for uid in uids)
-
-    def placed(self, uid: str, place: Place | None) -> None:
-        self.log.append((uid, place))
 
 
 def dbt_cloud(request: httpx.Request) -> httpx.Response:
@@ -63,7 +39,7 @@ def dbt_cloud(request: httpx.Request) -> httpx.Response:
 @asynccontextmanager
 async def running() -> AsyncIterator[tuple[Accounts, list[tuple[str, object]]]]:
     log: list[tuple[str, object]] = []
-    accounts = Accounts(Sink(log), transport=httpx.MockTransport(dbt_cloud), linger=300, clock=clock)
+    accounts = Accounts(Heard(log=log), transport=httpx.MockTransport(dbt_cloud), linger=300, clock=clock)
     task = asyncio.create_task(accounts.run())
     await asyncio.sleep(0)
     try:
@@ -152,7 +128,7 @@ async def test_a_refused_token_pauses_its_connection_and_not_each_object() -> No
         refused.append(request)
         return account.refusal(401, "Invalid token.")
 
-    accounts = Accounts(Sink(), transport=httpx.MockTransport(refuse), clock=clock)
+    accounts = Accounts(Heard(), transport=httpx.MockTransport(refuse), clock=clock)
     used = accounts.use("a", account.CONNECTION)
 
     async def ask() -> errors.DbtCloudError:
@@ -176,7 +152,7 @@ async def test_large_replies_cost_their_connection_as_much_as_several_requests()
         reply = account.listing([account.run(7)], status__in=[1])
         return httpx.Response(200, content=reply.content.ljust(3 * 2**20))
 
-    accounts = Accounts(Sink(), requests_per_minute=60, burst=5, transport=httpx.MockTransport(verbose), clock=clock)
+    accounts = Accounts(Heard(), requests_per_minute=60, burst=5, transport=httpx.MockTransport(verbose), clock=clock)
     used = accounts.use("a", account.CONNECTION)
     for _ in range(10):
         await used.client.count_live(5)
@@ -201,7 +177,7 @@ async def test_what_is_followed_is_polled() -> None:
 
 async def test_what_is_followed_before_the_start_is_polled_after_it() -> None:
     log: list[tuple[str, object]] = []
-    accounts = Accounts(Sink(log), transport=httpx.MockTransport(dbt_cloud), clock=clock)
+    accounts = Accounts(Heard(log=log), transport=httpx.MockTransport(dbt_cloud), clock=clock)
     accounts.use("a", ROTATED).poller.follow("a", 7, 30)
     task = asyncio.create_task(accounts.run())
     await asyncio.sleep(3)
@@ -271,7 +247,7 @@ async def test_every_poll_spends_the_accounts_budget() -> None:
 
 async def test_a_poll_that_waits_for_a_small_budget_does_not_stand_still() -> None:
     accounts = Accounts(
-        Sink(),
+        Heard(),
         requests_per_minute=1,
         burst=1,
         transport=httpx.MockTransport(dbt_cloud),
@@ -291,7 +267,7 @@ async def test_a_poll_that_waits_for_a_small_budget_does_not_stand_still() -> No
 
 
 async def test_a_poller_that_fails_by_a_fault_of_ours_ends_the_task() -> None:
-    class Faulty(Sink):
+    class Faulty(Heard):
         def troubled(self, uids: Collection[str], trouble: Trouble) -> None:
             raise RuntimeError("bug")
 

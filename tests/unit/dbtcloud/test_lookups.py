@@ -11,8 +11,8 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from dbtrun.values import Instant
 from tests.unit.dbtcloud import account
+from tests.unit.virtual import clock
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.errors import DbtCloudError, ServerFault, Unreachable
 from watcher.dbtcloud.lookups import AT_ONCE, MAX_FOUND, PAUSE_SECONDS, Question
@@ -23,11 +23,6 @@ JOB: Final = 99
 LATENCY: Final = 0.2
 HOUR: Final = timedelta(hours=1)
 MANY: Final = 500
-
-
-def clock() -> Instant:
-    now = asyncio.get_running_loop().time()
-    return Instant(account.NOON + timedelta(seconds=now), now)
 
 
 def marker(number: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,24 +14,17 @@ import pytest
 
 from dbtrun.api import Reason
 from dbtrun.values import Instant
-from tests.unit.dbtcloud.account import NOON
+from tests.unit.dbtcloud.heard import Heard
+from tests.unit.virtual import NOON, clock, now
 from watcher.dbtcloud import errors
 from watcher.dbtcloud.batch import Batch
 from watcher.dbtcloud.poller import Poller
-from watcher.lifecycle.facts import Observation, Place, RunFacts, RunState, Trouble
+from watcher.lifecycle.facts import Observation, RunFacts, RunState, Trouble
 
 pytestmark = pytest.mark.looptime
 
 USERS = ("everybody",)
 """The objects of the connection."""
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def clock() -> Instant:
-    return Instant(NOON + timedelta(seconds=now()), now())
 
 
 @dataclass
@@ -111,49 +104,25 @@ class Cloud:
 
 
 @dataclass
-class Told:
-    """What the poller told, and when."""
-
-    observed: list[tuple[float, str, Observation]] = field(default_factory=list)
-    unreadables: list[tuple[float, str, Trouble]] = field(default_factory=list)
-    troubles: list[tuple[float, Trouble]] = field(default_factory=list)
-    answers: list[float] = field(default_factory=list)
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.told = Told()
-        self.on_end: Callable[[str], object] = lambda uid: None
-
-    def observed(self, uid: str, run_id: int, observation: Observation) -> None:
-        assert observation.run is None or observation.run.run_id == run_id
-        self.told.observed.append((now(), uid, observation))
-        if observation.run is None or observation.run.state.over:
-            self.on_end(uid)
-
-    def troubled(self, uids: Collection[str], trouble: Trouble) -> None:
-        if uids == USERS:
-            self.told.troubles.append((now(), trouble))
-        else:
-            self.told.unreadables.extend((now(), uid, trouble) for uid in uids)
-
-    def answering(self, uids: Collection[str]) -> None:
-        assert uids == USERS
-        self.told.answers.append(now())
-
-    def placed(self, uid: str, place: Place | None) -> None:
-        raise AssertionError("a poller knows no places")
-
-
-@dataclass
 class Scene:
     cloud: Cloud
     poller: Poller
-    sink: Recorder
+    heard: Heard
 
     @property
-    def told(self) -> Told:
-        return self.sink.told
+    def troubles(self) -> list[tuple[float, Trouble]]:
+        """Of the connection."""
+        return [(at, trouble) for at, uids, trouble in self.heard.troubles if uids == USERS]
+
+    @property
+    def unreadables(self) -> list[tuple[str, Trouble]]:
+        """Of single runs."""
+        return [(uid, trouble) for _, uids, trouble in self.heard.troubles if uids != USERS for uid in uids]
+
+    @property
+    def answers(self) -> list[float]:
+        assert {uids for _, uids in self.heard.answers} <= {USERS}
+        return [at for at, _ in self.heard.answers]
 
     def follow(self, ids: Iterable[int], interval: float = 60.0, state: RunState = RunState.RUNNING) -> None:
         for run_id in ids:
@@ -161,20 +130,20 @@ class Scene:
             self.poller.follow(str(run_id), run_id, interval)
 
     def seen(self, uid: str) -> list[float]:
-        return [at for at, other, _ in self.told.observed if other == uid]
+        return [at for at, other, _ in self.heard.observations if other == uid]
 
     def ended_at(self, uid: str) -> float:
-        return next(at for at, other, o in self.told.observed if other == uid and o.run and o.run.state.over)
+        return next(at for at, other, o in self.heard.observations if other == uid and o.run and o.run.state.over)
 
 
 @asynccontextmanager
 async def polling(jitter: float = 1.0) -> AsyncIterator[Scene]:
-    cloud, sink = Cloud(), Recorder()
-    poller = Poller(cloud, sink, lambda: USERS, clock=clock, jitter=lambda: jitter)
-    sink.on_end = poller.unfollow
+    cloud, heard = Cloud(), Heard()
+    poller = Poller(cloud, heard, lambda: USERS, clock=clock, jitter=lambda: jitter)
+    heard.on_end = poller.unfollow
     task = asyncio.create_task(poller.run())
     try:
-        yield Scene(cloud, poller, sink)
+        yield Scene(cloud, poller, heard)
         assert not task.done(), task
     finally:
         task.cancel()
@@ -224,7 +193,7 @@ async def test_runs_that_come_together_are_polled_together() -> None:
         scene.follow(range(100))
         await asyncio.sleep(3)
         assert scene.cloud.requests("runs") == 1
-        assert len(scene.told.observed) == 100
+        assert len(scene.heard.observations) == 100
 
 
 async def test_runs_that_keep_coming_share_their_first_poll() -> None:
@@ -234,7 +203,7 @@ async def test_runs_that_keep_coming_share_their_first_poll() -> None:
             scene.follow([run_id])
             await asyncio.sleep(1 / 3)
         await asyncio.sleep(5.5)
-        assert len({uid for _, uid, _ in scene.told.observed}) == 90
+        assert len({uid for _, uid, _ in scene.heard.observations}) == 90
         assert scene.cloud.requests("runs") <= 8
 
 
@@ -288,12 +257,12 @@ async def test_an_end_is_seen_within_seconds_whatever_the_interval() -> None:
 
 async def test_an_end_is_told_once_by_the_feed_though_its_windows_overlap() -> None:
     async with polling() as scene:
-        scene.sink.on_end = lambda uid: None
+        scene.heard.on_end = lambda uid: None
         scene.follow([1], interval=3600)
         await asyncio.sleep(100)
         scene.cloud.end([1])
         await asyncio.sleep(100)
-        assert sum(o.run is not None and o.run.state.over for _, _, o in scene.told.observed) == 1
+        assert sum(o.run is not None and o.run.state.over for _, _, o in scene.heard.observations) == 1
 
 
 @pytest.mark.parametrize("ahead", [timedelta(minutes=-10), timedelta(minutes=10)])
@@ -333,7 +302,7 @@ async def test_the_ends_of_other_peoples_runs_are_nobodys_business() -> None:
         await asyncio.sleep(10)
         scene.cloud.end(range(100, 150))
         await asyncio.sleep(20)
-        assert {uid for _, uid, _ in scene.told.observed} == {"1"}
+        assert {uid for _, uid, _ in scene.heard.observations} == {"1"}
 
 
 async def test_where_others_finish_more_than_we_follow_the_batches_take_the_feeds_part() -> None:
@@ -377,7 +346,7 @@ async def test_ten_thousand_runs_after_a_restart_are_polled_within_a_minute_with
     async with polling() as scene:
         scene.follow(range(10_000))
         await asyncio.sleep(60)
-        assert {uid for _, uid, _ in scene.told.observed} == {str(run_id) for run_id in range(10_000)}
+        assert {uid for _, uid, _ in scene.heard.observations} == {str(run_id) for run_id in range(10_000)}
         by_second = Counter(int(at) for at, kind, _ in scene.cloud.asked if kind == "runs")
         assert max(by_second.values()) <= 5
 
@@ -387,7 +356,7 @@ async def test_a_slow_dbt_cloud_makes_ten_thousand_runs_hardly_late() -> None:
         scene.cloud.latency = 2.0
         scene.follow(range(10_000))
         await asyncio.sleep(60)
-        assert len({uid for _, uid, _ in scene.told.observed}) == 10_000
+        assert len({uid for _, uid, _ in scene.heard.observations}) == 10_000
 
 
 async def test_a_run_that_is_not_listed_is_asked_for_alone() -> None:
@@ -396,14 +365,14 @@ async def test_a_run_that_is_not_listed_is_asked_for_alone() -> None:
         scene.cloud.hidden = {2}
         await asyncio.sleep(3)
         assert scene.cloud.requests("run ") == 1
-        assert [o.run and o.run.run_id for _, uid, o in scene.told.observed if uid == "2"] == [2]
+        assert [o.run and o.run.run_id for _, uid, o in scene.heard.observations if uid == "2"] == [2]
 
 
 async def test_a_run_that_is_gone_is_told_as_gone() -> None:
     async with polling() as scene:
         scene.poller.follow("a", 404, 30)
         await asyncio.sleep(3)
-        assert [o.run for _, _, o in scene.told.observed] == [None]
+        assert [o.run for _, _, o in scene.heard.observations] == [None]
         assert scene.cloud.requests("run ") == 1
 
 
@@ -412,9 +381,9 @@ async def test_a_run_that_cannot_be_read_is_its_own_trouble() -> None:
         scene.follow([1, 2], interval=30)
         scene.cloud.odd = {2}
         await asyncio.sleep(40)
-        assert {(uid, trouble.reason) for _, uid, trouble in scene.told.unreadables} == {("2", Reason.SERVER_ERROR)}
-        assert len({trouble.since for _, _, trouble in scene.told.unreadables}) == 1
-        assert scene.told.troubles == []
+        assert {(uid, trouble.reason) for uid, trouble in scene.unreadables} == {("2", Reason.SERVER_ERROR)}
+        assert len({trouble.since for _, trouble in scene.unreadables}) == 1
+        assert scene.troubles == []
         assert len(scene.seen("1")) == 2
 
 
@@ -424,8 +393,8 @@ async def test_a_run_that_the_token_may_not_see_is_its_own_trouble() -> None:
         scene.cloud.hidden = {2}
         scene.cloud.broken["run "] = errors.Forbidden("no")
         await asyncio.sleep(3)
-        assert [(uid, trouble.reason) for _, uid, trouble in scene.told.unreadables] == [("2", Reason.FORBIDDEN)]
-        assert scene.told.troubles == []
+        assert [(uid, trouble.reason) for uid, trouble in scene.unreadables] == [("2", Reason.FORBIDDEN)]
+        assert scene.troubles == []
 
 
 async def test_without_the_filter_by_id_live_runs_are_listed_and_the_others_asked_for_alone(
@@ -472,7 +441,7 @@ async def test_a_list_by_id_that_always_fails_is_given_up_for_the_other_ways() -
         scene.cloud.broken["runs"] = errors.ServerFault("500")
         scene.follow([1, 2])
         await asyncio.sleep(30)
-        assert {uid for _, uid, _ in scene.told.observed} == {"1", "2"}
+        assert {uid for _, uid, _ in scene.heard.observations} == {"1", "2"}
         assert scene.poller.fallbacks == ("pk__in",)
 
 
@@ -484,13 +453,13 @@ async def test_silence_is_told_since_when_and_asked_again_with_backoff() -> None
             scene.cloud.broken[kind] = errors.Unreachable("down")
         start = now()
         await asyncio.sleep(600)
-        tries = [at for at, _ in scene.told.troubles]
+        tries = [at for at, _ in scene.troubles]
         waits = [b - a for a, b in itertools.pairwise(tries)]
         assert waits[:5] == pytest.approx([2.2, 4.2, 8.2, 16.2, 32.2])
         assert waits[5:] == pytest.approx([60.2] * len(waits[5:]))
-        assert len({trouble.since for _, trouble in scene.told.troubles}) == 1
-        assert scene.told.troubles[0][1].since.mono - start < 6
-        assert {trouble.reason for _, trouble in scene.told.troubles} == {Reason.UNREACHABLE}
+        assert len({trouble.since for _, trouble in scene.troubles}) == 1
+        assert scene.troubles[0][1].since.mono - start < 6
+        assert {trouble.reason for _, trouble in scene.troubles} == {Reason.UNREACHABLE}
         assert scene.cloud.requests(since=start) <= 20
 
 
@@ -500,7 +469,7 @@ async def test_batches_that_fail_together_are_one_failure() -> None:
         scene.cloud.broken["runs"] = errors.Unreachable("down")
         scene.follow(range(400))
         await asyncio.sleep(9.5)
-        assert [at for at, _ in scene.told.troubles] == pytest.approx([4.0, 9.0])
+        assert [at for at, _ in scene.troubles] == pytest.approx([4.0, 9.0])
 
 
 async def test_recovery_is_told_once_and_everything_is_polled_at_once() -> None:
@@ -508,14 +477,14 @@ async def test_recovery_is_told_once_and_everything_is_polled_at_once() -> None:
         scene.follow(range(300), interval=30)
         scene.cloud.broken["runs"] = errors.Unreachable("down")
         await asyncio.sleep(300)
-        assert scene.told.answers == []
+        assert scene.answers == []
         scene.cloud.broken.clear()
         start = now()
         await asyncio.sleep(70)
-        assert len(scene.told.answers) == 1
-        answered = scene.told.answers[0]
+        assert len(scene.answers) == 1
+        answered = scene.answers[0]
         assert answered - start < 62
-        assert len({uid for at, uid, _ in scene.told.observed if at < answered + 2}) == 300
+        assert len({uid for at, uid, _ in scene.heard.observations if at < answered + 2}) == 300
 
 
 async def test_a_feed_that_fails_alone_is_no_trouble() -> None:
@@ -523,7 +492,7 @@ async def test_a_feed_that_fails_alone_is_no_trouble() -> None:
         scene.follow([1], interval=30)
         scene.cloud.broken["finished"] = errors.ServerFault("500")
         await asyncio.sleep(600)
-        assert scene.told.troubles == []
+        assert scene.troubles == []
         assert scene.cloud.requests("finished") < 15
         assert scene.cloud.requests("runs") < 40
 
@@ -535,7 +504,7 @@ async def test_a_failing_feed_makes_a_silence_known_long_before_the_next_poll() 
         scene.cloud.broken = {"finished": errors.Unreachable("down"), "runs": errors.Unreachable("down")}
         start = now()
         await asyncio.sleep(20)
-        assert scene.told.troubles[0][0] - start < 7
+        assert scene.troubles[0][0] - start < 7
 
 
 @pytest.mark.parametrize("kind", ["runs", "finished"])
@@ -544,15 +513,15 @@ async def test_a_rate_limit_silences_the_poller_for_its_time(kind: str) -> None:
         scene.follow(range(10), interval=5)
         scene.cloud.broken[kind] = errors.RateLimited("slow down", retry_after=300)
         await asyncio.sleep(10)
-        trouble = scene.told.troubles[0][1]
-        limited = scene.told.troubles[0][0]
+        trouble = scene.troubles[0][1]
+        limited = scene.troubles[0][0]
         assert (trouble.reason, trouble.retry_at) == (Reason.RATE_LIMITED, limited + 300)
         scene.cloud.broken.clear()
         quiet = scene.cloud.requests(since=limited + 0.1)
         await asyncio.sleep(280)
         assert scene.cloud.requests(since=limited + 0.1) == quiet == 0
         await asyncio.sleep(20)
-        assert scene.told.answers[-1] > limited + 300
+        assert scene.answers[-1] > limited + 300
 
 
 async def test_hurry_polls_at_once() -> None:
@@ -603,7 +572,7 @@ async def test_an_object_that_follows_another_run_leaves_the_first() -> None:
         await asyncio.sleep(5)
         scene.poller.follow("a", 2, 30)
         await asyncio.sleep(65)
-        runs = [o.run.run_id for _, _, o in scene.told.observed if o.run]
+        runs = [o.run.run_id for _, _, o in scene.heard.observations if o.run]
         assert (runs, scene.poller.following) == ([1, 2, 2, 2], 1)
 
 
@@ -627,7 +596,7 @@ async def test_a_shorter_interval_counts_at_once() -> None:
 
 async def test_an_answer_that_was_overtaken_is_not_told() -> None:
     async with polling() as scene:
-        scene.sink.on_end = lambda uid: None
+        scene.heard.on_end = lambda uid: None
         scene.follow([1], interval=3600)
         await asyncio.sleep(9.9)
         scene.cloud.latency = 4.0
@@ -636,13 +605,13 @@ async def test_an_answer_that_was_overtaken_is_not_told() -> None:
         scene.cloud.end([1])
         scene.cloud.latency = 0.1
         await asyncio.sleep(20)
-        states = [o.run.state for _, _, o in scene.told.observed if o.run]
+        states = [o.run.state for _, _, o in scene.heard.observations if o.run]
         assert states == [RunState.RUNNING, RunState.SUCCESS]
 
 
 async def test_a_poll_that_does_not_begin_is_noticed() -> None:
     cloud = Cloud()
-    poller = Poller(cloud, Recorder(), lambda: USERS, clock=clock)
+    poller = Poller(cloud, Heard(), lambda: USERS, clock=clock)
     assert poller.silent() == 0
     poller.follow("a", 1, 30)
     await asyncio.sleep(31)
@@ -668,7 +637,7 @@ async def test_a_look_at_the_feed_that_does_not_come_back_is_noticed() -> None:
 
 async def test_a_poll_of_many_pages_is_not_taken_for_a_stuck_one() -> None:
     cloud = Cloud(latency=10_000)
-    poller = Poller(cloud, Recorder(), lambda: USERS, clock=clock, heard_at=lambda: now() - 20)
+    poller = Poller(cloud, Heard(), lambda: USERS, clock=clock, heard_at=lambda: now() - 20)
     task = asyncio.create_task(poller.run())
     poller.follow("a", 1, 30)
     await asyncio.sleep(3600)
@@ -685,7 +654,7 @@ async def test_an_hour_of_quiet_polling_is_never_silent_for_long() -> None:
 
 
 async def test_a_fault_of_our_own_ends_the_task_instead_of_hiding() -> None:
-    class Faulty(Recorder):
+    class Faulty(Heard):
         def observed(self, uid: str, run_id: int, observation: Observation) -> None:
             raise RuntimeError("bug")
 

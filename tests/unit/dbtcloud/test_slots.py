@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from statistics import fmean
 
 import httpx
@@ -15,18 +14,17 @@ import pytest
 
 from dbtrun.api import Reason
 from dbtrun.fair import Applicant
-from dbtrun.values import Instant
 from tests.unit.dbtcloud import account
+from tests.unit.dbtcloud.heard import Heard
+from tests.unit.virtual import clock
 from watcher.dbtcloud.errors import ServerFault
 from watcher.dbtcloud.slots import LISTED_SECONDS, UNUSED_SECONDS, LiveRuns, Slots, rounded
-from watcher.lifecycle.facts import Observation, Place, Trouble
+from watcher.lifecycle.facts import Place
 
 pytestmark = pytest.mark.looptime
 
-
-def clock() -> Instant:
-    now = asyncio.get_running_loop().time()
-    return Instant(account.NOON + timedelta(seconds=now), now)
+USERS = ("a", "b")
+"""The objects of the connection."""
 
 
 def applicant(uid: str, namespace: str = "team", priority: int = 0) -> Applicant:
@@ -64,42 +62,15 @@ class DbtCloud:
         self.most = max(self.most, len(self.live) + self.others)
 
 
-@dataclass
-class Told:
-    """What was told of each object, and of the connection."""
-
-    places: dict[str, Place | None] = field(default_factory=dict)
-    writes: int = 0
-    granted: list[str] = field(default_factory=list)
-    connection: list[Reason] = field(default_factory=list)
-    on_grant: Callable[[str], None] = lambda _uid: None
-
-    def placed(self, uid: str, place: Place | None) -> None:
-        self.places[uid] = place
-        self.writes += 1
-        if place is None:
-            self.granted.append(uid)
-            self.on_grant(uid)
-
-    def troubled(self, uids: Collection[str], trouble: Trouble) -> None:
-        self.connection.append(trouble.reason)
-
-    def observed(self, uid: str, run_id: int, observation: Observation) -> None:
-        raise AssertionError("slots observe no runs")
-
-    def answering(self, uids: Collection[str]) -> None:
-        self.connection.append(Reason.ANSWERING)
-
-
 @asynccontextmanager
-async def running(cloud: DbtCloud, limit: int) -> AsyncIterator[tuple[Slots, Told]]:
-    told = Told()
+async def running(cloud: DbtCloud, limit: int) -> AsyncIterator[tuple[Slots, Heard]]:
+    told = Heard()
     slots = Slots(
         limit,
         cloud.count,
         lambda: len(cloud.live),
         told,
-        lambda: ["a", "b"],
+        lambda: USERS,
         clock,
         jitter=lambda: 0.0,
     )
@@ -234,10 +205,10 @@ async def test_while_dbt_cloud_cannot_count_nothing_starts_and_the_reason_is_tol
     async with running(cloud, limit=1) as (slots, told):
         slots.ask(applicant("a"))
         await asyncio.sleep(5)
-        assert (told.granted, set(told.connection)) == ([], {Reason.SERVER_ERROR})
+        assert (told.granted, set(told.reasons(USERS))) == ([], {Reason.SERVER_ERROR})
         cloud.answer = lambda: None
         await asyncio.sleep(61)
-        assert (told.granted, told.connection[-1]) == (["a"], Reason.ANSWERING)
+        assert (told.granted, told.reasons(USERS)[-1]) == (["a"], Reason.ANSWERING)
 
 
 async def test_where_dbt_cloud_does_not_count_the_runs_followed_here_count() -> None:
@@ -295,7 +266,7 @@ async def test_twenty_namespaces_share_twenty_five_slots_in_the_same_measure() -
     assert cloud.most == 25
     assert jain >= 0.95
     assert max(idle) <= 1
-    assert told.writes <= 10_000 * 12, "each that waits is told a place a few times, not at each step of the line"
+    assert told.placings <= 10_000 * 12, "each that waits is told a place a few times, not at each step of the line"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 from dbtrun.api import Job, Overrides, Reason
 from dbtrun.connection.hosts import Hosts
 from dbtrun.connection.secret import Connection, Token, parse_connection
+from tests.unit.dbtcloud.heard import Heard
 from watcher.dbtcloud.channel import MAX_BODY
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.errors import (
@@ -29,12 +30,10 @@ from watcher.dbtcloud.poller import Poller
 from watcher.lifecycle.facts import (
     NotSent,
     Observation,
-    Place,
     Refused,
     RunFacts,
     RunState,
     Started,
-    Trouble,
     Undecided,
 )
 from watcher.simulator.clock import Clock
@@ -281,30 +280,22 @@ async def test_a_revoked_token_is_noticed(cloud: Client, simulator: Running) -> 
         await cloud.run(run.run_id)
 
 
-class Seen:
-    """What the poller told."""
+class Seen(Heard):
+    """A listener for a test that waits for each report."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.states: asyncio.Queue[RunState | None] = asyncio.Queue()
-        self.log: list[Reason] = []
 
     def observed(self, uid: str, run_id: int, observation: Observation) -> None:
+        super().observed(uid, run_id, observation)
         self.states.put_nowait(None if observation.run is None else observation.run.state)
-
-    def troubled(self, uids: Collection[str], trouble: Trouble) -> None:
-        self.log.append(trouble.reason)
-
-    def answering(self, uids: Collection[str]) -> None:
-        self.log.append(Reason.ANSWERING)
-
-    def placed(self, uid: str, place: Place | None) -> None:
-        raise AssertionError("a poller knows no places")
 
 
 async def test_the_poller_follows_a_run_to_its_end(cloud: Client, time: ManualTime) -> None:
     run = await start(cloud, QUICK)
     seen = Seen()
-    polling = Poller(cloud, seen, lambda: ["uid"], feed_seconds=0.2)
+    polling = Poller(cloud, seen, lambda: ("uid",), feed_seconds=0.2)
     task = asyncio.create_task(polling.run())
     try:
         async with asyncio.timeout(10):
@@ -312,7 +303,7 @@ async def test_the_poller_follows_a_run_to_its_end(cloud: Client, time: ManualTi
             assert await seen.states.get() is RunState.QUEUED
             time.move(60)
             assert await seen.states.get() is RunState.SUCCESS, "seen by the feed, long before the next poll"
-        assert seen.log == [Reason.ANSWERING]
+        assert seen.reasons(["uid"]) == [Reason.ANSWERING]
         assert polling.fallbacks == ()
     finally:
         task.cancel()
