@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from airflow_trigger.cluster import ClusterError, Expired, Misconfigured, NotFound, NotPermitted, Unreachable
 from dbtrun.cli import runs as module
 from dbtrun.cli.cluster import Place, kubeconfigs
 from dbtrun.cli.runs import Runs, follow
+from dbtrun.kube.errors import Expired, Forbidden, KubeError, Misconfigured, NotFound, Unreachable
 from tests.unit.cli.builders import body
 
-Answer = list[dict[str, Any]] | ClusterError
-Watch = list[tuple[str, dict[str, Any]] | ClusterError]
+Answer = list[dict[str, Any]] | KubeError
+Watch = list[tuple[str, dict[str, Any]] | KubeError]
 
 
 @pytest.fixture(autouse=True)
@@ -40,13 +40,13 @@ class Script:
         self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: object = None
     ) -> bytes:
         answer = self._lists.pop(0)
-        if isinstance(answer, ClusterError):
+        if isinstance(answer, KubeError):
             raise answer
         return json.dumps({"items": answer, "metadata": {"resourceVersion": "9"}}).encode()
 
     async def lines(self, path: str, query: Mapping[str, str]) -> AsyncIterator[bytes]:
         for event in self._watches.pop(0):
-            if isinstance(event, ClusterError):
+            if isinstance(event, KubeError):
                 raise event
             yield json.dumps({"type": event[0], "object": event[1]}).encode()
 
@@ -113,8 +113,8 @@ async def test_what_is_not_there_is_an_error() -> None:
 
 
 async def test_a_right_that_is_missing_is_an_error() -> None:
-    with pytest.raises(NotPermitted):
-        await seen(["a"], [NotPermitted("refused")], [])
+    with pytest.raises(Forbidden):
+        await seen(["a"], [Forbidden("refused")], [])
 
 
 def test_the_kubeconfig_is_chosen_as_kubectl_does(tmp_path: Path) -> None:
