@@ -71,7 +71,7 @@ class PartEnded(Exception):
 
 
 class Watcher:
-    """One watcher: its parts, wired."""
+    """One watcher and its parts."""
 
     def __init__(self, settings: Settings, access: ClusterAccess, traces: Tracing | None = None) -> None:
         self._traces = traces
@@ -270,7 +270,7 @@ class Watcher:
         Raises:
             LostLead: another watcher may act now.
             StreamBroken: DbtRuns cannot be watched.
-            PartEnded: a part died, by a fault of ours. Nothing goes on without it.
+            PartEnded: a part died by a defect of ours. Nothing works without it.
         """
         parts: dict[str, Coroutine[Any, Any, object]] = {
             "heart": Heart(self._beat).run(),
@@ -353,7 +353,7 @@ async def watch(settings: Settings) -> None:
     """Runs a watcher until SIGTERM or SIGINT.
 
     Raises:
-        Unstartable: the way to the API server or the address cannot be used, or the watcher cannot go on.
+        Unstartable: the API server or the address cannot be used, or the watcher cannot go on.
     """
     listener = listen(settings)
     traces = None

@@ -1,4 +1,4 @@
-"""Copies the files that were asked for from dbt Cloud to the cluster. What stands in the way becomes a sentence."""
+"""Copies the files that were asked for from dbt Cloud to the cluster. A failure becomes a sentence in the status."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def _place(run: DbtRun) -> Place:
 
 
 def _entered(run: DbtRun) -> datetime | None:
-    """Since when an object has been in its phase, as far as its status tells."""
+    """Since when an object has been in its phase, as far as its status says."""
     status, attempt = run.status, run.status.attempt
     match status.phase:
         case None:

@@ -44,7 +44,7 @@ def http_date(text: str) -> datetime:
     """The moment that a header names.
 
     Raises:
-        ValueError, OverflowError: it names none.
+        ValueError, OverflowError: it is not a date.
     """
     moment = parsedate_to_datetime(text)
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

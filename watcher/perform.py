@@ -85,7 +85,7 @@ class Objects(Protocol):
 
 
 class NotLeading(Exception):
-    """This watcher must not act now."""
+    """This replica must not act now."""
 
 
 Emit = Callable[[DbtRun, Event], None]
@@ -111,7 +111,7 @@ class Performer:
     namespace_of: Callable[[str], str | None] = lambda _uid: None
     """The namespace of an object that exists, by its uid."""
     wrote: Callable[[DbtRun, Status], object] = lambda _before, _after: None
-    """Told of each status that was written, for the traces."""
+    """Called with each status that was written, for the traces."""
     may_act: Callable[[], bool] = lambda: True
     """Asked immediately before each side effect: whether no other watcher can be acting."""
 

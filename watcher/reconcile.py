@@ -129,7 +129,7 @@ class Reconciler:
     # ── reasons to look ──
 
     def wake(self, uid: str) -> None:
-        """Something about this uid is new."""
+        """Something about this object has changed."""
         entry = self._entries.get(uid)
         if entry is None:
             entry = self._entries[uid] = Entry()
@@ -225,7 +225,7 @@ class Reconciler:
             self.wake(uid)
 
     def _ended(self, uid: str, entry: Entry, task: asyncio.Task[None], finished: bool) -> None:
-        """A task that died would leave its object alone for ever."""
+        """Reports a task that died, or its object would be left alone for ever."""
         self._finishing -= finished
         self._plan()
         error = asyncio.CancelledError("cancelled from within") if task.cancelled() else task.exception()
@@ -272,7 +272,7 @@ class Reconciler:
         self.wake(uid)
 
     def _pausing(self, uid: str, entry: Entry) -> bool:
-        """Whether a failure forbids to look now. What the owner changed is looked at all the same."""
+        """Whether the object is paused after a failure. A change of its spec ends the pause."""
         return entry.failures > 0 and entry.timer is not None and not self._changed(uid, entry)
 
     def _changed(self, uid: str, entry: Entry) -> bool:
@@ -351,7 +351,7 @@ class Reconciler:
             self._moved_at = self._clock().mono
 
     def _estimated(self, run: DbtRun, known: Known) -> Known:
-        """An estimate is made once for each run, so that it does not move while somebody looks at it."""
+        """An estimate is made once for each run, so that it does not move while someone looks at it."""
         phase = run.status.phase
         if phase is None or not phase.live or run.status.estimated_completion_time is not None:
             return known
@@ -363,7 +363,7 @@ class Reconciler:
 
 
 class RestlessObject(Exception):
-    """An object made the core decide without end: a defect, contained by a pause."""
+    """The core decided without end for an object: a defect, contained by a pause."""
 
 
 def _log_transition(run: DbtRun, after: Status) -> None:

@@ -71,7 +71,7 @@ class Settings:
         ",".join(DBT_HOSTS),
         "Domains, separated by commas: the host of a connection must be one of them or a subdomain; `*`: any host.",
         unit="domains",
-        why="dbt Cloud's own domains: whoever may create a Secret must not choose where the watcher connects.",
+        why="dbt Cloud's own domains: a user who may create a Secret must not choose where the watcher connects.",
     )
     loopback_connections: bool = setting(
         False,

@@ -1,4 +1,4 @@
-"""Whether a watch still lives: every version that is known to exist must come by on it, sooner or later.
+"""Whether a watch still works: every version that is known to exist must arrive on it, sooner or later.
 
 A watch can die while its connection, its thread and its health endpoint look well.
 """
@@ -17,9 +17,9 @@ class Echoes:
         self._since: int | None = None
         self._opening = 0.0
         self._reached = -1
-        """The newest version that came by."""
+        """The newest version that arrived."""
         self._moved = False
-        """Whether something came by since `overdue` was last asked."""
+        """Whether something arrived since `overdue` was last asked."""
 
     def begin(self, now: float) -> None:
         """A new watch is opened; until `opened` it owes its opening."""
@@ -64,7 +64,7 @@ class Echoes:
         self._owed.pop(uid, None)
 
     def forget_all(self) -> None:
-        """The versions that were known mean nothing any more."""
+        """The versions that were known no longer count."""
         self._delivered.clear()
         self._owed.clear()
         self._reached = -1

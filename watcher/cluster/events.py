@@ -30,7 +30,7 @@ MAX_NOTE: Final = 1024
 QUEUE: Final = 1_000
 """Events that wait to be sent; more are dropped, Warnings at twice as many."""
 REPEAT_SECONDS: Final = 60.0
-"""The same reason and note for the same object is said once in this time."""
+"""The same reason and note for the same object is sent once in this time."""
 
 EventType = Literal["Normal", "Warning"]
 
@@ -47,7 +47,7 @@ class Events:
         self._said: dict[tuple[str, str, str], float] = {}
 
     def emit(self, run: DbtRun, kind: EventType, reason: str, message: str, action: str) -> None:
-        """Says that `action` (as Submit, Cancel) came to `reason`. Dropped when just said, or when too many wait."""
+        """Queues an Event, unless the same one was just sent or too many wait. `action` is what was done."""
         note, normal, waiting = cut_bytes(message, MAX_NOTE), kind == "Normal", self._queue.qsize()
         said = run.uid, reason, note
         now = asyncio.get_running_loop().time()
@@ -75,7 +75,7 @@ class Events:
                 self._queue.task_done()
 
     async def flush(self, seconds: float = 2.0) -> None:
-        """Waits until all is sent, at most so long: for a clean stop, while `run` still runs."""
+        """Waits until all are sent, or for so many seconds at most: for a clean stop, while `run` still runs."""
         try:
             async with asyncio.timeout(seconds):
                 await self._queue.join()

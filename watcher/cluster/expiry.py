@@ -24,7 +24,7 @@ class Expiry:
 
     Args:
         now: seconds since the epoch, by the API server's clock.
-        acting: whether this watcher is the one that acts; another needs none of them.
+        acting: whether this replica is the active one; a standby needs none of them.
     """
 
     def __init__(

@@ -110,7 +110,7 @@ def _settings(silence: float) -> kopf.OperatorSettings:
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
-    """kopf prepares a diff for every event, even if nobody asks for one: a third of its CPU."""
+    """kopf prepares a diff for every event, even if no handler asks for one: a third of its CPU."""
 
     def build(self, **_: Any) -> Any:
         return {}
@@ -123,7 +123,7 @@ class _NoDiffBase(kopf.DiffBaseStorage):
 
 
 class _NoProgress(kopf.ProgressStorage):
-    """No handler of ours has a progress."""
+    """No handler of ours has progress to store."""
 
     def fetch(self, **_: Any) -> None:
         return None

@@ -38,7 +38,7 @@ SILENCE_SECONDS: Final = 90.0
 STOP_SECONDS: Final = 0.8
 """How long the end of a watch is awaited. A kopf that is still starting takes five: then it ends unattended."""
 ANSWER_SECONDS: Final = 2.0
-"""A thread that does not answer within this time stands still."""
+"""A thread that does not answer within this time hangs."""
 FEW: Final = 4
 """Requests of kopf's under way besides watches; a hundred namespaces begin at once."""
 NOTHING: Final = {"fieldSelector": "metadata.name=-", "limit": "1"}
@@ -66,11 +66,11 @@ class Watching(Protocol):
         """Done when kopf has ended it, with its exception if it had one."""
 
     def finish(self, error: BaseException | None) -> None:
-        """Takes it for ended."""
+        """Treats it as ended."""
 
 
 class Kopf:
-    """Opens watches, all in one thread; a thread that stands still is left behind and replaced."""
+    """Opens watches, all in one thread; a thread that hangs is abandoned and replaced."""
 
     def __init__(self, login: Login, *, silence: float = SILENCE_SECONDS) -> None:
         self._login = login
@@ -129,7 +129,7 @@ class _Thread:
         self._loop.call_soon_threadsafe(callback, *args)
 
     async def answers(self) -> bool:
-        """Whether the thread does something within the time."""
+        """Whether the thread answers in time."""
         answered = asyncio.wrap_future(self.run(asyncio.sleep(0)))
         done, _ = await asyncio.wait({answered}, timeout=ANSWER_SECONDS)
         return bool(done)

@@ -1,7 +1,7 @@
 """Which of several watchers acts: the holder of a Lease, for as long as it can be sure of it.
 
-The holder counts from before it asked and stops `duration - renew_deadline` before anybody else may begin; the others
-count from when they saw the last renewal. Each uses its own clock only: no instant of one is compared with another's.
+The holder counts from before it asked and stops `duration - renew_deadline` before any other replica may begin. The
+others count from when they saw the last renewal. Each uses its own clock only, so no two clocks are compared.
 """
 
 from __future__ import annotations
@@ -99,11 +99,11 @@ class Leader:
 
     @property
     def holder(self) -> str:
-        """Who held the Lease when it was last looked at; empty if nobody did, or if that is not known."""
+        """Who held the Lease when it was last looked at; empty if no one did, or if that is not known."""
         return (self._lease.spec.holder_identity if self._lease else None) or ""
 
     def is_leader(self) -> bool:
-        """Whether nobody else can hold the Lease at this instant."""
+        """Whether no other replica can hold the Lease at this instant."""
         return _clock() < self._until
 
     async def run(self) -> NoReturn:

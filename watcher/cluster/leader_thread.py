@@ -43,11 +43,11 @@ class LeaderThread:
 
     @property
     def holder(self) -> str:
-        """Who held the Lease when it was last looked at; empty if nobody did, or if that is not known."""
+        """Who held the Lease when it was last looked at; empty if no one did, or if that is not known."""
         return "" if self._leader is None else self._leader.holder
 
     def is_leader(self) -> bool:
-        """Whether nobody else can hold the Lease at this instant."""
+        """Whether no other replica can hold the Lease at this instant."""
         return self._leader is not None and self._leader.is_leader()
 
     async def run(self) -> NoReturn:

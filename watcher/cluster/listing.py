@@ -1,6 +1,6 @@
 """Complete lists of DbtRuns, page by page: what the mirror starts from and is checked against.
 
-kopf tells neither when its first listing is complete nor what was deleted while its watch was down.
+kopf reports neither when its first listing is complete nor what was deleted while its watch was down.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ async def check_discovery(access: ClusterAccess) -> None:
 
     Raises:
         NotInstalled: they are not announced.
-        KubeError: nobody can tell.
+        KubeError: the API server did not answer.
     """
     groups = decode(await access.request("GET", "/apis", urgency=Urgency.LIST), _Groups).groups
     if all(group.name != GROUP for group in groups):

@@ -139,7 +139,7 @@ class Mirror:
 
     Args:
         rests: whether an object needs nothing more: until when (seconds since the epoch, `inf`: for ever), else None.
-        ended: told of each version of an object that has ended.
+        ended: called with each version of an object that has ended.
     """
 
     def __init__(

@@ -65,7 +65,7 @@ def following_step(case: Case, attempt: Attempt) -> Decision:
 
 
 def _fetch_details(case: Case, facts: RunFacts) -> Decision | None:
-    """Failed nodes are worth a request, not a delay; of a success everything is known."""
+    """Failed nodes are worth a request, but not a delay. Of a success everything is known."""
     if facts.state is RunState.SUCCESS or facts.started_at is None or case.pausing:
         return None
     tried, read, tries = _details(case, facts), _results(case, facts), case.policy.details_tries

@@ -1,4 +1,4 @@
-"""What a status can say that the watcher never writes. The rules rely on its being absent.
+"""What a status can say that the watcher never writes. The other rules rely on its absence.
 
 Anyone who may write a status can end the object with it. They must not be able to start or cancel the run of another
 object, to make the object fail for ever, or to keep it when it is deleted.
@@ -16,7 +16,7 @@ from watcher.lifecycle.marker import marker
 from watcher.lifecycle.outcome import STOP_REASONS
 
 YEARS: Final = range(2000, 9000)
-"""Of every time that is reckoned with: beyond them a sum may be no time any more."""
+"""The years of every time that is used in sums, which would overflow beyond them."""
 MAX_ATTEMPTS: Final = 21
 """The CRD's: 20 retries at most."""
 RAN: Final = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.TIMED_OUT})

@@ -1,4 +1,4 @@
-"""What is done although the API server refuses the status: a run that nobody wants is ended, a deleted object let go.
+"""What is done although the API server refuses the status: an unwanted run is cancelled, a deleted object released.
 
 A webhook that is down, a right that was taken away or a namespace that is going must not keep a run alive.
 """
@@ -19,7 +19,7 @@ def stop_wish(case: Case) -> Reason | None:
 
 
 def cancel_due(case: Case, run_id: int) -> Decision | None:
-    """The request to cancel the run, unless one was sent lately or dbt Cloud must not be asked now."""
+    """The request to cancel the run, unless one was sent recently or dbt Cloud must not be asked now."""
     if case.owner_unknown(run_id):
         return None if case.pausing else case.reconnect() or FindOwner(run_id)
     if case.foreign(run_id):
@@ -44,7 +44,7 @@ def stop_unwritten(case: Case, run: RunFacts) -> Decision | None:
 
 
 def let_go(case: Case, decision: Decision) -> Decision:
-    """The release of a deleted object whose end cannot be written, in place of another try to write it."""
+    """The release of a deleted object whose end cannot be written, instead of another try to write it."""
     if not (case.known.unwritten and case.run.deleting and isinstance(decision, Write)):
         return decision
     final = decision.status.phase is not None and decision.status.phase.final

@@ -1,6 +1,6 @@
 """What is counted. No label ever holds the name or uid of a run: their number has no bound.
 
-Jobs and accounts have labels, of which there are at most so many: whoever may create objects and Secrets must not be
+Jobs and accounts have labels, of which there are at most so many: anyone who may create objects and Secrets must not be
 able to fill the memory of Prometheus.
 """
 

@@ -1,4 +1,4 @@
-"""OpenTelemetry traces, for whoever has the extra `tracing` installed and switched them on."""
+"""OpenTelemetry traces, if the extra `tracing` is installed and they are switched on."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def tracing(version: str) -> Tracing:
 
 
 def _links(traceparent: str | None) -> list[Link]:
-    """To the trace of whoever created the object; anything that is no `traceparent` is ignored."""
+    """A link to the trace that created the object; anything that is not a `traceparent` is ignored."""
     from opentelemetry.context import Context
     from opentelemetry.trace import Link, get_current_span
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator

@@ -1,4 +1,4 @@
-"""Whether the watcher still goes on: a part that stands still looks like one that has nothing to do.
+"""Whether the watcher still works: a part that hangs looks like one that has nothing to do.
 
 Each part reports how long it has made no progress. The event loop that they all share is watched by a thread,
 because a blocked loop cannot report anything, not even to the probes.
@@ -34,7 +34,7 @@ class Part:
     limit: float
     """What no healthy part reaches, whatever dbt Cloud and the API server do."""
     silent: Callable[[], float]
-    """How long it has given no sign of life; 0 if it has nothing to do."""
+    """How long it has made no progress; 0 if it has nothing to do."""
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Vitals:
         return ((part, part.silent()) for part in self.parts)
 
     def late(self) -> dict[str, str]:
-        """A sentence for each part that stands still, by its name."""
+        """A sentence for each part that hangs, by its name."""
         return {
             part.name: f"The {part.name} has stood still for {seconds:.0f} s (limit {part.limit:.0f} s)."
             for part, seconds in self
@@ -61,7 +61,7 @@ class Vitals:
         }
 
     def tell(self) -> None:
-        """Logs each part once when it stands still, and once when it goes on again."""
+        """Logs each part once when it hangs, and once when it works again."""
         late = self.late()
         for name in late.keys() - self._told:
             logger.error("%s", late[name], extra={"part": name})
