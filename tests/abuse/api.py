@@ -21,6 +21,10 @@ from dbtrun.kube.runs import PREFIX
 
 AT_ONCE: Final = 16
 """Requests under way: more do not make an API server faster."""
+BUSY: Final = frozenset({429, 503, 504})
+"""What an API server answers that was too busy to say yes or no."""
+TRIES: Final = 10
+"""Of a request that is answered so."""
 
 
 class Answer(NamedTuple):
@@ -72,7 +76,9 @@ class Api:
         await self._http.aclose()
 
     async def create(self, body: Mapping[str, Any]) -> Answer:
-        return await self._ask("POST", self._path(), body, JSON)
+        """No name is used twice: one that exists was created by a request whose answer did not come in time."""
+        answer = await self._ask("POST", self._path(), body, JSON)
+        return await self._ask("GET", self._path(body["metadata"]["name"])) if answer.code == 409 else answer
 
     async def patch(self, name: str, change: Mapping[str, Any], sub: str | None = None) -> Answer:
         return await self._ask("PATCH", self._path(name, sub), change, MERGE_PATCH)
@@ -107,10 +113,13 @@ class Api:
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, kind: str = JSON) -> Answer:
         content = None if body is None else msgspec.json.encode(body)
         query = {"fieldValidation": "Strict"} if method in ("POST", "PATCH") else None
+        headers = {"Content-Type": kind}
         async with self._turns:
-            answer = await self._http.request(
-                method, path, params=query, content=content, headers={"Content-Type": kind}
-            )
+            for _ in range(TRIES):
+                answer = await self._http.request(method, path, params=query, content=content, headers=headers)
+                if answer.status_code not in BUSY:
+                    break
+                await asyncio.sleep(1.0)
         return Answer(answer.status_code, msgspec.json.decode(answer.content))
 
 
