@@ -11,6 +11,8 @@ from tests.airflow.rig import Rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
+STOP_SECONDS = 180.0
+"""For a triggerer on a busy machine, whose end the tests after it need."""
 AWAY_SECONDS = {3: 60.0, 2: 20.0}
 """By the generation: what waits is the same code, and a minute is long for whoever runs the tests."""
 
@@ -19,7 +21,7 @@ async def ends_well(rig: Rig, run: str) -> None:
     """The run that is still live ends, and the task with it, in its first try and with no other run."""
     assert await rig.dbt_statuses("endless", run) == [3]
     await rig.finish("endless", run)
-    await rig.airflow.until_state("endless", run, "job", "success", seconds=90)
+    await rig.airflow.until_state("endless", run, "job", "success", seconds=240)
     assert await rig.dbt_statuses("endless", run) == [10]
     assert rig.airflow.task("endless", run, "job")["try_number"] == 1
 
@@ -42,7 +44,7 @@ async def test_a_triggerer_that_crashed_goes_on_waiting(rig: Rig, crashed: dict[
 
 async def test_a_run_that_ends_while_the_triggerer_is_away_is_not_repeated(rig: Rig, crashed: dict[str, str]) -> None:
     run = crashed["its run ended"]
-    await rig.airflow.until_state("endless", run, "job", "success", seconds=90)
+    await rig.airflow.until_state("endless", run, "job", "success", seconds=240)
     assert await rig.dbt_statuses("endless", run) == [10]
 
 
@@ -59,7 +61,7 @@ async def test_a_task_that_is_ended_after_its_triggerer_was_killed_leaves_its_ru
 
 async def test_a_triggerer_that_is_stopped_in_peace_cancels_nothing(rig: Rig) -> None:
     run = await rig.waiting("endless")
-    await rig.airflow.programs["triggerer"].stop()
+    await rig.airflow.programs["triggerer"].stop(STOP_SECONDS)
     rig.airflow.start("triggerer")
     await ends_well(rig, run)
 

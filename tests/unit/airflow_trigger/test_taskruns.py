@@ -55,3 +55,12 @@ async def test_an_answer_that_is_no_json_may_come_from_something_in_between() ->
 async def test_an_object_of_another_shape_is_said_to_be_unreadable() -> None:
     with pytest.raises(Unreadable, match="is the chart's CRD of another version"):
         await runs(Pages(b'{"apiVersion": "dbtrun.dev/v9", "kind": "DbtRun", "metadata": {"name": 5}}')).get("a")
+
+
+async def test_each_write_asks_for_strict_validation() -> None:
+    """Else an older CRD would drop a field that it does not know, and a run would start without it."""
+    answer = json.dumps(dbtrun("a")).encode()
+    server = Pages(answer, answer)
+    await runs(server).create(dbtrun("a"))
+    await runs(server).patch("a", {"spec": {"cancel": True}})
+    assert server.queries == [{"fieldValidation": "Strict"}] * 2
