@@ -29,7 +29,7 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
         "Warning",
         "dbt Cloud has a run of this attempt that the status did not contain, as after a restore. It is followed.",
     ),
-    "Retrying": ("Warning", "An attempt ended badly; another one follows (`spec.retry`)."),
+    "Retrying": ("Warning", "An attempt did not succeed; another one follows (`spec.retry`)."),
     "ResumeRefused": ("Warning", "dbt Cloud did not resume the failed run, so the attempt runs the whole job."),
     "DuplicateCancelled": ("Warning", "A second run with the same marker was found and cancelled."),
     "Succeeded": ("Normal", "The object has ended in this phase."),
@@ -42,7 +42,7 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "NotCancelled": ("Warning", "The object was deleted. Its run continues: one of another namespace started it."),
     "DeletionGaveUp": ("Warning", "The object was deleted ten minutes ago, and the end of its run is not confirmed."),
     "EndNotWritten": ("Warning", "The object was deleted, and its last status could not be written."),
-    "ReconcileFailed": ("Warning", "An unexpected error occurred several times in a row; the watcher's log has more."),
+    "ReconcileFailed": ("Warning", "An unexpected error occurred several times in a row; see the watcher's log."),
 }  # fmt: skip
 """Type and meaning of each Event, by its reason."""
 TROUBLES: Final = (

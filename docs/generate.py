@@ -38,11 +38,11 @@ COMMANDS: Final = ROOT / "docs/cli-reference.md"
 PERFORMANCE: Final = ROOT / "docs/performance.md"
 
 CONDITIONS: Final[dict[ConditionType, str]] = {
-    ConditionType.SUCCEEDED: "Unknown until the end; then True if dbt Cloud says that the run succeeded, else False.",
-    ConditionType.FINISHED: "True at any end, good or bad: `kubectl wait --for=condition=Finished` waits for it.",
-    ConditionType.REACHABLE: "False while dbt Cloud does not answer or refuses the token; the status may be outdated.",
+    ConditionType.SUCCEEDED: "Unknown until the end. Then True if dbt Cloud reports success, and False otherwise.",
+    ConditionType.FINISHED: "True at any end: use it with `kubectl wait --for=condition=Finished`.",
+    ConditionType.REACHABLE: "False while dbt Cloud does not answer or refuses the token. The status may be outdated.",
     ConditionType.RECONCILING: "True until the end (for kstatus and Flux).",
-    ConditionType.STALLED: "True when it ended in any way but success (for kstatus and Flux).",
+    ConditionType.STALLED: "True if the object has ended without success (for kstatus and Flux).",
 }
 
 SUFFIXES: Final = {"counter": "_total", "info": "_info"}
@@ -179,13 +179,13 @@ def reference(crd: Schema) -> str:
         "\n\n".join(
             [
                 f"# {KIND} (`{API_VERSION}`)",
-                "Written by `docs/generate.py` from the CRD and the code: change those, not this page.",
+                "`docs/generate.py` generates this page from the CRD and the code: change those instead.",
                 schema["description"],
                 "## spec",
                 spec["description"],
                 spec_table(spec),
                 "### What the API server refuses",
-                "Besides values of a wrong type or out of bounds, with these sentences:",
+                "Values of a wrong type or out of range, and what breaks one of these rules:",
                 "\n".join(f"- {sentence}" for sentence in sentences(spec)),
                 "## status",
                 status["description"],

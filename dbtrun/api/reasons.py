@@ -1,4 +1,4 @@
-"""Why a run, or a condition of it, is as it is: a closed list, each with what to do about it.
+"""The reasons of phases and conditions: a closed list, each with what to do about it.
 
 People match on these in alerts and DAGs, so a reason is never renamed and never carries data (the message does).
 """
@@ -56,30 +56,36 @@ class ReasonDoc(NamedTuple):
     remedy: str
 
 
-NOTHING: Final = "Nothing: it goes on by itself."
+NOTHING: Final = "Nothing: it continues by itself."
 
 REASON_DOCS: Final[dict[Reason, ReasonDoc]] = {
-    Reason.ACCEPTED: ReasonDoc("The object was seen and waits for its turn.", NOTHING),
-    Reason.SUSPENDED: ReasonDoc("`spec.suspend` holds the start back.", "Set `spec.suspend: false` to start it."),
+    Reason.ACCEPTED: ReasonDoc("The watcher has accepted the object, and its start waits for its turn.", NOTHING),
+    Reason.SUSPENDED: ReasonDoc(
+        "`spec.suspend` is true, so the next attempt does not start.", "Set `spec.suspend: false` to start it."
+    ),
     Reason.WAITING_FOR_SLOT: ReasonDoc(
         "The account has as many live runs as the connection's `max-concurrent-runs` allows.",
         "Nothing: it starts when its turn comes. Raise `spec.priority` to start it before others of its namespace.",
     ),
     Reason.COPIED: ReasonDoc(
-        "The object is a copy of one that was taken on before (restored from a backup, or made from what "
-        "`kubectl get -o yaml` printed), so it starts nothing by itself.",
+        "The object is a copy of another one (restored from a backup, or created from the output of "
+        "`kubectl get -o yaml`), so it starts nothing by itself.",
         "To start it, set the annotation that the message names; otherwise delete it.",
     ),
     Reason.RETRY_BACKOFF: ReasonDoc(
-        "An attempt ended badly; the next one starts after `retry.backoffSeconds`.", NOTHING
+        "An attempt did not succeed; the next one starts after `retry.backoffSeconds`.", NOTHING
     ),
-    Reason.CLAIMED: ReasonDoc("The attempt is recorded and its start request is on the way.", NOTHING),
+    Reason.CLAIMED: ReasonDoc(
+        "The attempt is recorded in the status, and the watcher is sending the start to dbt Cloud.", NOTHING
+    ),
     Reason.LOOKING_UP: ReasonDoc(
-        "Whether dbt Cloud started the run is not known (a lost answer, a restart); the job's runs are searched.",
-        "Nothing: the run is adopted when it is found, and started only when it is certain that it was not.",
+        "It is not known whether dbt Cloud started the run (a lost reply, a restart). The watcher searches the runs of "
+        "the job.",
+        "Nothing: if there is a run, the watcher follows it. It starts one only when it is certain that there is none.",
     ),
     Reason.RUN_QUEUED: ReasonDoc(
-        "dbt Cloud has queued the run.", "Runs of one job are serial: see whether another holds it up."
+        "dbt Cloud has queued the run.",
+        "dbt Cloud runs one run of a job at a time: check whether another run of the job is live.",
     ),
     Reason.RUN_STARTED: ReasonDoc("dbt Cloud is running it.", NOTHING),
     Reason.RUN_SUCCEEDED: ReasonDoc("dbt Cloud reports success.", "Nothing."),
@@ -91,25 +97,25 @@ REASON_DOCS: Final[dict[Reason, ReasonDoc]] = {
         "Ask who did (the audit log of dbt Cloud); create a new object to run again.",
     ),
     Reason.TIMED_OUT_IN_DBT_CLOUD: ReasonDoc(
-        "dbt Cloud ended the run at its own time-out.", "Raise the job's time-out or `spec.overrides.timeoutSeconds`."
+        "dbt Cloud ended the run at its own timeout.", "Raise the job's timeout or `spec.overrides.timeoutSeconds`."
     ),
     Reason.CANCEL_REQUESTED: ReasonDoc("`spec.cancel` is true.", "Create a new object to run again."),
-    Reason.DELETED: ReasonDoc("The object is being deleted and its run is cancelled first.", NOTHING),
+    Reason.DELETED: ReasonDoc("The object is being deleted, and its run is cancelled first.", NOTHING),
     Reason.QUEUE_DEADLINE_EXCEEDED: ReasonDoc(
-        "It did not begin within `spec.queueDeadlineSeconds`.",
-        "See what holds the job's queue up, or raise the deadline.",
+        "The run did not begin within `spec.queueDeadlineSeconds`.",
+        "Check what the job's queue waits for, or raise the deadline.",
     ),
     Reason.ACTIVE_DEADLINE_EXCEEDED: ReasonDoc(
-        "It ran longer than `spec.activeDeadlineSeconds`.", "Make the job faster, or raise the deadline."
+        "The run took longer than `spec.activeDeadlineSeconds`.", "Make the job faster, or raise the deadline."
     ),
     Reason.INVALID_CONNECTION: ReasonDoc(
         "The connection cannot be used: no such Secret, a wrong type, a missing key, or an account other than "
         "`spec.accountId`.",
-        "Mend the Secret that the message names. A waiting object goes on by itself; for one that has ended, create a "
+        "Correct the Secret that the message names. A waiting object continues by itself; if it has ended, create a "
         "new object.",
     ),
     Reason.JOB_NOT_FOUND: ReasonDoc(
-        "dbt Cloud knows no such job, several of that name, or hides it from the token.",
+        "dbt Cloud has no such job, has several of that name, or hides it from the token.",
         "Compare `spec.job` with dbt Cloud and the token's permission set; create a new object.",
     ),
     Reason.PROJECT_NOT_ALLOWED: ReasonDoc(
@@ -118,16 +124,17 @@ REASON_DOCS: Final[dict[Reason, ReasonDoc]] = {
         "`connection.projects`; create a new object.",
     ),
     Reason.FORBIDDEN: ReasonDoc(
-        "The token may not do this in dbt Cloud.",
-        "Give the token the Job Runner permission set on the project, or use another.",
+        "The token does not have the right to do this in dbt Cloud.",
+        "Give the token the permission set Job Runner on the project, or use another token.",
     ),
     Reason.SUBMISSION_REJECTED: ReasonDoc(
-        "dbt Cloud refused to start the run; the message has its words.",
-        "Correct the field it names and create a new object.",
+        "dbt Cloud refused to start the run; the message quotes it.",
+        "Correct what the message names and create a new object.",
     ),
     Reason.SUBMISSION_UNDECIDED: ReasonDoc(
-        "Whether dbt Cloud started the run could not be found out in time.",
-        "Search the job's runs for the marker in `status.attempts`; adopt what you find by `spec.runId`.",
+        "The watcher could not find out in time whether dbt Cloud started the run.",
+        "Search the job's runs in dbt Cloud for the marker in `status.attempts`. If you find a run, follow it with "
+        "`spec.runId`.",
     ),
     Reason.RUN_NOT_FOUND: ReasonDoc(
         "dbt Cloud no longer knows the run, never did, or hides it from the token.",
@@ -135,30 +142,32 @@ REASON_DOCS: Final[dict[Reason, ReasonDoc]] = {
     ),
     Reason.LOST_CONTACT: ReasonDoc(
         "The run's state was unreadable for `spec.lostContactDeadlineSeconds`; it may still be running.",
-        "Mend what the Reachable condition names; then follow the run with a new object and `spec.runId`.",
+        "Correct what the condition Reachable names. Then follow the run with a new object and `spec.runId`.",
     ),
     Reason.STATUS_TAMPERED: ReasonDoc(
-        "The status says what the watcher never writes: somebody else wrote it.",
-        "Take away the write access to `dbtruns/status` that is not the watcher's; create a new object.",
+        "The status contains values that the watcher never writes, so somebody else has changed it.",
+        "Allow only the watcher to write `dbtruns/status`, and create a new object.",
     ),
     Reason.ANSWERING: ReasonDoc("dbt Cloud answers.", NOTHING),
     Reason.UNREACHABLE: ReasonDoc(
-        "No answer from dbt Cloud: name, network, TLS or time-out.", "See the message; it is tried again with backoff."
+        "dbt Cloud does not answer: name resolution, network, TLS or timeout.",
+        "See the message. The watcher retries with backoff.",
     ),
     Reason.SERVER_ERROR: ReasonDoc(
-        "dbt Cloud answers with server errors.", "See its status page; it is tried again with backoff."
+        "dbt Cloud answers with server errors.", "See the status page of dbt Cloud. The watcher retries with backoff."
     ),
     Reason.RATE_LIMITED: ReasonDoc(
-        "The account's request limit is used up; everything on it pauses.",
-        "Nothing, or find what else spends the limit, or lower the watcher's budget.",
+        "The request limit of the account is used up. All requests to the account pause.",
+        "Nothing. If it happens often, find out which clients use up the limit, or lower the watcher's "
+        "`requestsPerMinute`.",
     ),
     Reason.UNAUTHORIZED: ReasonDoc(
         "dbt Cloud refuses the token.",
-        "Renew the token in the Secret; no restart is needed. For an object that has ended, create a new one.",
+        "Replace the token in the Secret; no restart is needed. If the object has ended, create a new one.",
     ),
     Reason.OTHER_ACCOUNT: ReasonDoc(
-        "The object's runs are in another dbt Cloud account, or on another host, than its connection now names.",
+        "The connection names another dbt Cloud account, or another host, than the one that has the object's runs.",
         "Let the connection name the former account again; for the new account, create a new object. If two watchers "
-        "serve the namespace, take it from one of them.",
+        "serve the namespace, let only one of them serve it.",
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -69,6 +70,30 @@ async def test_each_example_of_the_guide_is_a_valid_spec(reader: Reader) -> None
     for number, text in enumerate(examples):
         manifest = {**dbt_run(f"example-{number}"), "spec": {**yaml.safe_load(text)["spec"], "suspend": True}}
         await reader.kubectl("create", "--dry-run=server", "-f", "-", input=yaml.safe_dump(manifest))
+
+
+async def test_the_documented_rights_are_enough_and_no_more(reader: Reader) -> None:
+    page = "docs/rights.md"
+    (see,) = commands(section(page, "With the roles of Kubernetes"))
+    start, read_secrets = commands(section(page, "Without access to Secrets"))
+    (roles,) = blocks(section(page, "Without access to Secrets"), "yaml")
+    there = {"namespace: data": f"namespace: {reader.namespace}", "-n data": f"-n {reader.namespace}"}
+
+    def moved(text: str) -> str:
+        return re.sub("|".join(there), lambda found: there[found[0]], text)
+
+    jane = "--as=jane --as-group=analysts"
+    await reader.terminal.run(moved(see))
+    await reader.terminal.run(f"! {moved(start)}")
+    await reader.kubectl("apply", "-f", "-", input=moved(roles))
+    assert "yes" in await reader.terminal.run(moved(start))
+    assert "no" in await reader.terminal.run(f"! {moved(read_secrets)}")
+    manifest = yaml.safe_dump({**dbt_run("janes", "endless")})
+    await reader.kubectl("create", "--as=jane", "--as-group=analysts", "-f", "-", input=manifest)
+    await reader.terminal.run(f"kubectl get dr {jane}")
+    await reader.terminal.run(f"""kubectl patch dr/janes --type=merge -p '{{"spec": {{"cancel": true}}}}' {jane}""")
+    await reader.reaches("janes", "Cancelled")
+    await reader.terminal.run(f"! kubectl delete dr/janes {jane}")
 
 
 async def test_waiting_as_the_gitops_page_says(reader: Reader) -> None:

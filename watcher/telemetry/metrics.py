@@ -182,7 +182,7 @@ class Metrics:
             registry=registry,
         ).info({"version": version, "python": platform.python_version()})
         ProcessCollector(registry=registry)
-        self.reconciles = Counter("dbtrun_reconciles", "Looks at an object, whatever came of them.", registry=registry)
+        self.reconciles = Counter("dbtrun_reconciles", "Reconciles of an object, with any result.", registry=registry)
         self.decisions = Counter("dbtrun_decisions", "Decisions carried out.", ["decision"], registry=registry)
         self.finished = Counter("dbtrun_finished", "Ends, by phase and reason.", ["phase", "reason"], registry=registry)
         self.failures = Counter(
@@ -224,7 +224,9 @@ class Metrics:
             "dbtrun_clock_offset_seconds", "The API server's clock minus this machine's.", registry=registry
         )
         self.leader = Gauge(
-            "dbtrun_leader", "1 while this watcher holds the Lease and acts, 0 while it stands by.", registry=registry
+            "dbtrun_leader",
+            "1 while this watcher holds the Lease and acts, 0 while it is a standby.",
+            registry=registry,
         )
         self.loop_lag = Histogram(
             "dbtrun_loop_lag_seconds",
@@ -237,7 +239,7 @@ class Metrics:
         )
         self.conflicts = Counter("dbtrun_write_conflicts", "Writes refused: the object had changed.", registry=registry)
         self.known = Gauge("dbtrun_objects", "DbtRuns known.", registry=registry)
-        self.active = Gauge("dbtrun_reconciles_active", "Objects being worked on right now.", registry=registry)
+        self.active = Gauge("dbtrun_reconciles_active", "Objects that are being reconciled now.", registry=registry)
         self.end_lag = Histogram(
             "dbtrun_end_lag_seconds",
             "From a run's end by dbt Cloud's clock to its final status.",
@@ -314,7 +316,7 @@ class _Parts(Collector):
 
     def collect(self) -> Iterator[Metric]:
         silent = GaugeMetricFamily(
-            "dbtrun_part_silent_seconds", "Since a part last gave a sign of life.", labels=["part"]
+            "dbtrun_part_silent_seconds", "Seconds since a part last made progress.", labels=["part"]
         )
         limit = GaugeMetricFamily(
             "dbtrun_part_limit_seconds", "Silence after which the liveness probe fails.", labels=["part"]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
+from unittest.mock import AsyncMock, patch
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+from airflow.providers.dbt.cloud.hooks.dbt import DbtCloudHook
+from airflow.providers.dbt.cloud.operators.dbt import DbtCloudRunJobOperator
+from airflow.providers.dbt.cloud.triggers.dbt import DbtCloudRunJobTrigger
 
 from airflow_trigger.access import Access, resolve
 from airflow_trigger.event import Payload
@@ -536,6 +542,40 @@ def test_a_lost_or_unknown_event_is_not_a_success(
 ) -> None:
     with pytest.raises(DbtRunEventException, match=sentence):
         new(runs).resume_execution("execute_complete", {"event": event}, Task().context)
+
+
+def provider_event(status: int) -> dict[str, Any]:
+    """What a task gets that was deferred by the provider's operator, before its DAG named this one."""
+
+    async def fire() -> dict[str, Any]:
+        trigger = DbtCloudRunJobTrigger("dbt_cloud_default", 70_001, time.time() + 60, 1.0, 5)
+        with patch.object(DbtCloudHook, "get_job_status", AsyncMock(return_value=status)):
+            async for event in trigger.run():
+                return cast("dict[str, Any]", event.payload)
+        raise AssertionError("no event")
+
+    return asyncio.run(fire())
+
+
+def test_a_task_that_the_provider_deferred_resumes_with_the_run_id(runs: FakeTaskRuns) -> None:
+    task = Task()
+    assert resumed(runs, task, provider_event(10)) == 70_001
+    assert task.xcoms["job_run_id"] == 70_001
+    assert not runs.objects
+
+
+@pytest.mark.parametrize(("status", "kind"), [(20, DbtRunFailed), (30, DbtRunCancelled)])
+def test_a_task_that_the_provider_deferred_fails_as_its_run_did(
+    runs: FakeTaskRuns, status: int, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind, match="70001"):
+        resumed(runs, Task(), provider_event(status))
+    assert not runs.objects
+
+
+def test_the_providers_operator_resumes_with_an_event_of_this_trigger() -> None:
+    operator = DbtCloudRunJobOperator(task_id="build", job_id=7)
+    assert operator.execute_complete(cast("Any", {}), payload("nightly-build-1")) == 70_001
 
 
 def test_a_timeout_before_there_was_a_run_is_a_timeout_all_the_same(runs: FakeTaskRuns) -> None:
