@@ -9,18 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_trigger.access import Access, resolve
-from airflow_trigger.arguments import number, text
-from airflow_trigger.blocking import blocking
-from airflow_trigger.failures import (
-    DbtRunException,
-    DbtRunLostContact,
-    DbtRunRefused,
-    InvalidArgument,
-    warn_without_effect,
-)
-from airflow_trigger.naming import object_name
-from airflow_trigger.objects import Intent, Lite, Run, Truth
+from airflow_trigger.failures import DbtRunException, DbtRunLostContact, DbtRunRefused, InvalidArgument
+from airflow_trigger.shared.access import Access, resolve
+from airflow_trigger.shared.arguments import number, text, warn_without_effect
+from airflow_trigger.shared.blocking import blocking
+from airflow_trigger.shared.naming import object_name
+from airflow_trigger.shared.objects import Lite, Run, RunSpec, RunStatus
 from dbtrun.kube.answers import decode
 from dbtrun.kube.connect import connect
 from dbtrun.kube.errors import KubeError, NotFound
@@ -149,7 +143,7 @@ class DbtRunArtifactOperator(BaseOperator):
             return run, await files.content(str(kept.config_map), str(kept.key))
 
 
-class KeepingIntent(Intent, frozen=True, kw_only=True):
+class KeepingSpec(RunSpec, frozen=True, kw_only=True):
     """With which files were asked for."""
 
     artifacts: tuple[str, ...] = ()
@@ -164,7 +158,7 @@ class KeptFile(Lite, frozen=True, kw_only=True):
     problem: str = ""
 
 
-class KeepingTruth(Truth, frozen=True, kw_only=True):
+class KeepingStatus(RunStatus, frozen=True, kw_only=True):
     """With where the run's files are."""
 
     artifacts: tuple[KeptFile, ...] = ()
@@ -173,8 +167,8 @@ class KeepingTruth(Truth, frozen=True, kw_only=True):
 class KeepingRun(Run, frozen=True, kw_only=True):
     """One DbtRun as far as its files go."""
 
-    spec: KeepingIntent
-    status: KeepingTruth = KeepingTruth()
+    spec: KeepingSpec
+    status: KeepingStatus = KeepingStatus()
 
     def file(self, path: str) -> KeptFile | None:
         """What the object says of a file; None: it was not asked for."""

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_trigger.access import Access, resolve
-from airflow_trigger.arguments import mapping, number, shown, text
-from airflow_trigger.attempts import PREFIX, is_label, label_value
-from airflow_trigger.blocking import blocking
-from airflow_trigger.failures import DbtRunLostContact, InvalidArgument, warn_without_effect
-from airflow_trigger.taskruns import Patiently, TaskRun, TaskRuns, connected
+from airflow_trigger.failures import DbtRunLostContact, InvalidArgument
+from airflow_trigger.shared.access import Access, resolve
+from airflow_trigger.shared.arguments import mapping, number, shown, text, warn_without_effect
+from airflow_trigger.shared.blocking import blocking
+from airflow_trigger.task.identity import PREFIX, is_label, label_value
+from airflow_trigger.task.run import TaskRun
+from airflow_trigger.task.runs import Patiently, TaskRuns, connected
 from dbtrun.api import Phase
 from dbtrun.kube.errors import KubeError
 

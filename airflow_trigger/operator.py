@@ -17,30 +17,23 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from airflow.configuration import conf
 from airflow.providers.common.compat.sdk import AirflowException, BaseOperator
 
-from airflow_trigger import event as events
-from airflow_trigger.access import Access, resolve
-from airflow_trigger.arguments import seconds
-from airflow_trigger.attempts import Attach, Await, Create, Try, Use, try_of
-from airflow_trigger.blocking import blocking
-from airflow_trigger.event import NO_ACCESS, WAIT_TIMEOUT, Subject
-from airflow_trigger.failures import (
-    DbtRunCancelled,
-    DbtRunLostContact,
-    DbtRunRefused,
-    DbtRunTimedOut,
-    InvalidArgument,
-    checked,
-    failure,
-    report,
-    warn_without_effect,
-)
-from airflow_trigger.killed import ends_the_run, why_killed
+from airflow_trigger.failures import DbtRunCancelled, DbtRunLostContact, DbtRunRefused, DbtRunTimedOut, InvalidArgument
 from airflow_trigger.link import DbtRunLink
-from airflow_trigger.manifest import DAY, Wish, active_deadline, manifest
-from airflow_trigger.naming import DEFAULT_CONN_ID
-from airflow_trigger.taskruns import Patiently, TaskRun, TaskRuns, belonging, cancel, connected, consume, submitted
-from airflow_trigger.tracing import traceparent
+from airflow_trigger.shared.access import Access, resolve
+from airflow_trigger.shared.arguments import seconds, warn_without_effect
+from airflow_trigger.shared.blocking import blocking
+from airflow_trigger.shared.naming import DEFAULT_CONN_ID
+from airflow_trigger.task.attempts import Attach, Await, Create, Use
+from airflow_trigger.task.identity import Try, try_of
+from airflow_trigger.task.killed import ends_the_run, why_killed
+from airflow_trigger.task.manifest import DAY, Wish, active_deadline, manifest
+from airflow_trigger.task.outcome import checked, failure, report
+from airflow_trigger.task.run import TaskRun
+from airflow_trigger.task.runs import Patiently, TaskRuns, belonging, cancel, connected, consume, submitted
+from airflow_trigger.task.tracing import traceparent
 from airflow_trigger.trigger import DbtRunTrigger, PauseTrigger
+from airflow_trigger.waiting import event as events
+from airflow_trigger.waiting.event import NO_ACCESS, WAIT_TIMEOUT, Subject
 from dbtrun.api import Phase
 from dbtrun.kube.config import ClusterConfig
 from dbtrun.kube.errors import KubeError, NotFound, QuotaExceeded, Rejected

@@ -14,24 +14,18 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
 )
 
-from airflow_trigger import event as events
-from airflow_trigger.access import Access, resolve
-from airflow_trigger.arguments import number
-from airflow_trigger.blocking import blocking
-from airflow_trigger.event import WAIT_TIMEOUT, Subject
-from airflow_trigger.failures import (
-    DbtRunLostContact,
-    DbtRunRefused,
-    DbtRunSensorTimeout,
-    checked,
-    failure,
-    report,
-    warn_without_effect,
-)
-from airflow_trigger.follow import taken_by
-from airflow_trigger.naming import DEFAULT_CONN_ID, connection_name, object_name
-from airflow_trigger.taskruns import Patiently, TaskRun, TaskRuns, connected
+from airflow_trigger.failures import DbtRunLostContact, DbtRunRefused, DbtRunSensorTimeout
+from airflow_trigger.shared.access import Access, resolve
+from airflow_trigger.shared.arguments import number, warn_without_effect
+from airflow_trigger.shared.blocking import blocking
+from airflow_trigger.shared.naming import DEFAULT_CONN_ID, connection_name, object_name
+from airflow_trigger.task.outcome import checked, failure, report
+from airflow_trigger.task.run import TaskRun
+from airflow_trigger.task.runs import Patiently, TaskRuns, connected
 from airflow_trigger.trigger import DbtRunTrigger
+from airflow_trigger.waiting import event as events
+from airflow_trigger.waiting.event import WAIT_TIMEOUT, Subject
+from airflow_trigger.waiting.follow import taken_by
 from dbtrun.api import Phase
 from dbtrun.kube.errors import AlreadyExists, KubeError, NotFound, Rejected, Unreachable
 
@@ -41,7 +35,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_trigger.waits import Wait
+    from airflow_trigger.waiting.waits import Wait
     from dbtrun.kube.config import ClusterConfig
 
 LOOK_SECONDS: Final = 20.0

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_trigger import event
-from airflow_trigger.attempts import Mark
-from airflow_trigger.dbtruns import HubRuns
-from airflow_trigger.event import Payload, Subject
-from airflow_trigger.follow import CREATE, WAIT, Follower, Todo, held
-from airflow_trigger.hub import DEFAULT_PACE, Pace, subscribe
-from airflow_trigger.killed import Standing, standing_of
-from airflow_trigger.naming import DEFAULT_CONN_ID
-from airflow_trigger.objects import Denied, Gone, Seen
-from airflow_trigger.taskruns import Patiently, TaskRuns, cancel, task_runs
-from airflow_trigger.waits import DEFAULT_POLL_SECONDS, DENIED_GRACE_SECONDS, Wait, wait_of
+from airflow_trigger.shared.naming import DEFAULT_CONN_ID
+from airflow_trigger.shared.objects import Denied, Gone, Seen
+from airflow_trigger.task.identity import Mark
+from airflow_trigger.task.killed import Standing, standing_of
+from airflow_trigger.task.runs import Patiently, TaskRuns, cancel, task_runs
+from airflow_trigger.waiting import event
+from airflow_trigger.waiting.event import Payload, Subject
+from airflow_trigger.waiting.follow import CREATE, WAIT, Follower, Todo, held
+from airflow_trigger.waiting.hub import DEFAULT_PACE, Pace, subscribe
+from airflow_trigger.waiting.runs import HubRuns
+from airflow_trigger.waiting.waits import DEFAULT_POLL_SECONDS, DENIED_GRACE_SECONDS, Wait, wait_of
 from dbtrun.kube.config import own_namespace
 from dbtrun.kube.connect import REQUEST_SECONDS, clusters
 from dbtrun.kube.errors import Denial, KubeError, NotFound, QuotaExceeded, Rejected
@@ -33,7 +33,7 @@ from dbtrun.kube.errors import Denial, KubeError, NotFound, QuotaExceeded, Rejec
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from airflow_trigger.objects import Run, State
+    from airflow_trigger.shared.objects import Run, State
 
 CANCEL_SECONDS: Final = 60.0
 """How long an API server that does not answer is asked to cancel."""

@@ -22,7 +22,7 @@ import yaml
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from airflow_trigger.event import STATUSES
+from airflow_trigger.waiting.event import STATUSES
 from dbtrun.api import API_VERSION, KIND, PHASE_MEANINGS, REASON_DOCS, ConditionType
 from docs import chart, cli, events, lifecycle, performance, settings
 from tests.bench import record

@@ -140,8 +140,8 @@ Made = tuple["Callable[[str], Any]", "Callable[[], int]"]
 
 
 def _ours(options: dict[str, Any]) -> Made:
-    from airflow_trigger import hub
     from airflow_trigger.trigger import DbtRunTrigger
+    from airflow_trigger.waiting import hub
 
     def make(name: str) -> DbtRunTrigger:
         return DbtRunTrigger(name=name, namespace=options["namespace"], config_file=options["kubeconfig"])

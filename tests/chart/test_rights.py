@@ -19,8 +19,8 @@ import pytest_asyncio
 import yaml
 
 from airflow_trigger.artifacts import Files
-from airflow_trigger.dbtruns import HubRuns
-from airflow_trigger.taskruns import task_runs
+from airflow_trigger.task.runs import task_runs
+from airflow_trigger.waiting.runs import HubRuns
 from dbtrun.kube.config import ClusterConfig
 from dbtrun.kube.connect import connect
 from dbtrun.kube.errors import Forbidden

@@ -34,7 +34,7 @@ for ask in (getpass.getuser, Path.home):
 TRIGGER = """
 import asyncio
 from dbtrun.kube.config import ClusterConfig
-from airflow_trigger.hub import subscribe
+from airflow_trigger.waiting.hub import subscribe
 
 async def main():
     async with subscribe(ClusterConfig(config_file="/no/such/file"), "default", "a") as states:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airflow_trigger.dbtruns import Change, HubRuns, Runs
-from airflow_trigger.hub import Hub, Subscription, subscribe
-from airflow_trigger.objects import Denied, Gone, Seen, State
+from airflow_trigger.shared.objects import Denied, Gone, Seen, State
+from airflow_trigger.waiting.hub import Hub, Subscription, subscribe
+from airflow_trigger.waiting.runs import Change, HubRuns, Runs
 from dbtrun.api import API_VERSION, GROUP, KIND, PLURAL
 from dbtrun.kube.cluster import Cluster
 from dbtrun.kube.config import ClusterConfig
@@ -174,7 +174,7 @@ async def test_a_field_that_the_installed_crd_does_not_know_is_refused(objects: 
 async def test_a_list_of_several_pages_is_whole(objects: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b", "c", "d", "e"):
         await objects.create(name)
-    monkeypatch.setattr("airflow_trigger.dbtruns.PAGE", 2)
+    monkeypatch.setattr("airflow_trigger.waiting.runs.PAGE", 2)
     assert sorted((await objects.runs.list()).runs) == ["a", "b", "c", "d", "e"]
 
 

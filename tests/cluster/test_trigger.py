@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airflow_trigger.trigger import DbtRunTrigger
-    from airflow_trigger.waits import Wait
+    from airflow_trigger.waiting.waits import Wait
     from tests.controlplane import ControlPlane
 
 URL = "https://cloud.getdbt.com/deploy/1/projects/2/runs/98765"
@@ -305,7 +305,7 @@ async def flip(objects: Namespace, names: list[str]) -> dict[str, float]:
 
 async def is_watched(objects: Namespace) -> bool:
     """Whether a hub of this process mirrors the namespace."""
-    from airflow_trigger.hub import _hubs
+    from airflow_trigger.waiting.hub import _hubs
 
     hubs = _hubs._loops.get(asyncio.get_running_loop(), {})
     return any(key[1] == objects.name and entry.value.synced for key, entry in hubs.items())

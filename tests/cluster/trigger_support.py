@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_trigger.dbtruns import HubRuns
-from airflow_trigger.hub import Pace
-from airflow_trigger.taskruns import task_runs
+from airflow_trigger.task.runs import task_runs
 from airflow_trigger.trigger import DbtRunTrigger
+from airflow_trigger.waiting.hub import Pace
+from airflow_trigger.waiting.runs import HubRuns
 from dbtrun.api import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from dbtrun.kube.cluster import Cluster
 from dbtrun.kube.config import ClusterConfig

@@ -29,7 +29,7 @@ def test_an_airflow_image_gets_three_small_libraries() -> None:
 
 
 def test_what_airflow_loads_needs_nothing_of_the_watcher() -> None:
-    loaded = "airflow_trigger.hub, airflow_trigger.event, airflow_trigger.provider"
+    loaded = "airflow_trigger.waiting.hub, airflow_trigger.waiting.event, airflow_trigger.provider"
     imports(loaded, "kopf", "httpx", "click", "starlette", "uvicorn", "prometheus_client", "watcher")
 
 
@@ -44,7 +44,7 @@ def test_the_kubernetes_client_is_loaded_beside_the_event_loop() -> None:
     script = """
 import asyncio, sys, threading
 from dbtrun.kube.config import ClusterConfig
-from airflow_trigger.hub import subscribe
+from airflow_trigger.waiting.hub import subscribe
 
 class Finder:
     def find_spec(self, name, path, target=None):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_trigger.dbtruns import Change, Listing
-from airflow_trigger.objects import Run
+from airflow_trigger.shared.objects import Run
+from airflow_trigger.waiting.runs import Change, Listing
 from dbtrun.kube.errors import AlreadyExists, KubeError, NotFound
 from dbtrun.kube.watch import Added, Progress, Removed
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_trigger.taskruns import TaskRun
+from airflow_trigger.task.run import TaskRun
 from dbtrun.kube.config import ClusterConfig
 from dbtrun.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
 

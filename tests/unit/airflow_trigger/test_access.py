@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import BaseHook
 
-from airflow_trigger.access import Access, resolve
+from airflow_trigger.shared.access import Access, resolve
 from dbtrun.kube.config import ClusterConfig
 
 

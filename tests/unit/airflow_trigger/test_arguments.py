@@ -15,13 +15,13 @@ from airflow.providers.common.compat.sdk import DAG, Connection, TaskDeferred
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_trigger.access import resolve
-from airflow_trigger.arguments import boolean, mapping, number, real, seconds, shown, text, texts
 from airflow_trigger.artifacts import DbtRunArtifactOperator
 from airflow_trigger.failures import DbtRunException, InvalidArgument
 from airflow_trigger.listing import DbtRunListOperator
 from airflow_trigger.operator import DbtRunOperator
 from airflow_trigger.sensor import DbtRunSensor
+from airflow_trigger.shared.access import resolve
+from airflow_trigger.shared.arguments import boolean, mapping, number, real, seconds, shown, text, texts
 from tests.unit.airflow_trigger.tasks import FakeTaskRuns, Task
 
 VALUES: tuple[object, ...] = (2024, -3, 10**30, 5.5, float("inf"), True, None, "", "text-1", "2024", "Ü /")
@@ -203,13 +203,13 @@ def test_a_connection_may_spell_its_flags_as_text(
     defined = (
         Connection.from_uri(uri, conn_id="k") if how == "uri" else Connection.from_json(json.dumps(whole), conn_id="k")
     )
-    monkeypatch.setattr("airflow_trigger.access.BaseHook.get_connection", lambda conn_id: defined)
+    monkeypatch.setattr("airflow_trigger.shared.access.BaseHook.get_connection", lambda conn_id: defined)
     found = resolve("k", namespace=None, in_cluster=None, config_file=None, cluster_context=None)
     assert (found.config.in_cluster, found.namespace) == (meant, "team")
 
 
 def test_a_connection_whose_flag_means_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     defined = Connection.from_uri("kubernetes://?in_cluster=perhaps", conn_id="k")
-    monkeypatch.setattr("airflow_trigger.access.BaseHook.get_connection", lambda conn_id: defined)
+    monkeypatch.setattr("airflow_trigger.shared.access.BaseHook.get_connection", lambda conn_id: defined)
     with pytest.raises(InvalidArgument, match="'k': in_cluster must be true or false, not 'perhaps'"):
         resolve("k", namespace=None, in_cluster=None, config_file=None, cluster_context=None)

@@ -12,32 +12,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from airflow_trigger.attempts import (
+from airflow_trigger.shared.objects import Reference
+from airflow_trigger.task.attempts import Attach, Await, Choice, Create, Replace, Use, choose
+from airflow_trigger.task.identity import (
     CONSUMED,
     TASK_INSTANCE,
     TRY,
     WAITING_TRY,
-    Attach,
-    Await,
-    Choice,
-    Create,
     Mark,
-    Replace,
     TaskKey,
     Try,
-    Use,
-    choose,
     label_value,
     try_of,
 )
-from airflow_trigger.objects import Reference
-from airflow_trigger.taskruns import TaskIntent, TaskMeta, TaskRun, TaskTruth
+from airflow_trigger.task.run import TaskMeta, TaskRun, TaskSpec, TaskStatus
 from tests.unit.airflow_trigger.tasks import Task
 
 KEY = TaskKey("nightly", "scheduled__2026-01-01T00:00:00+00:00", "build")
 SECOND = Try(KEY, 2, max_tries=3)
 IDS = st.text(min_size=1, max_size=300)
-WANTED = TaskIntent(job={"id": 7})
+WANTED = TaskSpec(job={"id": 7})
 KEYS = st.builds(TaskKey, IDS, IDS, IDS, st.integers(-1, 10_000))
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
@@ -68,7 +62,7 @@ def run(
             deletion_timestamp="2026-01-01T00:00:00Z" if deleting else None,
         ),
         spec=replace(WANTED, cancel=cancel, run_id=follows, **spec),
-        status=TaskTruth(phase=phase, reason=reason, run_id=run_id),
+        status=TaskStatus(phase=phase, reason=reason, run_id=run_id),
     )
 
 

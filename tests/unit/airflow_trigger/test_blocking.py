@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from airflow_trigger.blocking import blocking
+from airflow_trigger.shared.blocking import blocking
 
 
 class Interrupted(BaseException):

@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_trigger.dbtruns import HubRuns, read
+from airflow_trigger.waiting.runs import HubRuns, read
 from dbtrun.api import FINAL_PHASES
 from dbtrun.kube import cluster as clusters
 from dbtrun.kube import watch

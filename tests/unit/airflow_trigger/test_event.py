@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from airflow_trigger import event
-from airflow_trigger.event import Payload, Subject
+from airflow_trigger.waiting import event
+from airflow_trigger.waiting.event import Payload, Subject
 from dbtrun.api import FINAL_PHASES, Phase, Reason
 from tests.unit.airflow_trigger.fakes import dbtrun
 

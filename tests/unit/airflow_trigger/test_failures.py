@@ -11,7 +11,6 @@ import msgspec
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_trigger.event import Subject, ended
 from airflow_trigger.failures import (
     DbtRunCancelled,
     DbtRunEventException,
@@ -20,11 +19,10 @@ from airflow_trigger.failures import (
     DbtRunLostContact,
     DbtRunRefused,
     DbtRunTimedOut,
-    checked,
-    failure,
-    report,
 )
-from airflow_trigger.taskruns import TaskRun
+from airflow_trigger.task.outcome import checked, failure, report
+from airflow_trigger.task.run import TaskRun
+from airflow_trigger.waiting.event import Subject, ended
 from dbtrun.api import Reason
 
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from airflow_trigger.event import Payload, Subject
-from airflow_trigger.follow import CREATE, WAIT, Follower, Todo
-from airflow_trigger.objects import Denied, Gone, Seen, State
+from airflow_trigger.shared.objects import Denied, Gone, Seen, State
 from airflow_trigger.trigger import DbtRunTrigger
+from airflow_trigger.waiting.event import Payload, Subject
+from airflow_trigger.waiting.follow import CREATE, WAIT, Follower, Todo
 from tests.unit.airflow_trigger.fakes import dbtrun
 
 RUN_5 = {"runId": 5}

@@ -20,8 +20,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 import tests.stack
-from airflow_trigger.hub import Pace
 from airflow_trigger.trigger import DbtRunTrigger
+from airflow_trigger.waiting.hub import Pace
 from dbtrun.api import API_VERSION, FINAL_PHASES, KIND
 from dbtrun.kube import cluster, errors
 from tests.unit.airflow_trigger.test_cluster import kubeconfig

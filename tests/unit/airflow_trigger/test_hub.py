@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airflow_trigger.dbtruns import Listing, Runs
-from airflow_trigger.hub import Hub, Pace, Subscription
-from airflow_trigger.objects import Denied, Gone, Seen, State
+from airflow_trigger.shared.objects import Denied, Gone, Seen, State
+from airflow_trigger.waiting.hub import Hub, Pace, Subscription
+from airflow_trigger.waiting.runs import Listing, Runs
 from dbtrun.kube.errors import Expired, Forbidden, Rejected, Unreachable
 from dbtrun.kube.watch import Added, Progress, Removed
 from tests.unit.airflow_trigger.fakes import FakeRuns, dbtrun

@@ -13,11 +13,11 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 from airflow.utils.state import TaskInstanceState
 
-from airflow_trigger import killed
-from airflow_trigger.attempts import TaskKey, Try
-from airflow_trigger.killed import COMMS, Cause, Standing, cause_of, ends_the_run, standing_of, why_killed
+from airflow_trigger.task import killed
+from airflow_trigger.task.identity import TaskKey, Try
+from airflow_trigger.task.killed import COMMS, Cause, Standing, cause_of, ends_the_run, standing_of, why_killed
 from airflow_trigger.trigger import DbtRunTrigger
-from airflow_trigger.waits import Wait
+from airflow_trigger.waiting.waits import Wait
 from dbtrun.kube.config import ClusterConfig
 from dbtrun.kube.errors import Forbidden
 from tests.stack import until

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from airflow_trigger.attempts import TaskKey
 from airflow_trigger.failures import DbtRunLostContact, InvalidArgument
 from airflow_trigger.listing import DbtRunListOperator
+from airflow_trigger.task.identity import TaskKey
 from dbtrun.kube.errors import Forbidden
 from tests.unit.airflow_trigger.tasks import NAMESPACE, FakeTaskRuns, Task
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
-from airflow_trigger.arguments import seconds
-from airflow_trigger.attempts import Create, TaskKey, Try
 from airflow_trigger.failures import InvalidArgument
-from airflow_trigger.manifest import PULL_REQUEST, RUN_CONFIG, Wish, active_deadline, manifest
-from airflow_trigger.tracing import traceparent
+from airflow_trigger.shared.arguments import seconds
+from airflow_trigger.task.attempts import Create
+from airflow_trigger.task.identity import TaskKey, Try
+from airflow_trigger.task.manifest import PULL_REQUEST, RUN_CONFIG, Wish, active_deadline, manifest
+from airflow_trigger.task.tracing import traceparent
 from dbtrun.api import DbtRun, parse
 from watcher.dbtcloud.client import _body
 

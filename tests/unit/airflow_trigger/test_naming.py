@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_trigger.naming import adopted_name, connection_name
+from airflow_trigger.shared.naming import adopted_name, connection_name
 
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 

@@ -19,8 +19,6 @@ from airflow.providers.dbt.cloud.hooks.dbt import DbtCloudHook
 from airflow.providers.dbt.cloud.operators.dbt import DbtCloudRunJobOperator
 from airflow.providers.dbt.cloud.triggers.dbt import DbtCloudRunJobTrigger
 
-from airflow_trigger.access import Access, resolve
-from airflow_trigger.event import Payload
 from airflow_trigger.failures import (
     DbtRunCancelled,
     DbtRunEventException,
@@ -29,9 +27,11 @@ from airflow_trigger.failures import (
     DbtRunRefused,
     DbtRunTimedOut,
 )
-from airflow_trigger.killed import Cause
 from airflow_trigger.operator import DbtRunOperator
+from airflow_trigger.shared.access import Access, resolve
+from airflow_trigger.task.killed import Cause
 from airflow_trigger.trigger import DbtRunTrigger, PauseTrigger
+from airflow_trigger.waiting.event import Payload
 from dbtrun.kube.errors import Forbidden, QuotaExceeded, Rejected, Unreachable
 from tests.unit.airflow_trigger.tasks import NAMESPACE, URL, FakeTaskRuns, Task
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from airflow_trigger.taskruns import TaskRun, task_runs
+from airflow_trigger.task.run import TaskRun
+from airflow_trigger.task.runs import task_runs
 from dbtrun.kube.cluster import Cluster
 from dbtrun.kube.errors import Unreachable, Unreadable
 from dbtrun.kube.runs import DbtRuns

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_trigger import event
-from airflow_trigger.event import Subject
-from airflow_trigger.follow import HELD_SECONDS, held
 from airflow_trigger.provider import get_provider_info
 from airflow_trigger.trigger import DbtRunTrigger, PauseTrigger
-from airflow_trigger.waits import Wait
+from airflow_trigger.waiting import event
+from airflow_trigger.waiting.event import Subject
+from airflow_trigger.waiting.follow import HELD_SECONDS, held
+from airflow_trigger.waiting.waits import Wait
 from dbtrun.kube.errors import NotFound, Unreachable
 from tests.unit.airflow_trigger.fakes import dbtrun
 

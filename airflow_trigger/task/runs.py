@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from airflow_trigger.attempts import CONSUMED, TRY, WAITING_TRY, Attach, Await, Create, Mark, Replace, Try, Use, choose
-from airflow_trigger.objects import Intent, Lite, Meta, Results, Run, Truth
+from airflow_trigger.task.attempts import Attach, Await, Create, Replace, Use, choose
+from airflow_trigger.task.identity import CONSUMED, WAITING_TRY, Mark, Try
+from airflow_trigger.task.run import TaskRun, TaskSpec
 from dbtrun.api import Reason
 from dbtrun.kube.config import ClusterConfig
 from dbtrun.kube.connect import connect
@@ -27,108 +27,6 @@ PAGE: Final = 500
 FIRST_LOOK: Final = 0.2
 LONGEST_LOOK: Final = 2.0
 LOOKS: Final = 20
-
-
-class TaskMeta(Meta, frozen=True, kw_only=True):
-    """With what the task wrote on the object."""
-
-    namespace: str = ""
-    creation_timestamp: str = ""
-    labels: dict[str, str] = msgspec.field(default_factory=dict)
-    annotations: dict[str, str] = msgspec.field(default_factory=dict)
-
-
-class TaskIntent(Intent, frozen=True, kw_only=True):
-    """With what it runs, as it is on the wire, and the wish to end it."""
-
-    job: dict[str, Any] | None = None
-    overrides: dict[str, Any] | None = None
-    retry_of: int | None = None
-    cancel: bool = False
-
-
-class Step(Lite, frozen=True, kw_only=True):
-    """One command of the run."""
-
-    index: int
-    name: str
-    status: str
-
-
-class Failure(Lite, frozen=True, kw_only=True):
-    """A node that did not pass."""
-
-    unique_id: str
-    status: str
-    message: str = ""
-
-
-class TaskResults(Results, frozen=True, kw_only=True):
-    """With the first failed nodes."""
-
-    failures: tuple[Failure, ...] = ()
-
-
-class FailedStep(Lite, frozen=True, kw_only=True):
-    """The step at which the run ended, and the end of its log."""
-
-    index: int
-    name: str
-    log_tail: str = ""
-
-
-class TaskTruth(Truth, frozen=True, kw_only=True):
-    """With what a task's log tells of an end."""
-
-    account_id: int | None = None
-    job_id: int | None = None
-    queued_at: datetime | None = None
-    progress: str | None = None
-    steps: tuple[Step, ...] = ()
-    failed_step: FailedStep | None = None
-    results: TaskResults = TaskResults()
-
-
-class TaskRun(Run, frozen=True, kw_only=True):
-    """One DbtRun as a task cares."""
-
-    metadata: TaskMeta
-    spec: TaskIntent
-    status: TaskTruth = TaskTruth()
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self.metadata.name
-
-    @property
-    def number(self) -> int:
-        """Its place among the objects of its task."""
-        return _number(self.metadata.labels.get(TRY))
-
-    @property
-    def waiting(self) -> Mark:
-        """The last try that took it on."""
-        return Mark.parse(self.metadata.annotations.get(WAITING_TRY))
-
-    @property
-    def consumed(self) -> bool:
-        """Whether Airflow was told the outcome."""
-        return CONSUMED in self.metadata.annotations
-
-    @property
-    def mark(self) -> Mark:
-        """The try that told Airflow the outcome, else the last that took it on."""
-        return Mark.parse(self.metadata.annotations[CONSUMED]) if self.consumed else self.waiting
-
-    @property
-    def unwanted(self) -> bool:
-        """Whether somebody asked for its end."""
-        return self.spec.cancel or self.deleting
-
-
-def _number(text: str | None) -> int:
-    return int(text) if text and text.isdecimal() else 0
 
 
 class TaskRuns(Protocol):
@@ -247,7 +145,7 @@ async def belonging(
     Raises:
         KubeError: the kind says what can be done.
     """
-    wanted = intent_of(body(Create(attempt.number)))
+    wanted = spec_of(body(Create(attempt.number)))
     above = 0
     last: Create | None = None
     for _ in range(LOOKS):
@@ -273,9 +171,9 @@ async def belonging(
     raise Unreachable(f"the DbtRuns of {attempt.key.task_id} changed {LOOKS} times while they were looked at")
 
 
-def intent_of(body: Mapping[str, Any]) -> TaskIntent:
+def spec_of(body: Mapping[str, Any]) -> TaskSpec:
     """The part of an object's `spec` that says what it runs, as it would be read."""
-    return msgspec.json.decode(msgspec.json.encode(body["spec"]), type=TaskIntent)
+    return msgspec.json.decode(msgspec.json.encode(body["spec"]), type=TaskSpec)
 
 
 async def submitted(runs: TaskRuns, run: TaskRun, seconds: float) -> TaskRun:

@@ -51,7 +51,7 @@ class Reference(Lite, frozen=True, kw_only=True):
     name: str = ""
 
 
-class Intent(Lite, frozen=True, kw_only=True):
+class RunSpec(Lite, frozen=True, kw_only=True):
     """The part of `spec` that decides which run this is and what a deletion does to it."""
 
     connection_ref: Reference | None = None
@@ -73,7 +73,7 @@ class Results(Lite, frozen=True, kw_only=True):
     counts: dict[str, int] = {}
 
 
-class Truth(Lite, frozen=True, kw_only=True):
+class RunStatus(Lite, frozen=True, kw_only=True):
     """The part of `status` that an event tells."""
 
     phase: str = ""
@@ -97,8 +97,8 @@ class Run(Lite, frozen=True, kw_only=True):
     """One DbtRun as far as a waiter cares."""
 
     metadata: Meta
-    spec: Intent
-    status: Truth = Truth()
+    spec: RunSpec
+    status: RunStatus = RunStatus()
 
     @property
     def final(self) -> bool:

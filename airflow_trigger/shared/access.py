@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook
 
-from airflow_trigger.arguments import boolean, text
 from airflow_trigger.failures import InvalidArgument
-from airflow_trigger.naming import namespace_name
+from airflow_trigger.shared.arguments import boolean, text
+from airflow_trigger.shared.naming import namespace_name
 from dbtrun.kube.config import ClusterConfig, own_namespace
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ takes what can only mean one thing, and refuses everything else in a sentence th
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final
@@ -154,3 +155,25 @@ def mapping(argument: str, value: object) -> dict[str, object]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise InvalidArgument(f"{argument} must be a mapping with text as its keys, not {shown(value)}")
     return dict(value)
+
+
+NO_CALLS: Final = "nothing here calls dbt Cloud"
+WITHOUT_EFFECT: Final = {
+    "hook_params": f"{NO_CALLS}. The watcher retries and limits its requests; its time-outs are settings of the chart.",
+    "openlineage_inject_parent_job_info": "the run's cause carries the watcher's marker. Read the DbtRun's labels "
+    "airflow.dbtrun.dev/dag-id, run-id and task-id instead.",
+    "durable": "every try looks for the run of the one before. A run is started anew when the task is cleared.",
+    "dbt_cloud_conn_id": f"{NO_CALLS}: the DbtRuns of the namespace are read.",
+    "account_id": f"{NO_CALLS}: the DbtRuns of the namespace are read.",
+    "order_by": "the list is always newest first.",
+    "include_related": "a row has what the status of the DbtRun has.",
+    "step": "a file is kept as the last step of the run left it.",
+}
+"""Arguments of the provider that have no place here, each with what takes it."""
+
+
+def warn_without_effect(**given: object) -> None:
+    """A warning for each argument that was given and has no place here."""
+    for argument, value in given.items():
+        if value:
+            warnings.warn(f"{argument} has no effect: {WITHOUT_EFFECT[argument]}", FutureWarning, stacklevel=3)

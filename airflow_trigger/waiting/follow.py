@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from airflow_trigger import event
-from airflow_trigger.objects import Denied, Gone, Run, State
+from airflow_trigger.shared.objects import Denied, Gone, Run, State
+from airflow_trigger.waiting import event
 from dbtrun.api import Phase
 
 if TYPE_CHECKING:
-    from airflow_trigger.event import Payload, Subject
-    from airflow_trigger.waits import Wait
+    from airflow_trigger.waiting.event import Payload, Subject
+    from airflow_trigger.waiting.waits import Wait
 
 
 class Todo(Enum):

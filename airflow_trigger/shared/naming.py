@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from airflow_trigger.arguments import shown, text
 from airflow_trigger.failures import InvalidArgument
+from airflow_trigger.shared.arguments import shown, text
 from dbtrun.values import shortened
 
 DEFAULT_CONN_ID: Final = "dbt_cloud_default"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final, Literal, TypedDict
 
-from airflow_trigger.objects import Run, Truth
+from airflow_trigger.shared.objects import Run, RunStatus
 from dbtrun.api import Phase, Reason
 from dbtrun.api.status import FAILED_NODE
 from dbtrun.text import cut
@@ -101,7 +101,7 @@ def ended(subject: Subject, run: Run) -> Payload:
     return about.event(STATUSES[truth.phase], truth.reason, *_sentences(about, truth))
 
 
-def _sentences(about: Subject, truth: Truth) -> tuple[str, ...]:
+def _sentences(about: Subject, truth: RunStatus) -> tuple[str, ...]:
     match truth.phase:
         case Phase.SUCCEEDED:
             return (f"{about.title} has completed successfully.",)
@@ -119,12 +119,12 @@ def _sentences(about: Subject, truth: Truth) -> tuple[str, ...]:
             )
 
 
-def _failed_nodes(truth: Truth) -> str:
+def _failed_nodes(truth: RunStatus) -> str:
     count = sum(truth.results.counts.get(status, 0) for status in FAILED_NODE)
     return f" ({count} failed {'node' if count == 1 else 'nodes'})" if count else ""
 
 
-def _after(truth: Truth) -> str:
+def _after(truth: RunStatus) -> str:
     begin = truth.started_at or truth.start_time
     end = truth.finished_at or truth.completion_time
     return f" after {_seconds(begin, end)} seconds" if begin and end else ""

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec.structs import replace
 
-from airflow_trigger.dbtruns import Change, HubRuns, Listing, Runs
-from airflow_trigger.objects import Denied, Gone, Run, Seen, State
+from airflow_trigger.shared.objects import Denied, Gone, Run, Seen, State
+from airflow_trigger.waiting.runs import Change, HubRuns, Listing, Runs
 from dbtrun.kube.config import ClusterConfig
 from dbtrun.kube.connect import leased
 from dbtrun.kube.errors import AlreadyExists, Denial, KubeError, NotFound, Rejected, Unreachable

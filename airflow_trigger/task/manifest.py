@@ -16,10 +16,11 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec.structs import fields, replace
 
-from airflow_trigger.arguments import boolean, mapping, number, shown, text, texts
-from airflow_trigger.attempts import WAITING_TRY, Create, Try
 from airflow_trigger.failures import InvalidArgument
-from airflow_trigger.naming import connection_name, object_name
+from airflow_trigger.shared.arguments import boolean, mapping, number, shown, text, texts
+from airflow_trigger.shared.naming import connection_name, object_name
+from airflow_trigger.task.attempts import Create
+from airflow_trigger.task.identity import WAITING_TRY, Try
 from dbtrun.api import (
     API_VERSION,
     KIND,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import msgspec
 
-from airflow_trigger.objects import Run
+from airflow_trigger.shared.objects import Run
 from dbtrun.api import FINAL_PHASES, Phase
 from dbtrun.kube.answers import comparable
 from dbtrun.kube.errors import Rejected, Unreachable

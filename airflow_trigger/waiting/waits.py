@@ -8,18 +8,17 @@ templates.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from airflow_trigger.access import cluster_config
-from airflow_trigger.arguments import boolean, mapping, number, real, text
 from airflow_trigger.failures import InvalidArgument
-from airflow_trigger.naming import adopted_name, connection_name, namespace_name, object_name
+from airflow_trigger.shared.access import cluster_config
+from airflow_trigger.shared.arguments import boolean, mapping, number, real, text
+from airflow_trigger.shared.naming import adopted_name, connection_name, namespace_name, object_name
 from dbtrun.api import API_VERSION, KIND, ConnectionRef, Spec, to_wire
 from dbtrun.kube.config import own_namespace
 
 if TYPE_CHECKING:
-    from airflow_trigger.objects import Intent
-    from airflow_trigger.trigger import DbtRunTrigger
+    from airflow_trigger.shared.objects import RunSpec
     from dbtrun.kube.config import ClusterConfig
 
 MIN_POLL_SECONDS: Final = 5
@@ -49,7 +48,7 @@ class Wait:
     until_started: bool
     cancel_for: dict[str, Any] | None
 
-    def is_followed_by(self, spec: Intent) -> bool:
+    def is_followed_by(self, spec: RunSpec) -> bool:
         """Whether an object with this spec is the one that is waited for.
 
         One that is to follow a run must follow this run, by this connection: whoever may create objects can give one
@@ -78,7 +77,26 @@ class Wait:
         }
 
 
-def wait_of(given: DbtRunTrigger) -> Wait:
+class Arguments(Protocol):
+    """Those of DbtRunTrigger. A template, or a release of another time, may have made anything of them."""
+
+    conn_id: Any
+    run_id: Any
+    end_time: Any
+    poll_interval: Any
+    account_id: Any
+    name: Any
+    namespace: Any
+    in_cluster: Any
+    config_file: Any
+    cluster_context: Any
+    start_time: Any
+    denied_grace: Any
+    cancel_for: Any
+    until_started: Any
+
+
+def wait_of(given: Arguments) -> Wait:
     """The plan that a trigger's arguments make.
 
     Raises:

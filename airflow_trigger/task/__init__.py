@@ -1,0 +1,1 @@
+"""Which DbtRun belongs to a try of a task, what it says, and who ended the task."""

@@ -1,0 +1,113 @@
+"""One DbtRun as a task reads it, with what the task wrote on it. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from airflow_trigger.shared.objects import Lite, Meta, Results, Run, RunSpec, RunStatus
+from airflow_trigger.task.identity import CONSUMED, TRY, WAITING_TRY, Mark
+
+
+class TaskMeta(Meta, frozen=True, kw_only=True):
+    """With what the task wrote on the object."""
+
+    namespace: str = ""
+    creation_timestamp: str = ""
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    annotations: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class TaskSpec(RunSpec, frozen=True, kw_only=True):
+    """With what it runs, as it is on the wire, and the wish to end it."""
+
+    job: dict[str, Any] | None = None
+    overrides: dict[str, Any] | None = None
+    retry_of: int | None = None
+    cancel: bool = False
+
+
+class Step(Lite, frozen=True, kw_only=True):
+    """One command of the run."""
+
+    index: int
+    name: str
+    status: str
+
+
+class Failure(Lite, frozen=True, kw_only=True):
+    """A node that did not pass."""
+
+    unique_id: str
+    status: str
+    message: str = ""
+
+
+class TaskResults(Results, frozen=True, kw_only=True):
+    """With the first failed nodes."""
+
+    failures: tuple[Failure, ...] = ()
+
+
+class FailedStep(Lite, frozen=True, kw_only=True):
+    """The step at which the run ended, and the end of its log."""
+
+    index: int
+    name: str
+    log_tail: str = ""
+
+
+class TaskStatus(RunStatus, frozen=True, kw_only=True):
+    """With what a task's log tells of an end."""
+
+    account_id: int | None = None
+    job_id: int | None = None
+    queued_at: datetime | None = None
+    progress: str | None = None
+    steps: tuple[Step, ...] = ()
+    failed_step: FailedStep | None = None
+    results: TaskResults = TaskResults()
+
+
+class TaskRun(Run, frozen=True, kw_only=True):
+    """One DbtRun as a task cares."""
+
+    metadata: TaskMeta
+    spec: TaskSpec
+    status: TaskStatus = TaskStatus()
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.metadata.name
+
+    @property
+    def number(self) -> int:
+        """Its place among the objects of its task."""
+        return _number(self.metadata.labels.get(TRY))
+
+    @property
+    def waiting(self) -> Mark:
+        """The last try that took it on."""
+        return Mark.parse(self.metadata.annotations.get(WAITING_TRY))
+
+    @property
+    def consumed(self) -> bool:
+        """Whether Airflow was told the outcome."""
+        return CONSUMED in self.metadata.annotations
+
+    @property
+    def mark(self) -> Mark:
+        """The try that told Airflow the outcome, else the last that took it on."""
+        return Mark.parse(self.metadata.annotations[CONSUMED]) if self.consumed else self.waiting
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether somebody asked for its end."""
+        return self.spec.cancel or self.deleting
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() else 0
