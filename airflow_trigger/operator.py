@@ -1,7 +1,7 @@
 """The operator that starts a dbt Cloud job as a DbtRun and waits for its end.
 
 It remembers nothing between its lives: a worker may be killed at any instruction, and a deferred task resumes in a new
-process. What was done is on the object, and whoever comes next finds it there (see attempts.py).
+process. What was done is on the object, and whoever comes next finds it there (see task.attempts).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The trigger that waits for a DbtRun without polling anything.
 
 It looks up no Airflow connection and holds no dbt Cloud token: the watcher has that. Airflow stops a trigger when a
-person ended its task, but also to move it to another triggerer: only the first cancels the run (see killed.py).
+person ended its task, but also to move it to another triggerer: only the first cancels the run (see task.killed).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from airflow_trigger.trigger import DbtRunTrigger
 from airflow_trigger.waiting.hub import Pace
 from dbtrun.api import API_VERSION, FINAL_PHASES, KIND
 from dbtrun.kube import cluster, errors
-from tests.unit.airflow_trigger.test_cluster import kubeconfig
+from tests.unit.kube.test_cluster import kubeconfig
 
 QUICK: Final = Pace(linger=0.0, silence=30.0, recheck=0.2, first_retry=0.01, longest_retry=0.05, denied_retry=0.01)
 PATH: Final = "/apis/dbtrun.dev/v1alpha1/namespaces/team/dbtruns"
