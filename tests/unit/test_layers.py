@@ -64,6 +64,16 @@ WRONG_IMPORTS = [
     ("watcher/simulator/model.py", "watcher.lifecycle.facts", "the simulator knows nothing of the watcher"),
     ("watcher/app.py", "airflow", "the watcher's image needs no Airflow"),
     ("dbtrun/api/__init__.py", "httpx", "the API is light: the Airflow image has nothing more"),
+    ("dbtrun/values.py", "dbtrun.api.phases", "the layers of dbtrun"),
+    ("dbtrun/kube/cluster.py", "dbtrun.cli.words", "the layers of dbtrun"),
+    ("dbtrun/api/spec.py", "dbtrun.api.objects", "the layers of dbtrun.api"),
+    ("dbtrun/kube/errors.py", "dbtrun.kube.cluster", "the layers of dbtrun.kube"),
+    ("dbtrun/cli/words.py", "dbtrun.cli.runs", "the layers of dbtrun.cli"),
+    ("dbtrun/cli/runs.py", "airflow_trigger.shared.objects", "Airflow's side is nothing to the command line"),
+    ("airflow_trigger/waiting/hub.py", "airflow_trigger.trigger", "the layers of airflow_trigger"),
+    ("airflow_trigger/task/identity.py", "airflow_trigger.task.runs", "the layers of airflow_trigger.task"),
+    ("airflow_trigger/waiting/waits.py", "airflow_trigger.waiting.follow", "the layers of airflow_trigger.waiting"),
+    ("airflow_trigger/shared/objects.py", "airflow_trigger.shared.naming", "the layers of airflow_trigger.shared"),
     ("airflow_trigger/trigger.py", "watcher.clock", "Airflow's side imports nothing of the watcher"),
 ]
 
@@ -79,11 +89,24 @@ def test_a_wrong_import_is_caught(copy: Path, path: str, module: str, contract: 
         file.write_text(code)
 
 
-@pytest.mark.parametrize("room", ["", "lifecycle", "dbtcloud", "cluster", "telemetry", "simulator"])
-def test_a_new_file_needs_a_place(copy: Path, room: str) -> None:
-    file = copy / "watcher" / room / "planted.py"
+ROOMS = [
+    *("watcher", "watcher/lifecycle", "watcher/dbtcloud", "watcher/cluster", "watcher/telemetry", "watcher/simulator"),
+    *("dbtrun", "dbtrun/api", "dbtrun/connection", "dbtrun/kube", "dbtrun/cli", "dbtrun/cli/doctor"),
+    *("airflow_trigger", "airflow_trigger/task", "airflow_trigger/waiting", "airflow_trigger/shared"),
+]
+
+
+def test_every_room_is_one_in_which_a_new_file_needs_a_place() -> None:
+    rooms = {str(file.parent.relative_to(ROOT)) for package in PACKAGES for file in (ROOT / package).rglob("*.py")}
+    assert rooms == set(ROOMS)
+
+
+def test_a_new_file_needs_a_place(copy: Path) -> None:
+    files = [copy / room / "planted.py" for room in ROOMS]
     try:
-        file.write_text('"""Without a place."""\n')
-        assert broken(copy) == [f"the layers of {'.'.join(filter(None, ('watcher', room)))}"]
+        for file in files:
+            file.write_text('"""Without a place."""\n')
+        assert set(broken(copy)) == {f"the layers of {room.replace('/', '.')}" for room in ROOMS}
     finally:
-        file.unlink()
+        for file in files:
+            file.unlink()
