@@ -119,13 +119,23 @@ class Rig(DagRuns):
             yield stack
 
 
+def _other_watcher(folder: Path) -> Path:
+    """A package named `watcher` that is not ours: importing it ends the test."""
+    package = folder / "watcher"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text('raise AssertionError("Airflow imports a module named watcher")\n')
+    return folder
+
+
 async def _access(stack: Stack, folder: Path, size: int) -> dict[str, str]:
     """What Airflow's processes know of Kubernetes: the wheel, and the ServiceAccount's own kubeconfig."""
     kubeconfig = await stack.plane.kubeconfig_for(NAMESPACE, AIRFLOW["name"], seconds=4 * 3600)
     connection = {"conn_type": "kubernetes", "extra": {"kube_config_path": str(kubeconfig), "namespace": NAMESPACE}}
     wheel = folder / "wheel"
+    site = await asyncio.to_thread(environments.install_dbtrun, wheel)
     return {
-        "PYTHONPATH": str(await asyncio.to_thread(environments.install_dbtrun, wheel)),
+        # Before all others, as a user's package of that name may be.
+        "PYTHONPATH": os.pathsep.join(map(str, (_other_watcher(folder / "others"), site))),
         "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(connection),
         "DBTRUN_TEST_KUBECONFIG": str(kubeconfig),
         "DBTRUN_TEST_NAMESPACE": NAMESPACE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -31,6 +32,33 @@ def test_an_airflow_image_gets_three_small_libraries() -> None:
 def test_what_airflow_loads_needs_nothing_of_the_watcher() -> None:
     loaded = "airflow_trigger.waiting.hub, airflow_trigger.waiting.event, airflow_trigger.provider"
     imports(loaded, "kopf", "httpx", "click", "starlette", "uvicorn", "prometheus_client", "watcher")
+
+
+def test_airflows_side_imports_no_module_named_watcher(tmp_path: Path) -> None:
+    """A file `watcher.py` beside the DAGs, or another package of that name, would be imported instead of ours."""
+    (tmp_path / "watcher.py").write_text("raise AssertionError('watcher was imported')\n")
+    script = """
+import importlib, pkgutil, sys
+import airflow_trigger, dbtrun.kube
+names = [found.name for package in (airflow_trigger, dbtrun.kube)
+         for found in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
+for name in names:
+    importlib.import_module(name)
+print(len(names), [name for name in sys.modules if name.partition(".")[0] == "watcher"])
+"""
+    path = os.pathsep.join(map(str, (tmp_path, ROOT)))
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    count, found = ended.stdout.split(maxsplit=1)
+    assert int(count) > 30
+    assert found == "[]\n"
 
 
 def test_a_dag_file_loads_no_kubernetes_client() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import Any
 
@@ -32,6 +33,9 @@ class WaitFor(BaseOperator):
     def done(self, context: Context, event: dict[str, Any]) -> int:
         if event["status"] != "success":
             raise AirflowException(event["message"])
+        ours = sorted(name for name in sys.modules if name.partition(".")[0] == "watcher")
+        if ours:
+            raise AirflowException(f"Airflow has imported {ours}")
         return int(event["run_id"])
 
 
