@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 
 import click
+import msgspec
 
 from dbtrun.cli.cluster import Place, connected
 from dbtrun.cli.manifest import CANCEL, again
@@ -62,10 +63,10 @@ def retry(ctx: click.Context, name: str, fresh: bool, follow: bool, output: str 
     If the run failed, the new one resumes it from its failure.
     """
 
-    async def start() -> bytes:
+    async def start() -> msgspec.Raw:
         async with connected(place) as (api, namespace):
             runs = Runs(api, namespace)
-            body = json.loads(await runs.get(name))
+            body = json.loads(bytes(await runs.get(name)))
             run = converted(body)
             if not run.final:
                 raise click.ClickException(f"{name} is not over: it is {run.phase}. To stop it: dbtrun cancel {name}")

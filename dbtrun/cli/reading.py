@@ -15,9 +15,10 @@ from dbtrun.cli.cluster import Api, Place, connected
 from dbtrun.cli.description import Event, described
 from dbtrun.cli.options import cluster_options, name_argument, names_argument, output_option, running
 from dbtrun.cli.rows import table
-from dbtrun.cli.runs import Runs, decoded
+from dbtrun.cli.runs import Runs
 from dbtrun.cli.screen import screen, width, write, write_object
 from dbtrun.cli.view import read
+from dbtrun.kube.answers import decode
 from dbtrun.kube.errors import KubeError
 
 MAX_EVENTS = 10
@@ -55,15 +56,12 @@ def get(names: Sequence[str], all_namespaces: bool, selector: str | None, output
 NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-async def _found(
-    names: Sequence[str], place: Place, selector: str | None, *, every: bool
-) -> list[bytes] | list[msgspec.Raw]:
+async def _found(names: Sequence[str], place: Place, selector: str | None, *, every: bool) -> Sequence[msgspec.Raw]:
     async with connected(place) as (api, namespace):
         runs = Runs(api, None if every else namespace)
         if names:
             return [await runs.get(name) for name in names]
-        found = await runs.list(**({"labelSelector": selector} if selector else {}))
-        return found.items
+        return (await runs.list(labels=selector or "")).items
 
 
 def _complete(body: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +78,7 @@ def _complete(body: dict[str, Any]) -> dict[str, Any]:
 def describe(name: str, place: Place) -> None:
     """Show how a DbtRun stands, why, and what to do."""
 
-    async def read_it() -> tuple[bytes, list[Event]]:
+    async def read_it() -> tuple[msgspec.Raw, list[Event]]:
         async with connected(place) as (api, namespace):
             return await Runs(api, namespace).get(name), await events(api, namespace, name)
 
@@ -94,7 +92,7 @@ async def events(api: Api, namespace: str, name: str) -> list[Event]:
     path = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
     query = {"fieldSelector": f"regarding.kind={KIND},regarding.name={name}", "limit": "500"}
     try:
-        listed = decoded(await api.request("GET", path, query=query), _Events)
+        listed = decode(await api.request("GET", path, query=query), _Events)
     except KubeError:
         return []
     return sorted(listed.items, key=lambda event: event.event_time or NEVER)[-MAX_EVENTS:]

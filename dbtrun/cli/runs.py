@@ -3,119 +3,69 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from dbtrun.api import GROUP, PLURAL, VERSION
-from dbtrun.cli.cluster import Api
 from dbtrun.cli.view import Run, UnreadableRun, read
-from dbtrun.kube.errors import Expired, KubeError, NotFound, NotInstalled, Unreachable, failure
+from dbtrun.kube.errors import Expired, KubeError, NotFound, Unreachable
+from dbtrun.kube.runs import DbtRuns, Streams
+from dbtrun.kube.watch import Added, Progress, Removed
 
-PAGE: Final = "500"
-STRICT: Final = {"fieldValidation": "Strict"}
-"""A field that the installed CRD does not know is refused, instead of being dropped in silence."""
-WATCH_SECONDS: Final = "300"
+PAGE: Final = 500
+SILENCE_SECONDS: Final = 90.0
+"""A watch gets a bookmark every minute: after this it is dead."""
 PAUSES: Final = (1.0, 2.0, 5.0, 10.0)
 """Seconds between two tries to reach an API server that does not answer."""
+
+
+Change = Added[Run] | Removed[Run] | Progress
 
 
 class Found(NamedTuple):
     """DbtRuns as the API server sends them, and the version of the list."""
 
-    items: list[msgspec.Raw]
+    items: Sequence[msgspec.Raw]
     version: str
-
-
-class _ListMeta(msgspec.Struct, rename="camel"):
-    resource_version: str = ""
-    continue_: str = msgspec.field(default="", name="continue")
-
-
-class _Page(msgspec.Struct):
-    items: list[msgspec.Raw]
-    metadata: _ListMeta
-
-
-class _Event(msgspec.Struct):
-    type: str
-    object: msgspec.Raw
-
-
-class _Code(msgspec.Struct):
-    code: int = 500
-
-
-class _VersionMeta(msgspec.Struct, rename="camel"):
-    resource_version: str = ""
-
-
-class _Versioned(msgspec.Struct):
-    metadata: _VersionMeta
-
-
-_PAGE = msgspec.json.Decoder(_Page)
-_EVENT = msgspec.json.Decoder(_Event)
-
-
-def decoded(body: bytes, kind: type[Any]) -> Any:
-    """An answer as one of the types here.
-
-    Raises:
-        Unreachable: it is something else, as a page of a proxy.
-    """
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.MsgspecError as error:
-        raise Unreachable(f"The answer is not one of a Kubernetes API: {error}") from None
 
 
 class Runs:
     """The DbtRuns of one namespace; None: of all. Every method raises KubeError."""
 
-    def __init__(self, api: Api, namespace: str | None) -> None:
+    def __init__(self, api: Streams, namespace: str | None) -> None:
         self.api = api
         self.namespace = namespace
-        place = "" if namespace is None else f"/namespaces/{namespace}"
-        self._path = f"/apis/{GROUP}/{VERSION}{place}/{PLURAL}"
+        self._stored = DbtRuns(api, namespace, _as_stored, page=PAGE)
+        self._read = DbtRuns(api, namespace, read, page=PAGE)
 
-    async def list(self, **selection: str) -> Found:
-        """All of them, page by page; `selection` are further parameters, as fieldSelector."""
-        items: list[msgspec.Raw] = []
-        query = {"limit": PAGE, **selection}
-        while True:
-            page = decoded(await self.api.request("GET", self._path, query=query), _Page)
-            items += page.items
-            if not page.metadata.continue_:
-                return Found(items, page.metadata.resource_version)
-            query["continue"] = page.metadata.continue_
+    async def list(self, labels: str = "", fields: str = "") -> Found:
+        """Those that the selectors match."""
+        return Found(*await self._stored.snapshot(labels=labels, fields=fields))
 
-    async def get(self, name: str) -> bytes:
+    async def get(self, name: str) -> msgspec.Raw:
         """One of them."""
-        return await self.api.request("GET", f"{self._path}/{name}")
+        return await self._stored.get(name)
 
-    async def create(self, body: Mapping[str, Any]) -> bytes:
-        """A new one."""
-        return await self.api.request("POST", self._path, query=STRICT, body=body)
+    async def create(self, body: Mapping[str, Any]) -> msgspec.Raw:
+        """A new one. A field that the installed CRD does not know is refused."""
+        return await self._stored.create(body)
 
-    async def patch(self, name: str, body: Mapping[str, Any]) -> bytes:
+    async def patch(self, name: str, body: Mapping[str, Any]) -> msgspec.Raw:
         """Merges `body` into one of them."""
-        return await self.api.request("PATCH", f"{self._path}/{name}", query=STRICT, body=body)
+        return await self._stored.patch(name, body)
 
-    async def changes(self, version: str, **selection: str) -> AsyncIterator[tuple[str, msgspec.Raw]]:
-        """Changes after a version, as kind (ADDED, MODIFIED, DELETED, BOOKMARK) and object, until the server ends it.
+    def changes(self, version: str, fields: str = "") -> AsyncIterator[Change]:
+        """Changes after a version, until the server ends it.
 
         Raises:
             Expired: the version is too old.
         """
-        query = {"watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true"}
-        query |= {"timeoutSeconds": WATCH_SECONDS, **selection}
-        async for line in self.api.lines(self._path, query):
-            event = decoded(line, _Event)
-            if event.type == "ERROR":
-                raise failure(decoded(event.object, _Code).code, bytes(event.object))
-            yield event.type, event.object
+        return self._read.watch(self.api, version, fields=fields, silence_seconds=SILENCE_SECONDS)
+
+
+def _as_stored(body: bytes | msgspec.Raw) -> msgspec.Raw:
+    return msgspec.Raw(bytes(body))
 
 
 def bare(name: str) -> str:
@@ -159,11 +109,11 @@ class _Following:
         self._runs = runs
         self.left = set(names)
         self._seen: dict[str, str] = {}
-        self._selection = {"fieldSelector": f"metadata.name={next(iter(names))}"} if len(names) == 1 else {}
+        self._fields = f"metadata.name={next(iter(names))}" if len(names) == 1 else ""
 
     async def turn(self) -> AsyncIterator[tuple[str, Run | None]]:
         """What has changed since the last turn, and what changes until the watch ends."""
-        found = await self._runs.list(**self._selection)
+        found = await self._runs.list(fields=self._fields)
         present = {run.name: run for run in map(_readable, found.items) if run is not None}
         for name in sorted(self.left - present.keys()):
             if name not in self._seen:
@@ -175,10 +125,9 @@ class _Following:
                 yield seen
         if not self.left:
             return
-        async for kind, body in self._runs.changes(found.version, **self._selection):
-            run = None if kind == "BOOKMARK" else _readable(body)
-            if run is not None and run.name in self.left:
-                for seen in self._told(run, deleted=kind == "DELETED"):
+        async for change in self._runs.changes(found.version, self._fields):
+            if not isinstance(change, Progress) and change.run.name in self.left:
+                for seen in self._told(change.run, deleted=isinstance(change, Removed)):
                     yield seen
             if not self.left:
                 return
@@ -197,6 +146,3 @@ def _readable(body: msgspec.Raw) -> Run | None:
         return read(body)
     except UnreadableRun:
         return None
-
-
-__all__ = ["Found", "NotInstalled", "Runs", "bare", "decoded", "follow"]

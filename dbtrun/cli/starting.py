@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import click
+import msgspec
 
 from dbtrun.api import GROUP, KIND
 from dbtrun.cli.cluster import Place, connected
@@ -104,7 +105,7 @@ def run(
         write_object(body, "json" if output == "json" else "yaml")
         return
 
-    async def create() -> bytes:
+    async def create() -> msgspec.Raw:
         async with connected(place) as (api, namespace):
             return await Runs(api, namespace).create(body)
 
@@ -150,9 +151,9 @@ def _whole(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds)
 
 
-def created(answer: bytes, output: str | None) -> str:
+def created(answer: msgspec.Raw, output: str | None) -> str:
     """Tells what was created, and returns its name."""
-    body = json.loads(answer)
+    body = json.loads(bytes(answer))
     name = str(body["metadata"]["name"])
     if output in ("json", "yaml"):
         write_object(body, output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -20,12 +21,13 @@ from dbtrun.api import Phase
 from dbtrun.cli.cluster import Place, connected
 from dbtrun.cli.options import cluster_options, running
 from dbtrun.cli.rows import NAMESPACE, style
-from dbtrun.cli.runs import PAUSES, Runs
+from dbtrun.cli.runs import PAUSES, Change, Runs
 from dbtrun.cli.screen import screen, write
 from dbtrun.cli.table import Cell, Column, Row, lines
 from dbtrun.cli.view import Run, UnreadableRun, read
 from dbtrun.cli.words import duration, one_line
 from dbtrun.kube.errors import Expired, Unreachable
+from dbtrun.kube.watch import Progress, Removed
 
 KEPT: Final = timedelta(minutes=1)
 """How long a run that is over stays on the screen."""
@@ -48,6 +50,7 @@ def top(interval: float, place: Place) -> None:
     Without a terminal, the runs are printed once.
     """
     out = screen()
+    logging.disable(logging.WARNING)  # an object that cannot be read is not worth a broken screen
     with suppress(click.exceptions.Exit):  # Ctrl-C is how it ends
         running(_watch(place, out, interval) if out.is_terminal else _once(place, out))
 
@@ -83,8 +86,8 @@ async def _feed(runs: Runs, state: State) -> None:
         try:
             found = await runs.list()
             state.reset(found.items)
-            async for kind, body in runs.changes(found.version):
-                state.change(kind, body)
+            async for change in runs.changes(found.version):
+                state.change(change)
         except Expired:
             continue
         except Unreachable as error:
@@ -106,20 +109,17 @@ class State:
         """A whole list."""
         before, self._runs, self.trouble = self._runs, {}, ""
         for item in items:
-            self._take(item)
+            with suppress(UnreadableRun):
+                self._take(read(item))
         for uid in before.keys() - self._runs.keys():
             self._over.pop(uid, None)
 
-    def change(self, kind: str, body: msgspec.Raw) -> None:
+    def change(self, change: Change) -> None:
         """One object was added, changed or deleted."""
-        if kind != "BOOKMARK":
-            self._take(body, deleted=kind == "DELETED")
+        if not isinstance(change, Progress):
+            self._take(change.run, deleted=isinstance(change, Removed))
 
-    def _take(self, body: msgspec.Raw, *, deleted: bool = False) -> None:
-        try:
-            run = read(body)
-        except UnreadableRun:
-            return
+    def _take(self, run: Run, *, deleted: bool = False) -> None:
         uid = run.metadata.uid
         known = uid in self._runs
         if deleted or (run.final and not known and self._ended_long_ago(run)):

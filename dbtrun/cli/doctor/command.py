@@ -22,7 +22,7 @@ from dbtrun.cli.options import cluster_options, running
 from dbtrun.cli.screen import screen, write, write_object
 from dbtrun.connection.hosts import ANY_HOST, Hosts
 from dbtrun.connection.secret import Connection, InvalidConnection, parse_connection
-from dbtrun.kube.errors import Forbidden, KubeError, Misconfigured
+from dbtrun.kube.errors import Forbidden, KubeError, Misconfigured, Unauthorized
 
 TOTAL_SECONDS: Final = 115.0
 """For everything: a check that takes longer helps nobody."""
@@ -206,6 +206,6 @@ def _unusable(error: KubeError) -> Finding:
             return bad(
                 "access", message, "Name a kubeconfig with --kubeconfig or KUBECONFIG, and a context with --context."
             )
-        case Forbidden():
+        case Unauthorized() | Forbidden():
             return bad("access", message, "Sign in again, or renew the credentials of the kubeconfig.")
     return bad("access", message, "Check the address in the kubeconfig, the network, and whether the cluster is up.")

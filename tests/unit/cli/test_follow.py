@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +31,34 @@ def obj(name: str, phase: str, version: int) -> dict[str, Any]:
     return made
 
 
+class Body:
+    """What a watch answers, piece by piece."""
+
+    def __init__(self, events: Watch) -> None:
+        self._events = events
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        for event in self._events:
+            if isinstance(event, KubeError):
+                raise event
+            yield json.dumps({"type": event[0], "object": event[1]}).encode() + b"\n"
+
+
 class Script:
     """An API server that answers lists and watches one after the other."""
 
     def __init__(self, lists: list[Answer], watches: list[Watch]) -> None:
         self._lists, self._watches = lists, watches
 
-    async def request(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: object = None
-    ) -> bytes:
+    async def request(self, method: str, path: str, **options: object) -> bytes:
         answer = self._lists.pop(0)
         if isinstance(answer, KubeError):
             raise answer
         return json.dumps({"items": answer, "metadata": {"resourceVersion": "9"}}).encode()
 
-    async def lines(self, path: str, query: Mapping[str, str]) -> AsyncIterator[bytes]:
-        for event in self._watches.pop(0):
-            if isinstance(event, KubeError):
-                raise event
-            yield json.dumps({"type": event[0], "object": event[1]}).encode()
+    @asynccontextmanager
+    async def stream(self, path: str, query: Mapping[str, str | int], silence_seconds: float) -> AsyncIterator[Body]:
+        yield Body(self._watches.pop(0))
 
 
 async def seen(names: list[str], lists: list[Answer], watches: list[Watch]) -> tuple[list[Any], list[str]]:

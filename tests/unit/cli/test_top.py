@@ -10,6 +10,8 @@ import msgspec
 import pytest
 
 from dbtrun.cli.top import KEPT, State
+from dbtrun.cli.view import read
+from dbtrun.kube.watch import Added, Removed
 from tests.unit.cli.builders import body, shown
 
 NOW = datetime.now(UTC)
@@ -45,12 +47,12 @@ def test_what_changes_is_shown_and_what_is_over_goes_after_a_minute() -> None:
     state = State()
     state.reset([raw("a", phase="Running"), raw("b", phase="Pending", reason="WaitingForSlot")])
     assert [line.split()[1:3] for line in screen(state)[2:]] == [["a", "Running"], ["b", "Pending"]]
-    state.change("MODIFIED", raw("a", phase="Succeeded"))
-    state.change("ADDED", raw("c", phase="Running"))
+    state.change(Added(read(raw("a", phase="Succeeded")), "2"))
+    state.change(Added(read(raw("c", phase="Running")), "2"))
     assert [line.split()[1:3] for line in screen(state)[2:]] == [["c", "Running"], ["b", "Pending"], ["a", "Succeeded"]]
     later = datetime.now(UTC) + KEPT + timedelta(seconds=1)
     assert [line.split()[1] for line in screen(state, now=later)[2:]] == ["c", "b"]
-    state.change("DELETED", raw("b", phase="Pending"))
+    state.change(Removed(read(raw("b", phase="Pending")), "2"))
     assert [line.split()[1] for line in screen(state)[2:]] == ["c"]
 
 
