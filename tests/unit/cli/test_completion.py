@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 
 from dbtrun.cli.completion import completed
 from dbtrun.cli.main import COMMANDS, load, main
+from tests.controlplane import kubectl_path
 
 ROOT = Path(__file__).parents[3]
 
@@ -62,3 +64,21 @@ def test_a_laptop_needs_nothing_of_the_watcher() -> None:
     script = f"import sys; sys.modules.update(dict.fromkeys({hidden!r})); import {loaded}"
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_kubectl_finds_the_plugin_and_its_completion(tmp_path: Path) -> None:
+    """The scripts that an installation makes of the entry points, and the real kubectl."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    for name in ("kubectl-dbtrun", "kubectl_complete-dbtrun"):
+        module, _, function = scripts[name].partition(":")
+        script = tmp_path / name
+        script.write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n")
+        script.chmod(0o755)
+
+    def kubectl(*arguments: str) -> str:
+        env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        ended = subprocess.run([kubectl_path(), *arguments], env=env, capture_output=True, text=True, check=True)
+        return ended.stdout
+
+    assert kubectl("dbtrun", "get", "--help").startswith("Usage: kubectl dbtrun get ")
+    assert "describe\tShow how a DbtRun stands" in kubectl("__complete", "dbtrun", "de")
