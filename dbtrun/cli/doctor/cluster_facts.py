@@ -20,7 +20,7 @@ from dbtrun.kube.errors import KubeError, NotFound, NotInstalled
 T = TypeVar("T")
 VERBS: Final = ("get", "list", "watch", "create", "patch", "delete")
 """What a user does with DbtRuns."""
-MAX_WATCHERS: Final = 5
+MAX_WATCHERS: Final = 3
 """Watchers whose Leases are read."""
 OURS: Final = "app.kubernetes.io/name=dbtrun"
 LEASE_LOOKS: Final = (2.0, 3.0, 5.0, 7.0)

@@ -11,6 +11,8 @@ from dbtrun.api import CONNECTION_SECRET_TYPE
 from dbtrun.cli.doctor import assumptions
 from dbtrun.cli.doctor.cluster_checks import connection_of, findings
 from dbtrun.cli.doctor.cluster_facts import (
+    LEASE_LOOKS,
+    MAX_WATCHERS,
     VERBS,
     Absent,
     ClusterFacts,
@@ -19,6 +21,7 @@ from dbtrun.cli.doctor.cluster_facts import (
     Unknown,
     WatcherFacts,
 )
+from dbtrun.cli.doctor.dbt_facts import ENDS, LOOKS
 from dbtrun.cli.doctor.finding import Verdict, bad, good, unknown, warning
 
 ROOT = Path(__file__).parents[3]
@@ -177,3 +180,11 @@ def test_what_is_about_a_machine_says_so() -> None:
     told = [assumptions.of(one, []) for one in assumptions.ASSUMPTIONS if not one.checks]
     assert len(told) == 2
     assert all("machine" in one.message for one in told)
+
+
+def test_the_requests_are_bounded_whatever_is_found() -> None:
+    """At most 60: version, CRD (2), namespace, rights, workloads (3), Leases, runs, Secret, review, dry runs (2), dbt."""
+    leases = MAX_WATCHERS * (1 + len(LEASE_LOOKS))
+    cluster = 1 + 2 + 1 + len(VERBS) + 3 + leases + 1 + 1 + 1 + 2
+    dbt = 7 + 1 + len(LOOKS) + 1 + 1 + len(ENDS) + 1
+    assert cluster + dbt <= 60
