@@ -183,7 +183,7 @@ def test_what_is_about_a_machine_says_so() -> None:
 
 
 def test_the_requests_are_bounded_whatever_is_found() -> None:
-    """At most 60: version, CRD (2), namespace, rights, workloads (3), Leases, runs, Secret, review, dry runs (2), dbt."""
+    """Version, CRD (2), namespace, rights, workloads (3), Leases, runs, Secret, review, dry runs (2); dbt Cloud."""
     leases = MAX_WATCHERS * (1 + len(LEASE_LOOKS))
     cluster = 1 + 2 + 1 + len(VERBS) + 3 + leases + 1 + 1 + 1 + 2
     dbt = 7 + 1 + len(LOOKS) + 1 + 1 + len(ENDS) + 1
