@@ -13,6 +13,7 @@ import pytest
 
 from dbtrun.api import Reason
 from dbtrun.connection.secret import Token
+from dbtrun.fair import Applicant
 from tests.unit.dbtcloud import account
 from tests.unit.dbtcloud.heard import Heard
 from tests.unit.virtual import clock
@@ -281,3 +282,24 @@ async def test_many_runs_share_one_look_in_two_seconds_at_their_steps() -> None:
     async with running() as (accounts, _):
         used = accounts.use("a", account.CONNECTION)
         assert [used.may_look_closer(now) for now in (10.0, 11.5, 12.0, 13.9)] == [True, False, True, False]
+
+
+async def test_a_run_that_is_no_longer_followed_frees_its_slot() -> None:
+    """Where dbt Cloud does not count live runs, those that are followed count."""
+    async with running() as (accounts, log):
+        used = accounts.use("a", replace(ROTATED, max_runs=1))
+        assert accounts.of("a") is used
+        assert used.slots is not None
+        for uid in ("a", "b"):
+            used.slots.ask(Applicant(uid=uid, namespace="team"))
+        await asyncio.sleep(1)
+        used.follow("a", 7, 30)
+        await asyncio.sleep(60)
+        assert ("a", None) in log
+        assert ("b", None) not in log
+        used.unfollow("a")
+        used.unfollow("a")
+        await asyncio.sleep(2)
+        assert ("b", None) in log
+        accounts.release("a")
+        assert accounts.of("a") is None
