@@ -284,22 +284,24 @@ async def test_many_runs_share_one_look_in_two_seconds_at_their_steps() -> None:
         assert [used.may_look_closer(now) for now in (10.0, 11.5, 12.0, 13.9)] == [True, False, True, False]
 
 
-async def test_a_run_that_is_no_longer_followed_frees_its_slot() -> None:
+async def test_one_whose_run_is_no_longer_followed_waits_for_no_slot() -> None:
     """Where dbt Cloud does not count live runs, those that are followed count."""
     async with running() as (accounts, log):
         used = accounts.use("a", replace(ROTATED, max_runs=1))
         assert accounts.of("a") is used
         assert used.slots is not None
-        for uid in ("a", "b"):
+        for uid in ("a", "b", "c"):
             used.slots.ask(Applicant(uid=uid, namespace="team"))
         await asyncio.sleep(1)
         used.follow("a", 7, 30)
         await asyncio.sleep(60)
-        assert ("a", None) in log
-        assert ("b", None) not in log
-        used.unfollow("a")
+        assert [uid for uid, told in log if told is None] == ["a"]
+        used.follow("b", 8, 30)
+        used.unfollow("b")
+        used.unfollow("b")
+        assert used.slots.waiting == 1
         used.unfollow("a")
         await asyncio.sleep(2)
-        assert ("b", None) in log
+        assert [uid for uid, told in log if told is None] == ["a", "c"]
         accounts.release("a")
         assert accounts.of("a") is None
