@@ -158,14 +158,11 @@ class Campaign:
     async def _end(self) -> None:
         """Everything is deleted, who held an object back lets it go, and the Secrets that were missed come."""
         logger.info("Everything is deleted.")
-        for name, body in list(self.seen.objects.items()):
-            holders = body["metadata"].get("finalizers", [])
-            if HOLD in holders:
-                await self.api.patch(name, {"metadata": {"finalizers": [one for one in holders if one != HOLD]}})
         keys = {"token": self.stack.token, "account-id": str(ACCOUNT), "host": self.stack.url}
         await self.stack.apply(*(self.stack.secret(name, keys) for name in SECRETS))
 
         async def staying() -> int:
+            await self._let_go()
             # Again and again: the API server gives up where the watcher writes an object that it is about to delete.
             if not all(body["metadata"].get("deletionTimestamp") for body in self.seen.objects.values()):
                 with contextlib.suppress(httpx.ReadTimeout):  # on a busy machine it takes longer
@@ -176,6 +173,16 @@ class Campaign:
         for name, body in self.seen.objects.items():
             self.ledger.complain("ends", name, f"it is deleted and stays: {oracle.brief(body)}")
         self.ledger.complaints += oracle.left_alive(self.lives, await self.stack.runs())
+
+    async def _let_go(self) -> None:
+        """Takes every hold away that was seen: on a busy machine some are seen late."""
+        for name, body in list(self.seen.objects.items()):
+            metadata = body["metadata"]
+            holders = metadata.get("finalizers", [])
+            if HOLD in holders:
+                rest = [one for one in holders if one != HOLD]
+                change = {"resourceVersion": metadata["resourceVersion"], "finalizers": rest}
+                await self.api.patch(name, {"metadata": change})  # a version that is stale is refused
 
     # ── the watcher itself ──
 
