@@ -39,6 +39,8 @@ CANCEL_SECONDS: Final = 60.0
 """How long an API server that does not answer is asked to cancel."""
 START_LOOK_SECONDS: Final = 5.0
 """Between looks at an object whose run is to start. Starts are not watched: they would wake every waiter."""
+LOOKS: Final = (2.0, 7.0)
+"""Seconds after a wait begins at which an object that has no run yet is read again, for the task's log."""
 
 log = logging.getLogger(__name__)
 _endings: Final[set[asyncio.Task[bool]]] = set()
@@ -239,10 +241,18 @@ class DbtRunTrigger(BaseTrigger):
             return await self._last_look(follower)
 
     async def _follow(self, follower: Follower) -> Payload:
-        clock, wait = asyncio.get_running_loop().time, follower.wait
+        loop, wait = asyncio.get_running_loop(), follower.wait
         async with subscribe(wait.config, wait.namespace, wait.name, self.pace) as states:
+
+            def look_again() -> None:
+                if not follower.begun:
+                    states.doubt()
+
+            # The shared watch is of what has ended: that a run cannot be started would be news a minute later.
+            for seconds in LOOKS:
+                loop.call_later(seconds, look_again)
             async for state in states:
-                verdict = follower.judge(state, clock())
+                verdict = follower.judge(state, loop.time())
                 self._log_news(follower)
                 if verdict is CREATE:
                     self._say(follower, await states.create(wait.manifest()))

@@ -23,6 +23,9 @@ _HOST: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:[0-9]{1,5})
 _ODD: Final = frozenset(" \\\"'<>`")
 
 
+UNREACHABLE: Final = ("Reachable", "False")
+
+
 class Lite(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     """A partial view of an API object; what it does not name is skipped undecoded."""
 
@@ -73,6 +76,15 @@ class Results(Lite, frozen=True, kw_only=True):
     counts: dict[str, int] = {}
 
 
+class Condition(Lite, frozen=True, kw_only=True):
+    """One condition of a status."""
+
+    type: str = ""
+    status: str = ""
+    reason: str = ""
+    message: str = ""
+
+
 class RunStatus(Lite, frozen=True, kw_only=True):
     """The part of `status` that an event tells."""
 
@@ -86,6 +98,12 @@ class RunStatus(Lite, frozen=True, kw_only=True):
     finished_at: datetime | None = None
     completion_time: datetime | None = None
     results: Results = Results()
+    conditions: tuple[Condition, ...] = ()
+    """Of all conditions, Reachable alone, and only while it is False: thousands of these objects are in memory."""
+
+    def __post_init__(self) -> None:
+        kept = tuple(each for each in self.conditions if (each.type, each.status) == UNREACHABLE)
+        msgspec.structs.force_setattr(self, "conditions", kept)
 
     @property
     def link(self) -> str | None:

@@ -46,6 +46,11 @@ class Follower:
     trouble: str = ""
     logged: str = ""
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run, or was one: until then, what a person must mend may be told at any moment."""
+        return self.last is not None and self.last.status.phase not in ("", Phase.PENDING, Phase.SUBMITTING)
+
     def news(self) -> str | None:
         """How the object stands, for the log, if that is new since it was asked for last."""
         if self.last is None:
@@ -53,6 +58,9 @@ class Follower:
         status = self.last.status
         told = " ".join(filter(None, (status.phase or Phase.PENDING, status.reason and f"({status.reason})")))
         told = f"{told}: {status.message or 'no watcher has taken it on yet'}"
+        for unreachable in status.conditions:
+            if unreachable.reason != status.reason:  # else the message says it already
+                told = f"{told} dbt Cloud cannot be reached ({unreachable.reason}): {unreachable.message}"
         if told == self.logged:
             return None
         self.logged = told

@@ -100,6 +100,8 @@ TOOLS = dict(
 )
 # Only tests on a node need these, and only `make test-node` builds them.
 NODE_TOOLS = ("kube-scheduler", "kube-proxy", "kubelet")
+# Only the tests of alerts and dashboards need these, and build them.
+MONITORING_TOOLS = ("promtool", "prometheus")
 
 
 def report(line: str) -> None:
@@ -108,15 +110,15 @@ def report(line: str) -> None:
 
 
 def ensure(*names: str, progress: Progress = report) -> dict[str, Path]:
-    """Return the path of each binary, building what is missing. When none is named: all but those of a node.
+    """Return the path of each binary, building what is missing. None named: all but those of a node and of monitoring.
 
     Raises BuildError with one sentence: no Go and no way to get it, a full disk, a failed download or compilation.
     """
-    return {name: _provided(name) or _built(TOOLS[name], progress) for name in names or _without_a_node()}
+    return {name: _provided(name) or _built(TOOLS[name], progress) for name in names or _for_all()}
 
 
-def _without_a_node() -> list[str]:
-    return [name for name in TOOLS if name not in NODE_TOOLS]
+def _for_all() -> list[str]:
+    return [name for name in TOOLS if name not in NODE_TOOLS + MONITORING_TOOLS]
 
 
 def kubectl_path() -> Path:

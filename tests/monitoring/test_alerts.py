@@ -13,8 +13,6 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tests.controlplane import build
-
 ROOT: Final = Path(__file__).parents[2]
 RULES: Final = ROOT / "helm/dbtrun/files/alerts.yaml"
 TESTS: Final = Path(__file__).parent / "alerts.test.yaml"
@@ -33,11 +31,6 @@ NAMES: Final = (
 HEALTHY: Final = ("5m", "62m", "64m", "90m", "100m", "179m")
 
 rules: Final[dict[str, Any]] = yaml.safe_load(RULES.read_text())
-
-
-@pytest.fixture(scope="session")
-def promtool() -> Path:
-    return build.ensure("promtool")["promtool"]
 
 
 def file_of(name: str | None) -> dict[str, Any]:

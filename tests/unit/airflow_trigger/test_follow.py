@@ -160,6 +160,48 @@ def test_each_change_of_phase_reason_and_message_is_news_once(named: Follower) -
     ]
 
 
+def test_a_live_run_that_cannot_be_reached_is_news_and_that_it_can_be_again() -> None:
+    named = following(name="nightly")
+    running: dict[str, Any] = {"phase": "Running", "reason": "RunStarted", "message": "Run 5 is running."}
+
+    def conditions(status: str) -> list[dict[str, str]]:
+        reachable = {"type": "Reachable", "status": status, "reason": "Unauthorized", "message": "Invalid token."}
+        return [{"type": "Succeeded", "status": "Unknown", "reason": "RunStarted", "message": ""}, reachable]
+
+    news = []
+    for status in ("True", "False", "False", "True"):
+        named.judge(Seen(dbtrun(**running, conditions=conditions(status))), 0.0)
+        news.append(named.news())
+    assert news == [
+        "Running (RunStarted): Run 5 is running.",
+        "Running (RunStarted): Run 5 is running. dbt Cloud cannot be reached (Unauthorized): Invalid token.",
+        None,
+        "Running (RunStarted): Run 5 is running.",
+    ]
+
+
+def test_what_cannot_be_started_is_told_once() -> None:
+    named = following(name="nightly")
+    refused = {"type": "Reachable", "status": "False", "reason": "Unauthorized", "message": "Invalid token."}
+    pending: dict[str, Any] = {"phase": "Pending", "reason": "Unauthorized", "message": "Invalid token."}
+    named.judge(Seen(dbtrun(**pending, conditions=[refused])), 0.0)
+    assert named.news() == "Pending (Unauthorized): Invalid token."
+
+
+def test_conditions_that_nobody_reads_are_not_kept() -> None:
+    reachable = {"type": "Reachable", "status": "True", "reason": "Answering", "message": "dbt Cloud answers."}
+    assert dbtrun(phase="Running", conditions=[reachable] * 5).status.conditions == ()
+
+
+@pytest.mark.parametrize(
+    ("phase", "begun"), [("", False), ("Pending", False), ("Submitting", False), ("Queued", True), ("Running", True)]
+)
+def test_a_run_has_begun_once_dbt_cloud_has_it(named: Follower, phase: str, begun: bool) -> None:
+    assert not named.begun
+    named.judge(Seen(dbtrun(phase=phase)), 0.0)
+    assert named.begun is begun
+
+
 def test_nothing_is_news_of_an_object_that_was_not_seen(named: Follower) -> None:
     named.judge(Denied("no"), 0.0)
     assert named.news() is None

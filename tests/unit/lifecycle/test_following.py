@@ -556,3 +556,10 @@ def test_a_twin_is_not_looked_for_during_a_pause() -> None:
 def test_the_twins_of_a_resumption_are_searched_as_far_back_as_its_claim() -> None:
     obj = run(live(sweep_after=wall(15), marker="", retry_of=5, first_claim_time=wall(0)))
     assert decided(Sweep, obj, watching(obj)).since == wall(-600)
+
+
+def test_the_end_of_a_resumed_run_is_not_estimated() -> None:
+    obj = run(live())
+    memory = watching(obj, facts(retrying_run_id=RUN - 1), typical=timedelta(minutes=5))
+    obj, _ = rested(obj, memory)
+    assert obj.status.estimated_completion_time is None

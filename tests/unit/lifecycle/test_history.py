@@ -120,9 +120,9 @@ def test_of_the_runs_of_others_only_whole_successes_count(useless: dict[str, Any
 
 def test_what_the_object_knows_of_its_run_is_not_overruled() -> None:
     """The list of what finished has the same run, and does not say that it had steps of its own."""
-    known = after(ended(1, 100), ended(2, 100), ended(3, 5, overrides=STEPS))
-    for _ in range(3):
-        known.note_facts(HOST, elsewhere(3, 5))
+    known = after(ended(1, 100), ended(2, 100), *(ended(number, 5, overrides=STEPS) for number in (3, 4, 5)))
+    for number in (3, 4, 5):
+        known.note_facts(HOST, elsewhere(number, 5))
     assert known.typical(KEY) == timedelta(seconds=100)
 
 
