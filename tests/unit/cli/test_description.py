@@ -74,7 +74,7 @@ def test_a_failure_is_told_with_its_log_its_nodes_and_its_attempts() -> None:
 
 def test_the_way_out_is_told_where_there_is_one() -> None:
     told = text(phase="Pending", reason="InvalidConnection", message="There is no Secret 'a'.")
-    assert "What to do:  Mend the Secret that the message names." in told
+    assert f"What to do:  {REASON_DOCS[Reason.INVALID_CONNECTION].remedy}".replace("`", "") in told
     assert "What to do" not in text(phase="Running", reason="RunStarted")
 
 
