@@ -66,7 +66,13 @@ class DbtRuns(Generic[T]):
         return one(await self._requests.request("GET", self._path(name)), self._read)
 
     async def create(self, body: Mapping[str, Any]) -> T:
-        """A new one; AlreadyExists if the name is taken, Rejected if the installed CRD does not know a field."""
+        """A new one.
+
+        Raises:
+            AlreadyExists: the name is taken.
+            Rejected: the installed CRD does not know a field.
+            Unreachable: the API server was busy with something else, or did not answer.
+        """
         try:
             answer = await self._requests.request("POST", self._path(), query=STRICT, body=body)
         except Conflict as error:

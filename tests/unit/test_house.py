@@ -102,16 +102,20 @@ def test_what_is_public_is_explained() -> None:
     assert len(silent) / len(public) <= 0.05, "\n".join(silent)
 
 
+def own_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a function without those of the functions in it, which somebody else may call."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, Definition | ast.Lambda):
+            yield child
+            yield from own_nodes(child)
+
+
 def raised(function: Function) -> set[str]:
     """The exceptions that it raises itself, by `raise Name(...)`, and does not catch."""
-    found = set()
-    caught = {
-        name for node in ast.walk(function.node) if isinstance(node, ast.ExceptHandler) for name in names_of(node)
-    }
-    for node in ast.walk(function.node):
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
-            found.add(node.exc.func.id)
-    return found - caught
+    nodes = list(own_nodes(function.node))
+    caught = {name for node in nodes if isinstance(node, ast.ExceptHandler) for name in names_of(node)}
+    calls = [node.exc.func for node in nodes if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
+    return {call.id for call in calls if isinstance(call, ast.Name)} - caught
 
 
 def names_of(handler: ast.ExceptHandler) -> set[str]:
