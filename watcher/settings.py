@@ -180,8 +180,8 @@ class Settings:
             wrong = [item for item in _names(getattr(self, name)) if not NAMESPACE.fullmatch(item)]
             if wrong and getattr(self, name).strip() != ALL_NAMESPACES:
                 raise InvalidSetting(
-                    f"{flag(name)} has {wrong[0]!r}, which no namespace is called: write names separated by commas, or "
-                    f"`{ALL_NAMESPACES}` alone."
+                    f"{flag(name)} has {wrong[0]!r}, which is not a valid namespace name: write names separated "
+                    f"by commas, or `{ALL_NAMESPACES}` alone."
                 )
         wrong = [item for item in _names(self.connection_hosts) if not (item == ANY_HOST or HOST_NAME.fullmatch(item))]
         if wrong or not _names(self.connection_hosts):

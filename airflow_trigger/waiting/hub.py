@@ -68,7 +68,7 @@ SLICE: Final = 50
 class subscribe:  # noqa: N801 - a class, as `contextlib` would keep a generator for each trigger that waits
     """The states of one DbtRun from now on: first how it is, then its end or deletion; what comes between may be late.
 
-    Iterating ends never; it raises nothing but CancelledError. A slow reader is told the newest state only.
+    Iteration never ends; it raises nothing but CancelledError. A slow reader is told the newest state only.
     """
 
     __slots__ = ("_hub", "_lease", "_name", "_states")

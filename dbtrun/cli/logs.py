@@ -31,7 +31,7 @@ OVER: Final = frozenset({"Success", "Error", "Cancelled", "Skipped"})
 
 @click.command()
 @name_argument
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run is over.")
+@click.option("-f", "--follow", is_flag=True, help="Continue until the run has ended.")
 @click.option("--step", "only", type=click.IntRange(min=1), metavar="NUMBER", help="Of this step only.")
 @click.option(
     "--secret", is_flag=True, help="Use the token in the Secret of the DbtRun's connection, if you may read it."

@@ -1,4 +1,4 @@
-"""The commands by name. A wrong word costs one sentence and exit code 2, never a traceback."""
+"""The commands by name. A usage error prints one sentence and exits with code 2, never a traceback."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Lazy(NamedTuple):
 COMMANDS: Final = {
     "cancel": Lazy("dbtrun.cli.changing", "cli", "Cancel the runs of DbtRuns."),
     "completion": Lazy("dbtrun.cli.completion", "cli", "Print the code that completes commands in a shell."),
-    "describe": Lazy("dbtrun.cli.reading", "cli", "Show how a DbtRun stands, why, and what to do."),
-    "doctor": Lazy("dbtrun.cli.doctor.command", "cli", "Find what stands between you and a first run."),
+    "describe": Lazy("dbtrun.cli.reading", "cli", "Show the state of a DbtRun, the reason, and what to do."),
+    "doctor": Lazy("dbtrun.cli.doctor.command", "cli", "Find what prevents a first run."),
     "get": Lazy("dbtrun.cli.reading", "cli", "List DbtRuns."),
     "logs": Lazy("dbtrun.cli.logs", "cli", "Print the logs of a run's steps."),
     "retry": Lazy("dbtrun.cli.changing", "cli", "Run a DbtRun that has ended once more."),

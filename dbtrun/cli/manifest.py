@@ -36,7 +36,7 @@ def again(body: Mapping[str, Any], run: Run, *, fresh: bool) -> dict[str, Any]:
     Args:
         body: it as the API server has it.
         run: the same, read.
-        fresh: whether it starts anew, although its run failed and could be resumed.
+        fresh: whether the whole job runs again, although its run failed and could be resumed.
 
     Raises:
         ValueError: which job it ran is not known.

@@ -76,7 +76,7 @@ def _complete(body: dict[str, Any]) -> dict[str, Any]:
 @name_argument
 @cluster_options
 def describe(name: str, place: Place) -> None:
-    """Show how a DbtRun stands, why, and what to do."""
+    """Show the state of a DbtRun, the reason, and what to do."""
 
     async def read_it() -> tuple[msgspec.Raw, list[Event]]:
         async with connected(place) as (api, namespace):

@@ -40,7 +40,7 @@ def _override_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--git-sha", metavar="SHA", help="Git commit to check out."),
             click.option("--threads", type=click.IntRange(min=1), help="Number of dbt threads."),
             click.option("--target", help="Name of the dbt target."),
-            click.option("--dbt-version", metavar="VERSION", help="dbt version, in dbt Cloud's words."),
+            click.option("--dbt-version", metavar="VERSION", help="dbt version, as dbt Cloud names it."),
             click.option("--generate-docs/--no-generate-docs", default=None, help="Whether to generate documentation."),
         )
     ):
@@ -72,7 +72,7 @@ def _override_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @duration_option("--ttl", "Delete the DbtRun this long after its end.")
 @click.option("--name", help="Name of the DbtRun, instead of one made from JOB.")
 @click.option("--detach", is_flag=True, help="Do not follow the run.")
-@duration_option("--timeout", "Stop following after this time. The run goes on.")
+@duration_option("--timeout", "Stop following after this time. The run continues.")
 @click.option(
     "--on-interrupt",
     type=click.Choice(["ask", "cancel", "leave"]),
@@ -172,7 +172,7 @@ def _followed(place: Place, name: str, timeout: float | None, on_interrupt: str)
             raise
     wanted = on_interrupt == "cancel" or (on_interrupt == "ask" and interactive() and _confirmed(name))
     if not wanted:
-        click.echo(f"The run goes on. To cancel it: dbtrun cancel {name}", err=True)
+        click.echo(f"The run continues. To cancel it: dbtrun cancel {name}", err=True)
         return Exit.INTERRUPTED
 
     async def cancel() -> Exit:

@@ -311,7 +311,7 @@ class Pair:
         return await self.ours.tells(what), await self.peer.tells(what)
 
     async def growth(self, since: tuple[Reading, Reading]) -> dict[str, float]:
-        """Bytes of RSS since they were weighed."""
+        """Bytes of RSS since they were weighed. A few triggers may fit into memory that the process has already."""
         ours, peer = await self.tell("weigh")
         return {"ours": ours.rss - since[0].rss, "peer": peer.rss - since[1].rss}
 
@@ -435,7 +435,9 @@ async def measured(bench: Bench) -> bool:
             cpu_row("cpu_ratio", waiting, size),
             cpu_row("cpu_ratio_with_a_write_per_run_and_poll", written, size),
             row("start_and_end_in_polls", per_task / per_poll, POLLS_TARGET, ours=per_task, peer=per_poll, **size),
-            row("memory_ratio_in_turn", grown["ours"] / grown["peer"], MEMORY_IN_TURN_TARGET, **grown, **size),
+            row(
+                "memory_ratio_in_turn", grown["ours"] / max(grown["peer"], 1.0), MEMORY_IN_TURN_TARGET, **grown, **size
+            ),
             row("loop_lag_p99_ms", p99_ms(told.lags), LAG_TARGET_MS, **lags, **size),
             row("status_to_event_p99_ms", _p99(late), LATENCY_TARGET_MS, p50=statistics.median(late), **size),
             row("api_server_watches", used, 1, **size),
@@ -491,7 +493,7 @@ async def restarted(hall: Hall) -> bool:
     async with hall.pair(UNWATCHED) as pair:
         grown = await grown_at_once(pair)
     size = {"triggers": len(hall.names)}
-    return row("memory_ratio", grown["ours"] / grown["peer"], MEMORY_TARGET, **grown, **size)
+    return row("memory_ratio", grown["ours"] / max(grown["peer"], 1.0), MEMORY_TARGET, **grown, **size)
 
 
 async def in_turn(hall: Hall, seconds: float) -> bool:

@@ -135,6 +135,7 @@ def measure(bench: Bench, size: int, seconds: float, path: Path) -> bool:
     command = bench.command(size, seconds)
     print(" ".join(command[1:]), file=sys.stderr, flush=True)
     answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    print(answer.stdout, end="", flush=True)
     try:
         write(added(read(path), bench, size, around, answer.stdout.splitlines()), path)
     except ValueError as error:

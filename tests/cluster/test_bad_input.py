@@ -48,7 +48,7 @@ module = pytest.mark.asyncio(loop_scope="module")
         (["--quiet-period-seconds", "1"], "--quiet-period-seconds is 1: it must be at least"),
         (["--log-level", "loud"], "--log-level is 'loud': it is one of debug, info, warning, error."),
         (["--log-format", "xml"], "--log-format is 'xml': it is one of json, text."),
-        (["--namespaces", "team-*"], "--namespaces has 'team-*', which no namespace is called"),
+        (["--namespaces", "team-*"], "--namespaces has 'team-*', which is not a valid namespace name"),
         (["--lease-name", "a/b"], "--lease-name is 'a/b'"),
         (["--colour"], "No such option"),
         (["now"], "unexpected extra argument"),

@@ -165,7 +165,7 @@ async def test_an_interrupt_does_what_was_chosen(
     assert ended.code == (11 if choice == "cancel" else 130)
     assert ((await stack.status(name))["phase"]) == end
     if end == "Running":
-        assert f"The run goes on. To cancel it: dbtrun cancel {name}" in ended.err
+        assert f"The run continues. To cancel it: dbtrun cancel {name}" in ended.err
         await stack.patch(name, {"cancel": True})
 
 

@@ -101,7 +101,7 @@ class Scope:
         """What kopf said when its watch ended again and again although lists work, which a restart may mend."""
 
     def silent(self) -> float:
-        """Seconds since this gave a sign of life; an API server that is away is no reason for silence."""
+        """Seconds since this made progress. An API server that is away does not count as silence."""
         return 0.0 if self._turned_at is None else self._now() - self._turned_at
 
     def expect(self, run: DbtRun) -> None:

@@ -64,7 +64,7 @@ class Stream:
         return tuple(scope.namespace or "all" for scope in self._all if not scope.synced and scope.problem is None)
 
     def silent(self) -> float:
-        """Seconds since the scope that is silent for longest gave a sign of life."""
+        """Seconds since the scope that has been silent for longest made progress."""
         return max(scope.silent() for scope in self.scopes.values())
 
     async def run(self) -> None:

@@ -68,7 +68,7 @@ class Report:
     "--start",
     type=click.IntRange(min=1),
     metavar="ID",
-    help="Start a run of this job in dbt Cloud, find it, and cancel it at once. Without this, nothing is changed.",
+    help="Start a run of this job in dbt Cloud, find it, and cancel it immediately. Without this, nothing is changed.",
 )
 @click.option("--host", help=f"dbt Cloud's host, for a token in {TOKEN}.")
 @click.option("--account-id", type=click.IntRange(min=1), metavar="ID", help="The account of that token.")
@@ -95,7 +95,7 @@ def doctor(
     file: Path | None,
     output: str | None,
 ) -> None:
-    """Find what stands between you and a first run.
+    """Find what prevents a first run.
 
     Checks the cluster, the watcher, your rights, the connection and dbt Cloud. The exit code is 1 if something is in
     the way.

@@ -26,7 +26,7 @@ def test_a_shell_gets_its_code(shell: str) -> None:
 
 
 def test_kubectl_gets_commands_options_and_choices() -> None:
-    assert completed(["de"]) == ["describe\tShow how a DbtRun stands, why, and what to do.", ":4"]
+    assert completed(["de"]) == ["describe\tShow the state of a DbtRun, the reason, and what to do.", ":4"]
     assert any(line.startswith("--on-interrupt\t") for line in completed(["run", "1", "--on"]))
     assert completed(["get", "-o", "y"]) == ["yaml", ":4"]
     assert completed([])[-1] == ":4"
@@ -81,4 +81,4 @@ def test_kubectl_finds_the_plugin_and_its_completion(tmp_path: Path) -> None:
         return ended.stdout
 
     assert kubectl("dbtrun", "get", "--help").startswith("Usage: kubectl dbtrun get ")
-    assert "describe\tShow how a DbtRun stands" in kubectl("__complete", "dbtrun", "de")
+    assert "describe\tShow the state of a DbtRun" in kubectl("__complete", "dbtrun", "de")
