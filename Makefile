@@ -45,13 +45,17 @@ types: $(READY) ## mypy --strict
 unit: $(READY) ## the unit tests
 	@$(BIN)/pytest tests/unit -q
 
-coverage: $(READY) ## every branch of the core is run by its unit tests, and nearly all of dbt Cloud's side and the mirror
+coverage: $(READY) ## every branch of the core is run by its unit tests, and nearly all of what talks to dbt Cloud, Kubernetes and Airflow
 	@$(BIN)/coverage run --branch --source=watcher/lifecycle --data-file=.venv/.coverage -m pytest tests/unit/lifecycle -q
 	@$(BIN)/coverage report --data-file=.venv/.coverage --skip-covered --fail-under=100
 	@$(BIN)/coverage run --branch --source=watcher/dbtcloud,watcher/cluster --data-file=.venv/.coverage-shell \
 	  -m pytest tests/unit/dbtcloud tests/unit/cluster -q
 	@$(BIN)/coverage report --data-file=.venv/.coverage-shell --skip-covered --include='watcher/dbtcloud/*' --fail-under=97
 	@$(BIN)/coverage report --data-file=.venv/.coverage-shell --skip-covered --include='$(UNIT_CLUSTER)' --fail-under=94
+	@$(BIN)/coverage run --branch --source=dbtrun/kube,airflow_trigger --data-file=.venv/.coverage-airflow \
+	  -m pytest tests/unit/kube tests/unit/airflow_trigger -q
+	@$(BIN)/coverage report --data-file=.venv/.coverage-airflow --skip-covered --include='dbtrun/kube/*' --fail-under=94
+	@$(BIN)/coverage report --data-file=.venv/.coverage-airflow --skip-covered --include='airflow_trigger/*' --fail-under=95
 
 # What the rest of watcher/cluster does is tried on a real API server, in tests/cluster.
 UNIT_CLUSTER := watcher/cluster/[ce]*,watcher/cluster/mirror.py,watcher/cluster/served_crd.py
@@ -71,7 +75,8 @@ quick:
 	@$(MAKE) --no-print-directory --output-sync=target types coverage others
 
 others: $(READY)
-	@$(BIN)/pytest tests/unit --ignore=tests/unit/lifecycle --ignore=tests/unit/dbtcloud --ignore=tests/unit/cluster -q
+	@$(BIN)/pytest tests/unit --ignore=tests/unit/lifecycle --ignore=tests/unit/dbtcloud --ignore=tests/unit/cluster \
+	  --ignore=tests/unit/kube --ignore=tests/unit/airflow_trigger -q
 
 # Control planes side by side: no Go program is to spread over all processors.
 slow test-airflow: export GOMAXPROCS := 1

@@ -144,7 +144,7 @@ def test_an_exception_without_an_object_tells_what_the_event_does() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "told"),
-    [("InvalidConnection", "What to do: Mend the Secret"), ("JobNotFound", "What to do: Correct job_id")],
+    [("InvalidConnection", "What to do: Correct the Secret"), ("JobNotFound", "What to do: Correct job_id")],
 )
 def test_the_log_of_our_own_errors_says_what_to_do(reason: str, told: str) -> None:
     assert any(line.startswith(told) for _, line in report(over("Error", reason)))
