@@ -14,7 +14,7 @@ GROUP ?= dev
 # Where the shell forbids it, each of a thousand processes would compile every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup check lint types unit coverage controlplane airflows test test-airflow test-airflow-all test-node \
+.PHONY: help setup check lint types unit coverage controlplane prometheus airflows test test-airflow test-airflow-all test-node \
   test-airflow-pods soak hostile abuse bench bench-airflow demo \
   docs site dist format lock clean
 
@@ -66,8 +66,11 @@ controlplane: $(READY) ## build etcd, kube-apiserver and helm for tests and demo
 airflows: $(READY) ## make the environments of Airflow 3.3 and 2.11 for the tests (once, about a minute)
 	@$(BIN)/python -m tests.airflow build > /dev/null
 
+prometheus: $(READY) ## build Prometheus for the tests of alerts and dashboards (once, about six minutes)
+	@$(BIN)/python -m tests.controlplane build promtool prometheus > /dev/null
+
 test: $(READY) ## everything: for every hour
-	@$(MAKE) --no-print-directory lint controlplane airflows
+	@$(MAKE) --no-print-directory lint controlplane prometheus airflows
 	@$(MAKE) --no-print-directory -j2 quick slow
 
 .PHONY: quick others slow

@@ -22,10 +22,11 @@ def main() -> None: ...
 
 
 @main.command("build")
-def build_command() -> None:
-    """Build every binary that is missing and print where they are."""
+@click.argument("tools", nargs=-1, type=click.Choice(list(build.TOOLS)))
+def build_command(tools: tuple[str, ...]) -> None:
+    """Build the binaries that are missing and print where they are: these, or all that a control plane needs."""
     try:
-        for name, path in build.ensure().items():
+        for name, path in build.ensure(*tools).items():
             click.echo(f"{name}\t{path}")
     except ControlPlaneError as error:
         raise _Failure(str(error)) from None
