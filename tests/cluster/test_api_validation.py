@@ -491,4 +491,4 @@ def test_kubectl_get_wide_adds_run_attempt_reachability_and_url(api: Api, runnin
 
 def test_kubectl_explain_tells_what_a_field_means(api: Api) -> None:
     told = api.kubectl("explain", "dr.spec.pollIntervalSeconds").stdout
-    assert "Seconds after which the run's state is read again at the latest." in told
+    assert "Maximum time in seconds between two reads of the run's state." in told

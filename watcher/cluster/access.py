@@ -27,7 +27,7 @@ class ClusterAccess(Cluster):
     def __init__(self, credentials: Credentials, timeouts: Timeouts | None = None) -> None:
         self.clock = ClusterClock()
         """The API server's."""
-        super().__init__(credentials, timeouts=timeouts, heard=self.clock.heard)
+        super().__init__(credentials, timeouts=timeouts, heard=lambda *date: self.clock.heard(*date))
 
     @classmethod
     async def load(
