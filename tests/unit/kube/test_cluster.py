@@ -72,7 +72,7 @@ async def serving(folder: Path, handler: Handler) -> AsyncIterator[Cluster]:
 
 def wire(name: str, version: str = "7", **status: Any) -> dict[str, Any]:
     metadata = {"name": name, "uid": "u", "resourceVersion": version, "managedFields": [{"a": "b"}]}
-    return {"metadata": metadata, "spec": {"runId": 5}, "status": {**status, "conditions": [1, 2]}}
+    return {"metadata": metadata, "spec": {"runId": 5}, "status": {**status, "conditions": [{"type": "Other"}]}}
 
 
 def status(code: int, message: str = "no", reason: str = "", **details: Any) -> bytes:
