@@ -254,7 +254,7 @@ class Reconciler:
         self._metrics.failures.inc()
         self._metrics.failing.set(len(self._failing))
         # Our own exceptions explain themselves. The words of any other may hold anything, so they stay in the log.
-        ours = type(error).__module__.startswith("watcher.")
+        ours = type(error).__module__.startswith(("watcher.", "dbtrun."))
         told = {"run": self._name(uid), "failures": entry.failures, "again_in": round(pause, 1)}
         logger.warning("%s: %s", type(error).__name__, error, extra=told, exc_info=None if ours else error)
         if run is not None and entry.failures % TOLD_EACH == 3:

@@ -285,8 +285,8 @@ async def test_a_thousand_triggers_wait_on_one_watch(
     latencies = [max(0.0, ended[name] - stored[name]) for name in names]
     p50, p99 = (statistics.quantiles(latencies, n=100)[at] * 1e3 for at in (49, 98))
     with capsys.disabled():
+        # The limit is the bench's (`bench_trigger`): a busy machine says nothing about it.
         print(f"\n{MANY} triggers, status to event: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
-    assert p99 < 1_000
 
 
 async def flip(objects: Namespace, names: list[str]) -> dict[str, float]:
