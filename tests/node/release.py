@@ -19,7 +19,7 @@ from tests.stack.site import ROOT
 
 CHART: Final = ROOT / "helm/dbtrun"
 PREVIOUS_CHART: Final = Path(__file__).parent / "charts/dbtrun-dc2ee67.tgz"
-"""As somebody may have it installed."""
+"""As somebody may have it installed, but with the command by which today's image starts the watcher."""
 SECRET: Final = "dbt-cloud"
 
 

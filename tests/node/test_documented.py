@@ -86,7 +86,7 @@ async def reader(node: Node, tmp_path_factory: pytest.TempPathFactory) -> AsyncI
 
 async def test_the_readme_leads_to_a_run_that_succeeds(reader: Reader) -> None:
     text = section("README.md", "Use it")
-    install, secret, create, wait, show = commands(text)
+    install, secret, create, wait, show, *_command_line = commands(text)
     (reader.terminal.folder / "nightly.yaml").write_text(blocks(text, "yaml")[0])
 
     began = time.monotonic()
