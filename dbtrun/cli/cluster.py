@@ -66,11 +66,12 @@ class Api(Cluster):
     """The API server of the kubeconfig, and how its clock differs from that of this machine."""
 
     def __init__(self, credentials: Credentials) -> None:
-        super().__init__(credentials, timeouts=TIMEOUTS, heard=self._heard_date)
+        super().__init__(credentials, timeouts=TIMEOUTS)
         self.offset: float | None = None
         """Seconds by which the API server's clock is ahead; None: not known."""
 
-    def _heard_date(self, date: str | None, sent: float, received: float) -> None:
+    def heard(self, date: str | None, sent: float, received: float) -> None:
+        """Compares the clocks by a reply."""
         began = datetime.now(UTC) - timedelta(seconds=time.monotonic() - sent)
         self.offset = ahead(date, began, received - sent)
 

@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 Read = Callable[[bytes | msgspec.Raw], T]
 """Makes an object of its JSON. Raises one of `errors.UNREADABLE` where it is not one."""
+JSON: Final = "application/json"
 FOREIGN: Final = "the answer is not one of a Kubernetes API"
 
 

@@ -6,25 +6,26 @@ import asyncio
 import re
 import time
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from kubernetes_asyncio.client import ApiClient, Configuration
 from kubernetes_asyncio.config import ConfigException
 
+from dbtrun.kube.answers import JSON
 from dbtrun.kube.config import Timeouts
 from dbtrun.kube.errors import Misconfigured, TooLarge, Unreachable, failure, short
 from dbtrun.kube.turns import Turns, Urgency
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Mapping
     from typing import Self
 
     from dbtrun.kube.credentials import Credentials
 
 USER_AGENT: Final = "dbtrun"
 """Who we are in audit logs and, as the API server takes it from here, in every object's managedFields."""
-JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 AT_ONCE: Final = 16
 """Requests under way. The API server gets no faster by more, and each one more makes the others slower."""
@@ -39,13 +40,22 @@ OF_NAMESPACE: Final = re.compile(r"/namespaces/([^/]+)/")
 """The namespace in a path: namespaces take turns."""
 
 
+@dataclass(frozen=True)
+class _Request:
+    method: str
+    path: str
+    query: Mapping[str, str | int] | None
+    body: object
+    accept: str
+    timeout: aiohttp.ClientTimeout
+
+
 class Cluster:
     """One API server and one connection pool, for one event loop. Opened by its first request, closed by `close`.
 
     Args:
         credentials: read first, and whenever they are refused.
         at_once: requests under way; the others wait for their turn. Lists have turns of their own; a stream takes none.
-        heard: told of the Date header of each reply, and of the monotonic instants of its request and its arrival.
     """
 
     def __init__(
@@ -54,11 +64,9 @@ class Cluster:
         *,
         timeouts: Timeouts | None = None,
         at_once: int = AT_ONCE,
-        heard: Callable[[str | None, float, float], None] = lambda _date, _sent, _received: None,
     ) -> None:
         self.timeouts = timeouts or Timeouts()
         self._credentials = credentials
-        self._heard = heard
         self._client: ApiClient | None = None
         self._loading = asyncio.Lock()
         self._renewals = 0
@@ -102,12 +110,13 @@ class Cluster:
         Raises:
             KubeError: the kind says what can be done about it.
         """
+        asked = _Request(method, path, query, body, accept, self._timeout)
         if urgency is None:
-            return await self._whole(method, path, query, body, accept)
+            return await self._whole(asked)
         found = OF_NAMESPACE.search(path)
         turns = self._lists if urgency is Urgency.LIST else self._turns
         async with turns.turn(urgency, found[1] if found else ""):
-            return await self._whole(method, path, query, body, accept)
+            return await self._whole(asked)
 
     @asynccontextmanager
     async def stream(
@@ -119,8 +128,11 @@ class Cluster:
             KubeError: the kind says what can be done about it.
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.timeouts.connect, sock_read=silence_seconds)
-        async with self._answer("GET", path, query, None, JSON, timeout) as answer:
+        async with self._answer(_Request("GET", path, query, None, JSON, timeout)) as answer:
             yield answer.content
+
+    def heard(self, date: str | None, sent: float, received: float) -> None:
+        """A reply came, with this Date header; the others are the monotonic seconds of its request and its arrival."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -134,24 +146,14 @@ class Cluster:
             closing, self._client = self._client, None
             await closing.close()
 
-    async def _whole(
-        self, method: str, path: str, query: Mapping[str, str | int] | None, body: object, accept: str
-    ) -> bytes:
-        async with self._answer(method, path, query, body, accept, self._timeout) as answer:
+    async def _whole(self, asked: _Request) -> bytes:
+        async with self._answer(asked) as answer:
             return await _body(answer, MAX_ANSWER)
 
     @asynccontextmanager
-    async def _answer(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str | int] | None,
-        body: object,
-        accept: str,
-        timeout: aiohttp.ClientTimeout,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _answer(self, asked: _Request) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
-            answer = await self._authorized(method, path, query, body, accept, timeout)
+            answer = await self._authorized(asked)
             async with answer:
                 if not answer.ok:
                     raise failure(answer.status, await _body(answer, MAX_FAILURE), answer.headers)
@@ -160,46 +162,29 @@ class Cluster:
             words = f": {short(str(error))}" if str(error) else ""
             raise Unreachable(f"No answer from {self.host}: {type(error).__name__}{words}") from error
 
-    async def _authorized(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str | int] | None,
-        body: object,
-        accept: str,
-        timeout: aiohttp.ClientTimeout,
-    ) -> aiohttp.ClientResponse:
+    async def _authorized(self, asked: _Request) -> aiohttp.ClientResponse:
         client, renewals = await self._opened(), self._renewals
-        answer = await self._call(client, method, path, query, body, accept, timeout)
+        answer = await self._call(client, asked)
         # Rotated credentials are in the files already; only the second refusal is one.
         if answer.status != 401 or not await self._renewed(client, renewals):
             return answer
         answer.release()
-        return await self._call(await self._opened(), method, path, query, body, accept, timeout)
+        return await self._call(await self._opened(), asked)
 
-    async def _call(
-        self,
-        client: ApiClient,
-        method: str,
-        path: str,
-        query: Mapping[str, str | int] | None,
-        body: object,
-        accept: str,
-        timeout: aiohttp.ClientTimeout,
-    ) -> aiohttp.ClientResponse:
+    async def _call(self, client: ApiClient, asked: _Request) -> aiohttp.ClientResponse:
         sent = time.monotonic()
         # Not preloaded: the library would write whole bodies, Secrets among them, into a debug log.
         answer: aiohttp.ClientResponse = await client.call_api(
-            path,
-            method,
-            query_params=list((query or {}).items()),
-            header_params={"Accept": accept, "Content-Type": MERGE_PATCH if method == "PATCH" else JSON},
-            body=body,
+            asked.path,
+            asked.method,
+            query_params=list((asked.query or {}).items()),
+            header_params={"Accept": asked.accept, "Content-Type": MERGE_PATCH if asked.method == "PATCH" else JSON},
+            body=asked.body,
             auth_settings=["BearerToken"],
             _preload_content=False,
-            _request_timeout=timeout,
+            _request_timeout=asked.timeout,
         )
-        self._heard(answer.headers.get("Date"), sent, time.monotonic())
+        self.heard(answer.headers.get("Date"), sent, time.monotonic())
         return answer
 
     async def _opened(self) -> ApiClient:

@@ -8,7 +8,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from dbtrun.kube.answers import FOREIGN, Read, decode
+from dbtrun.kube.answers import FOREIGN, JSON, Read, decode
 from dbtrun.kube.errors import UNREADABLE, Expired, TooLarge, Unreachable, short
 from dbtrun.kube.turns import Urgency
 
@@ -21,7 +21,6 @@ PAGE_BYTES: Final = 2_000_000
 """What a page should have: it is read in well under a second."""
 TRIES: Final = 3
 """A list is begun again when its continue token expired, which happens to one that takes five minutes."""
-JSON: Final = "application/json"
 
 
 class Requests(Protocol):

@@ -15,7 +15,8 @@ import msgspec
 import yaml
 
 from dbtrun.api import PLURAL
-from dbtrun.kube.cluster import JSON, MERGE_PATCH
+from dbtrun.kube.answers import JSON
+from dbtrun.kube.cluster import MERGE_PATCH
 from dbtrun.kube.paths import api_path
 from dbtrun.kube.runs import PREFIX
 

@@ -27,7 +27,11 @@ class ClusterAccess(Cluster):
     def __init__(self, credentials: Credentials, timeouts: Timeouts | None = None) -> None:
         self.clock = ClusterClock()
         """The API server's."""
-        super().__init__(credentials, timeouts=timeouts, heard=lambda *date: self.clock.heard(*date))
+        super().__init__(credentials, timeouts=timeouts)
+
+    def heard(self, date: str | None, sent: float, received: float) -> None:
+        """Sets the clock by a reply."""
+        self.clock.heard(date, sent, received)
 
     @classmethod
     async def load(
