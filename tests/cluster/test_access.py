@@ -15,7 +15,7 @@ from kubernetes_asyncio.config import incluster_config
 
 from dbtrun.kube import credentials
 from dbtrun.kube.config import Timeouts
-from dbtrun.kube.errors import KubeError, Misconfigured
+from dbtrun.kube.errors import KubeError, Misconfigured, NotFound
 from dbtrun.kube.paths import api_path
 from tests.controlplane import ControlPlane
 from watcher.cluster.access import ClusterAccess
@@ -140,3 +140,5 @@ def test_a_name_cannot_leave_its_place() -> None:
     assert api_path("api/v1", "ns", "secrets", "a/../b") == "/api/v1/namespaces/ns/secrets/a%2F..%2Fb"
     with pytest.raises(ValueError, match="not a resource"):
         api_path("api/v1", "..", "secrets", "x")
+    with pytest.raises(NotFound, match="not a resource"):
+        api_path("api/v1", "ns", "secrets", ".")

@@ -84,7 +84,7 @@ class SecretReader:
     async def _get(self, namespace: str, name: str) -> SecretData:
         try:
             answer = await self._access.request("GET", api_path("api/v1", namespace, "secrets", name))
-        except (NotFound, ValueError):
+        except NotFound:
             raise SecretMissing(f"There is no Secret {name!r} in the namespace {namespace}.") from None
         except Forbidden:
             raise SecretForbidden(

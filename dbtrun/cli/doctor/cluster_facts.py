@@ -16,6 +16,8 @@ from dbtrun.api.fields import lacking
 from dbtrun.cli.cluster import Api
 from dbtrun.cli.dbtcloud import pause
 from dbtrun.kube.errors import KubeError, NotFound, NotInstalled
+from dbtrun.kube.paths import api_path
+from dbtrun.kube.runs import PREFIX
 
 T = TypeVar("T")
 VERBS: Final = ("get", "list", "watch", "create", "patch", "delete")
@@ -184,7 +186,7 @@ async def gather(
     told("The cluster: the watchers")
     workloads, everywhere = await _workloads(asker, namespace)
     watchers = tuple([await _watcher(asker, workload) for workload in workloads[:MAX_WATCHERS]])
-    items = await either(asker.json("GET", _runs(namespace), query={"limit": "500"}))
+    items = await either(asker.json("GET", api_path(PREFIX, namespace, PLURAL), query={"limit": "500"}))
     seen, unseen, example = _seen(items)
     told("The cluster: the connection")
     place = _connection(namespace, connection, watchers)
@@ -220,7 +222,7 @@ async def _missing(asker: Asker) -> frozenset[str] | Absent | Unknown:
 
 
 async def _phase(asker: Asker, namespace: str) -> str:
-    found = await asker.json("GET", f"/api/v1/namespaces/{namespace}")
+    found = await asker.json("GET", api_path("api/v1", None, "namespaces", namespace))
     return str(found.get("status", {}).get("phase", ""))
 
 
@@ -245,7 +247,7 @@ async def _workloads(asker: Asker, namespace: str) -> tuple[list[dict[str, Any]]
     found: dict[str, dict[str, Any]] = {}
     everywhere = await either(asker.json("GET", "/apis/apps/v1/deployments", query={"labelSelector": OURS}))
     beside = [
-        await either(asker.json("GET", f"/apis/apps/v1/namespaces/{namespace}/{plural}", query={"limit": "500"}))
+        await either(asker.json("GET", api_path("apis/apps/v1", namespace, plural), query={"limit": "500"}))
         for plural in ("deployments", "statefulsets")
     ]
     for listed, kind in zip((everywhere, *beside), ("Deployment", "Deployment", "StatefulSet"), strict=True):
@@ -281,7 +283,7 @@ async def _watcher(asker: Asker, workload: Mapping[str, Any]) -> WatcherFacts:
 
 async def _lease(asker: Asker, namespace: str, name: str) -> LeaseFacts:
     """The Lease. It counts by its changes, not by its times: this machine's clock may be wrong."""
-    path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}"
+    path = api_path("apis/coordination.k8s.io/v1", namespace, "leases", name)
     first = await asker.json("GET", path)
     holder = str(first.get("spec", {}).get("holderIdentity") or "")
     for seconds in LEASE_LOOKS if holder else ():
@@ -318,7 +320,7 @@ def _connection(namespace: str, wanted: str | None, watchers: tuple[WatcherFacts
 
 
 async def _secret(asker: Asker, namespace: str, name: str) -> SecretFacts | Absent | Unknown:
-    found = await either(asker.json("GET", f"/api/v1/namespaces/{namespace}/secrets/{name}"))
+    found = await either(asker.json("GET", api_path("api/v1", namespace, "secrets", name)))
     if not isinstance(found, dict):
         return found
     try:
@@ -346,16 +348,13 @@ async def _dry_run(asker: Asker, namespace: str, connection: str | None, job_id:
         spec["connectionRef"] = {"name": connection}
     body = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"generateName": "doctor-"}, "spec": spec}
     query = {"dryRun": "All", "fieldValidation": "Strict"}
-    answer = await either(asker.json("POST", _runs(namespace), query=query, body=body))
+    answer = await either(asker.json("POST", api_path(PREFIX, namespace, PLURAL), query=query, body=body))
     return answer.why if isinstance(answer, Unknown) else None
 
 
 async def _stale_write(asker: Asker, namespace: str, example: str) -> str:
     """Whether a write with an old version is refused, on which exactly-once starting rests. dryRun: nothing changes."""
     body = {"metadata": {"resourceVersion": "1", "annotations": {f"{GROUP}/doctor": "dry-run"}}}
-    answer = await either(asker.json("PATCH", f"{_runs(namespace)}/{example}", query={"dryRun": "All"}, body=body))
+    path = api_path(PREFIX, namespace, PLURAL, example)
+    answer = await either(asker.json("PATCH", path, query={"dryRun": "All"}, body=body))
     return "accepted" if isinstance(answer, dict) else "refused"
-
-
-def _runs(namespace: str) -> str:
-    return f"/apis/{API_VERSION}/namespaces/{namespace}/{PLURAL}"
