@@ -18,8 +18,8 @@ from kubernetes_asyncio.client import Configuration
 from dbtrun.cli.words import ahead
 from dbtrun.kube.cluster import Cluster
 from dbtrun.kube.config import Timeouts, own_namespace
-from dbtrun.kube.credentials import Credentials, kubeconfig, service_account
-from dbtrun.kube.errors import Misconfigured, short
+from dbtrun.kube.credentials import Credentials, kubeconfig, service_account, unusable
+from dbtrun.kube.errors import Misconfigured
 
 TIMEOUTS: Final = Timeouts(connect=10.0, total=20.0)
 
@@ -87,7 +87,7 @@ def _credentials(files: str | None, context: str | None) -> Credentials:
         try:
             await config.load_kube_config(files, context, configuration, persist_config=False)
         except Exception as error:  # whatever a malformed kubeconfig makes its reader raise
-            raise Misconfigured(_unusable(files, error)) from error
+            raise unusable(files, error) from error
         return configuration
 
     return Credentials(f"kubeconfig {files}", read)
@@ -98,12 +98,6 @@ async def _namespace(files: str, context: str | None) -> str:
     try:
         contexts, active = await asyncio.to_thread(config.list_kube_config_contexts, files)
     except Exception as error:  # as above
-        raise Misconfigured(_unusable(files, error)) from error
+        raise unusable(files, error) from error
     chosen = next((one for one in contexts if one["name"] == context), active) or {}
     return chosen.get("context", {}).get("namespace") or "default"
-
-
-def _unusable(files: str, error: Exception) -> str:
-    # A parser quotes the text around its error, which may be a token.
-    why = short(str(error)).rstrip(".") if isinstance(error, config.ConfigException) else "it is not a kubeconfig"
-    return f"The kubeconfig {files} cannot be used: {why}."

@@ -85,11 +85,16 @@ def kubeconfig(path: Path, context: str | None) -> Credentials:
         try:
             await config.load_kube_config(str(path), context, now, persist_config=False)
         except Exception as error:  # whatever a malformed kubeconfig makes its reader raise
-            raise Misconfigured(f"The kubeconfig {path} cannot be used: {_reason(error)}.") from error
+            raise unusable(str(path), error) from error
         now.refresh_api_key_hook = _Reread(read)
         return now
 
     return Credentials(f"kubeconfig {path}", read)
+
+
+def unusable(files: str, error: Exception) -> Misconfigured:
+    """The error for a kubeconfig whose reader raised this."""
+    return Misconfigured(f"The kubeconfig {files} cannot be used: {_reason(error)}.")
 
 
 def _reason(error: Exception) -> str:
