@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 MAX_DOUBLINGS: Final = 30
@@ -25,6 +26,16 @@ def backoff(failures: int, first: float, longest: float) -> float:
     It has no jitter: the caller adds what suits its case.
     """
     return float(min(first * 2.0 ** min(max(failures - 1, 0), MAX_DOUBLINGS), longest))
+
+
+def http_date(text: str) -> datetime:
+    """The moment that a header names.
+
+    Raises:
+        ValueError, OverflowError: it is not a date.
+    """
+    moment = parsedate_to_datetime(text)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def digest(text: str, digits: int = 8) -> str:

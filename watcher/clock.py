@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Final
 
-from dbtrun.values import Instant
+from dbtrun.values import Instant, http_date
 
 Clock = Callable[[], Instant]
 
@@ -38,13 +37,3 @@ def clock_offset(date: str | None, sent: datetime, received: datetime) -> timede
     half_trip = (received - sent) / 2
     offset = told - (sent + half_trip)
     return offset if DATE_RESOLUTION + half_trip < abs(offset) < MAX_OFFSET else timedelta(0)
-
-
-def http_date(text: str) -> datetime:
-    """The moment that a header names.
-
-    Raises:
-        ValueError, OverflowError: it is not a date.
-    """
-    moment = parsedate_to_datetime(text)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

@@ -12,12 +12,13 @@ from dbtrun.cli.view import Run, UnreadableRun, read
 from dbtrun.kube.errors import Expired, KubeError, NotFound, Unreachable
 from dbtrun.kube.runs import DbtRuns, Streams
 from dbtrun.kube.watch import Added, Progress, Removed
+from dbtrun.values import backoff
 
 PAGE: Final = 500
 SILENCE_SECONDS: Final = 90.0
 """A watch gets a bookmark every minute: after this it is dead."""
-PAUSES: Final = (1.0, 2.0, 5.0, 10.0)
-"""Seconds between two tries to reach an API server that does not answer."""
+PAUSES: Final = (1.0, 10.0)
+"""Seconds: the first and the longest pause between two tries to reach an API server that does not answer."""
 
 
 Change = Added[Run] | Removed[Run] | Progress
@@ -98,8 +99,8 @@ async def follow(
             continue
         except Unreachable as error:
             trouble(error)
-            await asyncio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
             tries += 1
+            await asyncio.sleep(backoff(tries, *PAUSES))
 
 
 class _Following:

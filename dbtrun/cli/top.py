@@ -28,6 +28,7 @@ from dbtrun.cli.view import Run, UnreadableRun, read
 from dbtrun.cli.words import duration, one_line
 from dbtrun.kube.errors import Expired, Unreachable
 from dbtrun.kube.watch import Progress, Removed
+from dbtrun.values import backoff
 
 KEPT: Final = timedelta(minutes=1)
 """How long a run that is over stays on the screen."""
@@ -92,8 +93,8 @@ async def _feed(runs: Runs, state: State) -> None:
             continue
         except Unreachable as error:
             state.trouble = str(error)
-            tries = 0 if time.monotonic() - began > 60 else tries + 1
-            await asyncio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
+            tries = 1 if time.monotonic() - began > 60 else tries + 1
+            await asyncio.sleep(backoff(tries, *PAUSES))
 
 
 class State:

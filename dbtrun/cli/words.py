@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from dbtrun.text import plain
+from dbtrun.values import http_date
 
 UNITS: Final = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 DURATION: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
@@ -56,8 +56,7 @@ def ahead(date: str | None, sent: datetime, seconds: float) -> float | None:
     if not date:
         return None
     try:
-        told = parsedate_to_datetime(date)
-    except ValueError:
+        told = http_date(date)
+    except (ValueError, OverflowError):
         return None
-    told = told.replace(tzinfo=UTC) if told.tzinfo is None else told
     return (told - sent).total_seconds() + 0.5 - seconds / 2

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from dbtrun.api import GROUP, PLURAL, DbtRun
 from dbtrun.kube.errors import Forbidden, KubeError, NotInstalled
+from dbtrun.kube.retry import jittered
 from dbtrun.values import backoff
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.echoes import Echoes
@@ -334,7 +335,7 @@ class Scope:
 
     async def _pause(self, failures: int) -> None:
         pause = backoff(failures, self._settings.retry_first, self._settings.retry_most)
-        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+        await asyncio.sleep(jittered(pause))
 
     def _name(self, uid: str) -> str:
         return str(self._mirror.get(uid) or uid)

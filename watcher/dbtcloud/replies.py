@@ -13,8 +13,7 @@ import msgspec
 
 from dbtrun.connection.secret import MASK, Token
 from dbtrun.text import clean
-from dbtrun.values import Instant
-from watcher.clock import http_date
+from dbtrun.values import Instant, http_date
 from watcher.dbtcloud import wire
 from watcher.dbtcloud.errors import (
     COOL_DOWN,

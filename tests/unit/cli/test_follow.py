@@ -22,7 +22,7 @@ Watch = list[tuple[str, dict[str, Any]] | KubeError]
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PAUSES", (0.0,))
+    monkeypatch.setattr(module, "PAUSES", (0.0, 0.0))
 
 
 def obj(name: str, phase: str, version: int) -> dict[str, Any]:
@@ -59,6 +59,11 @@ class Script:
     @asynccontextmanager
     async def stream(self, path: str, query: Mapping[str, str | int], silence_seconds: float) -> AsyncIterator[Body]:
         yield Body(self._watches.pop(0))
+
+
+async def test_a_name_that_no_object_can_have_is_a_sentence_and_no_request() -> None:
+    with pytest.raises(NotFound, match="is not a resource"):
+        await Runs(Script([], []), "data").get("..")
 
 
 async def seen(names: list[str], lists: list[Answer], watches: list[Watch]) -> tuple[list[Any], list[str]]:
