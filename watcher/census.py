@@ -60,7 +60,7 @@ class Counting:
         now, before, self._since = self.clock().mono, self._since, {}
         for run in runs:
             phase, reason = run.status.phase or Phase.PENDING, run.status.reason
-            if _over(run):
+            if run.status.final:
                 continue
             seen = before.get(run.uid)
             if seen is None or seen[:2] != (phase, reason):
@@ -110,12 +110,8 @@ def _entered(run: DbtRun) -> datetime | None:
 def _unreachable(runs: Iterable[DbtRun]) -> Iterator[tuple[str, str]]:
     for run in runs:
         told = run.status.condition(ConditionType.REACHABLE)
-        if told is not None and told.status is ConditionStatus.FALSE and not _over(run):
+        if told is not None and told.status is ConditionStatus.FALSE and not run.status.final:
             yield run.metadata.namespace, told.reason
-
-
-def _over(run: DbtRun) -> bool:
-    return run.status.phase is not None and run.status.phase.final
 
 
 def _longest(pairs: Iterable[tuple[K, float]]) -> dict[K, float]:

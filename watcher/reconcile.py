@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from datetime import timedelta
 from typing import Final, Protocol
 
 from dbtrun.api import DbtRun, Phase, Status
+from dbtrun.kube.retry import jittered
 from dbtrun.values import backoff
 from watcher.clock import Clock
 from watcher.knowledge import Knowledge
@@ -167,7 +167,7 @@ class Reconciler:
 
     def _enqueue(self, uid: str, entry: Entry) -> None:
         run = self._mirror.get(uid)
-        finished = run is not None and run.status.phase is not None and run.status.phase.final and not run.deleting
+        finished = run is not None and run.status.final and not run.deleting
         if not (entry.queued and finished):  # one that is no longer finished waits in both queues, and the first counts
             (self._later if finished else self._soon).append(uid)
         entry.queued = True
@@ -248,7 +248,7 @@ class Reconciler:
     def _failed(self, uid: str, entry: Entry, error: BaseException) -> None:
         run = self._mirror.get(uid)
         entry.failures += 1
-        pause = backoff(entry.failures, *BACKOFF) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        pause = jittered(backoff(entry.failures, *BACKOFF))
         self._look_at(uid, entry, self._clock().mono + pause)
         self._failing.add(uid)
         self._metrics.failures.inc()

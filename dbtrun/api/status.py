@@ -178,6 +178,11 @@ class Status(Fields, frozen=True, kw_only=True):
     conditions: tuple[Condition, ...] = ()
 
     @property
+    def final(self) -> bool:
+        """Whether the object has ended."""
+        return self.phase is not None and self.phase.final
+
+    @property
     def attempt(self) -> Attempt | None:
         """The attempt that counts now: the last one."""
         return self.attempts[-1] if self.attempts else None

@@ -347,7 +347,7 @@ class Mirror:
     def _keep(self, run: DbtRun) -> None:
         uid, metadata, status = run.uid, run.metadata, run.status
         self._unreadable.pop(uid, None)
-        if status.phase is not None and status.phase.final:
+        if status.final:
             self._ended(run)
         until = self._rests(run)
         if until is None:

@@ -103,7 +103,7 @@ class Writer:
 
     def _as_written(self, stored: DbtRun, status: Status) -> DbtRun:
         dropped = left_out(to_wire(status), to_wire(stored.status), "status")
-        if not dropped or (status.phase is not None and status.phase.final):
+        if not dropped or status.final:
             self._incomplete.discard(stored.uid)
         else:
             self._incomplete.add(stored.uid)

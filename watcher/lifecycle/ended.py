@@ -34,7 +34,7 @@ def rests_until(run: DbtRun, now: datetime) -> float | None:
     For whatever needs nothing, `ended_step` waits; so it need not be kept for a look.
     """
     status, attempt = run.status, run.status.attempt
-    if status.phase is None or not status.phase.final or run.deleting:
+    if not status.final or run.deleting:
         return None
     if FINALIZER in run.metadata.finalizers or (attempt is not None and attempt.sweep_after is not None):
         return None

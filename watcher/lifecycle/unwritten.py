@@ -47,8 +47,7 @@ def let_go(case: Case, decision: Decision) -> Decision:
     """The release of a deleted object whose end cannot be written, instead of another try to write it."""
     if not (case.known.unwritten and case.run.deleting and isinstance(decision, Write)):
         return decision
-    final = decision.status.phase is not None and decision.status.phase.final
-    return _let_go(decision.status.message) if final else decision
+    return _let_go(decision.status.message) if decision.status.final else decision
 
 
 def _let_go(told: str) -> RemoveFinalizer:
