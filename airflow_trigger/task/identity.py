@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from airflow_trigger.shared.naming import MAX_NAME
 from dbtrun.values import digest, shortened
 
 PREFIX: Final = "airflow.dbtrun.dev"
@@ -23,7 +24,6 @@ WAITING_TRY: Final = f"{PREFIX}/waiting-try"
 CONSUMED: Final = f"{PREFIX}/consumed"
 """Annotation: the `Mark` of the try that told Airflow the outcome."""
 
-MAX_NAME: Final = 63
 MAX_LABEL: Final = 63
 _LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
 

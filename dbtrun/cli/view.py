@@ -6,7 +6,8 @@ adds is skipped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
 
@@ -56,7 +57,7 @@ class RetryRules(Part, frozen=True, kw_only=True):
     limit: int = 0
 
 
-class Intent(Part, frozen=True, kw_only=True):
+class RunSpec(Part, frozen=True, kw_only=True):
     """What was asked for."""
 
     connection_ref: Reference | None = None
@@ -133,7 +134,7 @@ class Condition(Part, frozen=True, kw_only=True):
     last_transition_time: datetime | None = None
 
 
-class Truth(Part, frozen=True, kw_only=True):
+class RunStatus(Part, frozen=True, kw_only=True):
     """What the watcher says."""
 
     observed_generation: int = -1
@@ -165,8 +166,8 @@ class Run(Part, frozen=True, kw_only=True):
     """One DbtRun."""
 
     metadata: Meta
-    spec: Intent = Intent()
-    status: Truth = Truth()
+    spec: RunSpec = RunSpec()
+    status: RunStatus = RunStatus()
 
     @property
     def name(self) -> str:
@@ -218,10 +219,8 @@ def read(body: bytes | msgspec.Raw) -> Run:
     Raises:
         UnreadableRun: a field has another type than here.
     """
-    try:
+    with _readable():
         return RUN.decode(body)
-    except msgspec.MsgspecError as error:
-        raise UnreadableRun(f"The DbtRun cannot be read: {error}. Is the chart of another version?") from None
 
 
 def converted(body: Mapping[str, Any]) -> Run:
@@ -230,7 +229,13 @@ def converted(body: Mapping[str, Any]) -> Run:
     Raises:
         UnreadableRun: it is not a DbtRun of this release.
     """
-    try:
+    with _readable():
         return msgspec.convert(body, Run)
-    except msgspec.ValidationError as error:
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except msgspec.MsgspecError as error:
         raise UnreadableRun(f"The DbtRun cannot be read: {error}. Is the chart of another version?") from None

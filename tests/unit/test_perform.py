@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, cast
 
@@ -68,16 +69,24 @@ def wanted(number: int) -> DbtRun:
     return DbtRun(metadata=metadata, spec=Spec(job=Job(id=1)))
 
 
-async def test_a_claim_is_still_good_when_a_slow_api_server_has_taken_it() -> None:
-    performer = Performer(
-        objects=cast(Any, SlowObjects()),
-        record=lambda _run: None,
-        forget_object=lambda _uid: None,
+def performing(
+    objects: object,
+    record: Callable[[DbtRun], object] = lambda _run: None,
+    forget_object: Callable[[str], object] = lambda _uid: None,
+) -> Performer:
+    return Performer(
+        objects=cast(Any, objects),
+        record=record,
+        forget_object=forget_object,
         connections=cast(Any, OneAccount()),
         emit=lambda _run, _event: None,
         clock=clock,
         metrics=Metrics(),
     )
+
+
+async def test_a_claim_is_still_good_when_a_slow_api_server_has_taken_it() -> None:
+    performer = performing(SlowObjects())
     known = Known(account_id=1, untried=1)
     ages = []
 
@@ -105,15 +114,7 @@ class GoingObjects:
 
 async def test_an_object_that_goes_while_it_is_written_is_forgotten() -> None:
     forgotten: list[str] = []
-    performer = Performer(
-        objects=cast(Any, GoingObjects()),
-        record=lambda _run: None,
-        forget_object=forgotten.append,
-        connections=cast(Any, OneAccount()),
-        emit=lambda _run, _event: None,
-        clock=clock,
-        metrics=Metrics(),
-    )
+    performer = performing(GoingObjects(), forget_object=forgotten.append)
     await performer.perform(Write(Status(phase=Phase.PENDING)), wanted(1), Known())
     assert forgotten == ["u1"]
 
@@ -131,15 +132,7 @@ async def test_an_object_that_somebody_else_keeps_is_not_forgotten_when_it_is_de
 
     mirror = Mirror()
     mirror.take(run)
-    performer = Performer(
-        objects=cast(Any, Keeping()),
-        record=mirror.record,
-        forget_object=mirror.forget,
-        connections=cast(Any, OneAccount()),
-        emit=lambda _run, _event: None,
-        clock=clock,
-        metrics=Metrics(),
-    )
+    performer = performing(Keeping(), record=mirror.record, forget_object=mirror.forget)
     await performer.perform(DeleteObject(), run, Known())
     assert (mirror.get(run.uid) is not None) is kept
     assert is_older(run.uid, "2", mirror.versions("n")) is not kept
@@ -156,15 +149,7 @@ async def counted(*decisions: Write) -> Metrics:
         async def patch_status(self, run: DbtRun, status: Status) -> DbtRun:
             return replace(run, status=status)
 
-    performer = Performer(
-        objects=cast(Any, Objects()),
-        record=lambda _run: None,
-        forget_object=lambda _uid: None,
-        connections=cast(Any, OneAccount()),
-        emit=lambda _run, _event: None,
-        clock=clock,
-        metrics=Metrics(),
-    )
+    performer = performing(Objects())
     for decision in decisions:
         await performer.perform(decision, wanted(1), Known())
     return performer.metrics
