@@ -61,7 +61,7 @@ class Wire:
         return await self.reader.read(65_536)
 
     async def request(self) -> Request | None:
-        """The next request, whole; None when there is none any more."""
+        """The next request, whole; None when the client sends no more."""
         received = b""
         while b"\r\n\r\n" not in received:
             piece = await self.receive()
@@ -72,7 +72,10 @@ class Wire:
         first, *lines = head.decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         while len(body) < int(headers.get("content-length", 0)):
-            body += await self.receive()
+            piece = await self.receive()
+            if not piece:
+                return None  # the client was killed; reading on would never give the loop back
+            body += piece
         method, target, _ = first.split(" ")
         parts = urlsplit(target)
         return Request(method, parts.path, dict(parse_qsl(parts.query)), json.loads(body) if body else None)
