@@ -88,6 +88,14 @@ class Prometheus:
         assert answer["status"] == "success", answer
         return answer["data"]
 
+    async def ready(self) -> bool:
+        """Whether it answers queries: while it opens its database, it refuses them."""
+        try:
+            async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+                return (await http.get(f"http://{self.address}/-/ready")).is_success
+        except httpx.HTTPError:
+            return False
+
     async def query(self, expression: str) -> list[dict[str, Any]]:
         """The series of a panel's query."""
         filled = expression.replace("$namespace", ".*").replace("$__rate_interval", "30s")
@@ -101,10 +109,7 @@ async def prometheus(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> 
     server.program.start()
 
     async def scraped() -> bool:
-        try:
-            return bool(await server.query("dbtrun_leader == 1"))
-        except httpx.HTTPError:
-            return False
+        return await server.ready() and bool(await server.query("dbtrun_leader == 1"))
 
     try:
         await until(scraped, 60, "the first scrape")
