@@ -116,10 +116,15 @@ class Api:
         query = {"fieldValidation": "Strict"} if method in ("POST", "PATCH") else None
         headers = {"Content-Type": kind}
         async with self._turns:
-            for _ in range(TRIES):
-                answer = await self._http.request(method, path, params=query, content=content, headers=headers)
-                if answer.status_code not in BUSY:
-                    break
+            for last in (number == TRIES for number in range(1, TRIES + 1)):
+                try:
+                    answer = await self._http.request(method, path, params=query, content=content, headers=headers)
+                    if last or answer.status_code not in BUSY:
+                        break
+                except (httpx.NetworkError, httpx.RemoteProtocolError):
+                    # The API server may close an idle connection at the moment in which it is used again.
+                    if last:
+                        raise
                 await asyncio.sleep(1.0)
         return Answer(answer.status_code, msgspec.json.decode(answer.content))
 
