@@ -90,7 +90,8 @@ def test_a_wrong_import_is_caught(copy: Path, path: str, module: str, contract: 
 
 
 ROOMS = [
-    *("watcher", "watcher/lifecycle", "watcher/dbtcloud", "watcher/cluster", "watcher/telemetry", "watcher/simulator"),
+    *("watcher", "watcher/lifecycle", "watcher/mirrors", "watcher/dbtcloud", "watcher/cluster", "watcher/telemetry"),
+    "watcher/simulator",
     *("dbtrun", "dbtrun/api", "dbtrun/connection", "dbtrun/kube", "dbtrun/cli", "dbtrun/cli/doctor"),
     *("airflow_trigger", "airflow_trigger/task", "airflow_trigger/waiting", "airflow_trigger/shared"),
 ]

@@ -25,6 +25,7 @@ from watcher.dbtcloud.channel import TOTAL_SECONDS
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.containment import Containment
 from watcher.dbtcloud.intake import Intake
+from watcher.dbtcloud.ledger import READ_SECONDS, Ledger
 from watcher.dbtcloud.listener import Listener
 from watcher.dbtcloud.poller import FEED_SECONDS, Poller
 from watcher.dbtcloud.requests import Observe
@@ -53,6 +54,7 @@ class Account:
     share: Share
     poller: Poller
     containment: Containment
+    ledger: Ledger
     users: set[str] = field(default_factory=set)
     unused_since: float = 0.0
     """Monotonic seconds; counts while there are no users."""
@@ -67,9 +69,10 @@ class Account:
     """None: the connection has no limit of live runs."""
 
     async def run(self) -> None:
-        """Polls, and hands out run slots, until cancelled."""
+        """Polls, reads for the mirrors, and hands out run slots, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.poller.run())
+            group.create_task(self.ledger.run())
             if self.slots is not None:
                 group.create_task(self.slots.run())
 
@@ -112,6 +115,7 @@ class Accounts:
         names_of: names of the objects with these uids, for the log.
         count: called with the connection's fault, for the metrics.
         observe: called with each request that has come to an end, for the metrics.
+        late: called with the number of runs that dbt Cloud has listed too late for the mirrors.
         elsewhere: called with the host and each finished run of an account that no object follows.
         transport: in place of the network, in tests.
         weights: turns of the namespaces, for starts and run slots.
@@ -130,6 +134,7 @@ class Accounts:
         count: Callable[[Reason], object] = lambda _reason: None,
         observe: Observe = lambda _sent: None,
         elsewhere: Callable[[str, RunFacts], object] = lambda _host, _run: None,
+        late: Callable[[int], object] = lambda _runs: None,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock = system_clock,
         weights: Mapping[str, int] = NO_WEIGHTS,
@@ -144,6 +149,7 @@ class Accounts:
         self._count = count
         self._observe = observe
         self._elsewhere = elsewhere
+        self._late = late
         self._intake = Intake()
         self._transport = transport
         self._clock = clock
@@ -174,6 +180,7 @@ class Accounts:
         account = self._account_of.pop(uid, None)
         if account is not None:
             account.poller.unfollow(uid)
+            account.ledger.remove(uid)
             account.leave(uid)
             account.users.discard(uid)
             account.unused_since = self._clock().mono
@@ -236,6 +243,13 @@ class Accounts:
             share,
             poller,
             containment,
+            Ledger(
+                client,
+                clock=self._clock,
+                contain=containment.contain,
+                late=self._late,
+                read_seconds=max(self._feed_seconds, READ_SECONDS),
+            ),
             users,
             unused_since=mono(),
             starts=Starts(weights=self._weights),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote
@@ -24,6 +24,7 @@ from watcher.dbtcloud.budget import Budget, Priority, Share
 from watcher.dbtcloud.channel import MAX_FILE, PAGE_SIZE, TOTAL_SECONDS, Channel
 from watcher.dbtcloud.errors import DbtCloudError, JobNotFound, NotFound, Rejected, ServerFault, TooLarge, submission_of
 from watcher.dbtcloud.intake import Intake
+from watcher.dbtcloud.ledger import OPEN_END, ROUNDING, Begun, read_begun, read_finished
 from watcher.dbtcloud.lookups import LookUps, Question
 from watcher.dbtcloud.merge import MAX_FILES, File, Merge, files_of
 from watcher.dbtcloud.replies import UNDECODABLE, Received
@@ -31,6 +32,7 @@ from watcher.dbtcloud.requests import Observe
 from watcher.dbtcloud.slots import LiveRuns
 from watcher.lifecycle.facts import Observation, RunFacts, RunState, Started, StepFacts, Submission, Undecided
 from watcher.lifecycle.marker import mark_of
+from watcher.mirrors.progress import Reading
 
 MAX_PAGES: Final = 200
 """Pages read of one list: 20,000 runs."""
@@ -40,14 +42,10 @@ MAX_CAUSE: Final = 255
 MAX_OBJECTS: Final = 500_000
 """JSON objects in a run_results.json that is decoded; each node has about five, and costs memory."""
 LIVE: Final = (RunState.QUEUED, RunState.STARTING, RunState.RUNNING)
-OPEN_END: Final = timedelta(days=365)
-"""dbt Cloud wants both ends of a range; its clock may be ahead of ours."""
 MAX_PROJECTS: Final = 10_000
 """Jobs whose project is remembered."""
 PROJECT_SECONDS: Final = 300.0
 """How long it is remembered."""
-ROUNDING: Final = timedelta(seconds=1)
-"""How far a time in a reply may be before the range that it was asked by."""
 
 T = TypeVar("T")
 
@@ -338,6 +336,16 @@ class Client:
             newest=frozenset(run.id for run in page.items),
             markers=frozenset(filter(None, (mark_of(run.cause) for run in page.items))),
         )
+
+    # ---- lists for the mirrors
+
+    async def ended(self, since: datetime) -> Reading:
+        """Reads all runs of the account that finished since then, as far as it is possible in one go."""
+        return await read_finished(self._channel, since)
+
+    async def begun(self, after: int | None) -> Begun:
+        """Reads the runs of the account with a greater id; None: the newest."""
+        return await read_begun(self._channel, after)
 
     # ---- finding runs and jobs
 

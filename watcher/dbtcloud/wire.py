@@ -107,6 +107,7 @@ class Trigger(Wire, frozen=True):
     """What started a run."""
 
     cause: str | None = None
+    cause_category: str | None = None
 
 
 class RunStep(Wire, frozen=True):
@@ -209,6 +210,7 @@ class Run(Wire, frozen=True):
             message=told(self.status_message or "", MAX_MESSAGE, secret),
             url=self._url(base_url),
             cause=None if self.trigger is None else clean(self.cause, MAX_CAUSE),
+            cause_category=clean((self.trigger.cause_category if self.trigger else None) or "", MAX_WORD) or None,
             retrying_run_id=known_id(self.retrying_run_id),
             can_retry=bool(self.can_retry),
             retry_refusal=clean(self.retry_not_supported_reason or "", MAX_WORD) or None,

@@ -57,6 +57,8 @@ class RunFacts:
     url: str | None = None
     cause: str | None = None
     """The trigger's cause; None when the reply did not include the trigger."""
+    cause_category: str | None = None
+    """What started the run, in dbt Cloud's word; None when the reply does not say."""
     retrying_run_id: int | None = None
     can_retry: bool = False
     retry_refusal: str | None = None

@@ -1,0 +1,431 @@
+"""The list of finished runs for mirrors: what is read counts only if nothing can be missing from it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from dbtrun.connection.hosts import Hosts
+from dbtrun.connection.secret import parse_connection
+from tests.unit import virtual
+from tests.unit.dbtcloud.account import NOON, Recorder, client, listing, refusal, run, stamp
+from watcher.dbtcloud.client import Client
+from watcher.dbtcloud.errors import DbtCloudError, ServerFault, Unreachable
+from watcher.dbtcloud.ledger import ENOUGH_PAGES, LATE_REACH, MAX_PAGES, Begun, Ledger
+from watcher.lifecycle.facts import RunFacts, RunState
+from watcher.mirrors.progress import OVERLAP, Cursor, Reading
+from watcher.simulator.clock import Clock
+from watcher.simulator.model import Status, TriggerRequest
+from watcher.simulator.scenario import Scenario, convert
+from watcher.simulator.testing import ManualTime, running
+
+SINCE = NOON - timedelta(minutes=5)
+TRIGGER = {"cause": "Kicked off from UI by Ann", "cause_category": "ui"}
+
+
+def ended(run_id: int, seconds: float, **changes: Any) -> dict[str, Any]:
+    """A run in the list that ended so many seconds after SINCE."""
+    return run(run_id, 10, trigger=TRIGGER, finished_at=stamp(SINCE + timedelta(seconds=seconds)), **changes)
+
+
+def pages(*runs: dict[str, Any]) -> Callable[[httpx.Request], httpx.Response]:
+    """Serves the runs a hundred a page, in the order given."""
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        offset = int(request.url.params["offset"])
+        return listing(list(runs[offset : offset + 100]), total=len(runs))
+
+    return serve
+
+
+async def test_a_reading_has_all_runs_their_causes_and_the_time_of_the_list() -> None:
+    recorder = Recorder(pages(ended(1, 0), ended(2, 30)))
+    async with client(recorder) as cloud:
+        reading = await cloud.ended(SINCE)
+    assert [(each.run_id, each.cause, each.cause_category) for each in reading.runs] == [
+        (1, TRIGGER["cause"], "ui"),
+        (2, TRIGGER["cause"], "ui"),
+    ]
+    assert (reading.since, reading.through, reading.complete) == (SINCE, NOON, True)
+    asked = recorder.params()
+    assert asked["order_by"] == "finished_at"
+    assert asked["include_related"] == '["trigger"]'
+    assert SINCE.isoformat() in asked["finished_at__range"]
+
+
+async def test_all_pages_are_read() -> None:
+    async with client(pages(*(ended(n, n / 10) for n in range(1, 251)))) as cloud:
+        reading = await cloud.ended(SINCE)
+    assert len(reading.runs) == 250
+    assert reading.complete
+
+
+async def test_a_long_list_counts_as_far_as_it_was_read() -> None:
+    recorder = Recorder(pages(*(ended(n, n) for n in range(1, 5_001))))
+    async with client(recorder) as cloud:
+        reading = await cloud.ended(SINCE)
+    assert not reading.complete
+    assert len(recorder.requests) == ENOUGH_PAGES
+    assert reading.through == SINCE + timedelta(seconds=ENOUGH_PAGES * 100)
+
+
+async def test_a_piece_is_longer_than_the_overlap_or_the_next_one_would_begin_with_it_again() -> None:
+    recorder = Recorder(pages(*(ended(n, n / 10) for n in range(1, 5_001))))
+    async with client(recorder) as cloud:
+        reading = await cloud.ended(SINCE)
+    assert reading.through > SINCE + 2 * OVERLAP
+
+
+async def test_an_account_with_too_many_runs_is_a_fault_and_not_a_gap() -> None:
+    async with client(pages(*(ended(n, 0) for n in range(1, (MAX_PAGES + 1) * 100)))) as cloud:
+        with pytest.raises(ServerFault, match="more than 200 pages"):
+            await cloud.ended(SINCE)
+
+
+@pytest.mark.parametrize(
+    ("listed", "why"),
+    [
+        ([ended(2, 30), ended(1, 0)], "oldest first"),
+        ([ended(1, -90)], "oldest first"),
+        ([run(1, 3, trigger=TRIGGER)], "oldest first"),
+        ([ended(1, 0), ended(2, 1) | {"trigger": None}], "left the triggers out"),
+    ],
+)
+async def test_a_list_that_is_not_what_was_asked_for_proves_nothing(listed: list[dict[str, Any]], why: str) -> None:
+    async with client(pages(*listed)) as cloud:
+        with pytest.raises(ServerFault, match=why):
+            await cloud.ended(SINCE)
+
+
+async def test_a_page_that_fails_leaves_no_reading() -> None:
+    def serve(request: httpx.Request) -> httpx.Response:
+        if request.url.params["offset"] != "0":
+            return httpx.Response(502)
+        return listing([ended(n, 0) for n in range(100)], total=150)
+
+    async with client(serve) as cloud:
+        with pytest.raises(DbtCloudError):
+            await cloud.ended(SINCE)
+
+
+async def test_a_refused_filter_is_the_accounts_fault() -> None:
+    async with client(lambda _: refusal(400, "no such filter")) as cloud:
+        with pytest.raises(ServerFault, match="does not list runs by their end"):
+            await cloud.ended(SINCE)
+
+
+async def test_a_run_that_cannot_be_read_does_not_hide_the_others() -> None:
+    async with client(pages(ended(1, 0), ended(2, 1) | {"status": 77}, ended(3, 2))) as cloud:
+        reading = await cloud.ended(SINCE)
+    assert [each.run_id for each in reading.runs] == [1, 3]
+
+
+async def test_what_started_is_read_after_an_id() -> None:
+    recorder = Recorder(pages(run(8, trigger=TRIGGER), run(9, trigger=TRIGGER)))
+    async with client(recorder) as cloud:
+        begun = await cloud.begun(7)
+    assert [each.run_id for each in begun.runs] == [8, 9]
+    assert begun.at == NOON
+    assert (recorder.params()["id__gt"], recorder.params()["order_by"]) == ("7", "id")
+
+
+async def test_at_first_the_newest_are_read() -> None:
+    recorder = Recorder(pages(*(run(n, trigger=TRIGGER) for n in range(900, 700, -1))))
+    async with client(recorder) as cloud:
+        begun = await cloud.begun(None)
+    assert len(begun.runs) == 100
+    assert len(recorder.requests) == 1
+
+
+async def test_an_ignored_filter_of_ids_proves_nothing() -> None:
+    async with client(pages(run(7), run(8))) as cloud:
+        with pytest.raises(ServerFault, match="id__gt"):
+            await cloud.begun(7)
+
+
+# ---- the loop
+
+
+class Mirror:
+    """A follower that deals with everything, unless told otherwise."""
+
+    def __init__(self, cursor: Cursor | None, *, started: bool = False) -> None:
+        self.cursor = cursor
+        self.wants_started = started
+        self.taken: list[int] = []
+        self.late: list[int] = []
+        self.begun: list[int] = []
+        self.errors: list[DbtCloudError] = []
+        self.answers = 0
+
+    async def take_finished(self, reading: Reading) -> None:
+        assert self.cursor is not None
+        fresh = self.cursor.fresh(reading.runs)
+        self.taken += [each.run_id for each in fresh]
+        self.cursor = self.cursor.moved(reading, fresh, [])
+
+    async def take_late(self, runs: tuple[RunFacts, ...]) -> None:
+        self.late += [each.run_id for each in runs]
+
+    async def take_started(self, runs: tuple[RunFacts, ...]) -> None:
+        self.begun += [each.run_id for each in runs]
+
+    def troubled(self, error: DbtCloudError) -> None:
+        self.errors.append(error)
+
+    def answering(self) -> None:
+        self.answers += 1
+
+
+class Account:
+    """Runs with their ends and the time from which each is listed; counts the requests."""
+
+    def __init__(self) -> None:
+        self.runs: dict[int, tuple[RunFacts, datetime]] = {}
+        self.asked: list[datetime] = []
+        self.asked_started = 0
+        self.error: DbtCloudError | None = None
+
+    def end(self, run_id: int, *, listed_after: float = 0.0) -> None:
+        now = virtual.clock().wall
+        facts = RunFacts(
+            run_id=run_id, account_id=1, job_id=2, state=RunState.SUCCESS, cause="", created_at=now, finished_at=now
+        )
+        self.runs[run_id] = facts, now + timedelta(seconds=listed_after)
+
+    async def ended(self, since: datetime) -> Reading:
+        self.asked.append(since)
+        if self.error is not None:
+            raise self.error
+        now = virtual.clock().wall
+        listed = [
+            facts for facts, visible in self.runs.values() if visible <= now and (facts.finished_at or now) >= since
+        ]
+        return Reading(since=since, through=now, runs=tuple(listed))
+
+    async def begun(self, after: int | None) -> Begun:
+        self.asked_started += 1
+        runs = tuple(facts for facts, _ in self.runs.values() if facts.run_id > (after or 0))
+        return Begun(runs=runs, at=virtual.clock().wall)
+
+
+@asynccontextmanager
+async def reading(account: Account, **options: Any) -> AsyncIterator[Ledger]:
+    ledger = Ledger(account, clock=virtual.clock, **options)
+    task = asyncio.create_task(ledger.run())
+    try:
+        yield ledger
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def begins(seconds: float = 0.0) -> Cursor:
+    return Cursor.beginning(virtual.NOON + timedelta(seconds=seconds))
+
+
+@pytest.mark.looptime
+async def test_any_number_of_mirrors_costs_an_idle_account_the_same() -> None:
+    account = Account()
+    async with reading(account) as ledger:
+        for number in range(200):
+            ledger.add(f"m{number}", Mirror(begins(), started=number % 2 == 0))
+        await asyncio.sleep(1)
+        account.asked.clear()
+        account.asked_started = 0
+        await asyncio.sleep(600)
+    assert len(account.asked) + account.asked_started <= 15 * 10
+
+
+@pytest.mark.looptime
+async def test_without_mirrors_nothing_is_asked() -> None:
+    account = Account()
+    async with reading(account) as ledger:
+        ledger.add("m", Mirror(begins()))
+        await asyncio.sleep(1)
+        ledger.remove("m")
+        ledger.remove("never there")
+        account.asked.clear()
+        await asyncio.sleep(100)
+    assert len(account.asked) <= 1
+    assert len(ledger) == 0
+
+
+@pytest.mark.looptime
+async def test_an_end_is_dealt_with_within_seconds() -> None:
+    account, mirror = Account(), Mirror(begins())
+    async with reading(account) as ledger:
+        ledger.add("m", mirror)
+        await asyncio.sleep(33)
+        account.end(1)
+        await asyncio.sleep(5.1)
+    assert mirror.taken == [1]
+    assert mirror.answers > 0
+
+
+@pytest.mark.looptime
+async def test_a_hint_is_followed_at_once() -> None:
+    account, mirror = Account(), Mirror(begins())
+    async with reading(account, read_seconds=60.0) as ledger:
+        ledger.add("m", mirror)
+        await asyncio.sleep(1)
+        account.end(1)
+        ledger.hurry()
+        await asyncio.sleep(0.1)
+    assert mirror.taken == [1]
+
+
+@pytest.mark.looptime
+async def test_a_mirror_that_takes_nothing_now_is_not_read_for() -> None:
+    account = Account()
+    async with reading(account) as ledger:
+        ledger.add("suspended", Mirror(None))
+        await asyncio.sleep(60)
+    assert account.asked == []
+
+
+@pytest.mark.looptime
+async def test_one_that_is_behind_has_readings_of_its_own() -> None:
+    account, new = Account(), Mirror(begins(-86_400))
+    async with reading(account) as ledger:
+        ledger.add("old", Mirror(begins()))
+        await asyncio.sleep(300)
+        account.asked.clear()
+        ledger.add("new", new)
+        await asyncio.sleep(1)
+        assert virtual.NOON - timedelta(days=1) in account.asked
+        assert any(since > virtual.NOON for since in account.asked)
+        account.asked.clear()
+        await asyncio.sleep(5)
+    assert len(account.asked) == 1
+
+
+@pytest.mark.looptime
+async def test_an_outage_is_told_and_backs_off_and_nothing_is_lost() -> None:
+    account, mirror = Account(), Mirror(begins())
+    async with reading(account) as ledger:
+        ledger.add("m", mirror)
+        await asyncio.sleep(10)
+        account.error = Unreachable("nobody there")
+        account.end(1)
+        await asyncio.sleep(600)
+        assert 5 <= len(mirror.errors) <= 20
+        account.error = None
+        await asyncio.sleep(61)
+    assert mirror.taken == [1]
+
+
+@pytest.mark.looptime
+async def test_a_run_that_is_listed_late_within_the_overlap_is_read() -> None:
+    account, mirror = Account(), Mirror(begins())
+    async with reading(account) as ledger:
+        ledger.add("m", mirror)
+        await asyncio.sleep(200)
+        account.end(1, listed_after=110)
+        await asyncio.sleep(120)
+    assert mirror.taken == [1]
+
+
+@pytest.mark.looptime
+async def test_one_that_is_listed_later_is_counted_and_dealt_with_once() -> None:
+    account, mirror = Account(), Mirror(begins())
+    counted: list[int] = []
+    async with reading(account, late=counted.append) as ledger:
+        ledger.add("m", mirror)
+        await asyncio.sleep(100)
+        account.end(1, listed_after=400)
+        account.end(2)
+        await asyncio.sleep(1_500)
+    assert mirror.taken == [2]
+    assert mirror.late == [1]
+    assert counted == [1]
+
+
+@pytest.mark.looptime
+async def test_what_was_there_before_the_first_look_is_not_late() -> None:
+    account, mirror = Account(), Mirror(begins(600))
+    account.end(1)
+    async with reading(account) as ledger:
+        await asyncio.sleep(600)
+        ledger.add("m", mirror)
+        await asyncio.sleep(2_000)
+    assert mirror.late == []
+
+
+@pytest.mark.looptime
+async def test_the_memory_of_runs_is_bounded() -> None:
+    account, mirror = Account(), Mirror(begins())
+    async with reading(account) as ledger:
+        ledger.add("m", mirror)
+        for number in range(1_000):
+            await asyncio.sleep(30)
+            account.end(number + 1)
+        await asyncio.sleep(10)
+        assert len(ledger._seen) <= (LATE_REACH + 3 * OVERLAP).total_seconds() / 30
+    assert len(mirror.taken) == 1_000
+
+
+@pytest.mark.looptime
+async def test_started_runs_come_once_and_only_to_those_who_want_them() -> None:
+    account, wanting, other = Account(), Mirror(begins(), started=True), Mirror(begins())
+    async with reading(account) as ledger:
+        ledger.add("wanting", wanting)
+        ledger.add("other", other)
+        for number in range(1, 20):
+            account.end(number)
+            await asyncio.sleep(20)
+    assert wanting.begun == list(range(1, 20))[: len(wanting.begun)]
+    assert len(wanting.begun) >= 17
+    assert other.begun == []
+
+
+@pytest.mark.looptime
+async def test_a_smaller_id_that_is_listed_after_a_greater_one_comes() -> None:
+    account, mirror = Account(), Mirror(begins(), started=True)
+    async with reading(account) as ledger:
+        ledger.add("m", mirror)
+        account.end(50)
+        account.end(60)
+        await asyncio.sleep(31)
+        account.end(55)
+        await asyncio.sleep(60)
+    assert sorted(mirror.begun) == [50, 55, 60]
+
+
+# ---- with the simulator
+
+
+async def test_with_the_simulator_every_run_comes_once_whatever_ends_in_between() -> None:
+    time = ManualTime()
+    jobs = [{"name": "quick", "id": 501, "queue": 0, "start": 0, "run": None}]
+    scenario = convert({"projects": [{"name": "Analytics"}], "jobs": jobs}, Scenario)
+    async with running(scenario, clock=Clock(source=time)) as simulator:
+        keys = {"token": simulator.token, "account-id": str(simulator.account_id), "host": simulator.url}
+        connection = parse_connection(
+            {key: value.encode() for key, value in keys.items()}, "the simulator", Hosts(loopback=True)
+        )
+        began = datetime.fromtimestamp(time.seconds, UTC)
+        mirror = Mirror(Cursor.beginning(began - timedelta(seconds=1)))
+        cloud = simulator.simulator
+        async with Client(connection) as each:
+            made = []
+            for _ in range(30):
+                for _ in range(10):
+                    started = cloud.start(cloud.account.jobs[501], TriggerRequest(cause="by hand"), action="ui")
+                    time.move(1)
+                    cloud.account.advance()
+                    cloud.finish(started, Status.SUCCESS)
+                    made.append(started.id)
+                assert mirror.cursor is not None
+                read = await each.ended(mirror.cursor.floor)
+                # The machine's clock is another than the simulator's here.
+                await mirror.take_finished(
+                    Reading(since=read.since, through=datetime.fromtimestamp(time.seconds, UTC), runs=read.runs)
+                )
+    assert mirror.taken == made

@@ -1,0 +1,243 @@
+"""No run is lost and none comes twice, wherever a reading is cut, a watcher ends, or dbt Cloud lists a run late."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dbtrun.api.mirrors import MAX_RECENT, CursorStatus, Recent
+from tests.unit.mirrors.runs import NOON, at, finished
+from watcher.lifecycle.facts import RunFacts
+from watcher.mirrors.progress import LONGEST_BACK, OVERLAP, Cursor, Lane, Reading, begins_at, lanes
+
+START = Cursor.beginning(NOON)
+
+
+def reading(since: datetime, through: datetime, *runs: RunFacts, complete: bool = True) -> Reading:
+    return Reading(since=since, through=through, runs=runs, complete=complete)
+
+
+def deal(cursor: Cursor, read: Reading, most: int = 10_000) -> tuple[Cursor, list[int]]:
+    """Deals with at most so many fresh runs of a reading."""
+    fresh = cursor.fresh(read.runs)
+    done, left = fresh[:most], fresh[most:]
+    return cursor.moved(read, done, left), [run.run_id for run in done]
+
+
+def test_fresh_runs_come_in_the_order_of_their_ends() -> None:
+    runs = [finished(3, 20), finished(2, 10), finished(1, 20)]
+    assert [run.run_id for run in START.fresh(runs)] == [2, 1, 3]
+
+
+def test_a_run_without_an_end_is_none_of_them() -> None:
+    assert START.fresh([finished(1, finished_at=None)]) == []
+
+
+def test_what_ended_before_the_beginning_is_not_shown() -> None:
+    assert START.fresh([finished(1, -1), finished(2, 0)]) == []
+
+
+def test_a_run_in_the_overlap_comes_once() -> None:
+    cursor, done = deal(START, reading(NOON, at(300), finished(1, 290)))
+    assert done == [1]
+    again, done = deal(cursor, reading(cursor.floor, at(305), finished(1, 290), finished(2, 302)))
+    assert done == [2]
+    assert set(again.recent) == {1, 2}
+
+
+def test_a_run_that_is_listed_late_within_the_overlap_comes() -> None:
+    cursor, _ = deal(START, reading(NOON, at(300), finished(1, 290)))
+    _, done = deal(cursor, reading(cursor.floor, at(305), finished(2, 185), finished(1, 290)))
+    assert done == [2]
+
+
+def test_the_cursor_moves_only_as_far_as_the_first_run_that_waits() -> None:
+    runs = [finished(n, n * 100) for n in range(1, 6)]
+    cursor, done = deal(START, reading(NOON, at(600), *runs), most=2)
+    assert done == [1, 2]
+    assert cursor.finished_at == at(300)
+    cursor, done = deal(cursor, reading(cursor.floor, at(605), *runs[1:]))
+    assert done == [3, 4, 5]
+    assert cursor.finished_at == at(605)
+
+
+def test_the_cursor_never_goes_back() -> None:
+    cursor, _ = deal(START, reading(NOON, at(600)))
+    late = finished(9, 550)
+    after, done = deal(cursor, reading(cursor.floor, at(590), late), most=0)
+    assert done == []
+    assert after.finished_at == at(600)
+    assert after.fresh([late]) == [late]
+
+
+def test_a_reading_with_a_gap_before_it_moves_nothing() -> None:
+    after, done = deal(START, reading(at(60), at(300), finished(1, 100)))
+    assert done == [1]
+    assert after.finished_at == NOON
+    assert after.recent == {1: at(100)}
+
+
+def test_a_status_brings_the_cursor_back() -> None:
+    cursor, _ = deal(START, reading(NOON, at(300), finished(1, 290), finished(2, 250)))
+    stored = cursor.to_status()
+    assert stored == CursorStatus(
+        finished_at=at(300),
+        floor=at(300) - OVERLAP,
+        recent=(Recent(run_id=2, finished_at=at(250)), Recent(run_id=1, finished_at=at(290))),
+    )
+    assert Cursor.stored(stored) == cursor
+
+
+def test_so_many_runs_are_remembered_and_the_others_are_below_the_floor() -> None:
+    runs = [finished(n, 200 + n / 100) for n in range(1, MAX_RECENT + 501)]
+    cursor, done = deal(START, reading(NOON, at(240), *runs))
+    assert len(done) == len(runs)
+    assert len(cursor.recent) == MAX_RECENT
+    assert cursor.fresh(runs) == []
+
+
+def test_the_floor_stays_below_a_run_that_waits() -> None:
+    early = finished(9_999, 150)
+    cursor, _ = deal(START, reading(NOON, at(240), *(finished(n, 200 + n / 100) for n in range(1, MAX_RECENT + 1))))
+    after = cursor.moved(reading(cursor.floor, at(245), early), [finished(10_000, 244)], [early])
+    assert after.fresh([early]) == [early]
+
+
+def test_late_runs_are_remembered_where_they_could_be_listed_again() -> None:
+    cursor, _ = deal(START, reading(NOON, at(300)))
+    assert cursor.with_late([finished(1, 100), finished(2, 250)]).recent == {2: at(250)}
+
+
+@pytest.mark.parametrize(
+    ("created", "since", "begins"),
+    [
+        (at(-60), None, at(-60)),
+        (at(-60), at(-3600), at(-3600)),
+        (at(-60), at(60), at(60)),
+        (None, None, NOON),
+        (at(-60), NOON - timedelta(days=30), NOON - LONGEST_BACK),
+    ],
+)
+def test_where_a_mirror_begins(created: datetime | None, since: datetime | None, begins: datetime) -> None:
+    assert begins_at(created, since, NOON) == begins
+
+
+# ---- lanes
+
+
+def cursor_at(seconds: float) -> Cursor:
+    return Cursor(finished_at=at(seconds), floor=at(seconds) - OVERLAP)
+
+
+def test_all_that_have_caught_up_share_one_reading() -> None:
+    cursors = {f"m{n}": cursor_at(600 - n) for n in range(50)}
+    (lane,) = lanes(cursors, at(600))
+    assert lane.since == at(551) - OVERLAP
+    assert len(lane.members) == 50
+
+
+def test_one_that_is_behind_does_not_slow_the_others() -> None:
+    assert lanes({"new": cursor_at(0), "old": cursor_at(600)}, at(600)) == [
+        Lane(at(600) - OVERLAP, ("old",)),
+        Lane(at(0) - OVERLAP, ("new",)),
+    ]
+
+
+def test_without_a_frontier_there_is_one_reading() -> None:
+    assert len(lanes({"new": cursor_at(0), "old": cursor_at(600)}, None)) == 1
+
+
+def test_without_mirrors_nothing_is_read() -> None:
+    assert lanes({}, at(600)) == []
+
+
+# ---- the oracle: an account, a watcher that can end anywhere, and an API server that keeps what it was given
+
+
+@dataclass
+class Account:
+    """Runs with the time from which each is listed."""
+
+    runs: list[tuple[RunFacts, datetime]]
+
+    def read(self, since: datetime, now: datetime, most: int) -> Reading:
+        """As `read_finished`: all of it, or as far as it was read."""
+        listed = [run for run, visible in self.runs if visible <= now]
+        found = sorted(
+            (run for run in listed if run.finished_at is not None and since <= run.finished_at <= now),
+            key=lambda run: (run.finished_at or NOON, run.run_id),
+        )
+        part = found[:most]
+        if len(part) < len(found) and (last := part[-1].finished_at) is not None and last > since + 2 * OVERLAP:
+            return Reading(since=since, through=last, runs=tuple(part), complete=False)
+        return Reading(since=since, through=now, runs=tuple(found))
+
+
+@dataclass
+class World:
+    """What survives the watcher: objects, the saved cursor, and every object that was ever made."""
+
+    objects: set[int] = field(default_factory=set)
+    made: list[int] = field(default_factory=list)
+    saved: CursorStatus = field(default_factory=START.to_status)
+
+    def create(self, run_id: int) -> None:
+        if run_id not in self.objects:  # a name that is taken is no second object
+            self.objects.add(run_id)
+            self.made.append(run_id)
+
+
+@st.composite
+def accounts(draw: st.DrawFn) -> Account:
+    ends = draw(st.lists(st.integers(1, 1_800), max_size=40))
+    late = st.floats(0, OVERLAP.total_seconds() - 1)
+    return Account([(finished(n, end), at(end + draw(late))) for n, end in enumerate(ends, start=1)])
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.integers(1, 120),  # seconds that pass
+        st.integers(1, 10),  # runs of a reading that are read in one go
+        st.integers(0, 6),  # runs that the rate allows
+        st.sampled_from(["", "", "", "before the cursor", "between two objects", "after the cursor"]),  # the end
+        st.booleans(),  # whether something is pruned once the cursor is saved
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(accounts(), STEPS)
+def test_nothing_is_lost_and_nothing_comes_back(account: Account, steps: list[tuple[int, int, int, str, bool]]) -> None:
+    world, now = World(), NOON
+    cursor = Cursor.stored(world.saved)
+    for seconds, pages, rate, ends, prunes in steps:
+        now += timedelta(seconds=seconds)
+        read = account.read(cursor.floor, now, pages)
+        fresh = cursor.fresh(read.runs)
+        done, left = fresh[:rate], fresh[rate:]
+        for run in done[: len(done) // 2 if ends == "between two objects" else None]:
+            world.create(run.run_id)
+        cursor = cursor.moved(read, done, left)
+        if ends in ("before the cursor", "between two objects"):
+            cursor = Cursor.stored(world.saved)
+            continue
+        world.saved = cursor.to_status()
+        if prunes:
+            known = {run.run_id for run, _ in account.runs if cursor.knows(run.run_id, run.finished_at or now)}
+            world.objects -= set(sorted(world.objects & known)[:1])
+        if ends:
+            cursor = Cursor.stored(world.saved)
+    for _ in range(60):  # and then in peace
+        now += OVERLAP / 2
+        read = account.read(cursor.floor, now, 10)
+        fresh = cursor.fresh(read.runs)
+        for run in fresh:
+            world.create(run.run_id)
+        cursor = cursor.moved(read, fresh, [])
+        world.saved = cursor.to_status()
+    assert sorted(world.made) == [run.run_id for run, _ in account.runs]
