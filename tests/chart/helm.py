@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from tests.controlplane import Completed, helm_path
+from tests.patience import patience
 
 if TYPE_CHECKING:
     from tests.controlplane import ControlPlane
@@ -32,7 +33,7 @@ class Helm:
             env={"HOME": str(self._home)},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=patience(120),
             check=False,
         )
         return Completed(answer.returncode, answer.stdout, answer.stderr)

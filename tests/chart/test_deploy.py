@@ -17,6 +17,7 @@ import yaml
 from deploy import render
 from tests.chart.helm import CHART, ROOT, Helm
 from tests.controlplane import Completed, ControlPlane
+from tests.patience import patience
 
 DELEGATED: Final = "dbtrun-system:dbtrun:watcher"
 KUSTOMIZATION: Final = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
@@ -33,7 +34,7 @@ def plane(binaries: None) -> Iterator[ControlPlane]:
 def prepared(plane: ControlPlane) -> ControlPlane:
     """What a cluster administrator installs once."""
     plane.kubectl_sync("apply", f"-k{ROOT / 'deploy/overlays/namespace-admins'}")
-    plane.kubectl_sync("wait", "--for=condition=Established", "crd/dbtruns.dbtrun.dev", "--timeout=30s")
+    plane.kubectl_sync("wait", "--for=condition=Established", "crd/dbtruns.dbtrun.dev", "--timeout=120s")
     return plane
 
 
@@ -54,7 +55,7 @@ def tenant(prepared: ControlPlane) -> Path:
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
+    until = time.monotonic() + patience(seconds)
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.2)
@@ -81,7 +82,7 @@ def test_an_overlay_moves_everything_to_another_namespace(plane: ControlPlane, t
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(moved))
     plane.kubectl_sync("apply", f"-k{tmp_path}")
     where = "--namespace=prod-dbt"
-    plane.kubectl_sync("wait", where, "--for=create", "pod", "-lapp.kubernetes.io/name=dbtrun", "--timeout=30s")
+    plane.kubectl_sync("wait", where, "--for=create", "pod", "-lapp.kubernetes.io/name=dbtrun", "--timeout=120s")
     deployment = plane.kubectl_sync("get", where, "deployment", "dbtrun", "-oyaml").stdout
     assert "dbtrun-system" not in deployment
     watcher = asyncio.run(plane.kubeconfig_for("prod-dbt", "dbtrun"))
@@ -107,7 +108,7 @@ def test_every_overlay_installs(plane: ControlPlane, name: str | None) -> None:
             return bool(listed["status"].get("replicas", 0) == wanted)
 
         eventually(admitted)
-    plane.kubectl_sync("delete", f"-k{folder}", "--timeout=60s", "--ignore-not-found")
+    plane.kubectl_sync("delete", f"-k{folder}", "--timeout=240s", "--ignore-not-found")
 
 
 def test_without_a_role_to_bind_nobody_gives_the_watcher_rights_that_they_lack(
@@ -133,7 +134,7 @@ def test_the_admin_of_a_namespace_installs_a_watcher_there_as_documented(
     assert [need for need in needs if not may(prepared, watcher, *need, "tenant")] == []
     assert not may(prepared, watcher, "list", "dbtruns.dbtrun.dev", "default")
     prepared.kubectl_sync(
-        "wait", "--namespace=tenant", "--for=create", "pod", "-lapp.kubernetes.io/name=dbtrun", "--timeout=30s"
+        "wait", "--namespace=tenant", "--for=create", "pod", "-lapp.kubernetes.io/name=dbtrun", "--timeout=120s"
     )
 
 

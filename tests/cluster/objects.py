@@ -14,6 +14,7 @@ import yaml
 from dbtrun.api import API_VERSION
 from dbtrun.kube.paths import api_path
 from tests.controlplane import ControlPlane
+from tests.patience import patience
 from watcher.cluster.access import ClusterAccess
 
 CRD: Final = Path(__file__).parents[2] / "deploy/crd/dbtrun.dev_dbtruns.yaml"
@@ -49,7 +50,7 @@ async def delete(access: ClusterAccess, namespace: str, name: str) -> None:
 
 
 async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patience(seconds)
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         await asyncio.sleep(0.02)

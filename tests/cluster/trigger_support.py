@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from tests.controlplane import ControlPlane
+from tests.patience import patience
 
 CRD = Path(__file__).parents[2] / "deploy/crd/dbtrun.dev_dbtruns.yaml"
-SECONDS = 30.0
+SECONDS = 120.0
 QUICK = Pace(linger=0.2, silence=90.0, recheck=0.3, first_retry=0.05, longest_retry=0.5, denied_retry=0.2)
 
 
@@ -41,7 +42,7 @@ def install_crd(plane: ControlPlane) -> None:
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = SECONDS) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patience(seconds)
     while not await condition():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
         await asyncio.sleep(0.05)

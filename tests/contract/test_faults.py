@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.contract.conftest import CI, QUICK, scenario
+from tests.patience import patience
 from watcher.simulator.faults import Rule
 from watcher.simulator.scenario import convert
 from watcher.simulator.testing import Running, running
@@ -41,7 +42,7 @@ async def start(client: httpx.AsyncClient, job: int = QUICK) -> httpx.Response:
 
 
 async def eventually(holds: Callable[[], bool], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patience(seconds)
     while not holds():
         assert time.monotonic() < deadline, "it did not come true in time"
         await asyncio.sleep(0.01)

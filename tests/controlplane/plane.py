@@ -32,6 +32,7 @@ from tests.controlplane.components import LOOPBACK, Layout, Ports
 from tests.controlplane.errors import CommandError, ControlPlaneError, PortTakenError
 from tests.controlplane.opened import Opened
 from tests.controlplane.supervisor import Supervisor
+from tests.patience import patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -218,7 +219,7 @@ class ControlPlane(Opened):
         """`kubectl` for code without an event loop."""
         argv = self._argv(build.kubectl_path(), args)
         answer = subprocess.run(
-            argv, input=input, env=self._env, capture_output=True, text=True, timeout=timeout, check=False
+            argv, input=input, env=self._env, capture_output=True, text=True, timeout=patience(timeout), check=False
         )
         return _checked(argv, Completed(answer.returncode, answer.stdout, answer.stderr), check)
 
@@ -379,7 +380,7 @@ class ControlPlane(Opened):
         self._pids[name] = self._supervisor.start(name, argv, self._env, self._layout.log(name))
 
     def _wait(self, name: str, ready: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + patience(START_SECONDS)
         while not ready():
             code = self._supervisor.exited().get(name)
             if code is not None:
@@ -433,7 +434,7 @@ class ControlPlane(Opened):
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(*argv, env=self._env, stdin=pipe, stdout=pipe, stderr=pipe)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(patience(timeout)):
                 output, errors = await process.communicate(text.encode() if text is not None else None)
         except TimeoutError:
             raise CommandError(f"{_shown(argv)} did not end within {timeout:.0f} s") from None

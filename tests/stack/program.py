@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.controlplane.supervisor import Supervisor
+from tests.patience import patience
 from tests.stack.waiting import until
 
 KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -106,7 +107,7 @@ class Program:
     async def wait(self, seconds: float) -> int:
         assert self._process is not None
         try:
-            return await asyncio.to_thread(self._process.wait, seconds)
+            return await asyncio.to_thread(self._process.wait, patience(seconds))
         except subprocess.TimeoutExpired:
             raise ProgramError(f"{self.name} did not end in {seconds:g} s:\n{self.tail()}") from None
 

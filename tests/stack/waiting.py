@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from tests.patience import patience
+
 T = TypeVar("T")
 
 
@@ -14,12 +16,18 @@ async def until(
 ) -> T:
     """The first true answer of the condition.
 
+    Args:
+        condition: what is waited for.
+        seconds: in which it comes true on an idle machine.
+        what: names it in the error.
+        pause: between two looks.
+
     Raises:
         AssertionError: none came in time; it shows the last answer.
     """
     answer: object = None
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(patience(seconds)):
             while True:
                 answer = await condition()
                 if answer:
