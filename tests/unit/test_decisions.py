@@ -13,13 +13,19 @@ DECISIONS = Path("watcher/lifecycle/decisions.py")
 KINDS = ("Change", "Send", "Fetch", "Question", "Errand", "Decision")
 
 
-def check(tmp_path: Path, decisions: str) -> str:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all, with mypy's cache: each check would read the types of the standard library again."""
+    return tmp_path_factory.mktemp("decisions")
+
+
+def check(folder: Path, decisions: str) -> str:
     """What mypy says of the performer if the decisions were these."""
-    planted = tmp_path / "decisions.py"
+    planted = folder / "decisions.py"
     planted.write_text(decisions)
     command = [sys.executable, "-m", "mypy", "--config-file=", "--strict", "--follow-imports=skip"]
     command += ["--allow-subclassing-any", "--allow-untyped-decorators", "--no-warn-unused-ignores"]
-    command += ["--explicit-package-bases", "--cache-dir", str(tmp_path / "cache"), "--no-warn-return-any"]
+    command += ["--explicit-package-bases", "--cache-dir", str(folder / "cache"), "--no-warn-return-any"]
     command += ["--shadow-file", str(DECISIONS), str(planted), str(DECISIONS), "watcher/perform.py"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200).stdout
 
@@ -34,12 +40,12 @@ def plant(kind: str) -> str:
     return f"{head}\n{kind} = Planted | {tail}"
 
 
-def test_every_decision_of_today_is_performed(tmp_path: Path) -> None:
-    assert "Success" in check(tmp_path, (ROOT / DECISIONS).read_text())
+def test_every_decision_of_today_is_performed(folder: Path) -> None:
+    assert "Success" in check(folder, (ROOT / DECISIONS).read_text())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_decision_without_a_performer_fails_the_type_check(kind: str, tmp_path: Path) -> None:
-    told = check(tmp_path, plant(kind))
+def test_a_decision_without_a_performer_fails_the_type_check(kind: str, folder: Path) -> None:
+    told = check(folder, plant(kind))
     assert "Planted" in told
     assert {line.partition(":")[0] for line in told.splitlines() if ": error:" in line} == {"watcher/perform.py"}
