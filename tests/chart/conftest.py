@@ -34,6 +34,25 @@ def cluster(helm: Helm) -> Iterator[ControlPlane]:
 
 
 @pytest.fixture(scope="session")
+def shared_bare_plane(binaries: None) -> Iterator[ControlPlane]:
+    """What `bare_plane` cleans."""
+    with ControlPlane() as plane:
+        yield plane
+
+
+@pytest.fixture
+def bare_plane(shared_bare_plane: ControlPlane) -> Iterator[ControlPlane]:
+    """A control plane on which nothing of ours is, not even the CRD; what a test leaves there is removed."""
+    plane = shared_bare_plane
+    yield plane
+    plane.kubectl_sync("delete", "crd/dbtruns.dbtrun.dev", "--ignore-not-found", timeout=240)
+    plane.kubectl_sync("delete", "namespace/dbtrun-system", "--ignore-not-found", timeout=240)
+    found = plane.kubectl_sync("get", "clusterroles,clusterrolebindings", "-oname").stdout.split()
+    if ours := [name for name in found if "dbtrun" in name]:
+        plane.kubectl_sync("delete", *ours)
+
+
+@pytest.fixture(scope="session")
 def notes(helm: Helm, cluster: ControlPlane) -> str:
     """What `helm install` printed, with a watcher that serves two namespaces and reads Secrets in one."""
     return helm.install(

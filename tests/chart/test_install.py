@@ -80,7 +80,7 @@ def stored(plane: ControlPlane, *args: str) -> Any:
 def pod_exists(plane: ControlPlane) -> None:
     """Waits for the Pod: Pod Security and the ServiceAccount were checked when it was made."""
     plane.kubectl_sync(
-        "wait", "--namespace=dbtrun-system", "--for=create", "pod", "-lapp.kubernetes.io/name=dbtrun", "--timeout=30s"
+        "wait", "--namespace=dbtrun-system", "--for=create", "pod", "-lapp.kubernetes.io/name=dbtrun", "--timeout=120s"
     )
 
 
@@ -221,30 +221,30 @@ def test_the_run_of_the_notes_has_a_connection_that_it_may_use(helm: Helm, users
     assert spec["job"]
 
 
-def test_uninstalling_keeps_the_runs_and_they_can_be_taken_over_again(helm: Helm, own_plane: ControlPlane) -> None:
-    own_plane.create_namespace_sync("dbtrun-system")
-    helm.install(own_plane)
-    own_plane.kubectl_sync("create", "--namespace=dbtrun-system", f"-f{ROOT / 'deploy/examples/run.yaml'}")
-    before = stored(own_plane, "dbtruns", "--namespace=dbtrun-system")["items"]
-    helm.uninstall(own_plane)
-    assert stored(own_plane, "dbtruns", "--namespace=dbtrun-system")["items"] == before
-    helm.install(own_plane)
-    assert stored(own_plane, "dbtruns", "--namespace=dbtrun-system")["items"] == before
+def test_uninstalling_keeps_the_runs_and_they_can_be_taken_over_again(helm: Helm, bare_plane: ControlPlane) -> None:
+    bare_plane.create_namespace_sync("dbtrun-system")
+    helm.install(bare_plane)
+    bare_plane.kubectl_sync("create", "--namespace=dbtrun-system", f"-f{ROOT / 'deploy/examples/run.yaml'}")
+    before = stored(bare_plane, "dbtruns", "--namespace=dbtrun-system")["items"]
+    helm.uninstall(bare_plane)
+    assert stored(bare_plane, "dbtruns", "--namespace=dbtrun-system")["items"] == before
+    helm.install(bare_plane)
+    assert stored(bare_plane, "dbtruns", "--namespace=dbtrun-system")["items"] == before
 
 
-def test_the_upgrade_from_an_older_chart_takes_the_new_values_too(helm: Helm, own_plane: ControlPlane) -> None:
-    own_plane.create_namespace_sync("dbtrun-system")
+def test_the_upgrade_from_an_older_chart_takes_the_new_values_too(helm: Helm, bare_plane: ControlPlane) -> None:
+    bare_plane.create_namespace_sync("dbtrun-system")
     where = ("dbtrun", "--namespace=dbtrun-system")
-    old = helm.run("install", where[0], str(OLD), where[1], "--set=settings.leaseSeconds=20", plane=own_plane)
+    old = helm.run("install", where[0], str(OLD), where[1], "--set=settings.leaseSeconds=20", plane=bare_plane)
     assert old.returncode == 0, old.stderr
 
     def upgrade(flag: str) -> Completed:
-        return helm.run("upgrade", where[0], str(CHART), where[1], flag, plane=own_plane)
+        return helm.run("upgrade", where[0], str(CHART), where[1], flag, plane=bare_plane)
 
     assert "upgrade with --reset-then-reuse-values in place of --reuse-values" in upgrade("--reuse-values").stderr
     documented = upgrade("--reset-then-reuse-values")
     assert documented.returncode == 0, documented.stderr
-    assert env_of(stored(own_plane, "deployment", "dbtrun", where[1]))["DBTRUN_LEASE_SECONDS"] == "20"
+    assert env_of(stored(bare_plane, "deployment", "dbtrun", where[1]))["DBTRUN_LEASE_SECONDS"] == "20"
 
 
 def test_a_second_release_is_told_what_to_do_about_the_crd(helm: Helm, installed: ControlPlane) -> None:
@@ -260,32 +260,32 @@ def test_a_second_release_is_told_what_to_do_about_the_crd(helm: Helm, installed
     assert beside.returncode == 0, beside.stderr
 
 
-def test_a_crd_without_helm_is_taken_over_by_the_commands_of_the_message(helm: Helm, own_plane: ControlPlane) -> None:
-    own_plane.create_namespace_sync("dbtrun-system")
-    own_plane.kubectl_sync("apply", f"-k{ROOT / 'deploy/crd'}")
+def test_a_crd_without_helm_is_taken_over_by_the_commands_of_the_message(helm: Helm, bare_plane: ControlPlane) -> None:
+    bare_plane.create_namespace_sync("dbtrun-system")
+    bare_plane.kubectl_sync("apply", f"-k{ROOT / 'deploy/crd'}")
     where = ("--namespace=dbtrun-system",)
-    refused = helm.run("install", "dbtrun", str(CHART), *where, plane=own_plane)
+    refused = helm.run("install", "dbtrun", str(CHART), *where, plane=bare_plane)
     assert "is in this cluster already, installed without Helm." in refused.stderr
     for command in re.findall(r"kubectl ((?:annotate|label) .*)", refused.stderr):
-        own_plane.kubectl_sync(*shlex.split(command))
-    helm.install(own_plane)
-    labels = stored(own_plane, "crd", "dbtruns.dbtrun.dev")["metadata"]["labels"]
+        bare_plane.kubectl_sync(*shlex.split(command))
+    helm.install(bare_plane)
+    labels = stored(bare_plane, "crd", "dbtruns.dbtrun.dev")["metadata"]["labels"]
     assert labels["app.kubernetes.io/managed-by"] == "Helm"
 
 
-def test_who_does_not_keep_the_crd_is_rid_of_everything(helm: Helm, own_plane: ControlPlane) -> None:
-    own_plane.create_namespace_sync("dbtrun-system")
-    helm.install(own_plane, "--set=crds.keep=false")
-    helm.uninstall(own_plane)
-    own_plane.kubectl_sync("wait", "--for=delete", "crd/dbtruns.dbtrun.dev", "--timeout=30s")
-    left = own_plane.kubectl_sync("get", "clusterroles,clusterrolebindings", "-oname").stdout
+def test_who_does_not_keep_the_crd_is_rid_of_everything(helm: Helm, bare_plane: ControlPlane) -> None:
+    bare_plane.create_namespace_sync("dbtrun-system")
+    helm.install(bare_plane, "--set=crds.keep=false")
+    helm.uninstall(bare_plane)
+    bare_plane.kubectl_sync("wait", "--for=delete", "crd/dbtruns.dbtrun.dev", "--timeout=120s")
+    left = bare_plane.kubectl_sync("get", "clusterroles,clusterrolebindings", "-oname").stdout
     assert "dbtrun" not in left
 
 
-def test_the_plain_manifests_install_without_helm(own_plane: ControlPlane) -> None:
-    own_plane.kubectl_sync("apply", f"-k{ROOT / 'deploy'}")
-    pod_exists(own_plane)
-    own_plane.kubectl_sync("wait", "--for=condition=Established", "crd/dbtruns.dbtrun.dev")
+def test_the_plain_manifests_install_without_helm(bare_plane: ControlPlane) -> None:
+    bare_plane.kubectl_sync("apply", f"-k{ROOT / 'deploy'}")
+    pod_exists(bare_plane)
+    bare_plane.kubectl_sync("wait", "--for=condition=Established", "crd/dbtruns.dbtrun.dev")
 
 
 def test_a_run_that_no_watcher_cares_for_can_still_be_deleted_as_the_readme_says(installed: ControlPlane) -> None:
@@ -295,7 +295,7 @@ def test_a_run_that_no_watcher_cares_for_can_still_be_deleted_as_the_readme_says
     installed.kubectl_sync("create", where, "-f-", input=json.dumps(left))
     installed.kubectl_sync("delete", where, "dbtrun", "left-behind", "--wait=false")
     installed.kubectl_sync(where, *shlex.split(patch.replace("NAME", "left-behind").replace("dbtrun-system", "team-a")))
-    installed.kubectl_sync("wait", where, "--for=delete", "dbtrun/left-behind", "--timeout=30s")
+    installed.kubectl_sync("wait", where, "--for=delete", "dbtrun/left-behind", "--timeout=120s")
 
 
 def dbtrun_with_finalizer(name: str) -> dict[str, Any]:

@@ -90,20 +90,20 @@ def test_the_triggerers_pod_is_admitted_where_only_restricted_pods_are(cluster: 
     assert own not in [mount["name"] for mount in sidecar["volumeMounts"]]
 
 
-def test_kubernetes_fills_in_the_watchers_token(helm: Helm, own_plane: ControlPlane) -> None:
-    own_plane.create_namespace_sync("dbtrun-system")
-    notes = helm.install(own_plane, SIDECAR)
+def test_kubernetes_fills_in_the_watchers_token(helm: Helm, bare_plane: ControlPlane) -> None:
+    bare_plane.create_namespace_sync("dbtrun-system")
+    notes = helm.install(bare_plane, SIDECAR)
     assert "--values deploy/airflow/values.yaml" in notes
     where = ("--namespace=dbtrun-system",)
-    own_plane.kubectl_sync("wait", *where, "secret/dbtrun-token", "--for=jsonpath={.data.token}", "--timeout=30s")
-    secret = json.loads(own_plane.kubectl_sync("get", *where, "secret/dbtrun-token", "-ojson").stdout)["data"]
+    bare_plane.kubectl_sync("wait", *where, "secret/dbtrun-token", "--for=jsonpath={.data.token}", "--timeout=120s")
+    secret = json.loads(bare_plane.kubectl_sync("get", *where, "secret/dbtrun-token", "-ojson").stdout)["data"]
     assert secret.keys() == {"ca.crt", "namespace", "token"}
     token = base64.b64decode(secret["token"]).decode()
-    mine = (f"--token={token}", f"--server={own_plane.server}", f"--certificate-authority={own_plane.ca}")
+    mine = (f"--token={token}", f"--server={bare_plane.server}", f"--certificate-authority={bare_plane.ca}")
     asked = ("auth", "can-i", "patch", "dbtruns.dbtrun.dev/status", *where, "--kubeconfig=/dev/null")
-    assert own_plane.kubectl_sync(*asked, *mine).stdout.strip() == "yes"
-    helm.run("upgrade", "dbtrun", str(render.CHART), *where, "--reuse-values", plane=own_plane)
-    kept = json.loads(own_plane.kubectl_sync("get", *where, "secret/dbtrun-token", "-ojson").stdout)["data"]
+    assert bare_plane.kubectl_sync(*asked, *mine).stdout.strip() == "yes"
+    helm.run("upgrade", "dbtrun", str(render.CHART), *where, "--reuse-values", plane=bare_plane)
+    kept = json.loads(bare_plane.kubectl_sync("get", *where, "secret/dbtrun-token", "-ojson").stdout)["data"]
     assert kept == secret
 
 
