@@ -15,7 +15,7 @@ GROUP ?= dev
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup check lint types unit coverage controlplane prometheus airflows test test-airflow test-airflow-all test-node \
-  test-airflow-pods soak hostile abuse bench bench-airflow demo \
+  test-airflow-pods soak crash-points hostile abuse bench bench-airflow demo \
   docs site dist format lock clean
 
 help: ## list the targets
@@ -104,9 +104,14 @@ test-airflow-pods: controlplane ## Airflow with KubernetesExecutor on such a nod
 	@$(BIN)/pytest tests/node/airflow -q -s
 
 soak: controlplane ## kill watchers under every fault: make soak KILLS=1000 SEED=1
+	@MUTANTS="look-up quiet-period precondition past" $(BIN)/pytest tests/chaos/test_mutant_campaigns.py -q
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(SEED)
 
-hostile: $(READY) ## mutate replies of dbt Cloud: make hostile COUNT=100000 SEED=1
+crash-points: $(READY) ## every mishap at every side effect of every path, of which `make test` tries a third
+	@EVERY=1 $(BIN)/pytest tests/chaos/test_crash_points.py -q -n $(WORKERS)
+
+hostile: controlplane ## mutate replies of dbt Cloud: make hostile COUNT=100000 SEED=1
+	@LIVES=5 $(BIN)/pytest tests/hostile/test_kills.py -q
 	@$(BIN)/python -m tests.hostile --count $(COUNT) --seed $(SEED)
 
 abuse: controlplane ## mistreat random objects: make abuse COUNT=10000 SEED=1

@@ -23,25 +23,42 @@ settings.register_profile("shared machine", deadline=None, suppress_health_check
 settings.load_profile("shared machine")
 
 _NEED_BINARIES = {"plane", "stormy_plane", "own_plane", "binaries"}
+# These only compute, for minutes: one worker alone would still be at work when the others have ended.
+_SHARE_NOTHING = {f"tests/chaos/test_{name}.py" for name in ("crash_points", "clocks", "outages")}
+# A control plane of their own with the chart on it.
+_SHARE_A_RELEASE = {f"tests/chart/test_{name}.py" for name in ("gitops", "install", "sidecar")}
+_FIRST = (
+    *("tests/airflow/", "tests/hostile/test_attacks", "tests/hostile/test_kills", "tests/chaos/test_campaign"),
+    *("tests/abuse/", "tests/chaos/test_mutant_campaigns", "tests/cluster/", "tests/hostile/", "tests/monitoring/"),
+    *("tests/packaging/", "tests/chart/", "tests/demo/", "tests/contract/", "tests/controlplane/"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes minutes comes first, then what waits most of the time: at the end it would leave processors idle."""
-    first = ("tests/airflow/", "tests/chaos/test_campaign", "tests/cluster/")
-    items.sort(key=lambda item: next((at for at, path in enumerate(first) if item.nodeid.startswith(path)), len(first)))
+    """What takes minutes in one worker comes first, then what waits most of the time, and last what only computes.
+
+    Else a worker would still be at a long file, or waiting, when the others have ended.
+    """
+    items.sort(
+        key=lambda item: next((at for at, path in enumerate(_FIRST) if item.nodeid.startswith(path)), len(_FIRST))
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
     """With `--dist loadfile`, the tests of one Airflow release are as one file: it is started once, by one worker."""
-    return ByRelease(config, log) if config.getoption("dist") == "loadfile" else None
+    return Scopes(config, log) if config.getoption("dist") == "loadfile" else None
 
 
-class ByRelease(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Scopes for xdist: an Airflow release, or a file."""
+class Scopes(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """What one worker runs: an Airflow release, the chart's tests on one cluster, a file, or a function."""
 
     def _split_scope(self, nodeid: str) -> str:
         file, _, test = nodeid.partition("::")
+        if file in _SHARE_NOTHING:
+            return nodeid.partition("[")[0]
+        if file in _SHARE_A_RELEASE:
+            return "the chart's release"
         release = re.search(r"\d+\.\d+\.\d+", test) if file.startswith("tests/airflow/") else None
         return release[0] if release else file
 

@@ -25,8 +25,8 @@ AIRFLOW: Final = {"name": "airflow", "namespace": NAMESPACE}
 """The ServiceAccount to which the chart's values give Airflow's Role, and no more."""
 DOCUMENTED: Final = (12345, 111, 222, 333)
 """The job ids of the documented snippets."""
-SIZES: Final = {3: 100, 2: int(os.environ.get("MAPPED_TASKS", "20"))}
-"""How many mapped tasks wait. A task costs Airflow 2 over a second of two cores, twice."""
+SIZE: Final = int(os.environ.get("MAPPED_TASKS", "16"))
+"""How many mapped tasks wait. A task costs Airflow about a second of a processor, twice."""
 AHEAD: Final = {"endless": 3}
 """How many runs of a DAG are started before a test asks for them."""
 
@@ -52,7 +52,7 @@ class Rig(DagRuns):
     @property
     def size(self) -> int:
         """How many mapped tasks wait; the processes of a quarter of them are killed, twice."""
-        return SIZES[self.release.generation]
+        return SIZE
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -61,7 +61,7 @@ class Rig(DagRuns):
         async with (
             ControlPlane.start(folder) as plane,
             cls._stack(plane, folder / "dbtrun") as stack,
-            Airflow.up(release, folder / "airflow", await _access(stack, folder, SIZES[release.generation])) as airflow,
+            Airflow.up(release, folder / "airflow", await _access(stack, folder)) as airflow,
         ):
             yield cls(release, plane, stack, airflow)
             assert not airflow.holds(stack.token)
@@ -127,7 +127,7 @@ def _other_watcher(folder: Path) -> Path:
     return folder
 
 
-async def _access(stack: Stack, folder: Path, size: int) -> dict[str, str]:
+async def _access(stack: Stack, folder: Path) -> dict[str, str]:
     """What Airflow's processes know of Kubernetes: the wheel, and the ServiceAccount's own kubeconfig."""
     kubeconfig = await stack.plane.kubeconfig_for(NAMESPACE, AIRFLOW["name"], seconds=4 * 3600)
     connection = {"conn_type": "kubernetes", "extra": {"kube_config_path": str(kubeconfig), "namespace": NAMESPACE}}
@@ -140,5 +140,5 @@ async def _access(stack: Stack, folder: Path, size: int) -> dict[str, str]:
         "DBTRUN_TEST_KUBECONFIG": str(kubeconfig),
         "DBTRUN_TEST_NAMESPACE": NAMESPACE,
         "DBTRUN_TEST_FOLDER": str(folder),
-        "DBTRUN_TEST_SIZE": str(size),
+        "DBTRUN_TEST_SIZE": str(SIZE),
     }

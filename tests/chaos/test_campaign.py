@@ -10,7 +10,7 @@ import pytest
 from tests.chaos.campaign import campaign
 from tests.controlplane import ControlPlane
 
-KILLS = 40
+KILLS = 15
 ENOUGH = KILLS / 4
 """Runs, and faults met: the watchers must live long enough to do something."""
 

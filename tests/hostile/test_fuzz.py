@@ -1,4 +1,4 @@
-"""A few thousand mutated replies in each test run; `make hostile COUNT=100000` for more."""
+"""A thousand mutated replies in each test run; `make hostile COUNT=100000` for more."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 from tests.hostile.fuzz import campaign
 
-COUNT = 2_500
+COUNT = 1_000
 BLOCK = 1_000
 """Milliseconds of the event loop: four times what a campaign by itself may show."""
 
