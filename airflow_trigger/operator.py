@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -34,6 +34,7 @@ from airflow_trigger.task.tracing import traceparent
 from airflow_trigger.trigger import DbtRunTrigger, PauseTrigger
 from airflow_trigger.waiting import event as events
 from airflow_trigger.waiting.event import NO_ACCESS, WAIT_TIMEOUT, Subject
+from airflow_trigger.waiting.follow import News
 from dbtrun.api import Phase
 from dbtrun.kube.config import ClusterConfig
 from dbtrun.kube.errors import KubeError, NotFound, QuotaExceeded, Rejected
@@ -96,6 +97,7 @@ class DbtRunOperator(BaseOperator):
     :param deletion_policy: what deleting the DbtRun does to a live run: `Cancel` (default) or `Orphan`.
     :param artifacts: files of the run to keep for DbtRunArtifactOperator, as `run_results.json`.
     :param ttl: seconds or timedelta for which the DbtRun is kept after its end was told to Airflow; None: for ever.
+    :param log_steps: log the steps of the run as they come, deferred or not. Without it, they are logged at a bad end.
     :param cancel_on_kill: whether ending the task by hand, or by execution_timeout, cancels the run.
     :param namespace: where the DbtRun is created. Default: the Kubernetes connection's, else the pod's own.
     :param kubernetes_conn_id: an Airflow connection of type `kubernetes`; default: none is looked up.
@@ -151,6 +153,7 @@ class DbtRunOperator(BaseOperator):
         deletion_policy: str | None = None,
         artifacts: Sequence[str] = (),
         ttl: float | timedelta | None = DAY,
+        log_steps: bool = False,
         cancel_on_kill: bool = True,
         namespace: str | None = None,
         kubernetes_conn_id: str | None = None,
@@ -186,6 +189,7 @@ class DbtRunOperator(BaseOperator):
         self.deletion_policy = deletion_policy
         self.artifacts = artifacts
         self.ttl = ttl
+        self.log_steps = log_steps
         self.cancel_on_kill = cancel_on_kill
         self.namespace = namespace
         self.kubernetes_conn_id = kubernetes_conn_id
@@ -491,7 +495,18 @@ class DbtRunOperator(BaseOperator):
             if self._killed and self.cancel_on_kill:
                 await cancel(runs, found.run, self._attempt.mark)
                 return found
-            return replace(found, run=await submitted(runs, found.run, self._start_patience))
+            return replace(found, run=await submitted(runs, found.run, self._start_patience, self._teller()))
+
+    def _teller(self) -> Callable[[TaskRun], None]:
+        """Logs how an object stands whose run has not started, and each change."""
+        news = News()
+
+        def tell(run: TaskRun) -> None:
+            told = news.of(run)
+            if told is not None:
+                self.log.info("DbtRun %s is %s", run.name, told)
+
+        return tell
 
     @property
     def _resumes(self) -> bool:
@@ -554,6 +569,7 @@ class DbtRunOperator(BaseOperator):
             cluster_context=config.context,
             cancel_for=self._attempt.as_dict() if self.cancel_on_kill and not run.unwanted else None,
             until_started=until_started,
+            log_steps=self.log_steps,
         )
 
     @staticmethod

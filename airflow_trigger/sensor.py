@@ -22,12 +22,14 @@ from airflow_trigger.shared.naming import DEFAULT_CONN_ID, connection_name, obje
 from airflow_trigger.task.outcome import checked, failure, report
 from airflow_trigger.task.run import TaskRun
 from airflow_trigger.task.runs import Patiently, TaskRuns, connected
+from airflow_trigger.task.steps import StepNews, ask
 from airflow_trigger.trigger import DbtRunTrigger
 from airflow_trigger.waiting import event as events
 from airflow_trigger.waiting.event import WAIT_TIMEOUT, Subject
 from airflow_trigger.waiting.follow import taken_by
 from dbtrun.api import Phase
 from dbtrun.kube.errors import AlreadyExists, KubeError, NotFound, Rejected, Unreachable
+from dbtrun.kube.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,6 +54,7 @@ class DbtRunSensor(BaseSensorOperator):
     :param deferrable: wait in the triggerer; `mode` then has no effect.
     :param hook_params: has no effect.
     :param connection: name of the connection Secret, as it is, instead of dbt_cloud_conn_id.
+    :param log_steps: log the steps of the run as they come: a sensor that does not defer does so at each look.
     :param namespace: where the DbtRun is. Default: the Kubernetes connection's, else the pod's own.
     :param kubernetes_conn_id: as of DbtRunOperator, as the next three.
     :param in_cluster: use the pod's ServiceAccount.
@@ -75,6 +78,7 @@ class DbtRunSensor(BaseSensorOperator):
         hook_params: dict[str, Any] | None = None,
         name: str | None = None,
         connection: str | None = None,
+        log_steps: bool = False,
         namespace: str | None = None,
         kubernetes_conn_id: str | None = None,
         in_cluster: bool | None = None,
@@ -90,12 +94,14 @@ class DbtRunSensor(BaseSensorOperator):
         self.hook_params = hook_params or {}
         self.name = name
         self.connection = connection
+        self.log_steps = log_steps
         self.namespace = namespace
         self.kubernetes_conn_id = kubernetes_conn_id
         self.in_cluster = in_cluster
         self.config_file = config_file
         self.cluster_context = cluster_context
         self._access: Access | None = None
+        self._news = StepNews()
         warn_without_effect(hook_params=hook_params)
 
     def connect(self, config: ClusterConfig, namespace: str) -> AbstractAsyncContextManager[TaskRuns]:
@@ -133,6 +139,9 @@ class DbtRunSensor(BaseSensorOperator):
             phase = "not known" if run is None else run.status.phase or Phase.PENDING
             why = run.status.message if run is not None else ""
             self.log.info("The phase of DbtRun %s is %s. %s", wait.name, phase, why)
+            if run is not None and self.log_steps:
+                for line in self._news.of(run):
+                    self.log.info("%s", line)
             return PokeReturnValue(is_done=False)
         for level, line in report(run):
             self.log.log(level, "%s", line)
@@ -189,6 +198,7 @@ class DbtRunSensor(BaseSensorOperator):
             in_cluster=home.config.in_cluster,
             config_file=home.config.config_file,
             cluster_context=home.config.context,
+            log_steps=self.log_steps,
         )
         trigger.plan()
         return trigger
@@ -209,16 +219,10 @@ class DbtRunSensor(BaseSensorOperator):
 
     async def _seen(self, wait: Wait) -> TaskRun:
         async with self.connect(wait.config, wait.namespace) as connection:
-            runs = Patiently(connection, LOOK_SECONDS)
-            try:
-                return await runs.get(wait.name)
-            except NotFound:
-                if not wait.adopts:
-                    raise
-            try:
-                return await runs.create(wait.manifest())
-            except AlreadyExists:
-                return await runs.get(wait.name)
+            run = await _found(Patiently(connection, LOOK_SECONDS), wait)
+            if wait.log_steps and not self.deferrable:
+                await ask(Reader(connection.patch), run)
+            return run
 
     def _longest_deferral(self, context: Context) -> timedelta:
         longest = timedelta(seconds=self.timeout + DEFER_MARGIN)
@@ -226,3 +230,16 @@ class DbtRunSensor(BaseSensorOperator):
             return longest
         rest = context["ti"].start_date + self.execution_timeout - datetime.now(tz=UTC)
         return max(timedelta(seconds=1), min(longest, rest))
+
+
+async def _found(runs: TaskRuns, wait: Wait) -> TaskRun:
+    """The object; one that follows a run is created if it is not there."""
+    try:
+        return await runs.get(wait.name)
+    except NotFound:
+        if not wait.adopts:
+            raise
+    try:
+        return await runs.create(wait.manifest())
+    except AlreadyExists:
+        return await runs.get(wait.name)

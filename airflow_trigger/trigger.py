@@ -10,7 +10,8 @@ import asyncio
 import contextvars
 import logging
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -20,6 +21,7 @@ from airflow_trigger.shared.objects import Denied, Gone, Seen
 from airflow_trigger.task.identity import Mark
 from airflow_trigger.task.killed import Standing, standing_of
 from airflow_trigger.task.runs import Patiently, TaskRuns, cancel, task_runs
+from airflow_trigger.task.steps import tell_steps
 from airflow_trigger.waiting import event
 from airflow_trigger.waiting.event import Payload, Subject
 from airflow_trigger.waiting.follow import CREATE, WAIT, Follower, Todo, held
@@ -73,6 +75,8 @@ class DbtRunTrigger(BaseTrigger):
         cancels the run; None: nothing does.
     :param denied_grace: seconds for which Kubernetes may refuse access before the event is `error`.
     :param until_started: fire as soon as the dbt Cloud run is known, with status `success`.
+    :param log_steps: log the steps of the run as they come. This needs the right to patch DbtRuns: without it, they
+        come every few minutes.
     """
 
     pace: ClassVar[Pace] = DEFAULT_PACE
@@ -95,6 +99,7 @@ class DbtRunTrigger(BaseTrigger):
         denied_grace: float = DENIED_GRACE_SECONDS,
         cancel_for: dict[str, Any] | None = None,
         until_started: bool = False,
+        log_steps: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.conn_id = conn_id
@@ -111,6 +116,7 @@ class DbtRunTrigger(BaseTrigger):
         self.denied_grace = denied_grace
         self.cancel_for = cancel_for
         self.until_started = until_started
+        self.log_steps = log_steps
         self._was_stored = start_time is not None
         self._fired = False
 
@@ -126,6 +132,8 @@ class DbtRunTrigger(BaseTrigger):
             stored["cancel_for"] = self.cancel_for
         if self.until_started:
             stored["until_started"] = self.until_started
+        if self.log_steps:
+            stored["log_steps"] = self.log_steps
         return f"{type(self).__module__}.{type(self).__qualname__}", stored
 
     def plan(self) -> Wait:
@@ -234,11 +242,25 @@ class DbtRunTrigger(BaseTrigger):
         deadline = asyncio.timeout(None if wait.end_time is None else wait.end_time - time.time())
         try:
             async with deadline:
-                return await (self._started(follower) if wait.until_started else self._follow(follower))
+                if wait.until_started:
+                    return await self._started(follower)
+                return await (self._follow_telling(follower) if wait.log_steps else self._follow(follower))
         except Rejected as error:
             return event.not_accepted(subject, str(error))
         except TimeoutError:
             return await self._last_look(follower)
+
+    async def _follow_telling(self, follower: Follower) -> Payload:
+        telling = asyncio.create_task(self._tell_steps(follower.wait))
+        try:
+            return await self._follow(follower)
+        finally:
+            telling.cancel()
+
+    async def _tell_steps(self, wait: Wait) -> None:
+        with suppress(KubeError):  # what keeps the connection from being used is told by the wait for the end
+            async with self.task_runs(wait) as runs:
+                await tell_steps(runs, wait.name, partial(self.log.info, "%s"))
 
     async def _follow(self, follower: Follower) -> Payload:
         loop, wait = asyncio.get_running_loop(), follower.wait
@@ -248,7 +270,7 @@ class DbtRunTrigger(BaseTrigger):
                 if not follower.begun:
                     states.doubt()
 
-            # The shared watch is of what has ended: that a run cannot be started would be news a minute later.
+            # The shared watch is of what has ended, and where many runs are live they are looked at seldom.
             for seconds in LOOKS:
                 loop.call_later(seconds, look_again)
             async for state in states:

@@ -399,14 +399,21 @@ class Performer:
             case FetchResults(run_id, steps):
                 results = await account.client.results(run_id, steps)
                 return replace(known, results=replace(_tried_results(decision, known), done=True, results=results))
-            case FetchDetails(run_id, over):
-                tried = self._tried_details(decision, known)
-                if not (over or account.may_look_closer(tried.at)):
-                    return replace(known, details=tried)
-                observation = await account.client.run(run_id, steps=True)
-                return replace(known, details=replace(tried, run=observation.run))
+            case FetchDetails():
+                return await self._fetch_details(decision, known, account)
             case _:
                 assert_never(decision)
+
+    async def _fetch_details(self, decision: FetchDetails, known: Known, account: Account) -> Known:
+        tried, before = self._tried_details(decision, known), known.details
+        if decision.watched:
+            turn = account.looks.turn(tried.at, before.turn if before and before.run_id == decision.run_id else None)
+            if turn is None or turn > tried.at:
+                return replace(known, details=replace(tried, turn=turn))
+        elif not (decision.over or account.looks.may_look(tried.at)):
+            return replace(known, details=tried)
+        observation = await account.client.run(decision.run_id, steps=True)
+        return replace(known, details=replace(tried, run=observation.run))
 
     async def _keep_artifacts(self, decision: KeepArtifacts, run: DbtRun, known: Known, account: Account) -> Known:
         async def fetch(path: str, room: int) -> bytes | None:

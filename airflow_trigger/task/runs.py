@@ -27,6 +27,8 @@ PAGE: Final = 500
 FIRST_LOOK: Final = 0.2
 LONGEST_LOOK: Final = 2.0
 LOOKS: Final = 20
+QUIET_SECONDS: Final = 1.5
+"""A healthy start takes less: until then, that an object has no run yet is not worth a line in the log."""
 
 
 class TaskRuns(Protocol):
@@ -176,12 +178,21 @@ def spec_of(body: Mapping[str, Any]) -> TaskSpec:
     return msgspec.json.decode(msgspec.json.encode(body["spec"]), type=TaskSpec)
 
 
-async def submitted(runs: TaskRuns, run: TaskRun, seconds: float) -> TaskRun:
-    """The object once its dbt Cloud run is known or it is over, or as it is after `seconds`."""
+async def submitted(
+    runs: TaskRuns, run: TaskRun, seconds: float, waits: Callable[[TaskRun], object] = lambda _run: None
+) -> TaskRun:
+    """The object once its dbt Cloud run is known or it is over, or as it is after `seconds`.
+
+    Args:
+        waits: told at each look of an object that has no run after QUIET_SECONDS.
+    """
     clock = asyncio.get_running_loop().time
-    ends, pause = clock() + seconds, FIRST_LOOK
+    began = clock()
+    ends, pause = began + seconds, FIRST_LOOK
     while run.run_id is None and not run.final and clock() + pause <= ends:
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, LONGEST_LOOK)
         run = await runs.get(run.name)
+        if run.run_id is None and clock() - began >= QUIET_SECONDS:
+            waits(run)
     return run

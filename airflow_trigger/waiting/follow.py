@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +29,34 @@ WAIT: Final = Todo.WAIT
 CREATE: Final = Todo.CREATE
 
 
+class News:
+    """How an object stands, for a task's log: each change once."""
+
+    __slots__ = ("_told",)
+
+    def __init__(self) -> None:
+        self._told = ""
+
+    def of(self, run: Run) -> str | None:
+        """What is new."""
+        told = standing(run)
+        if told == self._told:
+            return None
+        self._told = told
+        return told
+
+
+def standing(run: Run) -> str:
+    """Phase, reason and message of an object, and whether dbt Cloud can be reached."""
+    status = run.status
+    told = " ".join(filter(None, (status.phase or Phase.PENDING, status.reason and f"({status.reason})")))
+    told = f"{told}: {status.message or 'no watcher has taken it on yet'}"
+    for unreachable in status.conditions:
+        if unreachable.reason != status.reason:  # else the message says it already
+            told = f"{told} dbt Cloud cannot be reached ({unreachable.reason}): {unreachable.message}"
+    return told
+
+
 @dataclass(slots=True)
 class Follower:
     """Judges the states of one DbtRun.
@@ -44,7 +72,7 @@ class Follower:
     last: Run | None = None
     denied_since: float | None = None
     trouble: str = ""
-    logged: str = ""
+    _news: News = field(default_factory=News)
 
     @property
     def begun(self) -> bool:
@@ -53,18 +81,7 @@ class Follower:
 
     def news(self) -> str | None:
         """How the object stands, for the log, if that is new since it was asked for last."""
-        if self.last is None:
-            return None
-        status = self.last.status
-        told = " ".join(filter(None, (status.phase or Phase.PENDING, status.reason and f"({status.reason})")))
-        told = f"{told}: {status.message or 'no watcher has taken it on yet'}"
-        for unreachable in status.conditions:
-            if unreachable.reason != status.reason:  # else the message says it already
-                told = f"{told} dbt Cloud cannot be reached ({unreachable.reason}): {unreachable.message}"
-        if told == self.logged:
-            return None
-        self.logged = told
-        return told
+        return None if self.last is None else self._news.of(self.last)
 
     def judge(self, state: State, now: float) -> Payload | Todo:
         """The event, or what to do until there is one. `now` is in seconds of any steady clock."""

@@ -4,8 +4,9 @@ A watch for each task would cost the API server a connection and the triggerer s
 requests. So all waiters of an event loop share one watch, which outlives single waiters for a while, and each is told
 the state at its subscription, so that nothing can be missed between creating an object and waiting for it.
 
-The watch tells of ends alone: every write to a live run would wake the triggerer, and no waiter acts on one. A deletion
-in the middle of a run usually ends it first; one that does not is found by a look at the live ones from time to time.
+The watch tells of ends alone: every write to a live run would wake the triggerer, and most are its progress. What a
+task's log says of a live run, and a deletion in the middle of one, is found by a look at the live ones every few
+seconds.
 
 The watch is doubted on every trouble: it lists again and tells everybody what is true then. Only a refusal (permission,
 credentials, no CRD) is told to the waiters; that the API server is away is not their business.
@@ -45,15 +46,21 @@ class Pace:
     """How patient a hub is; all in seconds.
 
     `silence` must be longer than the API server's 60 s between bookmarks, else a quiet watch is taken for a dead one.
-    `recheck` is the pause between two looks at the live ones.
+    `recheck` is the pause between two looks at the live ones where they are few. It grows with their number, up to
+    `longest_recheck`: so many objects are read at a time that it costs the processor a few thousandths.
     """
 
     linger: float = 10.0
     silence: float = 90.0
-    recheck: float = 60.0
+    recheck: float = 5.0
+    longest_recheck: float = 60.0
     first_retry: float = 0.2
     longest_retry: float = 30.0
     denied_retry: float = 5.0
+
+    def recheck_of(self, live: int) -> float:
+        """The pause after a look that found so many live ones."""
+        return max(self.recheck, min(self.longest_recheck, live / LOOKED_AT))
 
     def retries(self) -> Iterator[float]:
         """Growing pauses, with jitter."""
@@ -61,6 +68,8 @@ class Pace:
 
 
 DEFAULT_PACE: Final = Pace()
+LOOKED_AT: Final = 125
+"""Live objects that are read in a second: 1,000 are looked at every 8 seconds."""
 SLICE: Final = 50
 """Waiters that are told something in one turn of the event loop: each of them then does something itself."""
 
@@ -303,13 +312,16 @@ class Hub:
             self._put(change.run)
 
     async def _look_at_the_live(self) -> None:
-        """What vanished before it ended is missing among them."""
+        """Tells what is new of them: the watch is of ends alone. What vanished before it ended is missing there."""
+        live = 0
         while True:
-            await asyncio.sleep(self.pace.recheck)
+            await asyncio.sleep(self.pace.recheck_of(live))
             if not self.synced:
                 continue
             try:
-                await self._compare(await self.runs.live())
+                listing = await self.runs.live()
+                live = len(listing.runs)
+                await self._compare(listing)
             except KubeError as error:
                 log.info("The live DbtRuns could not be listed, the next look is in time: %s", error)
             except Exception:

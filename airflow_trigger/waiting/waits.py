@@ -46,6 +46,7 @@ class Wait:
     end_time: float | None
     denied_grace: float
     until_started: bool
+    log_steps: bool
     cancel_for: dict[str, Any] | None
 
     def is_followed_by(self, spec: RunSpec) -> bool:
@@ -94,6 +95,7 @@ class Arguments(Protocol):
     denied_grace: Any
     cancel_for: Any
     until_started: Any
+    log_steps: Any
 
 
 def wait_of(given: Arguments) -> Wait:
@@ -124,6 +126,7 @@ def wait_of(given: Arguments) -> Wait:
         end_time=real("end_time", given.end_time),
         denied_grace=DENIED_GRACE_SECONDS if grace is None else grace,
         until_started=bool(boolean("until_started", given.until_started)),
+        log_steps=bool(boolean("log_steps", given.log_steps)),
         cancel_for=_task(given.cancel_for),
     )
 

@@ -16,6 +16,7 @@ from dbtrun.api.names import (
     TRACEPARENT_ANNOTATION,
     UID_ANNOTATION,
     VERSION,
+    WATCHED_ANNOTATION,
 )
 from dbtrun.api.objects import DbtRun, Metadata, UnreadableObject, parse, to_wire
 from dbtrun.api.phases import FINAL_PHASES, LIVE_PHASES, PHASE_MEANINGS, Phase
@@ -62,6 +63,7 @@ __all__ = [
     "TRACEPARENT_ANNOTATION",
     "UID_ANNOTATION",
     "VERSION",
+    "WATCHED_ANNOTATION",
     "Artifact",
     "Attempt",
     "Condition",

@@ -17,6 +17,8 @@ START_COPY_ANNOTATION: Final = f"{GROUP}/start-copy"
 """Lets a copy start its run: its value is the copy's own uid, so that a copy of the copy is not meant."""
 TRACEPARENT_ANNOTATION: Final = f"{GROUP}/traceparent"
 """The trace of whoever created the object (W3C Trace Context): the traces of its attempts are linked to it."""
+WATCHED_ANNOTATION: Final = f"{GROUP}/watched-until"
+"""Until this time somebody reads the run's steps as they come: see `dbtrun.api.watched`."""
 RESTORED_LABEL: Final = "velero.io/restore-name"
 """What Velero puts on each object that it restores."""
 

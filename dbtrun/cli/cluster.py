@@ -70,6 +70,11 @@ class Api(Cluster):
         self.offset: float | None = None
         """Seconds by which the API server's clock is ahead; None: not known."""
 
+    @property
+    def now(self) -> datetime:
+        """The present by the API server's clock, or by this machine's as long as that is not known."""
+        return datetime.now(UTC) + timedelta(seconds=self.offset or 0.0)
+
     def heard(self, date: str | None, sent: float, received: float) -> None:
         """Compares the clocks by a reply."""
         began = datetime.now(UTC) - timedelta(seconds=time.monotonic() - sent)

@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 import msgspec
 
+from dbtrun.api import Phase
 from dbtrun.cli.cluster import Api, Place, connected
 from dbtrun.cli.dbtcloud import DbtCloud
 from dbtrun.cli.doctor.dbt_checks import FAULTS
@@ -20,6 +21,7 @@ from dbtrun.cli.view import Run, Step, read
 from dbtrun.cli.words import between, one_line
 from dbtrun.connection.hosts import ANY_HOST, DBT_HOSTS, Hosts
 from dbtrun.connection.secret import Connection, InvalidConnection, parse_connection
+from dbtrun.kube.reader import Reader
 from dbtrun.text import plain
 
 TOKEN: Final = "DBT_CLOUD_TOKEN"  # noqa: S105 - the name of a variable
@@ -41,7 +43,8 @@ OVER: Final = frozenset({"Success", "Error", "Cancelled", "Skipped"})
 def logs(name: str, follow: bool, only: int | None, secret: bool, host: str | None, place: Place) -> None:
     """Print the logs of a run's steps.
 
-    Without a token: the steps and the end of the failed step's log, as the status has them. With a token in the
+    Without a token: the steps and the end of the failed step's log, as the status has them. With --follow, the watcher
+    reads the steps every few seconds meanwhile, if you may patch DbtRuns. With a token in the
     variable DBT_CLOUD_TOKEN, or with --secret: the whole logs from dbt Cloud.
     """
     running(_told(place, name, only, secret=secret, host=host, follow=follow))
@@ -51,6 +54,7 @@ async def _told(place: Place, name: str, only: int | None, *, secret: bool, host
     news = News(only)
     async with connected(place) as (api, namespace):
         runs = Runs(api, namespace)
+        reader = Reader(runs.patch)
         while True:
             run = read(await runs.get(name))
             connection = await _connection(api, run, host, secret=secret)
@@ -59,6 +63,8 @@ async def _told(place: Place, name: str, only: int | None, *, secret: bool, host
                 _print(news.of_status(run))
             if not follow or (over and run.final):
                 break
+            if connection is None and run.phase == Phase.RUNNING:
+                await reader.ask(name, run.metadata.annotations, api.now)
             await asyncio.sleep(PAUSE)
     if not news.told:
         click.echo(f"{name} has no steps yet: it is {run.phase}.", err=True)

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.text import Text
 
 from dbtrun.api import Phase
-from dbtrun.cli.cluster import Place, connected
+from dbtrun.cli.cluster import Api, Place, connected
 from dbtrun.cli.options import cluster_options, running
 from dbtrun.cli.rows import NAMESPACE, style
 from dbtrun.cli.runs import PAUSES, Change, Runs
@@ -27,9 +27,12 @@ from dbtrun.cli.table import Cell, Column, Row, lines
 from dbtrun.cli.view import Run, UnreadableRun, read
 from dbtrun.cli.words import duration, one_line
 from dbtrun.kube.errors import Expired, Unreachable
+from dbtrun.kube.reader import Reader
 from dbtrun.kube.watch import Progress, Removed
 from dbtrun.values import backoff
 
+ASK_SECONDS: Final = 10.0
+"""Between two looks at which of the shown runs are to have fresh steps."""
 KEPT: Final = timedelta(minutes=1)
 """How long a run that is over stays on the screen."""
 COLUMNS: Final = (
@@ -48,7 +51,8 @@ ORDER: Final = (Phase.CANCELLING, Phase.RUNNING, Phase.QUEUED, Phase.SUBMITTING,
 def top(interval: float, place: Place) -> None:
     """Show the live runs of every namespace, or of the one that -n names, as they change. Ctrl-C ends it.
 
-    Without a terminal, the runs are printed once.
+    Meanwhile the watcher reads the steps of the shown runs every few seconds, if you may patch DbtRuns. Without a
+    terminal, the runs are printed once.
     """
     out = screen()
     logging.disable(logging.WARNING)  # an object that cannot be read is not worth a broken screen
@@ -68,6 +72,7 @@ async def _watch(place: Place, out: Console, interval: float) -> None:
     state = State()
     async with connected(place) as (api, _):
         feeding = asyncio.create_task(_feed(Runs(api, place.namespace), state))
+        asking = asyncio.create_task(_ask_for_steps(api, state))
         try:
             with Live(console=out, screen=True, auto_refresh=False) as live:
                 while not feeding.done():
@@ -76,7 +81,21 @@ async def _watch(place: Place, out: Console, interval: float) -> None:
                     await asyncio.wait([feeding], timeout=interval)
         finally:
             feeding.cancel()
+            asking.cancel()
         await feeding  # why it ended
+
+
+async def _ask_for_steps(api: Api, state: State) -> None:
+    """Keeps the steps of the shown runs fresh until it is cancelled."""
+    readers: dict[str, Reader] = {}
+    while True:
+        for run in state.shown:
+            namespace = run.metadata.namespace
+            if namespace not in readers:
+                readers[namespace] = Reader(Runs(api, namespace).patch)
+            if run.phase == Phase.RUNNING:
+                await readers[namespace].ask(run.name, run.metadata.annotations, api.now)
+        await asyncio.sleep(ASK_SECONDS)
 
 
 async def _feed(runs: Runs, state: State) -> None:
@@ -105,6 +124,8 @@ class State:
         self._over: dict[str, datetime] = {}
         self.trouble = ""
         """Why the screen is out of date; empty if it is not."""
+        self.shown: list[Run] = []
+        """The runs on the screen."""
 
     def reset(self, items: Iterable[msgspec.Raw]) -> None:
         """A whole list."""
@@ -144,7 +165,8 @@ class State:
         head = [Text(self.trouble, style="red")] if self.trouble else []
         head.append(Text(_counts(runs), no_wrap=True, overflow="ellipsis"))
         room = len(runs) if height is None else max(height - len(head) - 2, 1)
-        told = lines(COLUMNS, [_row(run, now) for run in runs[:room]], width)
+        self.shown = runs[:room]
+        told = lines(COLUMNS, [_row(run, now) for run in self.shown], width)
         rest = [Text(f"… and {len(runs) - room} more", style="dim")] if len(runs) > room else []
         return [*head, *told, *rest]
 

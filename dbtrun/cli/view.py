@@ -34,6 +34,7 @@ class Meta(Part, frozen=True, kw_only=True):
     creation_timestamp: datetime | None = None
     deletion_timestamp: datetime | None = None
     labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
 
 
 class Reference(Part, frozen=True, kw_only=True):

@@ -1,9 +1,13 @@
-"""Eight ways for a run to fail: the task's log, the callback and the XCom say why."""
+"""What is told of a run in a task's log: why it failed or cannot be started, and its steps as they come."""
 
 from __future__ import annotations
 
+import asyncio
+from datetime import UTC, datetime
+
 import pytest
 
+from dbtrun.api import WATCHED_ANNOTATION
 from tests.airflow.rig import Rig
 from tests.causes import CAUSES, jobs
 from tests.stack import until
@@ -34,13 +38,53 @@ async def test_the_log_the_callback_and_the_xcom_tell_the_cause(rig: Rig) -> Non
         assert alert["log_lines"] > 0, name
 
 
-async def test_a_mistyped_connection_is_in_the_log_while_the_task_waits(rig: Rig) -> None:
+UNUSABLE = {
+    "job": ("InvalidConnection", "There is no Secret 'no-such-connection'"),
+    "refused": ("Unauthorized", "401"),
+    "opaque": ("InvalidConnection", "is of type Opaque"),
+}
+"""Of each task of the DAG: the reason and the words for its connection."""
+
+
+async def test_a_connection_that_cannot_be_used_is_in_the_log_while_the_task_waits(
+    rig: Rig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stack = rig.stack
+    await stack.apply(stack.secret("refused", stack.keys("dbtc_" + "0" * 40)))
+    await stack.apply(stack.secret("opaque", stack.keys(), kind="Opaque"))
     run = await rig.airflow.trigger("mistyped")
-    await rig.airflow.until_state("mistyped", run, "job", "deferred")
+
+    async def told(task: str) -> tuple[datetime, datetime]:
+        """When its object was created, and when its log said what is wrong."""
+        reason, words = UNUSABLE[task]
+
+        async def says() -> bool:
+            log = rig.airflow.log("mistyped", run, task)
+            return f"({reason})" in log and words in log
+
+        await until(says, 240, f"the log of {task} says {words}", pause=0.2)
+        now = datetime.now(UTC)
+        labels = f"airflow.dbtrun.dev/dag-id=mistyped,airflow.dbtrun.dev/task-id={task}"
+        (created,) = (await stack.json("get", "dr", "-l", labels))["items"]
+        return datetime.fromisoformat(created["metadata"]["creationTimestamp"]), now
+
+    times = dict(zip(UNUSABLE, await asyncio.gather(*map(told, UNUSABLE)), strict=True))
+    with capsys.disabled():
+        print(
+            rig.release.version, {task: round((at - since).total_seconds(), 1) for task, (since, at) in times.items()}
+        )
+    for task in UNUSABLE:
+        await rig.airflow.until_state("mistyped", run, task, "deferred")
+        await rig.airflow.desk.mark("mistyped", run, task, "failed")
+
+
+async def test_the_steps_are_in_the_log_of_a_deferred_task_that_asks_for_them(rig: Rig) -> None:
+    run = await rig.waiting("reading")
 
     async def told() -> bool:
-        log = rig.airflow.log("mistyped", run, "job")
-        return "(InvalidConnection)" in log and "There is no Secret 'no-such-connection'" in log
+        return "Step 1: " in rig.airflow.log("reading", run, "job")
 
-    await until(told, 60, "the log names the missing Secret")
-    await rig.airflow.desk.mark("mistyped", run, "job", "failed")
+    await until(told, 120, "the log has the first step")
+    (watched,) = (await rig.stack.json("get", "dr", "-l", "airflow.dbtrun.dev/dag-id=reading"))["items"]
+    assert WATCHED_ANNOTATION in watched["metadata"]["annotations"]
+    await rig.airflow.desk.mark("reading", run, "job", "failed")

@@ -58,6 +58,12 @@ class Objects:
             labels = {"touched": run.metadata.resource_version}
             self._store(replace(run, metadata=replace(run.metadata, labels=labels)))
 
+    def annotate(self, name: str, marks: Mapping[str, str]) -> None:
+        """What `kubectl annotate` does: the version moves on, the generation does not."""
+        run = self.stored[name]
+        annotations = {**run.metadata.annotations, **marks}
+        self._store(replace(run, metadata=replace(run.metadata, annotations=annotations)))
+
     def request_deletion(self, name: str) -> None:
         """What `kubectl delete` does."""
         run = self.stored[name]

@@ -18,9 +18,10 @@ from tests.unit.virtual import NOON, clock
 from watcher.cluster.mirror import Mirror
 from watcher.cluster.scope import is_older
 from watcher.dbtcloud.accounts import Account, Accounts
+from watcher.dbtcloud.budget import Priority
 from watcher.lifecycle.decide import decide
-from watcher.lifecycle.decisions import ClaimStart, DeleteObject, Write
-from watcher.lifecycle.known import Known
+from watcher.lifecycle.decisions import ClaimStart, DeleteObject, FetchDetails, Write
+from watcher.lifecycle.known import DetailsTry, Known
 from watcher.lifecycle.policy import Policy
 from watcher.perform import Performer
 from watcher.telemetry.metrics import Metrics
@@ -170,3 +171,28 @@ async def test_an_object_that_never_had_a_run_is_counted_with_the_job_that_it_as
     metrics = await counted(Write(Status(phase=Phase.ERROR)))
     asked = {"namespace": "n", "job_id": "1", "phase": "Error"}
     assert metrics.registry.get_sample_value("dbtrun_job_finished_total", asked) == 1
+
+
+async def test_watched_runs_are_looked_at_in_turn_and_not_while_others_need_the_budget() -> None:
+    connections = OneAccount()
+    performer = performing(None)
+    performer.connections = cast(Any, connections)
+    account, asked = connections.account(""), Priority.DETAILS
+    look = FetchDetails(7, over=False, watched=True)
+
+    async def tried(known: Known) -> DetailsTry:
+        after = await performer.perform(look, wanted(1), known)
+        assert after.details is not None
+        return after.details
+
+    first = await tried(Known(account_id=1))
+    assert (account.budget.spent[asked], first.turn) == (1, None)
+    second = await tried(Known(account_id=1))
+    assert (account.budget.spent[asked], second.turn) == (1, clock().mono + 0.4)
+    await asyncio.sleep(0.4)
+    assert (await tried(Known(account_id=1, details=second))).turn is None
+    assert account.budget.spent[asked] == 2
+    account.budget.charge(30)
+    await asyncio.sleep(0.4)
+    assert await tried(Known(account_id=1)) == DetailsTry(run_id=7, at=clock().mono, tries=1, over=False)
+    assert account.budget.spent[asked] == 2

@@ -27,6 +27,7 @@ from watcher.dbtcloud.containment import Containment
 from watcher.dbtcloud.intake import Intake
 from watcher.dbtcloud.ledger import READ_SECONDS, Ledger
 from watcher.dbtcloud.listener import Listener
+from watcher.dbtcloud.looks import Looks
 from watcher.dbtcloud.poller import FEED_SECONDS, Poller
 from watcher.dbtcloud.requests import Observe
 from watcher.dbtcloud.slots import LiveRuns, Slots
@@ -37,8 +38,6 @@ LINGER_SECONDS: Final = 300.0
 """How long an unused connection stays open: longer than any request that somebody may still be making with it."""
 SWEEP_SECONDS: Final = 60.0
 """Between two looks for unused connections."""
-LOOK_SECONDS: Final = 2.0
-"""Between two looks at the steps of running runs, of all runs of a connection together."""
 CLAIMS_AT_ONCE: Final = 8
 """Claims under way. More would wait for a busy API server beyond the time in which they are good, and all in vain."""
 
@@ -59,7 +58,6 @@ class Account:
     unused_since: float = 0.0
     """Monotonic seconds; counts while there are no users."""
     task: asyncio.Task[None] | None = None
-    next_look: float = 0.0
     claiming: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CLAIMS_AT_ONCE))
     """Held from the right to send to the claim."""
     starts: Starts = field(default_factory=Starts)
@@ -67,6 +65,10 @@ class Account:
     """The same for the searches that go before a start."""
     slots: Slots | None = None
     """None: the connection has no limit of live runs."""
+    looks: Looks = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.looks = Looks(self.share)
 
     async def run(self) -> None:
         """Polls, reads for the mirrors, and hands out run slots, until cancelled."""
@@ -95,13 +97,6 @@ class Account:
     def budget(self) -> Budget:
         """What its requests are spent from now."""
         return self.share.budget
-
-    def may_look_closer(self, now: float) -> bool:
-        """Whether a running run's steps may be read now: 10,000 of them must not cost an account its budget."""
-        if now < self.next_look:
-            return False
-        self.next_look = now + LOOK_SECONDS
-        return True
 
 
 class Accounts:

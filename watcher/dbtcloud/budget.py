@@ -79,6 +79,11 @@ class Budget:
         return 0.0 if self.paused_until is not None else max(0.0, self._level)
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing waits, and half of what may go at once is left after one request more."""
+        return not self.waiting and self.left >= max(1.0, self._burst / 2)
+
+    @property
     def paused(self) -> float:
         """Seconds for which nothing is sent."""
         return max(0.0, self._paused_until - self._clock())

@@ -254,14 +254,24 @@ class Case:
         """The pause after a fault, then the connection; None: ask."""
         if self.pausing:
             retry_at = self.known.trouble.retry_at if self.known.trouble else None
-            changes: dict[str, Any] = {}
-            told = self.trouble_told
-            if told is not None and self.phase is Phase.PENDING:
-                same = self.status.phase is Phase.PENDING and self.status.reason is told.reason and sticky(told)
-                message = self.status.message if same else told.message
-                changes = {"phase": Phase.PENDING, "reason": told.reason, "message": message}
+            changes = self._held_up_by(self.trouble_told) if self.phase is Phase.PENDING else {}
             return self.rest(retry_at, why="dbt Cloud cannot be asked", **changes)
         return Connect() if self.known.account_id is None else None
+
+    def rest_pending(self, why: str, reason: Reason, message: str) -> Decision:
+        """Reports what the object waits for before it has a run.
+
+        While dbt Cloud does not answer, it waits for that, also during a try: else each try would be two writes.
+        """
+        told = {"phase": Phase.PENDING, "reason": reason, "message": message}
+        return self.rest(why=why, **(self._held_up_by(self.trouble_told) or told))
+
+    def _held_up_by(self, trouble: Trouble | None) -> dict[str, Any]:
+        if trouble is None:
+            return {}
+        same = self.status.phase is Phase.PENDING and self.status.reason is trouble.reason and sticky(trouble)
+        message = self.status.message if same else trouble.message
+        return {"phase": Phase.PENDING, "reason": trouble.reason, "message": message}
 
     def lost_contact(self) -> Decision | None:
         """The end of an object whose run could not be read for too long."""

@@ -154,6 +154,8 @@ class FetchDetails:
 
     run_id: int
     over: bool
+    watched: bool = False
+    """Somebody reads the steps as they come."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from dbtrun.api import Attempt, Phase, Reason, RetryStrategy, RetryWhen
+from dbtrun.api.watched import is_watched
 from watcher.lifecycle.case import Case
 from watcher.lifecycle.cause import told_step
 from watcher.lifecycle.decisions import (
@@ -249,15 +250,24 @@ def _fetch_steps(case: Case, facts: RunFacts | None) -> Decision | None:
     due = _details_due(case, facts)
     if facts is None or due is None or due > case.now.mono or case.pausing:
         return None
-    return FetchDetails(facts.run_id, over=False)
+    return FetchDetails(facts.run_id, over=False, watched=_watched(case))
+
+
+def _watched(case: Case) -> bool:
+    return is_watched(case.run.metadata.annotations, case.now.wall)
 
 
 def _details_due(case: Case, facts: RunFacts | None) -> float | None:
-    """When the steps are worth a look: not for a run that may end before anybody asks, then sparsely."""
+    """When the steps are worth a look.
+
+    Unless somebody reads them as they come: not for a run that may end before anybody asks, then sparsely.
+    """
     observation = case.known.observation
     if facts is None or observation is None or facts.started_at is None:
         return None
     tried = _details(case, facts)
+    if _watched(case):
+        return max(tried.turn or 0.0, tried.at + case.policy.watched_interval) if tried else case.now.mono
     if tried is not None:
         return tried.at + case.policy.details_interval
     return case.mono(facts.started_at - observation.clock_offset) + case.policy.details_after

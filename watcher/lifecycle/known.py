@@ -112,6 +112,8 @@ class DetailsTry:
     over: bool
     run: RunFacts | None = None
     """With its steps; None: dbt Cloud did not answer."""
+    turn: float | None = None
+    """Monotonic seconds at which a watched run's steps may be read; None: no turn was given for the next look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

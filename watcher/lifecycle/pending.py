@@ -148,11 +148,10 @@ def _wait_for_slot(case: Case) -> Decision | None:
     if place.within is None:
         return case.rest(why="the account's live runs are being counted")
     line = "next in line" if place.within == 1 else f"among the first {place.within} in line"
-    return case.rest(
-        why="waiting for a run slot",
-        phase=Phase.PENDING,
-        reason=Reason.WAITING_FOR_SLOT,
-        message=f"Waiting for a run slot: the account has {place.limit} live runs, the connection's "
+    return case.rest_pending(
+        "waiting for a run slot",
+        Reason.WAITING_FOR_SLOT,
+        f"Waiting for a run slot: the account has {place.limit} live runs, the connection's "
         f"max-concurrent-runs; {line}.",
     )
 
@@ -164,12 +163,7 @@ def _take_hold(case: Case) -> Decision | None:
 def _adopt(case: Case) -> Decision:
     observation = case.known.observation
     if observation is None:
-        return case.rest(
-            why="waiting to see the run",
-            phase=Phase.PENDING,
-            reason=Reason.ACCEPTED,
-            message=f"Looking for run {case.spec.run_id}.",
-        )
+        return case.rest_pending("waiting to see the run", Reason.ACCEPTED, f"Looking for run {case.spec.run_id}.")
     if observation.run is not None:
         return (
             _refuse_projects(case, observation.run.project_id)

@@ -50,6 +50,9 @@ class Policy:
     details_interval: float = 300.0
     """Pause between two looks at the steps of a running run."""
 
+    watched_interval: float = 5.0
+    """The same while somebody reads the steps as they come."""
+
     details_tries: int = 2
     """How often the failed nodes, or the artifacts, of an ended run are asked for before its end is written without
     them."""

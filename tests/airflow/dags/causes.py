@@ -1,4 +1,4 @@
-"""A task for each way to fail, and one whose connection does not exist."""
+"""A task for each way to fail, one for each connection that cannot be used, and one whose log somebody reads."""
 
 from __future__ import annotations
 
@@ -29,4 +29,8 @@ with DAG("causes", schedule=None, default_args=DEFAULTS):
         DbtRunOperator(task_id=name, job_id=job_id, deferrable=True, on_failure_callback=alert)
 
 with DAG("mistyped", schedule=None, default_args=DEFAULTS):
-    DbtRunOperator(task_id="job", job_id=101, connection="no-such-connection", deferrable=True)
+    for task, connection in {"job": "no-such-connection", "refused": "refused", "opaque": "opaque"}.items():
+        DbtRunOperator(task_id=task, job_id=101, connection=connection, deferrable=True)
+
+with DAG("reading", schedule=None, default_args=DEFAULTS):
+    DbtRunOperator(task_id="job", job_id=103, deferrable=True, log_steps=True)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from airflow_trigger.task.run import TaskRun
-from airflow_trigger.task.runs import task_runs
+from airflow_trigger.task.runs import QUIET_SECONDS, submitted, task_runs
 from dbtrun.kube.cluster import Cluster
 from dbtrun.kube.errors import Unreachable, Unreadable
 from dbtrun.kube.runs import DbtRuns
+from tests.unit.airflow_trigger.tasks import FakeTaskRuns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,3 +66,21 @@ async def test_each_write_asks_for_strict_validation() -> None:
     await runs(server).create(dbtrun("a"))
     await runs(server).patch("a", {"spec": {"cancel": True}})
     assert server.queries == [{"fieldValidation": "Strict"}] * 2
+
+
+@pytest.mark.looptime
+async def test_a_start_that_does_not_come_is_told_and_one_that_does_is_not() -> None:
+    cluster, told = FakeTaskRuns(), list[str]()
+    cluster.asleep = True
+    cluster.put({"metadata": {"name": "slow", "labels": {}}, "spec": {"job": {"id": 1}}})
+    cluster.says("slow", phase="Pending", reason="Unauthorized")
+
+    def waits(run: TaskRun) -> None:
+        told.append(run.status.reason)
+
+    await submitted(cluster, await cluster.get("slow"), 3 * QUIET_SECONDS, waits)
+    assert set(told) == {"Unauthorized"}
+    told.clear()
+    cluster.starts("slow")
+    await submitted(cluster, await cluster.get("slow"), 3 * QUIET_SECONDS, waits)
+    assert told == []

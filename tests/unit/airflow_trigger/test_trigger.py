@@ -222,6 +222,7 @@ RENDERED: dict[str, tuple[str, object]] = {
     "denied_grace": ("30", 30.0),
     "cancel_for": ("", None),
     "until_started": ("true", True),
+    "log_steps": ("true", True),
 }
 
 

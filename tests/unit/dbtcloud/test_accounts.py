@@ -278,12 +278,6 @@ async def test_a_poller_that_fails_by_a_fault_of_ours_ends_the_task() -> None:
         await asyncio.wait_for(accounts.run(), 60)
 
 
-async def test_many_runs_share_one_look_in_two_seconds_at_their_steps() -> None:
-    async with running() as (accounts, _):
-        used = accounts.use("a", account.CONNECTION)
-        assert [used.may_look_closer(now) for now in (10.0, 11.5, 12.0, 13.9)] == [True, False, True, False]
-
-
 async def test_one_whose_run_is_no_longer_followed_waits_for_no_slot() -> None:
     """Where dbt Cloud does not count live runs, those that are followed count."""
     async with running() as (accounts, log):

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from dbtrun.api import (
+    WATCHED_ANNOTATION,
     ConditionStatus,
     ConditionType,
     DbtRun,
@@ -147,6 +148,48 @@ def test_the_steps_are_asked_for_sparsely() -> None:
     obj = run(live())
     _, until = rested(obj, following(obj, seen(facts()), details=tried(over=False, at=70)), 80)
     assert until == 70 + 300
+
+
+def watched(obj: DbtRun, until: float) -> DbtRun:
+    marks = obj.metadata.annotations | {WATCHED_ANNOTATION: wall(until).isoformat()}
+    return replace(obj, metadata=replace(obj.metadata, annotations=marks))
+
+
+def test_a_watched_runs_steps_are_asked_for_at_once_and_then_every_five_seconds() -> None:
+    obj = watched(run(live()), 140)
+    assert decided(FetchDetails, obj, following(obj, seen(facts())), 21) == FetchDetails(RUN, over=False, watched=True)
+    looked = following(obj, seen(facts()), details=tried(over=False, at=21))
+    assert rested(obj, looked, 22)[1] == 21 + 5
+    assert decided(FetchDetails, obj, looked, 26) == FetchDetails(RUN, over=False, watched=True)
+
+
+def test_when_the_time_has_passed_the_steps_are_asked_for_sparsely_again() -> None:
+    obj = watched(run(live()), 140)
+    assert rested(obj, following(obj, seen(facts()), details=tried(over=False, at=138)), 139)[1] == 143
+    assert rested(obj, following(obj, seen(facts()), details=tried(over=False, at=138)), 143)[1] == 138 + 300
+
+
+@pytest.mark.parametrize("until", [19, 20 + 601, 40_000_000])
+def test_a_time_that_has_passed_or_is_far_ahead_asks_for_nothing(until: float) -> None:
+    obj = watched(run(live()), until)
+    assert rested(obj, following(obj, seen(facts())), 20)[1] == 10 + 60
+
+
+def test_a_watched_run_that_was_given_a_turn_waits_for_it() -> None:
+    obj = watched(run(live()), 140)
+    given = known_with(tried(over=False, at=21), turn=mono(50))
+    assert rested(obj, following(obj, seen(facts()), details=given), 30)[1] == 50
+    assert decided(FetchDetails, obj, following(obj, seen(facts()), details=given), 50).watched
+
+
+def test_a_watched_run_is_not_looked_at_while_dbt_cloud_may_not_be_asked() -> None:
+    obj = watched(run(live()), 140)
+    assert not isinstance(next_step(obj, following(obj, seen(facts()), trouble=trouble(retry_at=60)), 30), FetchDetails)
+
+
+def test_a_watched_run_that_is_queued_has_no_steps_to_look_at() -> None:
+    obj = watched(run(live(Phase.QUEUED, Reason.RUN_QUEUED)), 140)
+    assert rested(obj, following(obj, seen(facts(RunState.QUEUED))), 20)[1] > 300
 
 
 def test_the_steps_are_told_with_their_progress() -> None:

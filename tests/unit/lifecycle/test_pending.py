@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace as known_with
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -186,6 +187,22 @@ def test_the_wording_of_one_fault_is_written_once() -> None:
     obj, _ = rested(run(), Known(trouble=fault))
     other = trouble(since=5, retry_at=25, message="No route to that host.")
     assert isinstance(next_step(obj, Known(trouble=other)), Wait)
+
+
+@pytest.mark.parametrize(
+    ("spec", "memory"),
+    [({"run_id": RUN}, known()), ({}, known(place=Place(within=50, limit=25, priority=0)))],
+    ids=["adopting", "in line"],
+)
+def test_a_try_that_may_be_refused_again_is_not_told(spec: dict[str, Any], memory: Known) -> None:
+    """Else an object with a refused token would be written twice at each try, for hours."""
+    refused = known_with(memory, trouble=trouble(Reason.UNAUTHORIZED, since=20, retry_at=25), answered=False)
+    obj, _ = rested(run(ACCEPTED, **spec), refused)
+    assert obj.status.reason is Reason.UNAUTHORIZED
+    assert isinstance(next_step(obj, refused, 26), Wait), "the connection is tried again"
+    again = known_with(refused, trouble=trouble(Reason.UNAUTHORIZED, since=20, retry_at=80))
+    assert isinstance(next_step(obj, again, 27), Wait)
+    assert written(obj, memory, 81).reason is not Reason.UNAUTHORIZED, "dbt Cloud has answered"
 
 
 def test_the_next_fault_of_a_connection_is_written() -> None:
