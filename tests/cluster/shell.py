@@ -76,8 +76,7 @@ class Shell:
         return ended
 
     def _invoked(self, arguments: tuple[str, ...]) -> Ended:
-        env = {"HOME": self.env["HOME"], "KUBECONFIG": self.env["KUBECONFIG"]}
-        result = CliRunner(env=env).invoke(main, arguments)
+        result = CliRunner(env=self.env).invoke(main, arguments)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return Ended(result.exit_code, result.stdout, result.stderr)

@@ -204,22 +204,28 @@ class ControlPlane(Opened):
         *args: str,
         input: str | None = None,  # noqa: A002
         check: bool = True,
-        timeout: float = 60.0,
+        timeout: float | None = None,
     ) -> Completed:
         """Run kubectl as the administrator. Raises CommandError on a failure unless `check` is False."""
-        return await self._command(build.kubectl_path(), args, input, check, timeout)
+        return await self._command(build.kubectl_path(), args, input, check, timeout or patience(60.0))
 
     def kubectl_sync(
         self,
         *args: str,
         input: str | None = None,  # noqa: A002
         check: bool = True,
-        timeout: float = 60.0,
+        timeout: float | None = None,
     ) -> Completed:
         """`kubectl` for code without an event loop."""
         argv = self._argv(build.kubectl_path(), args)
         answer = subprocess.run(
-            argv, input=input, env=self._env, capture_output=True, text=True, timeout=patience(timeout), check=False
+            argv,
+            input=input,
+            env=self._env,
+            capture_output=True,
+            text=True,
+            timeout=timeout or patience(60.0),
+            check=False,
         )
         return _checked(argv, Completed(answer.returncode, answer.stdout, answer.stderr), check)
 
@@ -228,10 +234,12 @@ class ControlPlane(Opened):
         *args: str,
         input: str | None = None,  # noqa: A002
         check: bool = True,
-        timeout: float = 120.0,
+        timeout: float | None = None,
     ) -> Completed:
         """Run helm as the administrator. Raises CommandError on a failure unless `check` is False."""
-        return await self._command(await asyncio.to_thread(build.helm_path), args, input, check, timeout)
+        return await self._command(
+            await asyncio.to_thread(build.helm_path), args, input, check, timeout or patience(120.0)
+        )
 
     async def token(self, namespace: str, account: str, *, seconds: int = 3600) -> str:
         """A new token of a ServiceAccount, valid for `seconds` (the API server's least is 600)."""
@@ -434,7 +442,7 @@ class ControlPlane(Opened):
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(*argv, env=self._env, stdin=pipe, stdout=pipe, stderr=pipe)
         try:
-            async with asyncio.timeout(patience(timeout)):
+            async with asyncio.timeout(timeout):
                 output, errors = await process.communicate(text.encode() if text is not None else None)
         except TimeoutError:
             raise CommandError(f"{_shown(argv)} did not end within {timeout:.0f} s") from None
