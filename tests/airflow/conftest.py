@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
+from typing import Final
 
 import pytest
 import pytest_asyncio
@@ -13,6 +15,24 @@ from tests.controlplane import BuildError, build
 
 # Environments of their own, which are installed for each: with all releases.
 collect_ignore = [] if len(environments.tested()) == len(environments.RELEASES) else ["test_floors.py"]
+
+BRIEF: Final = (
+    "a_retry_after_a_failure",
+    "a_deferred_task_cleared_after_its_success",
+    "its_dag_run_deleted_and_created_again",
+    "mapped_tasks_cleared_when_there_are_fewer",
+)
+"""Ways to run a task again that `make test` tries on Airflow 2: one of each kind. `make test-airflow` tries all."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves out what BRIEF leaves out, if the environment asks for it: on Airflow 2 each takes several seconds."""
+    if "BRIEF" in os.environ:
+        items[:] = [item for item in items if not _of_airflow_2_again(item) or any(way in item.name for way in BRIEF)]
+
+
+def _of_airflow_2_again(item: pytest.Item) -> bool:
+    return item.path.name == "test_reruns.py" and "[2." in item.name
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

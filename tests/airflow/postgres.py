@@ -98,6 +98,12 @@ class Postgres:
         assert self._connection is not None
         return self._connection.execute(query, values).fetchall()
 
+    def empty(self, table: str) -> None:
+        """Empties a table and all that refer to its rows; their ids begin anew."""
+        assert self._connection is not None
+        truncate = sql.SQL("truncate table {} restart identity cascade")
+        self._connection.execute(truncate.format(sql.Identifier(table)))
+
     def holds(self, text: str) -> list[str]:
         """The tables in which the text stands, in whatever column, bytes too."""
         tables = self.rows("select tablename as name from pg_tables where schemaname = 'public'")

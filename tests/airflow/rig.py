@@ -26,7 +26,7 @@ AIRFLOW: Final = {"name": "airflow", "namespace": NAMESPACE}
 DOCUMENTED: Final = (12345, 111, 222, 333)
 """The job ids of the documented snippets."""
 SIZE: Final = int(os.environ.get("MAPPED_TASKS", "16"))
-"""How many mapped tasks wait. A task costs Airflow about a second of a processor, twice."""
+"""How many mapped tasks wait, a quarter of them to be killed twice. Each costs Airflow two seconds of a processor."""
 AHEAD: Final = {"endless": 3}
 """How many runs of a DAG are started before a test asks for them."""
 
@@ -48,11 +48,6 @@ class Rig(DagRuns):
         super().__init__(plane, NAMESPACE, stack, airflow)
         self.release, self.stack = release, stack
         self._ahead: dict[str, deque[str]] = defaultdict(deque)
-
-    @property
-    def size(self) -> int:
-        """How many mapped tasks wait; the processes of a quarter of them are killed, twice."""
-        return SIZE
 
     @classmethod
     @contextlib.asynccontextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.airflow.rig import Rig
+from tests.airflow.rig import SIZE, Rig
 from tests.stack import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -25,12 +25,12 @@ def kills(rig: Rig, dag_id: str) -> Counter[str]:
 
 async def test_of_many_mapped_tasks_each_starts_one_run_though_a_quarter_is_killed_twice(rig: Rig) -> None:
     """They wait on one watch; a killed one dies before it is deferred, and again when it is resumed."""
-    killed = rig.size // 4
-    ends = [*[10] * (rig.size - 2), 20, 20]
+    killed = SIZE // 4
+    ends = [*[10] * (SIZE - 2), 20, 20]
     run = await rig.airflow.trigger("mapped")
     async with rig.airflow.reading("killed.py"):
-        await rig.airflow.until_all("mapped", run, "deferred", rig.size)
-        await rig.until_dbt("mapped", run, [3] * rig.size)
+        await rig.airflow.until_all("mapped", run, "deferred", SIZE)
+        await rig.until_dbt("mapped", run, [3] * SIZE)
         assert await rig.watches() == 1
         await rig.finish("mapped", run, *ends)
         await rig.airflow.until_run("mapped", run, seconds=280)
