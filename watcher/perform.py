@@ -41,6 +41,7 @@ from watcher.lifecycle.decisions import (
     FindProjects,
     KeepArtifacts,
     LookForRuns,
+    ProveToken,
     Question,
     RemoveFinalizer,
     ResolveJob,
@@ -251,6 +252,10 @@ class Performer:
                     return await self._start(decision, run, known, account)
                 case KeepArtifacts():
                     return await self._keep_artifacts(decision, run, known, account)
+                case ProveToken(job_id):
+                    with account.containment.contain("question"):
+                        await account.client.find_live(job_id)
+                    return replace(known, proven_at=self.clock().mono)
             with account.containment.contain("question"):
                 learnt = await self._answer(decision, run, known, account)
         except DbtCloudError as error:

@@ -95,7 +95,7 @@ async def test_who_may_only_look_reads_what_is_there(stack: Stack, shell: Shell)
     await own.delete()
 
 
-@pytest.mark.parametrize("spec", [{"runId": 4711}], ids=["run"])
+@pytest.mark.parametrize("spec", [{}, {"runId": 4711}], ids=["job", "run"])
 async def test_what_is_refused_is_written_once_however_often_it_is_tried(stack: Stack, spec: dict[str, int]) -> None:
     """Each try of a refused token is answered anew; the object says so once."""
     await stack.apply(stack.secret("refused", stack.keys("dbtc_" + "0" * 40)))

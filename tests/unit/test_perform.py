@@ -11,16 +11,18 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from dbtrun.api import DbtRun, Job, Metadata, Phase, Spec, Status
+from dbtrun.api import DbtRun, Job, Metadata, Phase, Reason, Spec, Status
 from dbtrun.connection.secret import Connection, Token
 from dbtrun.kube.errors import Conflict, NotFound
+from tests.unit.dbtcloud import account
 from tests.unit.virtual import NOON, clock
 from watcher.cluster.mirror import Mirror
 from watcher.cluster.scope import is_older
 from watcher.dbtcloud.accounts import Account, Accounts
 from watcher.dbtcloud.budget import Priority
 from watcher.lifecycle.decide import decide
-from watcher.lifecycle.decisions import ClaimStart, DeleteObject, FetchDetails, Write
+from watcher.lifecycle.decisions import ClaimStart, DeleteObject, FetchDetails, ProveToken, Write
+from watcher.lifecycle.facts import Trouble
 from watcher.lifecycle.known import DetailsTry, Known
 from watcher.lifecycle.policy import Policy
 from watcher.perform import Performer
@@ -46,15 +48,18 @@ class SlowObjects:
 class OneAccount:
     """Connections that all lead to one account."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, answer: Callable[[httpx.Request], httpx.Response] = lambda _request: httpx.Response(500)
+    ) -> None:
         connection = Connection(host="dbt.example.com", account_id=1, token=Token("t"))
-        refuse = httpx.MockTransport(lambda _request: httpx.Response(500))
-        accounts = Accounts(cast(Any, None), transport=refuse, clock=clock)
+        accounts = Accounts(cast(Any, None), transport=httpx.MockTransport(answer), clock=clock)
         self._account = accounts.use("uid", connection)
         self._account.share.heard(200)
 
     def account(self, _uid: str) -> Account:
         return self._account
+
+    def doubt(self, _uid: str, _reason: Reason) -> None: ...
 
 
 def wanted(number: int) -> DbtRun:
@@ -177,7 +182,7 @@ async def test_watched_runs_are_looked_at_in_turn_and_not_while_others_need_the_
     connections = OneAccount()
     performer = performing(None)
     performer.connections = cast(Any, connections)
-    account, asked = connections.account(""), Priority.DETAILS
+    used, asked = connections.account(""), Priority.DETAILS
     look = FetchDetails(7, over=False, watched=True)
 
     async def tried(known: Known) -> DetailsTry:
@@ -186,13 +191,35 @@ async def test_watched_runs_are_looked_at_in_turn_and_not_while_others_need_the_
         return after.details
 
     first = await tried(Known(account_id=1))
-    assert (account.budget.spent[asked], first.turn) == (1, None)
+    assert (used.budget.spent[asked], first.turn) == (1, None)
     second = await tried(Known(account_id=1))
-    assert (account.budget.spent[asked], second.turn) == (1, clock().mono + 0.4)
+    assert (used.budget.spent[asked], second.turn) == (1, clock().mono + 0.4)
     await asyncio.sleep(0.4)
     assert (await tried(Known(account_id=1, details=second))).turn is None
-    assert account.budget.spent[asked] == 2
-    account.budget.charge(30)
+    assert used.budget.spent[asked] == 2
+    used.budget.charge(30)
     await asyncio.sleep(0.4)
     assert await tried(Known(account_id=1)) == DetailsTry(run_id=7, at=clock().mono, tries=1, over=False)
-    assert account.budget.spent[asked] == 2
+    assert used.budget.spent[asked] == 2
+
+
+async def test_a_token_that_is_taken_for_a_question_is_proven_and_the_trouble_stays() -> None:
+    """Only a start shows that the token may start; else a job that it may not start would be tried for ever."""
+
+    def answer(_request: httpx.Request) -> httpx.Response:
+        return account.listing([]) if willing else account.refusal(401, "Invalid token.")
+
+    connections = OneAccount(answer)
+    performer = performing(None)
+    performer.connections = cast(Any, connections)
+    refused = Trouble(reason=Reason.UNAUTHORIZED, message="401", since=clock(), retry_at=clock().mono)
+    before, willing = Known(account_id=1, trouble=refused), False
+    after = await performer.perform(ProveToken(1), wanted(1), before)
+    assert after.trouble is not None
+    assert (after.proven_at, after.trouble.since) == (None, refused.since)
+    assert (after.trouble.retry_at or 0) > clock().mono, "it pauses before the next question"
+    await asyncio.sleep(120)
+    willing = True
+    now = clock().mono
+    after = await performer.perform(ProveToken(1), wanted(1), before)
+    assert (after.proven_at, after.trouble) == (now, refused)

@@ -127,6 +127,13 @@ class Sweep:
 
 
 @dataclass(frozen=True, slots=True)
+class ProveToken:
+    """Ask for something of the job, as the token was refused: a claim whose start is refused again is two writes."""
+
+    job_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class FindOwner:
     """Find out whether a run that this object did not start is that of another namespace's object."""
 
@@ -186,7 +193,7 @@ Fetch = FetchDetails | FetchResults
 Question = ResolveJob | FindLive | FindOwner | FindProjects | LookForRuns | SearchPast | Sweep | Cancel | Fetch
 """Requests to dbt Cloud that are safe to repeat."""
 
-Errand = ClaimStart | Send | KeepArtifacts | Question
+Errand = ClaimStart | Send | KeepArtifacts | ProveToken | Question
 """What needs the object's dbt Cloud account."""
 
 Decision = Wait | Connect | Change | Errand

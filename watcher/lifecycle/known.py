@@ -158,6 +158,8 @@ class Known:
     """The only projects that the object's namespace may use with the connection; None: there is no such limit."""
     touched: Touched | None = None
     trouble: Trouble | None = None
+    proven_at: float | None = None
+    """Monotonic seconds: when dbt Cloud last took the token for a question, after it had refused it for this object."""
     unusable_since: float | None = None
     """Monotonic seconds: since when only a person can mend the connection, as far as this process saw."""
     displaced_at: float | None = None

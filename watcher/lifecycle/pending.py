@@ -16,6 +16,7 @@ from watcher.lifecycle.decisions import (
     Event,
     FindLive,
     FindProjects,
+    ProveToken,
     ResolveJob,
     SearchPast,
 )
@@ -113,7 +114,16 @@ def _adopt_or_claim(case: Case) -> Decision:
             return _take_hold(case) or take_on(
                 case, Attempt(number=1, phase=Phase.PENDING, adopted=True), case.known.reusable
             )
-    return _take_hold(case) or _wait_for_slot(case) or _claim(case, job_id)
+    return _take_hold(case) or _wait_for_slot(case) or _prove_token(case, job_id) or _claim(case, job_id)
+
+
+def _prove_token(case: Case, job_id: int) -> Decision | None:
+    """A question before the next claim. Its answer ends no trouble: only a start shows that the token may start."""
+    trouble, proven = case.known.trouble, case.known.proven_at
+    if trouble is None or trouble.reason is not Reason.UNAUTHORIZED:
+        return None
+    since = trouble.since.mono if trouble.retry_at is None else trouble.retry_at
+    return None if proven is not None and proven >= since else ProveToken(job_id)
 
 
 def _check_projects(case: Case, job_id: int) -> Decision | None:

@@ -37,6 +37,7 @@ from watcher.lifecycle.decisions import (
     Connect,
     Event,
     FindLive,
+    ProveToken,
     RemoveFinalizer,
     ResolveJob,
     Wait,
@@ -203,6 +204,19 @@ def test_a_try_that_may_be_refused_again_is_not_told(spec: dict[str, Any], memor
     again = known_with(refused, trouble=trouble(Reason.UNAUTHORIZED, since=20, retry_at=80))
     assert isinstance(next_step(obj, again, 27), Wait)
     assert written(obj, memory, 81).reason is not Reason.UNAUTHORIZED, "dbt Cloud has answered"
+
+
+def test_a_token_that_was_refused_is_tried_with_a_question_before_the_next_claim() -> None:
+    refused = trouble(Reason.UNAUTHORIZED, since=5, retry_at=19)
+    assert decided(ProveToken, run(), known(trouble=refused)) == ProveToken(JOB)
+    assert isinstance(next_step(run(), known(trouble=refused, proven_at=mono(18))), Write | ProveToken)
+    decided(ClaimStart, run(), known(trouble=refused, proven_at=mono(19)))
+
+
+@pytest.mark.parametrize("reason", [Reason.UNREACHABLE, Reason.SERVER_ERROR, Reason.FORBIDDEN])
+def test_after_any_other_trouble_the_start_is_tried(reason: Reason) -> None:
+    """A refusal of the start alone would be forgotten with each question that is answered."""
+    decided(ClaimStart, run(), known(trouble=trouble(reason, since=5, retry_at=19)))
 
 
 def test_the_next_fault_of_a_connection_is_written() -> None:

@@ -35,6 +35,7 @@ from watcher.lifecycle.decisions import (
     FindOwner,
     KeepArtifacts,
     LookForRuns,
+    ProveToken,
     RemoveFinalizer,
     ResolveJob,
     Resume,
@@ -478,6 +479,9 @@ class Watcher:
                 self._start(decision, fate)
             case KeepArtifacts():
                 self._keep(decision, fate)
+            case ProveToken():
+                next(self.cloud.listing(), None)
+                self.known = replace(self.known, proven_at=self.now.mono)
             case _:
                 self._ask(decision)
 
