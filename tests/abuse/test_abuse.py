@@ -22,7 +22,7 @@ from tests.stack.site import dbt_run, install_crd
 COUNT = 160
 SEED = 3
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1_800)]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

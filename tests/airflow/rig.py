@@ -25,7 +25,7 @@ AIRFLOW: Final = {"name": "airflow", "namespace": NAMESPACE}
 """The ServiceAccount to which the chart's values give Airflow's Role, and no more."""
 DOCUMENTED: Final = (12345, 111, 222, 333)
 """The job ids of the documented snippets."""
-SIZE: Final = int(os.environ.get("MAPPED_TASKS", "16"))
+SIZE: Final = int(os.environ.get("MAPPED_TASKS", "12"))
 """How many mapped tasks wait, a quarter of them to be killed twice. Each costs Airflow two seconds of a processor."""
 AHEAD: Final = {"endless": 3}
 """How many runs of a DAG are started before a test asks for them."""

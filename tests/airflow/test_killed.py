@@ -14,7 +14,7 @@ import pytest
 from tests.airflow.rig import SIZE, Rig
 from tests.stack import until
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1500)]
 
 
 def kills(rig: Rig, dag_id: str) -> Counter[str]:

@@ -19,7 +19,7 @@ SEED = 8
 PARTS = os.environ.get("MUTANTS", "precondition").split()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("part", PARTS)
 async def test_without_a_part_of_the_protocol_a_run_is_started_twice(
     stormy_plane: ControlPlane, tmp_path: Path, part: str

@@ -126,7 +126,7 @@ async def test_what_is_not_over_is_not_retried(shell: Shell, stack: Stack) -> No
     await own.patch(cancel=True)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1_800)
 async def test_the_guide(plane: ControlPlane, tmp_path: Path) -> None:
     """Every command of docs/cli.md, as it stands but for the name of the DbtRun."""
     await asyncio.to_thread(plane.create_namespace_sync, "cli-guide")

@@ -76,7 +76,7 @@ async def alone(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @module
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("level", Level)
 async def test_an_attack_stays_with_its_connection(shared: Tenancy, alone: Tenancy, level: Level) -> None:
     stack, began, pid = shared.stack, time.time(), shared.stack.watcher.pid

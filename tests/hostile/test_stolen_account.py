@@ -22,7 +22,7 @@ FLOOR: Final = 0.5
 """Seconds that a start or an end may take longer besides: the steps of two runs may meet."""
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1_800)
 async def test_a_refused_token_in_four_hundred_objects_costs_its_account_nothing(
     plane: ControlPlane, tmp_path: Path
 ) -> None:
