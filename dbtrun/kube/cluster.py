@@ -173,14 +173,16 @@ class Cluster:
 
     async def _call(self, client: ApiClient, asked: _Request) -> aiohttp.ClientResponse:
         sent = time.monotonic()
-        # Not preloaded: the library would write whole bodies, Secrets among them, into a debug log.
-        answer: aiohttp.ClientResponse = await client.call_api(
-            asked.path,
+        headers = {**client.default_headers, "Accept": asked.accept, "Content-Type": _content_type(asked.method)}
+        await client.update_params_for_auth(headers, [], ["BearerToken"])
+        # Not `call_api`, which copies the whole body once more in Python: a fifth of the time of a small request. Not
+        # preloaded: the library would write whole bodies, Secrets among them, into a debug log.
+        answer: aiohttp.ClientResponse = await client.rest_client.request(
             asked.method,
-            query_params=list((asked.query or {}).items()),
-            header_params={"Accept": asked.accept, "Content-Type": MERGE_PATCH if asked.method == "PATCH" else JSON},
+            f"{client.configuration.host}{asked.path}",
+            query_params=dict(asked.query or {}),
+            headers=headers,
             body=asked.body,
-            auth_settings=["BearerToken"],
             _preload_content=False,
             _request_timeout=asked.timeout,
         )
@@ -223,6 +225,10 @@ class Cluster:
             self._client = self._made(fresh)
             await client.close()
             return True
+
+
+def _content_type(method: str) -> str:
+    return MERGE_PATCH if method == "PATCH" else JSON
 
 
 def _client(configuration: Configuration) -> ApiClient:
