@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import select
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
@@ -148,6 +150,7 @@ class _PacedStream(httpcore.AsyncNetworkStream):
         self._inner = inner
         self._turns = turns
         self._owner = owner
+        self._socket: socket.socket | None = inner.get_extra_info("socket")
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         data = await self._inner.read(min(max_bytes, PART), timeout)
@@ -168,4 +171,17 @@ class _PacedStream(httpcore.AsyncNetworkStream):
         )
 
     def get_extra_info(self, info: str) -> Any:
+        # The pool asks this of every idle connection, twice for each request, and anyio looks up all that there is to
+        # know of a socket to answer it.
+        if info == "is_readable" and self._socket is not None:
+            return _is_readable(self._socket)
         return self._inner.get_extra_info(info)
+
+
+def _is_readable(connection: socket.socket) -> bool:
+    """Whether something has come on an idle connection, as its end; also of one that is closed."""
+    if connection.fileno() < 0:
+        return True
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
