@@ -6,7 +6,10 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Final, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 MAX_DOUBLINGS: Final = 30
 """More would overflow a float when something fails for days."""
@@ -53,3 +56,11 @@ def shortened(name: str, limit: int, cut: str | None = None) -> str:
         return name
     head = (name if cut is None else cut)[: limit - 9].strip("-_.")
     return f"{head}-{digest(name)}" if head else digest(name)
+
+
+def keep_newest(kept: dict[K, V], key: K, value: V, most: int) -> None:
+    """Keeps the value as the newest of its dictionary, which forgets the oldest when it has more than `most`."""
+    kept.pop(key, None)
+    kept[key] = value
+    if len(kept) > most:
+        del kept[next(iter(kept))]

@@ -11,7 +11,7 @@ from typing import Final
 from dbtrun.api import CONNECTION_SECRET_TYPE, DbtRun, Reason
 from dbtrun.connection.hosts import Hosts
 from dbtrun.connection.secret import Connection, InvalidConnection, parse_connection
-from dbtrun.values import Instant
+from dbtrun.values import Instant, keep_newest
 from watcher.dbtcloud.accounts import Account, Accounts
 from watcher.lifecycle.facts import Trouble
 from watcher.lifecycle.known import DOUBTFUL
@@ -108,9 +108,7 @@ class Connections:
             del self._told[where]
             log.info("The connection can be used again.", extra={"connection": where})
             return
-        if len(self._told) >= MAX_TOLD:
-            self._told.clear()
-        self._told[where] = problem
+        keep_newest(self._told, where, problem, MAX_TOLD)
         log.warning("A connection cannot be used: %s", problem, extra={"connection": where, "run": str(run)})
 
     def account(self, uid: str) -> Account | None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dbtrun.text import cut, cut_bytes
-from dbtrun.values import backoff, digest, shortened
+from dbtrun.values import backoff, digest, keep_newest, shortened
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,13 @@ from dbtrun.values import backoff, digest, shortened
 )
 def test_a_pause_doubles_up_to_the_longest(failures: int, pause: float) -> None:
     assert backoff(failures, 1.0, 60.0) == pause
+
+
+def test_what_is_kept_longest_goes_first_when_there_is_too_much() -> None:
+    kept: dict[str, int] = {}
+    for number, key in enumerate("abac"):
+        keep_newest(kept, key, number, most=2)
+    assert kept == {"a": 2, "c": 3}
 
 
 def test_a_digest_does_not_change_between_releases() -> None:

@@ -17,6 +17,7 @@ import httpx
 
 from dbtrun.api import Job, Overrides, PullRequestId, Reason, Results
 from dbtrun.connection.secret import Connection
+from dbtrun.values import keep_newest
 from watcher.clock import Clock, system_clock
 from watcher.dbtcloud import search, wire
 from watcher.dbtcloud.batch import Batch, Findings
@@ -198,9 +199,7 @@ class Client:
         except NotFound as error:
             raise JobNotFound(error.message, final=True) from None
         project = job.project_id if job.id == job_id else None
-        if len(self._projects) >= MAX_PROJECTS:
-            self._projects.clear()
-        self._projects[job_id] = project, now + PROJECT_SECONDS
+        keep_newest(self._projects, job_id, (project, now + PROJECT_SECONDS), MAX_PROJECTS)
         return project
 
     async def project_of_run(self, run_id: int) -> int | None:
