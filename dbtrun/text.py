@@ -13,9 +13,14 @@ UNPRINTABLE: Final = re.compile(
 """Control and direction-changing characters, and lone surrogates, which JSON cannot carry."""
 
 
+def printable(text: str) -> str:
+    """The text in plain characters."""
+    return UNPRINTABLE.sub("", ESCAPES.sub("", text.replace("\r\n", "\n")))
+
+
 def plain(text: str) -> str:
     """The text in plain characters, trimmed."""
-    return UNPRINTABLE.sub("", ESCAPES.sub("", text.replace("\r\n", "\n"))).strip()
+    return printable(text).strip()
 
 
 def clean(text: str, limit: int) -> str:

@@ -75,19 +75,22 @@ class Reply:
 
 
 class DbtCloud:
-    """One account, as one token sees it. An async context manager."""
+    """One account, as one token sees it. An async context manager.
 
-    def __init__(self, connection: Connection) -> None:
+    Args:
+        connection: the account and the token.
+        trusted: the certificates that are trusted if the connection names none; True: those of this machine.
+    """
+
+    def __init__(self, connection: Connection, trusted: ssl.SSLContext | bool = True) -> None:
         self._connection = connection
-        trusted = ssl.create_default_context(cadata=connection.ca) if connection.ca else True
+        trusted = ssl.create_default_context(cadata=connection.ca) if connection.ca else trusted
         self._connector_options: dict[str, Any] = {"ssl": trusted}
         self.requests = 0
 
     async def __aenter__(self) -> Self:
-        timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(**self._connector_options),
-            timeout=timeout,
             trust_env=not self._connection.loopback,
             headers={"Authorization": f"Token {self._connection.token.reveal()}", "Accept": "application/json"},
         )
@@ -101,27 +104,58 @@ class DbtCloud:
         return await self.ask("GET", path, params)
 
     async def ask(
-        self, method: str, path: str, params: Mapping[str, str] | None = None, body: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        *,
+        limit: int | None = None,
+        seconds: float | None = None,
     ) -> Reply:
-        """One request, one reply; never raises for what the network or dbt Cloud does."""
+        """One request, one reply; never raises for what the network or dbt Cloud does.
+
+        Args:
+            method: of HTTP.
+            path: below the account.
+            params: the query.
+            body: sent as JSON.
+            limit: bytes that are read of the answer; None: MAX_BODY.
+            seconds: for the whole request; None: REQUEST_SECONDS.
+        """
         self.requests += 1
         url = f"{self._connection.base_url}/api/v2/accounts/{self._connection.account_id}/{path}"
         began, now = time.monotonic(), datetime.now(UTC)
         try:
-            answer = await self._session.request(method, url, params=params, json=body, allow_redirects=False)
+            answer = await self._session.request(
+                method, url, params=params, json=body, allow_redirects=False, timeout=_timeout(seconds)
+            )
             async with answer:
-                content = await answer.content.read(MAX_BODY + 1)
-                while len(content) <= MAX_BODY and (more := await answer.content.read(MAX_BODY)):
-                    content += more
+                content = await _content(answer.content, limit or MAX_BODY)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             return Reply(kind=_fault(error), words=one_line(str(error), MAX_WORDS), seconds=time.monotonic() - began)
-        seconds = time.monotonic() - began
-        return read(answer.status, content, answer.headers, seconds, ahead(answer.headers.get("Date"), now, seconds))
+        took = time.monotonic() - began
+        offset = ahead(answer.headers.get("Date"), now, took)
+        return read(answer.status, content, answer.headers, took, offset)
 
 
-def read(status: int, content: bytes, headers: Mapping[str, str], seconds: float, offset: float | None) -> Reply:
-    """What an answer means."""
-    if len(content) > MAX_BODY:
+def _timeout(seconds: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=seconds or REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
+
+
+async def _content(stream: aiohttp.StreamReader, limit: int) -> bytes | None:
+    """The body; None: it is longer than that."""
+    content = bytearray()
+    async for chunk in stream.iter_any():
+        content += chunk
+        if len(content) > limit:
+            return None
+    return bytes(content)
+
+
+def read(status: int, content: bytes | None, headers: Mapping[str, str], seconds: float, offset: float | None) -> Reply:
+    """What an answer means; content None: it is too large."""
+    if content is None:
         return Reply(kind=Kind.TOO_LARGE, status=status, seconds=seconds, offset=offset)
     if 300 <= status < 400:
         words = one_line(headers.get("Location", ""), MAX_WORDS)

@@ -13,7 +13,7 @@ import msgspec
 
 from dbtrun.api import Phase
 from dbtrun.cli.cluster import Api, Place, connected
-from dbtrun.cli.dbtcloud import DbtCloud
+from dbtrun.cli.dbtcloud import DbtCloud, Kind, Reply
 from dbtrun.cli.doctor.dbt_checks import FAULTS
 from dbtrun.cli.options import cluster_options, name_argument, running
 from dbtrun.cli.runs import Runs
@@ -22,11 +22,18 @@ from dbtrun.cli.words import between, one_line
 from dbtrun.connection.hosts import ANY_HOST, DBT_HOSTS, Hosts
 from dbtrun.connection.secret import Connection, InvalidConnection, parse_connection
 from dbtrun.kube.reader import Reader
-from dbtrun.text import plain
+from dbtrun.scrub import scrub
+from dbtrun.text import plain, printable
 
 TOKEN: Final = "DBT_CLOUD_TOKEN"  # noqa: S105 - the name of a variable
 PAUSE: Final = 5.0
 """Seconds between two looks with --follow."""
+MAX_BODY: Final = 32 * 1024 * 1024
+"""Bytes of all the logs of a run."""
+SECONDS: Final = 60.0
+"""For reading them."""
+BLOCK: Final = 16_000
+"""Characters that are searched for secrets at a time, at least."""
 OVER: Final = frozenset({"Success", "Error", "Cancelled", "Skipped"})
 """dbt Cloud's words for a step that has ended."""
 
@@ -68,6 +75,8 @@ async def _told(place: Place, name: str, only: int | None, *, secret: bool, host
             await asyncio.sleep(PAUSE)
     if not news.told:
         click.echo(f"{name} has no steps yet: it is {run.phase}.", err=True)
+    elif connection is None:
+        click.echo(f"For the whole logs, set {TOKEN} or use --secret.", err=True)
 
 
 async def _from_dbt_cloud(connection: Connection, run: Run, news: News) -> bool:
@@ -75,12 +84,21 @@ async def _from_dbt_cloud(connection: Connection, run: Run, news: News) -> bool:
     if run.run_id is None:
         return run.final
     async with DbtCloud(connection) as cloud:
-        reply = await cloud.get(f"runs/{run.run_id}/", include_related='["run_steps"]')
+        query = {"include_related": '["run_steps"]'}
+        reply = await cloud.ask("GET", f"runs/{run.run_id}/", query, limit=MAX_BODY, seconds=SECONDS)
     if not reply.good or not isinstance(reply.data, dict):
-        words = FAULTS.get(reply.kind)
-        raise click.ClickException(f"The logs cannot be read: {words.message if words else reply.kind}.")
-    _print(news.of_dbt_cloud(run.run_id, reply.data.get("run_steps") or []))
+        raise click.ClickException(f"The logs cannot be read: {_why(reply, run)}.")
+    _print(news.of_dbt_cloud(run.run_id, reply.data.get("run_steps") or [], connection.token.reveal()))
     return reply.data.get("status") in (10, 20, 30)
+
+
+def _why(reply: Reply, run: Run) -> str:
+    if reply.kind is Kind.TOO_LARGE:
+        return (
+            f"they are larger than {MAX_BODY // 1024**2} MB; read them in dbt Cloud: {one_line(run.status.url or '')}"
+        )
+    words = FAULTS.get(reply.kind)
+    return words.message if words else "dbt Cloud's answer has no run"
 
 
 def _print(lines: Iterator[str]) -> None:
@@ -98,8 +116,8 @@ class News:
     """Characters of the log of each run and step that are printed."""
     states: dict[tuple[int, int], str] = field(default_factory=dict)
 
-    def of_dbt_cloud(self, run_id: int, steps: Sequence[Any]) -> Iterator[str]:
-        """What dbt Cloud's steps say that was not printed."""
+    def of_dbt_cloud(self, run_id: int, steps: Sequence[Any], token: str = "") -> Iterator[str]:
+        """What dbt Cloud's steps say that was not printed; the token and other secrets are masked."""
         for step in steps:
             if not isinstance(step, dict) or not isinstance(step.get("index"), int):
                 continue
@@ -110,9 +128,9 @@ class News:
                 yield f"==> {step['index']}. {one_line(str(step.get('name')))}"
             log = step.get("logs") or ""
             whole = log if step.get("finished_at") else log[: log.rfind("\n") + 1]  # a line may be half written
-            new = plain(whole[self.told.get(key, 0) :])
-            self.told[key] = len(whole)
-            yield from new.splitlines()
+            begin, self.told[key] = self.told.get(key, 0), len(whole)
+            for block in _blocks(whole, begin):
+                yield from scrub(printable(block), token).splitlines()
 
     def of_status(self, run: Run) -> Iterator[str]:
         """What the status says that was not printed."""
@@ -131,6 +149,15 @@ class News:
             self.told[key] = len(failed.log_tail)
             yield f"==> {failed.index}. {one_line(failed.name)}: the end of its log"
             yield from plain(failed.log_tail).splitlines()
+
+
+def _blocks(text: str, begin: int) -> Iterator[str]:
+    """The text from there on, in pieces of whole lines: the rules for secrets never see all of a large log."""
+    while begin < len(text):
+        end = text.find("\n", begin + BLOCK)
+        end = len(text) if end < 0 else end + 1
+        yield text[begin:end]
+        begin = end
 
 
 def _line(step: Step) -> str:

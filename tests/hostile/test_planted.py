@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dbtrun.api.status import MAX_LOG_TAIL
+from dbtrun.scrub import log_tail
 from tests.unit.lifecycle.planter import Planter, shown_parts
-from watcher.lifecycle.scrub import log_tail
 
 
 def test_no_planted_secret_gets_through_in_ten_thousand_logs() -> None:

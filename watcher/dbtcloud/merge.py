@@ -14,10 +14,10 @@ from typing import Final, NamedTuple
 
 from dbtrun.api import FailedNode, Results
 from dbtrun.api.status import FAILED_NODE, MAX_FAILURE_MESSAGE, MAX_FAILURES, MAX_STEP_NAME, MAX_UNREAD_STEPS
+from dbtrun.scrub import told
 from dbtrun.text import clean
 from watcher.dbtcloud import wire
 from watcher.lifecycle.facts import RunState, StepFacts
-from watcher.lifecycle.scrub import told
 
 MAX_KINDS: Final = 20
 """Different statuses counted by name; dbt has ten."""

@@ -14,11 +14,11 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from dbtrun.api.status import MAX_LOG_TAIL, MAX_MESSAGE, MAX_STEP_NAME
+from dbtrun.scrub import log_tail, told
 from dbtrun.text import clean
 from watcher.dbtcloud.errors import ServerFault, UnknownStatus
 from watcher.lifecycle.cause import failed_step
 from watcher.lifecycle.facts import RunFacts, RunState, StepFacts
-from watcher.lifecycle.scrub import log_tail, told
 
 # dbt Cloud's limit is undocumented; Airflow's dbt Cloud provider cuts at the same length.
 MAX_CAUSE: Final = 255

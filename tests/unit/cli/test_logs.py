@@ -8,7 +8,7 @@ from typing import Any
 import click
 import pytest
 
-from dbtrun.cli.logs import News, _connection
+from dbtrun.cli.logs import BLOCK, News, _blocks, _connection
 from tests.unit.cli.builders import ago, run
 
 
@@ -41,6 +41,29 @@ def test_one_step_alone() -> None:
 def test_a_terminal_obeys_nothing_of_a_log() -> None:
     (_, line) = News().of_dbt_cloud(1, [step(1, "\x1b[31mred\x1b]0;owned\x07")])
     assert line == "red"
+
+
+def test_a_log_keeps_its_shape() -> None:
+    assert list(News().of_dbt_cloud(1, [step(1, "\n  indented\n\n    more\n\n")])) == [
+        "==> 1. step 1", "", "  indented", "", "    more", "",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 10 * BLOCK])
+def test_a_log_is_searched_in_pieces_of_whole_lines(size: int) -> None:
+    text = "".join(f"line {number}\n" for number in range(size // 8)) + "the end"
+    pieces = list(_blocks(text, 3))
+    assert "".join(pieces) == text[3:]
+    assert all(piece.endswith("\n") for piece in pieces[:-1])
+    assert all(len(piece) < BLOCK + 100 for piece in pieces)
+
+
+def test_secrets_are_masked_wherever_they_are() -> None:
+    filler = "12:00:01  OK created sql table model analytics.fct_orders [SELECT 1021 in 3.21s]\n" * 1_000
+    log = f"{filler}password: hunter2\n{filler}Authorization: Token mine\nset to s3cr3t-of-mine\n"
+    told = "\n".join(News().of_dbt_cloud(1, [step(1, log)], "s3cr3t-of-mine"))
+    assert [each for each in ("hunter2", "Token mine", "s3cr3t-of-mine") if each in told] == []
+    assert told.count("OK created sql table model") == 2_000
 
 
 def test_the_status_has_the_steps_and_the_end_of_the_failed_log() -> None:

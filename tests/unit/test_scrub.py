@@ -8,8 +8,8 @@ from typing import Final
 
 import pytest
 
+from dbtrun.scrub import MASK, RULES, WINDOW, log_tail, scrub, told
 from tests.unit.lifecycle.planter import Planter, shown_parts
-from watcher.lifecycle.scrub import MASK, RULES, WINDOW, log_tail, scrub, told
 
 LIMIT: Final = 4_000
 
@@ -48,7 +48,7 @@ def planted() -> list[tuple[list[str], str]]:
 
 @pytest.mark.parametrize("number", range(len(RULES)))
 def test_every_rule_is_needed(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("watcher.lifecycle.scrub.RULES", (*RULES[:number], *RULES[number + 1 :]))
+    monkeypatch.setattr("dbtrun.scrub.RULES", (*RULES[:number], *RULES[number + 1 :]))
     assert any(shown_parts(secret, log_tail(log, LIMIT)) for secrets, log in planted() for secret in secrets)
 
 
