@@ -140,10 +140,15 @@ async def _started(cloud: DbtCloud, job_id: int, told: Callable[[str], object]) 
     started = Started(reply, cause, None, None, None, None, over=False, run_id=run_id)
     if not reply.good and reply.status:
         return started  # a refusal: nothing was started
-    started = await _found(cloud, job_id, started, began)
+    try:
+        started = await _found(cloud, job_id, started, began)
+        read = await cloud.get(f"runs/{started.run_id}/") if started.run_id is not None else None
+    except BaseException:  # Ctrl-C, or the end of the time: the run must not go on
+        if started.run_id is not None:
+            await cloud.ask("POST", f"runs/{started.run_id}/cancel/")
+        raise
     if started.run_id is None:
         return started
-    read = await cloud.get(f"runs/{started.run_id}/")
     cancelled = await cloud.ask("POST", f"runs/{started.run_id}/cancel/")
     return started._replace(read=read, cancelled=cancelled, over=await _over(cloud, started.run_id))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -295,6 +296,25 @@ async def test_a_run_that_no_list_has_and_no_id_finds(monkeypatch: pytest.Monkey
         cloud.simulator.faults.add(convert({"effect": {"type": "hide-runs", "runs": hidden}}, Rule))
         _, found = await examine(cloud, job=held, start=True)
         assert {"list lag", "read", "cancel"} == in_the_way(found).keys()
+
+
+async def test_a_run_is_cancelled_even_if_the_check_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Ctrl-C, or because the time is over."""
+    searching = asyncio.Event()
+
+    async def forever(_seconds: float) -> None:
+        searching.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(dbt_facts, "pause", forever)
+    async with running(account()) as cloud:
+        rule = {"kinds": ["list-runs"], "effect": {"type": "list-lag", "seconds": 600}}
+        check = asyncio.create_task(started(cloud, **rule))
+        await searching.wait()
+        check.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await check
+        assert [run.status for run in cloud.simulator.account.runs.values()] == [30]
 
 
 async def test_a_cancel_that_is_refused() -> None:
