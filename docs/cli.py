@@ -19,7 +19,7 @@ HEAD: Final = """\
 use them.
 
 `--kubeconfig FILE`, `--context NAME` and `-n`, `--namespace NAME` choose the cluster and the namespace, as with
-kubectl. Every command has them, except for completion, simulate and watcher, and they are not repeated below.
+kubectl. Every command has them, except for check, completion, simulate and watcher, and they are not repeated below.
 
 """
 COLUMNS: Final = ("Option", "Meaning", "Default")
@@ -58,11 +58,13 @@ class Section:
     def rows(self) -> Iterator[tuple[str, str, str]]:
         """Its options, without those of every command that uses the cluster."""
         context = click.Context(self._command, info_name=self.name)
+        names = {option.name for option in self._command.params}
+        usual = OF_ALL if names >= OF_ALL else frozenset()
         for option in self._command.params:
-            if isinstance(option, click.Option) and option.name not in OF_ALL:
-                names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
+            if isinstance(option, click.Option) and option.name not in usual:
+                flags = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
                 metavar = "" if option.is_flag else f" {_metavar(option, context)}"
-                yield names + metavar, _escaped(option.help or ""), _default(option)
+                yield flags + metavar, _escaped(option.help or ""), _default(option)
 
 
 def sections() -> Iterator[Section]:

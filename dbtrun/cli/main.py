@@ -9,6 +9,8 @@ from typing import Final, NamedTuple
 
 import click
 
+from dbtrun.kube.home import have_a_home
+
 PROGRAM: Final = "dbtrun"
 PLUGIN: Final = "kubectl-dbtrun"
 """The same program as kubectl finds it: `kubectl dbtrun …`."""
@@ -27,6 +29,7 @@ class Lazy(NamedTuple):
 
 COMMANDS: Final = {
     "cancel": Lazy("dbtrun.cli.changing", "cli", "Cancel the runs of DbtRuns."),
+    "check": Lazy("dbtrun.cli.doctor.inside", "watcher", "Check dbt Cloud from a watcher's pod."),
     "completion": Lazy("dbtrun.cli.completion", "cli", "Print the code that completes commands in a shell."),
     "describe": Lazy("dbtrun.cli.reading", "cli", "Show the state of a DbtRun, the reason, and what to do."),
     "doctor": Lazy("dbtrun.cli.doctor.command", "cli", "Find what prevents a first run."),
@@ -90,6 +93,7 @@ def load(name: str) -> click.Command:
         click.UsageError: its libraries are not installed.
     """
     lazy = COMMANDS[name]
+    have_a_home()
     with needing(name, lazy.extra):
         command = getattr(importlib.import_module(lazy.module), name)
     assert isinstance(command, click.Command)  # noqa: S101 - what the table says

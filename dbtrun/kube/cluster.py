@@ -84,6 +84,11 @@ class Cluster:
         """The API server's address; empty before the first request."""
         return "" if self._client is None else str(self._client.configuration.host)
 
+    @property
+    def credentials(self) -> Credentials:
+        """Where its address and the identity are written down."""
+        return self._credentials
+
     async def open(self) -> None:
         """Reads the configuration now, not with the first request.
 

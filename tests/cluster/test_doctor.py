@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -225,6 +226,89 @@ async def test_dbt_cloud_alone_without_a_cluster(shell: Shell, stack: Stack) -> 
     finally:
         del shell.env["DBT_CLOUD_TOKEN"]
     assert (code, wrong) == (0, {}), report
+
+
+async def checked(stack: Stack, *arguments: str, **environ: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """What `dbtrun check` finds with the watcher's environment: messages by check, and everything."""
+    pipe = asyncio.subprocess.PIPE
+    command = (sys.executable, "-m", "dbtrun", "check", *arguments)
+    process = await asyncio.create_subprocess_exec(
+        *command, env=stack.watcher.env | environ, stdout=pipe, stderr=pipe, stdin=asyncio.subprocess.DEVNULL
+    )
+    async with asyncio.timeout(SECONDS):
+        out, err = await process.communicate()
+    assert (process.returncode, err) == (0, b"")
+    assert stack.token.encode() not in out
+    document = json.loads(out)
+    return {one["check"]: one["message"] for one in document["findings"] if one["verdict"] == "bad"}, document
+
+
+async def test_the_watchers_pod_finds_nothing_in_the_way_and_changes_nothing(stack: Stack) -> None:
+    journal, objects = await stack.journal(), await stack.kubectl("get", "dr,secrets", "-o", "name")
+    wrong, document = await checked(stack, "--job", str(JOBS["success"]))
+    assert wrong == {}, document
+    checks = {one["check"] for one in document["findings"] if one["verdict"] == "good"}
+    assert {"connection", "account", "clock", "job", "list order", "causes", "filters"} <= checks
+    assert document["requests"] <= 20
+    assert document["record"]["jobs"]
+    assert await stack.journal() == journal
+    assert await stack.kubectl("get", "dr,secrets", "-o", "name") == objects
+
+
+async def test_the_watchers_pod_starts_a_run_only_on_request(stack: Stack) -> None:
+    before = len(await stack.journal())
+    wrong, _ = await checked(stack, "--start", str(JOBS["endless"]))
+    assert wrong == {}
+    assert [entry["action"] for entry in (await stack.journal())[before:]] == ["start", "cancel"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "check", "words"),
+    [
+        (["-n", NAMESPACE, "--connection", "of-nobody"], {}, "account", "the token is refused (401)"),
+        (["-n", NAMESPACE, "--connection", "no-such"], {}, "connection", "There is no Secret no-such in the namespace"),
+        (["-n", "default", "--connection", "x"], {}, "connection", "The watcher cannot read the Secret default/x"),
+        ([], {"DBTRUN_LOOPBACK_CONNECTIONS": "false"}, "connection", "key `host` is this machine"),
+    ],
+)
+async def test_the_watchers_pod_names_what_is_wrong(
+    stack: Stack, arguments: list[str], environ: dict[str, str], check: str, words: str
+) -> None:
+    await stack.apply(stack.secret("of-nobody", stack.keys("dbtc_of_nobody")))
+    wrong, _ = await checked(stack, *arguments, **environ)
+    assert wrong.keys() == {check}
+    assert words in wrong[check]
+
+
+async def test_the_watchers_pod_reads_a_connection_from_files(stack: Stack, tmp_path: Path) -> None:
+    for key, value in stack.keys().items():
+        (tmp_path / key).write_text(value)
+    files = {"DBTRUN_CONNECTION_SECRET": "", "DBTRUN_CONNECTION_DIR": str(tmp_path)}
+    wrong, document = await checked(stack, **files)
+    assert wrong == {}, document
+    assert {one["check"] for one in document["findings"] if one["verdict"] == "good"} >= {"connection", "clock"}
+    (tmp_path / "token").unlink()
+    wrong, _ = await checked(stack, **files)
+    assert wrong == {"connection": f"directory {tmp_path}: key `token` is missing."}
+
+
+async def test_without_a_pod_or_a_right_the_way_to_one_is_told(shell: Shell, stack: Stack) -> None:
+    """The watcher of this test is a process, not a pod."""
+    code, wrong, report = await found(shell, "--from-pod")
+    assert (code, wrong) == (0, {})
+    (told,) = [one for one in report["findings"] if one["check"] == "pod"]
+    assert "There is no pod watcher in the namespace doctor." in told["message"]
+    assert "account" not in {one["check"] for one in report["findings"]}, "nothing is asked from here"
+    rights = {"dbtruns.dbtrun.dev": "get,list", "deployments.apps": "get,list", "leases.coordination.k8s.io": "get"}
+    for resource, verbs in rights.items():
+        name = f"sees-{resource.partition('.')[0]}"
+        await stack.kubectl("create", "role", name, f"--verb={verbs}", f"--resource={resource}")
+        await stack.kubectl("create", "rolebinding", name, f"--role={name}", f"--serviceaccount={NAMESPACE}:default")
+    weak = await stack.plane.kubeconfig_for(NAMESPACE, "default")
+    _, _, report = await found(shell, "--from-pod", "--kubeconfig", str(weak))
+    (told,) = [one for one in report["findings"] if one["check"] == "pod"]
+    assert told["message"] == "You may not run commands in the pod doctor/watcher."
+    assert told["remedy"].endswith("pods/exec in the namespace doctor.")
 
 
 # The last one of the stack: it ends the watcher.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from dbtrun.api import CONNECTION_SECRET_TYPE, GROUP, PLURAL
@@ -39,7 +39,11 @@ def findings(facts: ClusterFacts) -> Iterator[Finding]:
 def hosts_of(facts: ClusterFacts) -> Hosts:
     """The hosts that the watcher lets connections name."""
     watcher = serving(facts)
-    env = {} if watcher is None else watcher.env
+    return hosts_in({} if watcher is None else watcher.env)
+
+
+def hosts_in(env: Mapping[str, str]) -> Hosts:
+    """The same, by the environment of the watcher."""
     allowed = names(env.get("DBTRUN_CONNECTION_HOSTS", "")) or DBT_HOSTS
     return Hosts(allowed, env.get("DBTRUN_LOOPBACK_CONNECTIONS", "").lower() in ("true", "1", "yes", "on", "t", "y"))
 
@@ -165,6 +169,9 @@ def _unseen(facts: ClusterFacts) -> Iterator[Finding]:
 def _connection(facts: ClusterFacts) -> Iterator[Finding]:
     watcher = serving(facts)
     if facts.wanted is None and watcher is not None:
+        if watcher.env.get("DBTRUN_CONNECTION_DIR"):
+            yield unknown("connection", "The default connection is in files of the watcher's pod.", "Use --from-pod.")
+            return
         if not watcher.env.get("DBTRUN_CONNECTION_SECRET"):
             yield bad(
                 "connection",
@@ -191,20 +198,16 @@ def _secret(facts: ClusterFacts) -> Iterator[Finding]:
         case Absent():
             name = facts.wanted or (watcher.env["DBTRUN_CONNECTION_SECRET"] if watcher else "dbt-cloud")
             namespace = facts.namespace if facts.wanted or watcher is None else watcher.namespace
-            yield bad(
-                "connection",
-                f"There is no Secret {name} in the namespace {namespace}.",
-                f"Create it: kubectl -n {namespace} create secret generic {name} --type={CONNECTION_SECRET_TYPE} "
-                "--from-literal=host=HOST --from-literal=account-id=ID --from-file=token",
-            )
+            yield missing_secret(namespace, name)
         case Unknown():
             yield unknown(
                 "connection",
                 "You may not read the Secret of the connection, so it was not checked.",
-                "To check dbt Cloud, give a token with DBT_CLOUD_TOKEN, --host and --account-id.",
+                "Check it from the watcher's pod with --from-pod, or give a token with DBT_CLOUD_TOKEN, --host and "
+                "--account-id.",
             )
         case secret:
-            yield _keys(secret, facts)
+            yield secret_keys(secret, hosts_of(facts))
     if facts.readable_by_watcher is False and not isinstance(facts.secret, Absent):
         yield bad(
             "connection rights",
@@ -213,8 +216,19 @@ def _secret(facts: ClusterFacts) -> Iterator[Finding]:
         )
 
 
-def _keys(secret: SecretFacts, facts: ClusterFacts) -> Finding:
-    where = f"Secret {secret.namespace}/{secret.name}"
+def missing_secret(namespace: str, name: str) -> Finding:
+    """There is no such Secret."""
+    return bad(
+        "connection",
+        f"There is no Secret {name} in the namespace {namespace}.",
+        f"Create it: kubectl -n {namespace} create secret generic {name} --type={CONNECTION_SECRET_TYPE} "
+        "--from-literal=host=HOST --from-literal=account-id=ID --from-file=token",
+    )
+
+
+def secret_keys(secret: SecretFacts, hosts: Hosts) -> Finding:
+    """Whether the Secret is a connection to one of the hosts."""
+    where = f"Secret {secret.namespace}/{secret.name}" if secret.namespace else f"directory {secret.name}"
     if secret.type != CONNECTION_SECRET_TYPE:
         return bad(
             "connection",
@@ -222,7 +236,7 @@ def _keys(secret: SecretFacts, facts: ClusterFacts) -> Finding:
             "Delete it and create it with that type: the type of a Secret cannot be changed.",
         )
     try:
-        parse_connection(secret.data, where, hosts_of(facts))
+        parse_connection(secret.data, where, hosts)
     except InvalidConnection as error:
         message, _, remedy = str(error).partition("; ")
         return bad("connection", f"{message}.", f"{remedy[:1].upper()}{remedy[1:]}")

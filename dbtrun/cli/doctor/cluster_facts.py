@@ -67,6 +67,8 @@ class WatcherFacts:
     name: str
     kind: str = "Deployment"
     account: str = "default"
+    container: str = "watcher"
+    """The container with the watcher."""
     env: Mapping[str, str]
     ready: int = 0
     lease: LeaseFacts | Absent | Unknown
@@ -190,7 +192,7 @@ async def gather(
     seen, unseen, example = _seen(items)
     told("The cluster: the connection")
     place = _connection(namespace, connection, watchers)
-    secret = None if place is None else await _secret(asker, *place)
+    secret = None if place is None else await read_secret(asker, *place)
     return ClusterFacts(
         namespace=namespace,
         namespace_phase=phase,
@@ -252,29 +254,30 @@ async def _workloads(asker: Asker, namespace: str) -> tuple[list[dict[str, Any]]
     ]
     for listed, kind in zip((everywhere, *beside), ("Deployment", "Deployment", "StatefulSet"), strict=True):
         for item in listed.get("items", ()) if isinstance(listed, dict) else ():
-            if _env(item):
+            if _container(item)[0]:
                 found.setdefault(item["metadata"]["uid"], {**item, "kind": kind})
     return list(found.values()), isinstance(everywhere, dict)
 
 
-def _env(workload: Mapping[str, Any]) -> dict[str, str]:
-    """The settings of the watcher in a workload; empty if it has none."""
+def _container(workload: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """The container of a workload's watcher, and its settings; they are empty if it has none."""
     pod = workload.get("spec", {}).get("template", {}).get("spec", {})
     for container in (*pod.get("containers", ()), *pod.get("initContainers", ())):
         env = {item["name"]: str(item.get("value", "")) for item in container.get("env", ()) if "name" in item}
         if LEASE_NAME in env:
-            return env
-    return {}
+            return str(container["name"]), env
+    return "", {}
 
 
 async def _watcher(asker: Asker, workload: Mapping[str, Any]) -> WatcherFacts:
     metadata = workload["metadata"]
-    env = _env(workload)
+    container, env = _container(workload)
     return WatcherFacts(
         namespace=metadata["namespace"],
         name=metadata["name"],
         kind=workload["kind"],
         account=workload["spec"]["template"]["spec"].get("serviceAccountName", "default"),
+        container=container,
         env=env,
         ready=int(workload.get("status", {}).get("readyReplicas", 0)),
         lease=await either(_lease(asker, metadata["namespace"], env[LEASE_NAME])),
@@ -319,7 +322,8 @@ def _connection(namespace: str, wanted: str | None, watchers: tuple[WatcherFacts
     return None
 
 
-async def _secret(asker: Asker, namespace: str, name: str) -> SecretFacts | Absent | Unknown:
+async def read_secret(asker: Asker, namespace: str, name: str) -> SecretFacts | Absent | Unknown:
+    """The Secret."""
     found = await either(asker.json("GET", api_path("api/v1", namespace, "secrets", name)))
     if not isinstance(found, dict):
         return found

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 import yaml
+from rich.text import Text
 
-from dbtrun.cli.cluster import Place, connected
+from dbtrun.cli.cluster import Api, Place, connected
 from dbtrun.cli.dbtcloud import DbtCloud
-from dbtrun.cli.doctor import assumptions, cluster_checks, cluster_facts, dbt_checks, dbt_facts, record
-from dbtrun.cli.doctor.finding import Finding, as_json, bad, lines, trouble, unknown
+from dbtrun.cli.doctor import assumptions, cluster_checks, cluster_facts, dbt_checks, dbt_facts, pod, record
+from dbtrun.cli.doctor.finding import Finding, Verdict, as_json, bad, trouble, unknown
 from dbtrun.cli.options import cluster_options, running
 from dbtrun.cli.screen import screen, write, write_object
 from dbtrun.connection.hosts import ANY_HOST, Hosts
@@ -30,6 +31,13 @@ TOKEN: Final = "DBT_CLOUD_TOKEN"  # noqa: S105 - the name of a variable
 ANY: Final = Hosts((ANY_HOST,), loopback=True)
 """Hosts that the user may name for a token of their own."""
 
+MARKS: Final = {
+    Verdict.GOOD: ("✓", "green"),
+    Verdict.WARNING: ("!", "yellow"),
+    Verdict.BAD: ("✗", "red"),
+    Verdict.UNKNOWN: ("?", "dim"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
@@ -40,6 +48,8 @@ class Wish:
     job_id: int | None
     start: bool
     cluster: bool
+    from_pod: bool
+    """Whether the pod of the watcher asks dbt Cloud."""
     own: Connection | None
     """The connection that the user gave, instead of that of the cluster."""
 
@@ -50,7 +60,8 @@ class Report:
 
     cluster: tuple[Finding, ...] = ()
     dbt: tuple[Finding, ...] = ()
-    facts: dbt_facts.DbtFacts | None = None
+    record: dict[str, Any] | None = None
+    """What dbt Cloud is like, as a scenario of the simulator; None: it was not asked."""
     requests: int = 0
 
     @property
@@ -72,6 +83,11 @@ class Report:
 )
 @click.option("--host", help=f"dbt Cloud's host, for a token in {TOKEN}.")
 @click.option("--account-id", type=click.IntRange(min=1), metavar="ID", help="The account of that token.")
+@click.option(
+    "--from-pod",
+    is_flag=True,
+    help="Check dbt Cloud from the pod of the watcher, with its network and its token. Needs the right pods/exec.",
+)
 @click.option("--no-cluster", is_flag=True, help=f"Check dbt Cloud alone, with a token in {TOKEN}.")
 @click.option(
     "--record",
@@ -91,6 +107,7 @@ def doctor(
     start: int | None,
     host: str | None,
     account_id: int | None,
+    from_pod: bool,
     no_cluster: bool,
     file: Path | None,
     output: str | None,
@@ -106,8 +123,13 @@ def doctor(
         job_id=start or job_id,
         start=start is not None,
         cluster=not no_cluster,
+        from_pod=from_pod,
         own=_own(host, account_id),
     )
+    if from_pod and (no_cluster or host or account_id):
+        raise click.UsageError(
+            "--from-pod uses the watcher's connection: leave out --no-cluster, --host and --account-id."
+        )
     if no_cluster and wish.own is None:
         raise click.UsageError(f"--no-cluster needs a token in {TOKEN}, --host and --account-id.")
     report = running(_examined(wish))
@@ -121,7 +143,7 @@ def doctor(
     else:
         out = screen()
         for title, findings in (("Cluster", report.cluster), ("dbt Cloud", report.dbt), ("Assumptions", rows)):
-            write(out, lines(title, findings))
+            write(out, _lines(title, findings))
     ctx.exit(1 if trouble(report.findings) else 0)
 
 
@@ -143,10 +165,9 @@ def _own(host: str | None, account_id: int | None) -> Connection | None:
 
 
 def _write_record(file: Path, report: Report) -> None:
-    if report.facts is None:
+    if report.record is None:
         raise click.ClickException("dbt Cloud was not asked, so there is nothing to record.")
-    scenario = record.scenario(report.facts, report.dbt)
-    file.write_text(yaml.safe_dump(scenario, sort_keys=False))
+    file.write_text(yaml.safe_dump(report.record, sort_keys=False))
 
 
 @contextmanager
@@ -169,33 +190,46 @@ async def _examined(wish: Wish) -> Report:
 
 
 async def _both(wish: Wish, told: Callable[[str], None]) -> Report:
-    cluster: tuple[Finding, ...] = ()
-    connection, offset, requests = wish.own, None, 0
-    if wish.cluster:
-        try:
-            async with connected(wish.place) as (api, namespace):
-                asker = cluster_facts.Asker(api)
-                facts = await cluster_facts.gather(asker, namespace, wish.connection, wish.job_id, told=told)
-                cluster = tuple(cluster_checks.findings(facts))
-                connection, offset, requests = (
-                    wish.own or cluster_checks.connection_of(facts),
-                    api.offset,
-                    asker.requests,
-                )
-        except KubeError as error:
-            cluster = (_unusable(error),)
+    if not wish.cluster:
+        return await _of_dbt_cloud(Report(), wish, wish.own, None, told)
+    try:
+        async with connected(wish.place) as (api, namespace):
+            asker = cluster_facts.Asker(api)
+            facts = await cluster_facts.gather(asker, namespace, wish.connection, wish.job_id, told=told)
+            report = Report(cluster=tuple(cluster_checks.findings(facts)), requests=asker.requests)
+            if wish.from_pod:
+                return await _of_pod(report, wish, api, facts, told)
+    except KubeError as error:
+        return await _of_dbt_cloud(Report(cluster=(_unusable(error),)), wish, wish.own, None, told)
+    return await _of_dbt_cloud(report, wish, wish.own or cluster_checks.connection_of(facts), api.offset, told)
+
+
+async def _of_pod(
+    report: Report, wish: Wish, api: Api, facts: cluster_facts.ClusterFacts, told: Callable[[str], None]
+) -> Report:
+    if any(one.check == "connection" and one.verdict is Verdict.BAD for one in report.cluster):
+        why = unknown("account", "dbt Cloud was not asked: the connection cannot be used.", "See the connection above.")
+        return replace(report, dbt=(why,))
+    told("dbt Cloud, from the watcher's pod")
+    found = await pod.asked(api, facts, wish.job_id, start=wish.start)
+    known = {finding.check for finding in found.findings}
+    # What only this machine could not see is of no interest: the pod has seen it.
+    cluster = (one for one in report.cluster if one.verdict is not Verdict.UNKNOWN or one.check not in known)
+    requests = report.requests + found.requests
+    return Report(cluster=tuple(cluster), dbt=found.findings, record=found.record, requests=requests)
+
+
+async def _of_dbt_cloud(
+    report: Report, wish: Wish, connection: Connection | None, offset: float | None, told: Callable[[str], None]
+) -> Report:
     if connection is None:
-        why = unknown(
-            "account",
-            "dbt Cloud was not asked: no token can be read here.",
-            f"Give one with {TOKEN}, --host and --account-id.",
-        )
-        return Report(cluster=cluster, dbt=(why,), requests=requests)
+        way = f"Check it from the watcher's pod with --from-pod, or give a token with {TOKEN}, --host and --account-id."
+        return replace(report, dbt=(unknown("account", "dbt Cloud was not asked: no token can be read here.", way),))
     async with DbtCloud(connection) as cloud:
         seen = await dbt_facts.gather(cloud, wish.job_id, datetime.now(UTC), start=wish.start, told=told)
-    return Report(
-        cluster=cluster, dbt=tuple(dbt_checks.findings(seen, offset)), facts=seen, requests=requests + seen.requests
-    )
+    found = tuple(dbt_checks.findings(seen, offset))
+    requests = report.requests + seen.requests
+    return replace(report, dbt=found, record=record.scenario(seen, found), requests=requests)
 
 
 def _unusable(error: KubeError) -> Finding:
@@ -209,3 +243,13 @@ def _unusable(error: KubeError) -> Finding:
         case Unauthorized() | Forbidden():
             return bad("access", message, "Sign in again, or renew the credentials of the kubeconfig.")
     return bad("access", message, "Check the address in the kubeconfig, the network, and whether the cluster is up.")
+
+
+def _lines(title: str, findings: Iterable[Finding]) -> Iterator[Text]:
+    """A title and a line for each finding, with the way out below it."""
+    yield Text(title, style="bold")
+    for finding in findings:
+        mark, style = MARKS[finding.verdict]
+        yield Text.assemble((f"  {mark} ", style), finding.message)
+        if finding.remedy:
+            yield Text(f"    → {finding.remedy}")

@@ -1,13 +1,12 @@
-"""What was found, and how it is shown."""
+"""What was found."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 
 import msgspec
-from rich.text import Text
 
 
 class Verdict(StrEnum):
@@ -19,14 +18,6 @@ class Verdict(StrEnum):
     UNKNOWN = "unknown"
 
 
-MARKS: Final = {
-    Verdict.GOOD: ("✓", "green"),
-    Verdict.WARNING: ("!", "yellow"),
-    Verdict.BAD: ("✗", "red"),
-    Verdict.UNKNOWN: ("?", "dim"),
-}
-
-
 class Finding(msgspec.Struct, frozen=True):
     """One check: its name, what it came to, a sentence, and the way out."""
 
@@ -34,6 +25,15 @@ class Finding(msgspec.Struct, frozen=True):
     verdict: Verdict
     message: str
     remedy: str = ""
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What `dbtrun check` prints: what it found from the pod of a watcher."""
+
+    findings: tuple[Finding, ...]
+    requests: int = 0
+    record: dict[str, Any] | None = None
+    """A scenario of the simulator that behaves like the account, without names."""
 
 
 def good(check: str, message: str) -> Finding:
@@ -54,16 +54,6 @@ def warning(check: str, message: str, remedy: str) -> Finding:
 def unknown(check: str, message: str, remedy: str = "") -> Finding:
     """It could not be found out."""
     return Finding(check, Verdict.UNKNOWN, message, remedy)
-
-
-def lines(title: str, findings: Iterable[Finding]) -> Iterator[Text]:
-    """A title and a line for each finding, with the way out below it."""
-    yield Text(title, style="bold")
-    for finding in findings:
-        mark, style = MARKS[finding.verdict]
-        yield Text.assemble((f"  {mark} ", style), finding.message)
-        if finding.remedy:
-            yield Text(f"    → {finding.remedy}")
 
 
 def trouble(findings: Iterable[Finding]) -> bool:

@@ -46,7 +46,7 @@ def test_every_command_is_there_and_explains_itself(name: str) -> None:
     assert f"  {name} " in listed
 
 
-@pytest.mark.parametrize("name", ["get", "run", "doctor", "top", "logs"])
+@pytest.mark.parametrize("name", ["get", "run", "doctor", "top"])
 def test_a_command_whose_library_is_missing_says_so_in_one_sentence(name: str) -> None:
     hide = "import sys; sys.modules['rich'] = None; from dbtrun.cli.main import main; main(prog_name='dbtrun')"
     ended = subprocess.run(

@@ -1,0 +1,111 @@
+"""What `dbtrun check` looks at: dbt Cloud, through a connection of the watcher, with its settings and certificates."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import certifi
+
+from dbtrun.api import CONNECTION_SECRET_TYPE
+from dbtrun.cli.cluster import Api, Place, connected
+from dbtrun.cli.dbtcloud import DbtCloud
+from dbtrun.cli.doctor import dbt_checks, dbt_facts, record
+from dbtrun.cli.doctor.cluster_checks import hosts_in, missing_secret, secret_keys
+from dbtrun.cli.doctor.cluster_facts import Absent, Asker, SecretFacts, Unknown, read_secret
+from dbtrun.cli.doctor.finding import Finding, Told, Verdict, bad
+from dbtrun.connection.secret import Connection, parse_connection
+from dbtrun.kube.config import own_namespace
+from dbtrun.kube.errors import KubeError
+
+TOTAL_SECONDS: Final = 100.0
+"""For everything: the process ends by itself if whoever started it has gone."""
+KEYS: Final = ("token", "account-id", "host", "ca.crt")
+SECRET: Final = "DBTRUN_CONNECTION_SECRET"  # noqa: S105 - the name of a variable
+FOLDER: Final = "DBTRUN_CONNECTION_DIR"
+
+
+async def examined(where: tuple[str, str] | None, job_id: int | None, *, start: bool) -> Told:
+    """What dbt Cloud is like through this connection.
+
+    Args:
+        where: namespace and name of the Secret; None: the watcher's default connection.
+        job_id: the job that the user wants to run, if it is known.
+        start: whether to start, find and cancel a run of that job.
+    """
+    try:
+        async with asyncio.timeout(TOTAL_SECONDS), connected(as_watcher(os.environ)) as (api, _):
+            return await _told(api, where, job_id, start=start)
+    except TimeoutError:
+        slow = f"dbt Cloud and the API server took more than {TOTAL_SECONDS:.0f} s in all."
+        return Told((bad("account", slow, "Check the network of the watcher's pod."),))
+    except KubeError as error:
+        message = f"The watcher's pod cannot use the API server: {str(error).rstrip('.')}."
+        return Told((bad("connection", message, "Check the network policies and the ServiceAccount of the watcher."),))
+
+
+def as_watcher(environ: Mapping[str, str]) -> Place:
+    """The cluster as the watcher reaches it: by its kubeconfig if it has one, else as its ServiceAccount."""
+    return Place(environ.get("DBTRUN_KUBECONFIG") or None, environ.get("DBTRUN_CONTEXT") or None)
+
+
+async def _told(api: Api, where: tuple[str, str] | None, job_id: int | None, *, start: bool) -> Told:
+    asker = Asker(api)
+    finding, connection = await _connection(asker, where, os.environ)
+    if connection is None:
+        return Told((finding,), asker.requests)
+    async with DbtCloud(connection, trusted(os.environ)) as cloud:
+        facts = await dbt_facts.gather(cloud, job_id, datetime.now(UTC), start=start)
+    if api.offset is None:  # the connection was in files: this only compares the clocks
+        await asker.json("GET", "/version")
+    findings = (finding, *dbt_checks.findings(facts, api.offset))
+    return Told(findings, asker.requests + facts.requests, record.scenario(facts, findings))
+
+
+def trusted(environ: Mapping[str, str]) -> ssl.SSLContext:
+    """The certificates that the watcher trusts where a connection names none: httpx chooses them so."""
+    if environ.get("SSL_CERT_FILE"):
+        return ssl.create_default_context(cafile=environ["SSL_CERT_FILE"])
+    if environ.get("SSL_CERT_DIR"):
+        return ssl.create_default_context(capath=environ["SSL_CERT_DIR"])
+    return ssl.create_default_context(cafile=certifi.where())
+
+
+async def _connection(
+    asker: Asker, where: tuple[str, str] | None, environ: Mapping[str, str]
+) -> tuple[Finding, Connection | None]:
+    """What is to be said about the connection, and the connection if it can be used."""
+    secret = await _secret(asker, where, environ)
+    if isinstance(secret, Finding):
+        return secret, None
+    finding = secret_keys(secret, hosts_in(environ))
+    usable = finding.verdict is Verdict.GOOD
+    return finding, parse_connection(secret.data, "", hosts_in(environ)) if usable else None
+
+
+async def _secret(asker: Asker, where: tuple[str, str] | None, environ: Mapping[str, str]) -> SecretFacts | Finding:
+    """The connection's keys, or why there are none."""
+    if where is None and environ.get(FOLDER):
+        files = [file for key in KEYS if (file := Path(environ[FOLDER], key)).is_file()]
+        return SecretFacts(
+            "", environ[FOLDER], CONNECTION_SECRET_TYPE, {file.name: file.read_bytes() for file in files}
+        )
+    if where is None and not environ.get(SECRET):
+        return bad("connection", "The watcher has no default connection.", "Name a Secret with --connection.")
+    namespace, name = where or (environ.get("POD_NAMESPACE") or own_namespace(), environ[SECRET])
+    match await read_secret(asker, namespace, name):
+        case SecretFacts() as secret:
+            return secret
+        case Absent():
+            return missing_secret(namespace, name)
+        case Unknown(why=why):
+            return bad(
+                "connection",
+                f"The watcher cannot read the Secret {namespace}/{name}: {why.rstrip('.')}.",
+                "Add its namespace to the Helm value secretNamespaces.",
+            )
