@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -187,7 +187,9 @@ async def gather(
     rights = {verb: await _may(asker, namespace, verb) for verb in VERBS}
     told("The cluster: the watchers")
     workloads, everywhere = await _workloads(asker, namespace)
-    watchers = tuple([await _watcher(asker, workload) for workload in workloads[:MAX_WATCHERS]])
+    # A cluster may have many: those that serve the namespace come first.
+    installed = sorted(map(_watcher, workloads), key=lambda watcher: not watcher.serves(namespace))
+    watchers = tuple([await _with_lease(asker, watcher) for watcher in installed[:MAX_WATCHERS]])
     items = await either(asker.json("GET", api_path(PREFIX, namespace, PLURAL), query={"limit": "500"}))
     seen, unseen, example = _seen(items)
     told("The cluster: the connection")
@@ -269,7 +271,7 @@ def _container(workload: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     return "", {}
 
 
-async def _watcher(asker: Asker, workload: Mapping[str, Any]) -> WatcherFacts:
+def _watcher(workload: Mapping[str, Any]) -> WatcherFacts:
     metadata = workload["metadata"]
     container, env = _container(workload)
     return WatcherFacts(
@@ -280,8 +282,12 @@ async def _watcher(asker: Asker, workload: Mapping[str, Any]) -> WatcherFacts:
         container=container,
         env=env,
         ready=int(workload.get("status", {}).get("readyReplicas", 0)),
-        lease=await either(_lease(asker, metadata["namespace"], env[LEASE_NAME])),
+        lease=Unknown("its Lease was not looked at"),
     )
+
+
+async def _with_lease(asker: Asker, watcher: WatcherFacts) -> WatcherFacts:
+    return replace(watcher, lease=await either(_lease(asker, watcher.namespace, watcher.env[LEASE_NAME])))
 
 
 async def _lease(asker: Asker, namespace: str, name: str) -> LeaseFacts:

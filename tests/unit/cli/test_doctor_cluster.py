@@ -15,14 +15,17 @@ from dbtrun.cli.doctor.cluster_facts import (
     MAX_WATCHERS,
     VERBS,
     Absent,
+    Asker,
     ClusterFacts,
     LeaseFacts,
     SecretFacts,
     Unknown,
     WatcherFacts,
+    gather,
 )
 from dbtrun.cli.doctor.dbt_facts import ENDS, LOOKS
 from dbtrun.cli.doctor.finding import Verdict, bad, good, unknown, warning
+from dbtrun.kube.errors import NotFound
 
 ROOT = Path(__file__).parents[3]
 ENV = {"DBTRUN_LEASE_NAME": "dbtrun", "DBTRUN_CONNECTION_SECRET": "dbt-cloud"}
@@ -188,3 +191,29 @@ def test_the_requests_are_bounded_whatever_is_found() -> None:
     cluster = 1 + 2 + 1 + len(VERBS) + 3 + leases + 1 + 1 + 1 + 2
     dbt = 7 + 1 + len(LOOKS) + 1 + 1 + len(ENDS) + 1
     assert cluster + dbt <= 60
+
+
+class OnlyWorkloads(Asker):
+    """An API server that has Deployments of watchers and nothing else."""
+
+    def __init__(self, namespaces: list[str]) -> None:
+        self.requests = 0
+        self._namespaces = namespaces
+
+    async def json(self, method: str, path: str, **_: Any) -> dict[str, Any]:
+        if path == "/version":
+            return {}
+        if path != "/apis/apps/v1/deployments":
+            raise NotFound(f"{method} {path}")
+        return {"items": [deployment(namespace) for namespace in self._namespaces]}
+
+
+def deployment(namespace: str) -> dict[str, Any]:
+    container = {"name": "watcher", "env": [{"name": "DBTRUN_LEASE_NAME", "value": "dbtrun"}]}
+    metadata = {"uid": namespace, "namespace": namespace, "name": "dbtrun"}
+    return {"metadata": metadata, "spec": {"template": {"spec": {"containers": [container]}}}}
+
+
+async def test_the_watcher_of_the_namespace_is_found_among_many() -> None:
+    gathered = await gather(OnlyWorkloads(["a", "b", "c", "d", "data"]), "data", None, None)
+    assert [one.namespace for one in gathered.watchers] == ["data", "a", "b"]
