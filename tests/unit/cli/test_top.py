@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
-from dbtrun.cli.top import KEPT, State
+from dbtrun.cli.top import KEPT, State, _ask_for_steps
 from dbtrun.cli.view import read
 from dbtrun.kube.watch import Added, Removed
 from tests.unit.cli.builders import body, shown
@@ -84,3 +85,29 @@ def test_the_time_left_is_shown_where_it_is_known() -> None:
     ends = (NOW + timedelta(minutes=5, seconds=30)).isoformat()
     state.reset([raw("a", phase="Running", progress="1/2", estimatedCompletionTime=ends)])
     assert screen(state)[2].split()[4:6] == ["1/2", "5m30s"]
+
+
+class Api:
+    """An API server that takes patches."""
+
+    def __init__(self) -> None:
+        self.patched: list[str] = []
+        self.now = NOW
+
+    async def request(self, method: str, path: str, **_: object) -> bytes:
+        assert method == "PATCH"
+        self.patched.append(path.rpartition("/")[2])
+        return b"{}"
+
+
+@pytest.mark.parametrize(("running", "asked"), [(100, 9), (3, 3)])
+async def test_fresh_steps_are_asked_for_of_the_running_runs_on_the_screen_alone(running: int, asked: int) -> None:
+    state, api = State(), Api()
+    state.reset([raw(f"run-{number}", phase="Running") for number in range(running)] + [raw("waits", phase="Pending")])
+    screen(state, height=12)
+    asking = asyncio.create_task(_ask_for_steps(cast(Any, api), state))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    asking.cancel()
+    assert len(api.patched) == asked
+    assert "waits" not in api.patched
