@@ -37,6 +37,7 @@ class Meta(Lite, frozen=True, kw_only=True):
     uid: str
     resource_version: str
     deletion_timestamp: str | None = None
+    labels: dict[str, str] = {}
 
     def __post_init__(self) -> None:
         if not (self.resource_version.isascii() and self.resource_version.isdecimal()):
@@ -91,6 +92,9 @@ class RunStatus(Lite, frozen=True, kw_only=True):
     phase: str = ""
     reason: str = ""
     message: str = ""
+    account_id: int | None = None
+    job_id: int | None = None
+    environment_id: int | None = None
     run_id: int | None = None
     url: str | None = None
     start_time: datetime | None = None

@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from airflow_trigger.shared.naming import MAX_NAME
+from airflow_trigger.shared.naming import MAX_NAME, PREFIX
 from dbtrun.values import digest, shortened
 
-PREFIX: Final = "airflow.dbtrun.dev"
 TASK_INSTANCE: Final = f"{PREFIX}/task-instance"
 """Label: a digest of dag, run, task and map index, exact whatever those contain."""
 TRY: Final = f"{PREFIX}/try"

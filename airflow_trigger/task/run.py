@@ -16,7 +16,6 @@ class TaskMeta(Meta, frozen=True, kw_only=True):
 
     namespace: str = ""
     creation_timestamp: str = ""
-    labels: dict[str, str] = msgspec.field(default_factory=dict)
     annotations: dict[str, str] = msgspec.field(default_factory=dict)
 
 
@@ -62,8 +61,6 @@ class FailedStep(Lite, frozen=True, kw_only=True):
 class TaskStatus(RunStatus, frozen=True, kw_only=True):
     """With what a task's log tells of an end."""
 
-    account_id: int | None = None
-    job_id: int | None = None
     queued_at: datetime | None = None
     progress: str | None = None
     steps: tuple[Step, ...] = ()

@@ -195,6 +195,62 @@ class Subscription:
                 await self._changed()
 
 
+class listen:  # noqa: N801 - as `subscribe`
+    """Which DbtRuns of the namespace end, from now on. It never ends and raises nothing but CancelledError."""
+
+    def __init__(self, config: ClusterConfig, namespace: str, pace: Pace = DEFAULT_PACE) -> None:
+        self._lease = _hubs.lease((config, namespace, pace), pace.linger)
+
+    async def __aenter__(self) -> Listener:
+        self._hub = await self._lease.__aenter__()
+        self._listener = Listener(self._hub)
+        self._hub.join_listener(self._listener)
+        return self._listener
+
+    async def __aexit__(self, *raised: object) -> None:
+        self._hub.leave_listener(self._listener)
+        await self._lease.__aexit__(*raised)
+
+
+class Listener:
+    """One reader of all ends in a namespace."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._ended: dict[str, Run] = {}
+        self._wakeup = asyncio.Event()
+
+    @property
+    def synced(self) -> bool:
+        """Whether `finished` has everything that was over when the listener joined."""
+        return self._hub.synced
+
+    def finished(self) -> list[Run]:
+        """All that are over and still there."""
+        return self._hub.finished()
+
+    async def take(self, seconds: float) -> list[Run]:
+        """Those that ended since the last call; none: so many seconds have passed, or somebody woke the reader.
+
+        One may come twice, and an end that came while nothing could be watched comes later.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wakeup.wait()
+        self._wakeup.clear()
+        ended, self._ended = self._ended, {}
+        return list(ended.values())
+
+    def tell(self, run: Run) -> None:
+        """Leaves an end for the reader."""
+        self._ended[run.metadata.uid] = run
+        self.wake()
+
+    def wake(self) -> None:
+        """Lets the reader look, also if nothing has ended."""
+        self._wakeup.set()
+
+
 class Hub:
     """The shared watch: a mirror of a namespace's DbtRuns, and who waits for which of them."""
 
@@ -212,6 +268,7 @@ class Hub:
         self._heard = False
         self._denied: Denied | None = None
         self._waiters: dict[str, list[Subscription]] = {}
+        self._listeners: set[Listener] = set()
         # An empty context: the first waiter's would send what is said here to that task's log.
         self._task = asyncio.get_running_loop().create_task(self._live(), context=contextvars.Context())
 
@@ -234,6 +291,18 @@ class Hub:
         waiters.remove(waiter)
         if not waiters:
             del self._waiters[waiter.name]
+
+    def join_listener(self, listener: Listener) -> None:
+        """Adds a reader of all ends."""
+        self._listeners.add(listener)
+
+    def leave_listener(self, listener: Listener) -> None:
+        """Forgets it."""
+        self._listeners.discard(listener)
+
+    def finished(self) -> list[Run]:
+        """All that are over, of those that are known to be there."""
+        return [run for run in self._mirror.values() if run.final]
 
     def observe(self, run: Run) -> State:
         """Takes an object that a request of our own returned, and says what is true of it by all that is known.
@@ -365,6 +434,11 @@ class Hub:
         self.synced, self._denied = True, None
         async for name in _in_slices(list(self._waiters)):
             self._catch_up(name, self._mirror.get(name), before.get(name))
+        if self._listeners:
+            for name, run in self._mirror.items():
+                self._tell_listeners(run, before.get(name))
+            for listener in self._listeners:
+                listener.wake()
 
     def _catch_up(self, name: str, run: Run | None, before: Run | None) -> None:
         for waiter in self._waiters.get(name, ()):
@@ -390,14 +464,20 @@ class Hub:
             self._mirror[name] = replace(before, metadata=run.metadata)
             return
         self._mirror[name] = run
+        self._tell_listeners(run, before)
         for waiter in self._waiters.get(name, ()):
             waiter.tell(Seen(run))
+
+    def _tell_listeners(self, run: Run, before: Run | None) -> None:
+        if run.final and not (before is not None and before.final and before.metadata.uid == run.metadata.uid):
+            for listener in self._listeners:
+                listener.tell(run)
 
     def _remove(self, name: str, last: Run) -> None:
         if not last.final:
             self._lose(name)
             return
-        self._mirror.pop(name, None)
+        self._tell_listeners(last, self._mirror.pop(name, None))
         self._buried[name] = last.metadata.version
         for waiter in self._waiters.get(name, ()):
             waiter.tell(Gone(last))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import msgspec
 
+from airflow_trigger.shared.naming import PREFIX
 from airflow_trigger.shared.objects import Run
 from dbtrun.api import FINAL_PHASES, Phase
 from dbtrun.kube.answers import comparable
@@ -34,6 +36,8 @@ def _in_no(phases: Iterable[str]) -> str:
 ENDED: Final = _in_no({"", *Phase} - FINAL_PHASES)
 """What is over stays selected until it is deleted; "" is the phase of an object that no watcher has seen yet."""
 LIVE: Final = _in_no(FINAL_PHASES)
+
+KEPT: Final = frozenset({f"{PREFIX}/dag-id", f"{PREFIX}/task-id"})
 
 Change: TypeAlias = Added[Run] | Removed[Run] | Progress
 
@@ -111,4 +115,22 @@ class HubRuns:
         return await self._runs.create(body)
 
 
-read: Final = msgspec.json.Decoder(Run).decode
+def read(raw: bytes | msgspec.Raw) -> Run:
+    """One of them. Equal labels are in memory once, and those of a single try are left out."""
+    run = _decode(raw)
+    of_many = ((key, value) for key, value in run.metadata.labels.items() if not is_of_one_try(key))
+    msgspec.structs.force_setattr(run.metadata, "labels", _shared(tuple(sorted(of_many))))
+    return run
+
+
+def is_of_one_try(label: str) -> bool:
+    """Whether hardly two objects have the same value of this label."""
+    return label.startswith(f"{PREFIX}/") and label not in KEPT
+
+
+_decode: Final = msgspec.json.Decoder(Run).decode
+
+
+@lru_cache(maxsize=4096)
+def _shared(labels: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    return dict(labels)

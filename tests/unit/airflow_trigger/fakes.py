@@ -23,10 +23,11 @@ def dbtrun(
     uid: str = "u1",
     spec: Mapping[str, Any] | None = None,
     deleting: bool = False,
+    labels: Mapping[str, str] | None = None,
     **status: object,
 ) -> Run:
     """A DbtRun from the names that its JSON has."""
-    metadata: dict[str, object] = {"name": name, "uid": uid, "resourceVersion": str(version)}
+    metadata: dict[str, object] = {"name": name, "uid": uid, "resourceVersion": str(version), "labels": labels or {}}
     if deleting:
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     return msgspec.convert({"metadata": metadata, "spec": dict(spec or {"job": {"id": 1}}), "status": status}, Run)

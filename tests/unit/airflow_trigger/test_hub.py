@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import json
 import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airflow_trigger.shared.objects import Denied, Gone, Seen, State
-from airflow_trigger.waiting.hub import Hub, Pace, Subscription
-from airflow_trigger.waiting.runs import Listing, Runs
+from airflow_trigger.waiting.hub import Hub, Listener, Pace, Subscription
+from airflow_trigger.waiting.runs import Listing, Runs, read
 from dbtrun.kube.errors import Expired, Forbidden, Rejected, Unreachable
 from dbtrun.kube.watch import Added, Progress, Removed
 from tests.unit.airflow_trigger.fakes import FakeRuns, dbtrun
@@ -512,3 +513,101 @@ async def test_the_watch_runs_outside_of_the_first_waiters_context(cluster: Fake
     await told(waiter(hub))
     await hub.close()
     assert seen == ["none"]
+
+
+# ── listeners: all ends of a namespace ──
+
+
+def listener(hub: Hub) -> Listener:
+    found = Listener(hub)
+    hub.join_listener(found)
+    return found
+
+
+async def ended(reader: Listener, seconds: float = 5.0) -> list[str]:
+    return [run.metadata.name for run in await reader.take(seconds)]
+
+
+async def test_a_listener_is_told_each_end_once_whatever_is_written_after_it(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Running"))
+    async with watching(cluster) as hub:
+        reader = listener(hub)
+        assert await ended(reader) == []
+        cluster.put(dbtrun(version=6, phase="Succeeded"))
+        assert await ended(reader) == ["nightly"]
+        cluster.put(dbtrun(version=7, phase="Succeeded", results={"counts": {"pass": 1}}))
+        assert await ended(reader) == []
+
+
+async def test_an_object_of_the_same_name_that_ends_again_is_another_one(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, uid="u1", phase="Failed"))
+    async with watching(cluster) as hub:
+        reader = listener(hub)
+        await ended(reader)
+        cluster.put(dbtrun(version=6, uid="u2", phase="Succeeded"))
+        assert await ended(reader) == ["nightly"]
+
+
+async def test_a_listener_is_told_what_ended_while_the_watch_was_cut(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Running"))
+    async with watching(cluster) as hub:
+        reader = listener(hub)
+        await ended(reader)
+        cluster.put(dbtrun(version=6, phase="Succeeded"), told=False)
+        cluster.put(dbtrun("other", version=7, uid="u2", phase="Failed"), told=False)
+        cluster.say(Expired("too old"))
+        assert await ended(reader) == ["nightly", "other"]
+
+
+async def test_a_listener_is_told_an_end_that_came_with_the_deletion(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Running"))
+    async with watching(cluster) as hub:
+        reader = listener(hub)
+        await ended(reader)
+        cluster.put(dbtrun(version=6, phase="Succeeded"), told=False)
+        cluster.remove("nightly")
+        assert await ended(reader) == ["nightly"]
+
+
+async def test_a_listener_sees_what_was_over_before_it_joined(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Succeeded"))
+    cluster.put(dbtrun("live", version=6, phase="Running"))
+    async with watching(cluster) as hub:
+        await asyncio.sleep(1)
+        reader = listener(hub)
+        assert reader.synced
+        assert [run.metadata.name for run in reader.finished()] == ["nightly"]
+
+
+async def test_two_hundred_listeners_and_a_waiter_share_one_watch(cluster: FakeRuns) -> None:
+    cluster.put(dbtrun(version=5, phase="Running"))
+    async with watching(cluster) as hub:
+        readers, states = [listener(hub) for _ in range(200)], waiter(hub)
+        await phase(states)
+        for reader in readers:
+            await reader.take(1)
+        cluster.put(dbtrun(version=6, phase="Succeeded"))
+        assert await phase(states) == "Succeeded"
+        assert all([await ended(reader) == ["nightly"] for reader in readers])
+        assert (cluster.lists, cluster.watches, cluster.gets) == (1, 1, 0)
+
+
+async def test_a_listener_that_left_is_told_nothing(cluster: FakeRuns) -> None:
+    async with watching(cluster) as hub:
+        reader = listener(hub)
+        await ended(reader)
+        hub.leave_listener(reader)
+        cluster.put(dbtrun(version=6, phase="Succeeded"))
+        assert await ended(reader) == []
+
+
+def test_labels_that_tell_the_tries_of_a_task_apart_are_not_kept_and_others_are_in_memory_once() -> None:
+    labels = {"team": "finance", "airflow.dbtrun.dev/dag-id": "nightly", "airflow.dbtrun.dev/task-id": "run"}
+
+    def read_with(**more: str) -> dict[str, str]:
+        metadata = {"name": "n", "uid": "u", "resourceVersion": "1", "labels": labels | more}
+        return read(json.dumps({"metadata": metadata, "spec": {}}).encode()).metadata.labels
+
+    first = read_with(**{"airflow.dbtrun.dev/try": "1", "airflow.dbtrun.dev/run-id": "a"})
+    assert first == labels
+    assert read_with(**{"airflow.dbtrun.dev/try": "2", "airflow.dbtrun.dev/run-id": "b"}) is first
