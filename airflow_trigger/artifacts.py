@@ -159,8 +159,9 @@ class KeptFile(Lite, frozen=True, kw_only=True):
 
 
 class KeepingStatus(RunStatus, frozen=True, kw_only=True):
-    """With where the run's files are."""
+    """With where the run and its files are."""
 
+    host: str | None = None
     artifacts: tuple[KeptFile, ...] = ()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+OPERATORS: Final = ("operator", "listing", "artifacts", "model_assets")
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -23,11 +25,21 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": name,
-                "python-modules": [f"airflow_trigger.{module}" for module in ("operator", "listing", "artifacts")],
+                "python-modules": [f"airflow_trigger.{module}" for module in OPERATORS],
             }
         ],
-        "sensors": [{"integration-name": name, "python-modules": ["airflow_trigger.sensor"]}],
-        "triggers": [{"integration-name": name, "python-modules": ["airflow_trigger.trigger"]}],
+        "sensors": [
+            {
+                "integration-name": name,
+                "python-modules": ["airflow_trigger.sensor", "airflow_trigger.event_sensor"],
+            }
+        ],
+        "triggers": [
+            {
+                "integration-name": name,
+                "python-modules": ["airflow_trigger.trigger", "airflow_trigger.event_trigger"],
+            }
+        ],
         # Airflow 2 shows only links that are listed here.
         "extra-links": ["airflow_trigger.link.DbtRunLink"],
     }

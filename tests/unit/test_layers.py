@@ -74,6 +74,12 @@ WRONG_IMPORTS = [
     ("dbtrun/cli/runs.py", "airflow_trigger.shared.objects", "Airflow's side is nothing to the command line"),
     ("airflow_trigger/waiting/hub.py", "airflow_trigger.trigger", "the layers of airflow_trigger"),
     ("airflow_trigger/task/identity.py", "airflow_trigger.task.runs", "the layers of airflow_trigger.task"),
+    (
+        "airflow_trigger/reacting/position.py",
+        "airflow_trigger.reacting.reader",
+        "the layers of airflow_trigger.reacting",
+    ),
+    ("airflow_trigger/reacting/reader.py", "airflow_trigger.task.runs", "the layers of airflow_trigger"),
     ("airflow_trigger/waiting/waits.py", "airflow_trigger.waiting.follow", "the layers of airflow_trigger.waiting"),
     ("airflow_trigger/shared/objects.py", "airflow_trigger.shared.naming", "the layers of airflow_trigger.shared"),
     ("airflow_trigger/trigger.py", "watcher.clock", "Airflow's side imports nothing of the watcher"),
@@ -105,6 +111,7 @@ ROOMS = [
     "watcher/simulator",
     *("dbtrun", "dbtrun/api", "dbtrun/connection", "dbtrun/kube", "dbtrun/cli", "dbtrun/cli/doctor"),
     *("airflow_trigger", "airflow_trigger/task", "airflow_trigger/waiting", "airflow_trigger/shared"),
+    "airflow_trigger/reacting",
 ]
 
 

@@ -63,7 +63,9 @@ print(len(names), [name for name in sys.modules if name.partition(".")[0] == "wa
 
 def test_a_dag_file_loads_no_kubernetes_client() -> None:
     """It is parsed again and again, and the client takes a third of a second of processor time."""
-    modules = (f"airflow_trigger.{name}" for name in ("operator", "sensor", "artifacts", "listing", "trigger"))
+    tasks = ("operator", "sensor", "artifacts", "listing", "trigger")
+    reacting = ("assets", "event_trigger", "model_assets", "event_sensor")
+    modules = (f"airflow_trigger.{name}" for name in (*tasks, *reacting))
     imports(", ".join(modules), "aiohttp", "kubernetes_asyncio")
 
 

@@ -1,0 +1,235 @@
+"""The trigger of an asset's watcher: an asset event for each DbtRun that ends. It needs Airflow 3.
+
+Airflow runs it for as long as an unpaused DAG has the asset in its schedule. It has no task: its rights and its log are
+the triggerer's. Airflow makes a trigger that ends or raises again each second, and a constructor that raises ends the
+triggerer: so the constructor only stores, and nothing else ever ends by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from airflow.triggers.base import TriggerEvent
+
+from airflow_trigger.failures import InvalidArgument
+from airflow_trigger.reacting.reader import Reader
+from airflow_trigger.reacting.selection import NOW, Plan, plan_of
+from airflow_trigger.reacting.store import store_of
+from airflow_trigger.reacting.ticker import Tick, Ticker, tickers
+from airflow_trigger.waiting.hub import DEFAULT_PACE, Pace
+from dbtrun.api import Phase
+
+try:
+    from airflow.triggers.base import BaseEventTrigger
+except ImportError:
+    raise ImportError(
+        "DbtRunEventTrigger needs Airflow 3. On Airflow 2.11, use DbtRunEventSensor of airflow_trigger.event_sensor."
+    ) from None
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+
+    from airflow.triggers.shared_stream import AdvanceItem
+
+    from airflow_trigger.reacting.reader import Store
+
+CONFIRMED_SECONDS: Final = 10.0
+"""Where Airflow does not say when it has stored an event: the triggerer hands events over each second."""
+SLEEP_SECONDS: Final = 600.0
+AFTER_FAILURE_SECONDS: Final = 10.0
+DEFAULTS: Final[dict[str, Any]] = {
+    "asset": "",
+    "namespace": None,
+    "job_id": None,
+    "environment_id": None,
+    "labels": None,
+    "phases": [Phase.SUCCEEDED.value],
+    "since": NOW,
+    "max_replay": 100,
+    "in_cluster": None,
+    "config_file": None,
+    "cluster_context": None,
+}
+
+log = logging.getLogger(__name__)
+
+
+class DbtRunEventTrigger(BaseEventTrigger):
+    """Emits an asset event for each DbtRun that ends and matches, at least once.
+
+    The payload has a `key`, by which a consumer drops doubles: see `airflow_trigger.assets.new_runs`. Its `gap` is true
+    if events may be missing before it. All conditions must hold.
+
+    :param asset: the asset's name. It keeps the watchers of two assets apart.
+    :param namespace: where the DbtRuns are; default: the triggerer pod's own, else `default`.
+    :param job_id: only runs of this dbt Cloud job.
+    :param environment_id: only runs in this dbt Cloud environment.
+    :param labels: only DbtRuns that have these labels.
+    :param phases: how the run ended; default: `["Succeeded"]`.
+    :param since: where a watcher that has no position begins: `now`, or `beginning` for all DbtRuns that are kept.
+    :param max_replay: at most so many events for what ended while no triggerer was at work, the newest; one event with
+        `gap` stands for the others.
+    :param in_cluster: use the pod's ServiceAccount only.
+    :param config_file: a kubeconfig, read where the trigger runs; without it the pod's ServiceAccount is used.
+    :param cluster_context: the kubeconfig's context; default: its current one.
+    """
+
+    pace: ClassVar[Pace] = DEFAULT_PACE
+    """How patient the shared watch is."""
+
+    def __init__(
+        self,
+        asset: str = "",
+        namespace: str | None = None,
+        job_id: int | str | None = None,
+        environment_id: int | str | None = None,
+        labels: Mapping[str, str] | None = None,
+        phases: Sequence[str] = (Phase.SUCCEEDED.value,),
+        since: str = NOW,
+        max_replay: int = 100,
+        in_cluster: bool | None = None,
+        config_file: str | None = None,
+        cluster_context: str | None = None,
+        **unknown: Any,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.asset = asset
+        self.namespace = namespace
+        self.job_id = job_id
+        self.environment_id = environment_id
+        self.labels = labels
+        self.phases = phases
+        self.since = since
+        self.max_replay = max_replay
+        self.in_cluster = in_cluster
+        self.config_file = config_file
+        self.cluster_context = cluster_context
+        # Of a newer release: a TypeError would leave the asset without events.
+        self.unknown = unknown
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """The class path and the arguments that are not the defaults, in one order.
+
+        Airflow takes a watcher with other arguments for another one: it must not become one by an upgrade, or because a
+        set has no order.
+        """
+        stored = {name: _sorted(getattr(self, name)) for name in DEFAULTS}
+        changed = {name: value for name, value in stored.items() if value != DEFAULTS[name]}
+        return f"{type(self).__module__}.{type(self).__qualname__}", changed | self.unknown
+
+    def plan(self) -> Plan:
+        """What the arguments ask for.
+
+        Raises:
+            InvalidArgument: one of them cannot be used; the sentence names it.
+        """
+        return plan_of(vars(self))
+
+    # ── Airflow 3.3 and later: all watchers of a namespace share a stream, and it tells what is stored ──
+
+    def shared_stream_key(self) -> Hashable | None:
+        """Equal for all watchers that the same watch serves; None if the arguments cannot be used."""
+        try:
+            plan = self.plan()
+        except InvalidArgument:
+            return None
+        return ("dbtrun", plan.config, plan.namespace)
+
+    @classmethod
+    def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> Any:
+        """The source of the ticks of a namespace."""
+        from airflow.triggers.shared_stream import SharedStreamProducer
+
+        plan, pace = plan_of(DEFAULTS | kwargs), cls.pace
+
+        class Producer(SharedStreamProducer):
+            """The ticks, and their confirmations."""
+
+            async def open_stream(self) -> AsyncIterator[tuple[Tick, int]]:
+                where = (plan.config, plan.namespace, pace)
+                async with tickers.lease(where) as self.ticker, aclosing(self.ticker.ticks()) as ticks:
+                    async for tick in ticks:
+                        yield tick, tick.number
+
+            async def advance(self, batch: Sequence[AdvanceItem]) -> None:
+                self.ticker.confirm(batch[-1].broker_payload)
+
+        return Producer()
+
+    async def filter_shared_stream(self, shared_stream: AsyncIterator[Tick]) -> AsyncIterator[TriggerEvent]:
+        """The events of this watcher."""
+        plan = self.plan()
+        async with tickers.lease((plan.config, plan.namespace, self.pace)) as ticker:
+            # Those that subscribe late were not told of the ticks before.
+            ticker.ask()
+            reader = self._reader(plan)
+            try:
+                async for tick in shared_stream:
+                    told = await reader.take(tick)
+                    for payload in told:
+                        yield _event(payload)
+                    if told:
+                        _expect(reader, tick)
+            except Exception:
+                # Airflow has taken the stream away. It makes the trigger again, which begins at the stored position.
+                log.exception("The watcher of asset %r is made again in %.0f s", self.asset, AFTER_FAILURE_SECONDS)
+                await asyncio.sleep(AFTER_FAILURE_SECONDS)
+
+    # ── before ──
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """The events of this watcher, alone."""
+        plan = await self._usable()
+        reader, ticker = self._reader(plan), Ticker(plan.config, plan.namespace, self.pace)
+        loop = asyncio.get_running_loop()
+        async with aclosing(ticker.ticks()) as ticks:
+            async for tick in ticks:
+                told = await reader.take(tick)
+                for payload in told:
+                    yield _event(payload)
+                if told:
+                    _expect(reader, tick)
+                    loop.call_later(CONFIRMED_SECONDS, ticker.confirm, tick.number)
+
+    async def _usable(self) -> Plan:
+        """The plan. One that cannot be used stays so: the log says it from time to time."""
+        while True:
+            try:
+                return self.plan()
+            except InvalidArgument as error:
+                log.warning("The watcher of asset %r cannot work: %s", self.asset, error)
+                await asyncio.sleep(SLEEP_SECONDS)
+
+    def _reader(self, plan: Plan) -> Reader:
+        return Reader(plan, self.store(plan), nudges=_leaves_events_unseen())
+
+    def store(self, plan: Plan) -> Store:
+        """Where the position is kept: the seam where tests put their own."""
+        return store_of(getattr(self, "asset_state_store", None), plan.stored_as)
+
+
+def _expect(reader: Reader, tick: Tick) -> None:
+    """Has ticks made when the events are stored and when a nudge is due."""
+    tick.ticker.awaits(tick.number)
+    if reader.nudges_in is not None:
+        asyncio.get_running_loop().call_later(reader.nudges_in, tick.ticker.ask)
+
+
+def _event(payload: dict[str, Any]) -> TriggerEvent:
+    return TriggerEvent(payload)  # type: ignore[no-untyped-call]
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, tuple | set | frozenset | list):
+        return sorted(value, key=str)
+    return dict(sorted(value.items(), key=str)) if isinstance(value, dict) else value
+
+
+def _leaves_events_unseen() -> bool:
+    """Before 3.4 an event that comes while the scheduler has not taken the one before waits for a third."""
+    from airflow import __version__
+
+    return tuple(int(part) for part in __version__.split(".")[:2]) < (3, 4)

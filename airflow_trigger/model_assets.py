@@ -1,0 +1,173 @@
+"""The operator that emits an asset event for each model that a run built. It needs Airflow 3.
+
+It reads the run's results where the watcher keeps them, so Airflow asks dbt Cloud for nothing. The events are stored
+together with the task's success: a task that is killed has emitted none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+try:
+    from airflow.sdk import Asset, AssetAlias
+except ImportError:
+    raise ImportError("DbtRunAssetsOperator needs Airflow 3.") from None
+
+from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
+
+from airflow_trigger.artifacts import READ_SECONDS, Files, KeepingRun, keeper, kept_file
+from airflow_trigger.failures import DbtRunLostContact, DbtRunRefused, InvalidArgument
+from airflow_trigger.reacting.models import Built, built
+from airflow_trigger.reacting.position import key_of
+from airflow_trigger.shared.access import Access, resolve
+from airflow_trigger.shared.arguments import boolean, number, text, texts
+from airflow_trigger.shared.blocking import blocking
+from airflow_trigger.shared.naming import object_name
+from dbtrun.api import Phase
+from dbtrun.kube.connect import connect
+from dbtrun.kube.errors import KubeError
+from dbtrun.kube.retry import patiently
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from dbtrun.kube.config import ClusterConfig
+    from dbtrun.kube.lists import Requests
+
+RUN_RESULTS: Final = "run_results.json"
+MAX_ASSETS: Final = 1_500
+"""Of one task: Airflow stores them in one transaction."""
+
+
+class DbtRunAssetsOperator(BaseOperator):
+    """Emits one asset event for each model, seed and snapshot that a finished run built, and returns the assets' names.
+
+    The DbtRun must keep `run_results.json`: name it in `artifacts` of the task or of the object that makes it. The
+    assets need not be declared: the task has one AssetAlias, to which Airflow adds them.
+
+    :param name: the DbtRun; or
+    :param run_id: the dbt Cloud run, of which there is a DbtRun in the namespace.
+    :param alias: the name of the AssetAlias; default: `dbt-models`.
+    :param namespace_uri: the warehouse's address, as `postgres://host:5432` or `snowflake://account`. With it, assets
+        have the names that Cosmos and OpenLineage give them; without it `x-dbt://host/account/unique_id`.
+    :param models: only these, by name or unique id.
+    :param include_reused: also those that dbt did not build because nothing had changed.
+    :param include_failed_runs: also what was built by a run that did not succeed. Else the task is skipped.
+    :param namespace: as of DbtRunOperator, as the next four.
+    :param kubernetes_conn_id: an Airflow connection of type `kubernetes`.
+    :param in_cluster: use the pod's ServiceAccount.
+    :param config_file: a kubeconfig.
+    :param cluster_context: its context.
+    """
+
+    template_fields: Sequence[str] = ("name", "run_id", "namespace_uri", "models", "namespace")
+    ui_color = "#ff694a"
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        run_id: int | str | None = None,
+        alias: str = "dbt-models",
+        namespace_uri: str | None = None,
+        models: Sequence[str] | None = None,
+        include_reused: bool = False,
+        include_failed_runs: bool = False,
+        namespace: str | None = None,
+        kubernetes_conn_id: str | None = None,
+        in_cluster: bool | None = None,
+        config_file: str | None = None,
+        cluster_context: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.alias = AssetAlias(alias)
+        super().__init__(outlets=[self.alias, *kwargs.pop("outlets", ())], **kwargs)
+        self.name = name
+        self.run_id = run_id
+        self.namespace_uri = namespace_uri
+        self.models = models
+        self.include_reused = include_reused
+        self.include_failed_runs = include_failed_runs
+        self.namespace = namespace
+        self.kubernetes_conn_id = kubernetes_conn_id
+        self.in_cluster = in_cluster
+        self.config_file = config_file
+        self.cluster_context = cluster_context
+
+    def connect(self, config: ClusterConfig) -> AbstractAsyncContextManager[Requests]:
+        """The way to the API server: the seam where tests put their own."""
+        return connect(config)
+
+    def execute(self, context: Context) -> list[str]:
+        """Adds the events.
+
+        Raises:
+            DbtRunRefused: the results are not kept, or cannot be read as results.
+            DbtRunException: the run is not over.
+            DbtRunLostContact: the DbtRun or its ConfigMap cannot be read.
+            AirflowSkipException: the run did not succeed.
+        """
+        run, nodes = self._read_nodes()
+        uris = {node.unique_id: node.uri(text("namespace_uri", self.namespace_uri), *_where(run)) for node in nodes}
+        events = context["outlet_events"][self.alias]
+        for node in nodes:
+            uri = uris[node.unique_id]
+            events.add(Asset(name=uri, uri=uri), extra=_extra(run, node))
+        self.log.info("DbtRun %s: %s asset events.", run.metadata.name, len(nodes))
+        return list(uris.values())
+
+    def _read_nodes(self) -> tuple[KeepingRun, list[Built]]:
+        home = resolve(
+            self.kubernetes_conn_id,
+            namespace=self.namespace,
+            in_cluster=self.in_cluster,
+            config_file=self.config_file,
+            cluster_context=self.cluster_context,
+        )
+        name, run_id = object_name("name", self.name), number("run_id", self.run_id)
+        if (name is None) == (run_id is None):
+            raise InvalidArgument("Give name (of a DbtRun) or run_id (of a dbt Cloud run), and not both.")
+        models = texts("models", self.models, "models")
+        try:
+            run, content = blocking(patiently(lambda: self._read(home, name, run_id), READ_SECONDS))
+        except KubeError as error:
+            raise DbtRunLostContact(f"The run's results cannot be read. {error}") from None
+        if run.status.phase != Phase.SUCCEEDED and not boolean("include_failed_runs", self.include_failed_runs):
+            raise AirflowSkipException(
+                f"DbtRun {run.metadata.name} is {run.status.phase}: include_failed_runs is not set."
+            )
+        try:
+            nodes = built(content, models, include_reused=bool(boolean("include_reused", self.include_reused)))
+        except ValueError as error:
+            raise DbtRunRefused(f"{RUN_RESULTS} of DbtRun {run.metadata.name} cannot be read: {error}") from None
+        if len(nodes) > MAX_ASSETS:
+            raise DbtRunRefused(
+                f"The run built {len(nodes)} models, and a task emits {MAX_ASSETS} at most: name some in models."
+            )
+        return run, nodes
+
+    async def _read(self, home: Access, name: str | None, run_id: int | None) -> tuple[KeepingRun, bytes]:
+        async with self.connect(home.config) as requests:
+            files = Files(requests, home.namespace)
+            run = await files.run(name) if name is not None else keeper(await files.runs(), run_id, RUN_RESULTS)
+            kept = kept_file(run, RUN_RESULTS)
+            return run, await files.content(str(kept.config_map), str(kept.key))
+
+
+def _where(run: KeepingRun) -> tuple[str, int | None]:
+    return run.status.host or "dbt-cloud", run.status.account_id
+
+
+def _extra(run: KeepingRun, node: Built) -> dict[str, Any]:
+    return {
+        "key": f"{key_of(run)}/{node.unique_id}",
+        "unique_id": node.unique_id,
+        "status": node.status,
+        "rows_affected": node.rows,
+        "run_id": run.run_id,
+        "job_run_url": run.status.link,
+        "dbtrun": run.metadata.name,
+    }
