@@ -13,8 +13,10 @@ from tests.airflow import environments
 from tests.airflow.rig import Rig
 from tests.controlplane import BuildError, build
 
-# Environments of their own, which are installed for each: with all releases.
-collect_ignore = [] if len(environments.tested()) == len(environments.RELEASES) else ["test_floors.py"]
+# Environments of their own, which are installed for each, and what takes minutes: with all releases.
+collect_ignore = (
+    [] if len(environments.tested()) == len(environments.RELEASES) else ["test_floors.py", "test_reacting_more.py"]
+)
 
 BRIEF: Final = (
     "a_retry_after_a_failure",

@@ -25,6 +25,9 @@ AIRFLOW: Final = {"name": "airflow", "namespace": NAMESPACE}
 """The ServiceAccount to which the chart's values give Airflow's Role, and no more."""
 DOCUMENTED: Final = (12345, 111, 222, 333)
 """The job ids of the documented snippets."""
+MANY_MODELS: Final = 444
+"""The id of a job that builds so many models."""
+MODELS: Final = 500
 SIZE: Final = int(os.environ.get("MAPPED_TASKS", "12"))
 """How many mapped tasks wait, a quarter of them to be killed twice. Each costs Airflow two seconds of a processor."""
 AHEAD: Final = {"endless": 3}
@@ -34,9 +37,10 @@ AHEAD: Final = {"endless": 3}
 def scenario() -> dict[str, Any]:
     """The scenario of all tests, and the jobs of the documented snippets, which end when a test ends them."""
     endless = {"queue": 0.1, "start": 0.1, "run": None, "parallel": True}
-    return SCENARIO | {
-        "jobs": [*SCENARIO["jobs"], *({"id": job, "name": f"job {job}"} | endless for job in DOCUMENTED)]
-    }
+    nodes = [f"model.shop.m{number}" for number in range(MODELS)]
+    many = {"id": MANY_MODELS, "name": "many models", "queue": 0.1, "start": 0.1, "run": 0.5, "nodes": nodes}
+    documented = ({"id": job, "name": f"job {job}"} | endless for job in DOCUMENTED)
+    return SCENARIO | {"jobs": [*SCENARIO["jobs"], many, *documented]}
 
 
 class Rig(DagRuns):
