@@ -68,8 +68,8 @@ class Pace:
 
 
 DEFAULT_PACE: Final = Pace()
-LOOKED_AT: Final = 125
-"""Live objects that are read in a second: 1,000 are looked at every 8 seconds."""
+LOOKED_AT: Final = 40
+"""Live objects that are read in a second: 1,000 are looked at every 25 seconds."""
 SLICE: Final = 50
 """Waiters that are told something in one turn of the event loop: each of them then does something itself."""
 
