@@ -23,7 +23,7 @@ from tests.controlplane import helm_path
 ROOT: Final = Path(__file__).resolve().parent.parent
 CHART: Final = ROOT / "helm/dbtrun"
 NAMESPACE: Final = "dbtrun-system"
-CRD: Final = "templates/crd.yaml"
+CRDS: Final = {"dbtruns": "templates/crd.yaml", "dbtrunmirrors": "templates/crd-mirrors.yaml"}
 AIRFLOW: Final = "deploy/airflow/values.yaml"
 ROLES: Final = "templates/roles-for-people.yaml"
 OVERLAYS: Final[dict[str, tuple[str, ...]]] = {
@@ -34,16 +34,24 @@ OVERLAYS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Folders of deploy/overlays, each with the values of its manifest, to further arguments."""
 
-MANIFESTS: Final[dict[str, tuple[str, ...]]] = {
-    "deploy/crd/dbtrun.dev_dbtruns.yaml": ("--namespace", NAMESPACE, "--show-only", CRD, "--set", "crds.keep=false"),
-    "deploy/manifests/dbtrun.yaml": ("--namespace", NAMESPACE, "--set", "crds.enabled=false"),
-} | {
-    f"deploy/overlays/{name}/dbtrun.yaml": (
-        *("--set", "crds.enabled=false", "--values", str(ROOT / f"deploy/overlays/{name}/values.yaml")),
-        *arguments,
-    )
-    for name, arguments in OVERLAYS.items()
-}
+MANIFESTS: Final[dict[str, tuple[str, ...]]] = (
+    {
+        f"deploy/crd/dbtrun.dev_{plural}.yaml": (
+            *("--namespace", NAMESPACE, "--show-only", template, "--set", "crds.keep=false"),
+        )
+        for plural, template in CRDS.items()
+    }
+    | {
+        "deploy/manifests/dbtrun.yaml": ("--namespace", NAMESPACE, "--set", "crds.enabled=false"),
+    }
+    | {
+        f"deploy/overlays/{name}/dbtrun.yaml": (
+            *("--set", "crds.enabled=false", "--values", str(ROOT / f"deploy/overlays/{name}/values.yaml")),
+            *arguments,
+        )
+        for name, arguments in OVERLAYS.items()
+    }
+)
 """File to the arguments of `helm template` that make it. The CRD has its own: it is applied first and kept last."""
 
 ALERTS: Final = "deploy/alerts/dbtrun.yaml"

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Writes the pages that people look things up in, so that they say what the API server, watcher and chart do.
 
-docs/reference.md comes from the CRD and the code, docs/settings.md from the settings and the chart, docs/events.md,
-docs/lifecycle.md and docs/cli-reference.md from the code, and helm/dbtrun/README.md from the chart's values and their
-schema. docs/performance.md comes from what the benches recorded.
+docs/reference.md and docs/mirror-reference.md come from the CRDs and the code, docs/settings.md from the settings and
+the chart, docs/events.md, docs/lifecycle.md and docs/cli-reference.md from the code, and helm/dbtrun/README.md from the
+chart's values and their schema. docs/performance.md comes from what the benches recorded.
 
 python -m docs.generate           write them
 python -m docs.generate --check   exit 1 and name those that differ
@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from airflow_trigger.waiting.event import STATUSES
 from dbtrun.api import API_VERSION, KIND, PHASE_MEANINGS, REASON_DOCS, ConditionType
+from dbtrun.api.mirrors import MIRROR_KIND
 from docs import chart, cli, events, lifecycle, performance, settings
 from tests.bench import record
 from watcher.telemetry.metrics import Census, Metrics
@@ -31,6 +32,8 @@ from watcher.telemetry.metrics import Census, Metrics
 ROOT: Final = Path(__file__).resolve().parent.parent
 CRD: Final = ROOT / "deploy/crd/dbtrun.dev_dbtruns.yaml"
 REFERENCE: Final = ROOT / "docs/reference.md"
+MIRRORS_CRD: Final = ROOT / "deploy/crd/dbtrun.dev_dbtrunmirrors.yaml"
+MIRRORS: Final = ROOT / "docs/mirror-reference.md"
 SETTINGS: Final = ROOT / "docs/settings.md"
 EVENTS: Final = ROOT / "docs/events.md"
 LIFECYCLE: Final = ROOT / "docs/lifecycle.md"
@@ -216,6 +219,55 @@ def reference(crd: Schema) -> str:
     )
 
 
+MIRRORS_HEAD: Final = """\
+A DbtRunMirror shows runs that nobody started with a DbtRun: of dbt Cloud's own scheduler, of CI, of people. For each
+run that matches, the watcher creates the DbtRun `MIRROR-RUNID`, which follows the run and starts nothing. Deleting the
+DbtRun or the DbtRunMirror does nothing to the run. If the DbtRunMirror is deleted, Kubernetes deletes its DbtRuns.
+
+```yaml
+apiVersion: dbtrun.dev/v1alpha1
+kind: DbtRunMirror
+metadata: {name: nightly}
+spec:
+  select: {jobIds: [12345], causes: [scheduled, ui]}
+```
+
+- Each DbtRun has the labels `dbtrun.dev/mirror`, `dbtrun.dev/job-id`, `dbtrun.dev/environment-id` and
+  `dbtrun.dev/cause`, and those of the template. It has no finalizer, and no Event for its end.
+- A run appears once, also when the watcher is restarted in between, and does not come back when its DbtRun is deleted.
+  A run that dbt Cloud lists more than two minutes after its end appears up to ten minutes later; one that it lists that
+  late while no watcher runs does not appear. `status.lateRuns` counts those that were found.
+- Runs of the cluster's own DbtRuns do not appear, nor what resumes one of them.
+- If more runs finish than `maxPerMinute`, they wait: the condition CaughtUp is False, and none is left out.
+- The watcher sends about 12 requests a minute for all mirrors of a connection together, and 14 if one has
+  `appear: Started`; more while it reads a backlog.
+- `kubectl get drm` shows whether a mirror works and has caught up. The watcher needs the CRD
+  `dbtrunmirrors.dbtrun.dev`; the chart installs it, or apply `deploy/crd/dbtrun.dev_dbtrunmirrors.yaml`."""
+
+
+def mirror_reference(crd: Schema) -> str:
+    """The page of DbtRunMirrors."""
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    spec, status = schema["properties"]["spec"], schema["properties"]["status"]
+    return (
+        "\n\n".join(
+            [
+                f"# {MIRROR_KIND} (`{API_VERSION}`)",
+                "`docs/generate.py` generates this page from the CRD and the code: change those instead.",
+                MIRRORS_HEAD,
+                "## spec",
+                spec_table(spec),
+                "### What the API server refuses",
+                "\n".join(f"- {sentence}" for sentence in (*sentences(schema),)),
+                "## status",
+                status["description"],
+                status_table(status),
+            ]
+        )
+        + "\n"
+    )
+
+
 def _code(*words: str | None) -> str:
     return ", ".join(f"`{word}`" for word in words if word)
 
@@ -270,6 +322,7 @@ def pages() -> dict[Path, str]:
     """Every generated page and its text."""
     return {
         REFERENCE: reference(yaml.safe_load(CRD.read_text())),
+        MIRRORS: mirror_reference(yaml.safe_load(MIRRORS_CRD.read_text())),
         SETTINGS: settings_page(),
         EVENTS: events_page(),
         COMMANDS: commands_page(),

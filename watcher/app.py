@@ -23,6 +23,7 @@ from watcher.cluster.expiry import Expiry
 from watcher.cluster.leader import Leader, LeaseSettings
 from watcher.cluster.leader_thread import LeaderThread
 from watcher.cluster.mirror import Mirror
+from watcher.cluster.mirrors import MirrorWatch, MirrorWriter
 from watcher.cluster.secrets import SecretReader
 from watcher.cluster.served_crd import ServedCrd
 from watcher.cluster.stream import Stream, StreamBroken
@@ -32,8 +33,10 @@ from watcher.dbtcloud.accounts import Accounts
 from watcher.knowledge import Knowledge
 from watcher.lifecycle.decisions import Event
 from watcher.lifecycle.ended import rests_until
+from watcher.lifecycle.facts import Observation
 from watcher.lifecycle.history import History, Streaks
 from watcher.lifecycle.spans import ended_traces
+from watcher.mirroring import WRITES_AT_ONCE, Mirroring, Objects, Shell
 from watcher.perform import Performer
 from watcher.reconcile import Reconciler
 from watcher.settings import Settings, own_namespace, own_pod
@@ -54,6 +57,8 @@ STOP_SECONDS: Final = 20.0
 STUCK_SECONDS: Final = 300.0
 """A part that makes no progress for this long, plus the time-out of a request, hangs: Kubernetes restarts the watcher.
 With a shorter time, a slow API server or dbt Cloud would restart it in vain."""
+LISTED_SECONDS: Final = 0.5
+"""Between two looks at whether every object is known."""
 LEADERLESS_SECONDS: Final = 60.0
 """The same for a watcher that acts but no longer holds the Lease: it should have ended within seconds."""
 
@@ -79,7 +84,8 @@ class Watcher:
         self.metrics = Metrics(version())
         self.history = History()
         self.streaks = Streaks()
-        self.mirror = Mirror(lambda run: rests_until(run, access.clock().wall), self._ended)
+        self.objects = Objects(lambda uid: self.mirror.namespace(uid) is not None)
+        self.mirror = Mirror(lambda run: rests_until(run, access.clock().wall), self._ended, self.objects.seen)
         self.events = Events(access, own_pod())
         self.sources = Sources(SecretReader(access))
         self.knowledge = Knowledge(access.clock, self.wake, self.sources.doubt)
@@ -92,6 +98,7 @@ class Watcher:
             count=lambda reason: self.metrics.connection_faults.labels(reason.value).inc(),
             observe=lambda sent: self.metrics.sent(*sent),
             elsewhere=self.history.note_facts,
+            late=self.metrics.mirror_late_runs.inc,
             clock=access.clock,
             weights=settings.weights,
         )
@@ -111,19 +118,20 @@ class Watcher:
         default: SecretName | Path | None = Path(settings.connection_dir) if settings.connection_dir else None
         if settings.connection_secret:
             default = SecretName(own_namespace(), settings.connection_secret)
+        connections = Connections(
+            self.sources,
+            self.accounts,
+            default,
+            settings.default_connection_serves,
+            settings.hosts,
+            settings.projects_of,
+        )
         performer = Performer(
             objects=writer,
             record=self.mirror.record,
             forget_object=self.mirror.forget,
             namespace_of=self.mirror.namespace,
-            connections=Connections(
-                self.sources,
-                self.accounts,
-                default,
-                settings.default_connection_serves,
-                settings.hosts,
-                settings.projects_of,
-            ),
+            connections=connections,
             emit=self.emit,
             clock=access.clock,
             metrics=self.metrics,
@@ -142,6 +150,20 @@ class Watcher:
             emit=self.emit,
             typical=self.history.typical_of,
         )
+        self.mirroring = Mirroring(
+            Shell(
+                writer=MirrorWriter(access),
+                connections=connections,
+                objects=self.objects,
+                record=self._mirrored,
+                forget=self.mirror.forget,
+                clock=access.clock,
+                may_act=self._may_act,
+                note=lambda outcome: self.metrics.mirror_runs.labels(outcome).inc(),
+                writes=asyncio.Semaphore(WRITES_AT_ONCE),
+            )
+        )
+        self.mirrors = MirrorWatch(access, settings.served_namespaces, self.mirroring.changed, self.mirroring.gone)
         self._acting = False
         self._leading = asyncio.Event()
         self._lost = asyncio.Event()
@@ -171,6 +193,8 @@ class Watcher:
         )
         self.metrics.watch_parts(self.vitals)
         self.metrics.oldest_step.set_function(self.reconciler.oldest)
+        self.metrics.mirrors.set_function(lambda: len(self.mirroring))
+        self.metrics.mirror_lag.set_function(lambda: self.mirroring.lag)
         self.metrics.known.set_function(lambda: len(self.mirror))
         self.metrics.unreadable.set_function(lambda: len(self.mirror.all_unreadable))
         self.metrics.watch_broken.set_function(lambda: self.stream.problem is not None)
@@ -224,6 +248,13 @@ class Watcher:
             logger.warning("DbtRun %s/%s cannot be read: %s", aside.namespace, aside.name, aside.message)
         if self._acting:
             self.reconciler.wake(uid)
+
+    def _mirrored(self, run: DbtRun, observation: Observation) -> None:
+        """An object was created for a run that others have started: what the list said of it is all it needs."""
+        self.mirror.record(run)
+        self.wake(run.uid)
+        if run.spec.run_id is not None:
+            self.knowledge.foresee(run.uid, run.spec.run_id, observation)
 
     def emit(self, run: DbtRun, event: Event) -> None:
         """Sends an Event in the background."""
@@ -282,6 +313,8 @@ class Watcher:
             "expiry": self.expiry.run(),
             "crd": self.crd.run(),
             "reconciler": self._begin(),
+            "mirrors": self.mirrors.run(),
+            "mirroring": self._begin_mirroring(),
         }
         async with asyncio.TaskGroup() as group:
             workers = [group.create_task(_lasting(name, work), name=name) for name, work in parts.items()]
@@ -319,6 +352,12 @@ class Watcher:
         for run in self.mirror:
             self.reconciler.wake(run.uid)
         await asyncio.Event().wait()  # from here on, events wake the reconciler
+
+    async def _begin_mirroring(self) -> None:
+        """Begins once this watcher acts and knows every object, and so every run that is its own."""
+        while not (self._acting and self.stream.all_listed):  # noqa: ASYNC110 - two parts and their scopes say so
+            await asyncio.sleep(LISTED_SECONDS)
+        await self.mirroring.run()
 
 
 async def _lasting(name: str, work: Coroutine[Any, Any, object]) -> NoReturn:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from dbtrun.api import CONNECTION_SECRET_TYPE, DbtRun, Reason
+from dbtrun.api.mirrors import DbtRunMirror
 from dbtrun.connection.hosts import Hosts
 from dbtrun.connection.secret import Connection, InvalidConnection, parse_connection
 from dbtrun.values import Instant, keep_newest
@@ -91,7 +92,26 @@ class Connections:
         self._accounts.use(run.uid, connection)
         return connection
 
-    def projects(self, run: DbtRun) -> frozenset[int] | None:
+    async def connect_mirror(self, mirror: DbtRunMirror) -> Account:
+        """Reads the connection of a mirror, through which its runs are listed from now on.
+
+        Raises:
+            Unusable: it cannot be used as it is; Misdirected: it is for another account than before.
+        """
+        connection = await self._read(mirror)
+        status = mirror.status
+        if status.account_id is not None and (status.account_id, status.host) != (
+            connection.account_id,
+            connection.host,
+        ):
+            self._accounts.release(mirror.uid)
+            raise Misdirected(
+                f"The connection is for account {connection.account_id} at {connection.host}, and the runs so far are "
+                f"of account {status.account_id} at {status.host}: create a new DbtRunMirror."
+            )
+        return self._accounts.use(mirror.uid, connection)
+
+    def projects(self, run: DbtRun | DbtRunMirror) -> frozenset[int] | None:
         """The only projects that the object may use with its connection; None: all that the token can see."""
         ref, namespace = run.spec.connection_ref, run.metadata.namespace
         if ref is None or SecretName(namespace, ref.name) == self._default:
@@ -125,7 +145,7 @@ class Connections:
         self._accounts.release(uid)
         self._sources.forget(uid)
 
-    async def _read(self, run: DbtRun) -> Connection:
+    async def _read(self, run: DbtRun | DbtRunMirror) -> Connection:
         self._sources.forget(run.uid)
         try:
             if run.spec.connection_ref is None:
@@ -134,7 +154,7 @@ class Connections:
         except InvalidConnection as error:
             raise Unusable(str(error)) from None
 
-    async def _read_default(self, run: DbtRun) -> Connection:
+    async def _read_default(self, run: DbtRun | DbtRunMirror) -> Connection:
         if self._default is None:
             raise Unusable(
                 "spec.connectionRef is absent and the watcher has no default connection: name a Secret there."

@@ -82,6 +82,12 @@ class Knowledge:
         if not (same and before.answered and before.trouble is None):
             self._wake(uid)
 
+    def foresee(self, uid: str, run_id: int, observation: Observation) -> None:
+        """What a list said of the run of an object that was just created for it."""
+        before = self._known.get(uid)
+        if before is not None:
+            self._known[uid] = replace(before, about=run_id, observation=observation, answered=True)
+
     def troubled(self, uids: Iterable[str], trouble: Trouble) -> None:
         """dbt Cloud cannot be asked about these objects."""
         for uid in uids:

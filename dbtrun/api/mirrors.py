@@ -20,8 +20,6 @@ from dbtrun.api.status import ConditionStatus
 MIRROR_KIND: Final = "DbtRunMirror"
 MIRROR_PLURAL: Final = "dbtrunmirrors"
 
-MIRROR_LABEL: Final = f"{GROUP}/mirror"
-"""The name of the DbtRunMirror that has created a DbtRun."""
 JOB_LABEL: Final = f"{GROUP}/job-id"
 ENVIRONMENT_LABEL: Final = f"{GROUP}/environment-id"
 CAUSE_LABEL: Final = f"{GROUP}/cause"
@@ -141,8 +139,6 @@ class MirrorStatus(Fields, frozen=True, kw_only=True):
     pruned_through: datetime | None = None
     """The latest end of a run whose DbtRun the history limits have removed."""
     lag_seconds: int | None = None
-    mirrored: int = 0
-    """DbtRuns that exist."""
     late_runs: int = 0
     conditions: tuple[MirrorConditionStatus, ...] = ()
 

@@ -22,6 +22,9 @@ WATCHED_ANNOTATION: Final = f"{GROUP}/watched-until"
 RESTORED_LABEL: Final = "velero.io/restore-name"
 """What Velero puts on each object that it restores."""
 
+MIRROR_LABEL: Final = f"{GROUP}/mirror"
+"""The name of the DbtRunMirror that has created a DbtRun."""
+
 CONNECTION_SECRET_TYPE: Final = f"{GROUP}/connection"
 """Only Secrets of this type are ever read as connections, so that no other Secret can be used as one."""
 

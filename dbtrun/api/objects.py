@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dbtrun.api.names import MARKER_PREFIX, RESTORED_LABEL, START_COPY_ANNOTATION, UID_ANNOTATION
+from dbtrun.api.names import MARKER_PREFIX, MIRROR_LABEL, RESTORED_LABEL, START_COPY_ANNOTATION, UID_ANNOTATION
 from dbtrun.api.spec import DeletionPolicy, Fields, Spec
 from dbtrun.api.status import Attempt, Status
 
@@ -60,6 +60,16 @@ class DbtRun(Fields, frozen=True, kw_only=True):
             return taken_on != self.uid
         foreign = [self.is_foreign(attempt) for attempt in self.status.attempts if attempt.marker]
         return all(foreign) if foreign else RESTORED_LABEL in self.metadata.labels
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether a DbtRunMirror has created it for a run that somebody else has started."""
+        return self.spec.adopts and MIRROR_LABEL in self.metadata.labels
+
+    @property
+    def owes_cancel(self) -> bool:
+        """Whether its deletion has something to wait for. A mirrored object only shows its run."""
+        return not self.mirrored or self.cancels_on_deletion
 
     @property
     def may_start(self) -> bool:

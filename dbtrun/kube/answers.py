@@ -48,24 +48,24 @@ def decode(answer: bytes | bytearray | msgspec.Raw, kind: type[T]) -> T:
     return decoded
 
 
-def one(answer: bytes | msgspec.Raw, read: Read[T]) -> T:
-    """A DbtRun.
+def one(answer: bytes | msgspec.Raw, read: Read[T], wanted: str = KIND) -> T:
+    """A DbtRun, or an object of another kind of ours.
 
     Raises:
-        Unreadable: it is a DbtRun, and of another version.
-        Unreachable: it is not a DbtRun.
+        Unreadable: it is one, and of another version.
+        Unreachable: it is not one.
     """
     kind = decode(answer, _Kind)
-    is_ours = kind.kind == KIND and kind.api_version.partition("/")[0] == GROUP
+    is_ours = kind.kind == wanted and kind.api_version.partition("/")[0] == GROUP
     if kind.kind and not is_ours:
-        raise Unreachable(f"the answer is not a DbtRun: {short(kind.api_version)} {short(kind.kind)}")
+        raise Unreachable(f"the answer is not a {wanted}: {short(kind.api_version)} {short(kind.kind)}")
     try:
         return read(answer)
     except UNREADABLE as error:
         problem = short(str(error))
     if is_ours:
-        raise Unreadable(f"The DbtRun cannot be read: {problem}; is the chart's CRD of another version?")
-    raise Unreachable(f"the answer is not a DbtRun: {problem}")
+        raise Unreadable(f"The {wanted} cannot be read: {problem}; is the chart's CRD of another version?")
+    raise Unreachable(f"the answer is not a {wanted}: {problem}")
 
 
 def comparable(version: str) -> str:

@@ -18,7 +18,6 @@ T = TypeVar("T")
 S = TypeVar("S", bound=Stored)
 
 PREFIX: Final = f"apis/{API_VERSION}"
-LIST_KIND: Final = f"{KIND}List"
 STRICT: Final = {"fieldValidation": "Strict"}
 """A field that the installed CRD does not know is refused; else the API server would drop it in silence."""
 WATCH_SECONDS: Final = 300
@@ -34,13 +33,16 @@ class Streams(Requests, Protocol):
 
 
 class DbtRuns(Generic[T]):
-    """The DbtRuns of a namespace, or of all, as `read` makes them of JSON.
+    """The DbtRuns of a namespace, or of all, as `read` makes them of JSON; a subclass names another kind.
 
     Every method raises KubeError of the kind that says what can be done.
 
     Args:
         page: most objects that are read in one go: the event loop stands still meanwhile.
     """
+
+    plural = PLURAL
+    kind = KIND
 
     def __init__(self, requests: Requests, namespace: str | None, read: Read[T], *, page: int = 100) -> None:
         self._requests = requests
@@ -63,7 +65,7 @@ class DbtRuns(Generic[T]):
 
     async def get(self, name: str) -> T:
         """One of them, as it is now."""
-        return one(await self._requests.request("GET", self._path(name)), self._read)
+        return one(await self._requests.request("GET", self._path(name)), self._read, self.kind)
 
     async def create(self, body: Mapping[str, Any]) -> T:
         """A new one.
@@ -78,7 +80,7 @@ class DbtRuns(Generic[T]):
         except Conflict as error:
             # The server was in the middle of something else, as counting a ResourceQuota.
             raise Unreachable(str(error)) from error
-        return one(answer, self._read)
+        return one(answer, self._read, self.kind)
 
     async def patch(
         self,
@@ -94,8 +96,10 @@ class DbtRuns(Generic[T]):
         Args:
             strict: False: a field that the installed CRD does not know is dropped, and the answer lacks it.
         """
-        path, query = api_path(PREFIX, self._namespace, PLURAL, name, sub), STRICT if strict else None
-        return one(await self._requests.request("PATCH", path, query=query, body=body, urgency=urgency), self._read)
+        path, query = api_path(PREFIX, self._namespace, self.plural, name, sub), STRICT if strict else None
+        return one(
+            await self._requests.request("PATCH", path, query=query, body=body, urgency=urgency), self._read, self.kind
+        )
 
     async def watch(
         self: DbtRuns[S], streams: Streams, version: str, *, fields: str, silence_seconds: float
@@ -118,10 +122,10 @@ class DbtRuns(Generic[T]):
                     yield change
 
     def _pages(self, labels: str, fields: str) -> AsyncIterator[Page]:
-        return pages(self._requests, self._path(), _selection(labels, fields), kind=LIST_KIND, most=self._page)
+        return pages(self._requests, self._path(), _selection(labels, fields), kind=f"{self.kind}List", most=self._page)
 
     def _path(self, name: str | None = None) -> str:
-        return api_path(PREFIX, self._namespace, PLURAL, name)
+        return api_path(PREFIX, self._namespace, self.plural, name)
 
 
 def _selection(labels: str, fields: str) -> dict[str, str]:

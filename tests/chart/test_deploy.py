@@ -117,7 +117,7 @@ def test_without_a_role_to_bind_nobody_gives_the_watcher_rights_that_they_lack(
     answer = install(helm, tenant, "--set=crds.enabled=false,rbac.aggregate=false,rbac.releaseDeleted=false")
     assert answer.returncode == 1
     lacking = set(re.findall(r"Resources:\[\"([a-z/]+)\"\], Verbs:\[\"([a-z]+)\"\]", answer.stderr.replace("\\", "")))
-    assert lacking == {("dbtruns/status", "patch")}, answer.stderr
+    assert lacking == {("dbtruns/status", "patch"), ("dbtrunmirrors/status", "patch")}, answer.stderr
     helm.run("uninstall", "dbtrun", "--namespace=tenant", f"--kubeconfig={tenant}")
 
 

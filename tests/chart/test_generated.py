@@ -35,9 +35,10 @@ def test_only_helm_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_change_of_the_chart_is_noticed(binaries: None, tmp_path: Path) -> None:
     copy = shutil.copytree(CHART, tmp_path / "dbtrun")
-    crd = copy / render.CRD
-    crd.write_text(crd.read_text().replace("maxLength: 200\n", "maxLength: 201\n"))
-    assert render.stale(copy) == ["deploy/crd/dbtrun.dev_dbtruns.yaml"]
+    for template in render.CRDS.values():
+        crd = copy / template
+        crd.write_text(crd.read_text().replace("maxLength: 200\n", "maxLength: 201\n"))
+    assert render.stale(copy) == [f"deploy/crd/dbtrun.dev_{plural}.yaml" for plural in render.CRDS]
 
 
 def test_the_generated_pages_are_what_crd_code_and_chart_say() -> None:

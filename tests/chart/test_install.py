@@ -30,7 +30,9 @@ def rights(group: str, resource: str, *verbs: str) -> set[Right]:
 
 
 SERVE: Final = (
-    rights("dbtrun.dev", "dbtruns", "get", "list", "watch", "patch", "delete")
+    rights("dbtrun.dev", "dbtruns", "get", "list", "watch", "create", "patch", "delete")
+    | rights("dbtrun.dev", "dbtrunmirrors", "list", "watch")
+    | rights("dbtrun.dev", "dbtrunmirrors/status", "patch")
     | rights("dbtrun.dev", "dbtruns/status", "patch")
     | rights("events.k8s.io", "events", "create")
 )

@@ -21,12 +21,14 @@ import yaml
 from airflow_trigger.artifacts import Files
 from airflow_trigger.task.runs import task_runs
 from airflow_trigger.waiting.runs import HubRuns
+from dbtrun.api import API_VERSION
 from dbtrun.kube.config import ClusterConfig
 from dbtrun.kube.connect import connect
 from dbtrun.kube.errors import Forbidden
 from tests.chart.helm import Helm
 from tests.cluster.objects import kubeconfig_to
 from tests.controlplane import ControlPlane
+from tests.stack.dbt import JOBS
 from tests.stack.own import Own
 from tests.stack.program import Program
 from tests.stack.proxy import Proxy
@@ -119,7 +121,10 @@ async def replaced(stack: Stack, right: Right, rules: list[dict[str, Any]]) -> N
 
 async def allowed(stack: Stack, right: Right, wanted: bool) -> None:
     account = "airflow" if right.role == "dbtrun-airflow" else "dbtrun"
-    group = {"dbtruns": ".dbtrun.dev", "events": ".events.k8s.io", "leases": ".coordination.k8s.io"}
+    group = dict.fromkeys(("dbtruns", "dbtrunmirrors"), ".dbtrun.dev") | {
+        "events": ".events.k8s.io",
+        "leases": ".coordination.k8s.io",
+    }
     resource, _, sub = right.resource.partition("/")
     name = {"leases": "/dbtrun", "secrets": f"/{SECRET}"}.get(resource, "") if right.verb != "create" else ""
     asked = ["auth", "can-i", right.verb, f"{resource}{group.get(resource, '')}{name}"]
@@ -199,6 +204,24 @@ async def adds_files(stack: Stack, right: Right) -> None:
                 await writer.keep_artifacts(run, f"{name}-files", {"second": b"2"})
         await writer.keep_artifacts(run, f"{name}-files", {"second": b"2"})
     assert (await stack.json("get", "configmap", f"{name}-files"))["data"] == {"first": "1", "second": "2"}
+
+
+async def mirrors(stack: Stack, right: Right) -> None:
+    """Runs that others start get DbtRuns."""
+    name = f"mirrors-{right.verb}-{right.resource.partition('/')[2]}"
+    metadata = {"name": name.strip("-")}
+    async with without(stack, right), started(stack, right) as watcher:
+        mirror = {"apiVersion": API_VERSION, "kind": "DbtRunMirror", "metadata": metadata}
+        await stack.apply(mirror | {"spec": {"select": {"allJobs": True}}})
+        run_id = (await stack.ask("POST", "/runs", {"job_id": JOBS["success"]}))["id"]
+        await watcher.says(right.refused)
+
+    async def shown() -> str:
+        return await stack.kubectl("get", "dr", "-oname", "-l", f"dbtrun.dev/mirror={metadata['name']}")
+
+    await saying(shown, str(run_id))
+    await stack.reaches(f"{metadata['name']}-{run_id}", "Succeeded")
+    await stack.kubectl("delete", "drm", metadata["name"])
 
 
 async def looks_again(stack: Stack, right: Right) -> None:
@@ -287,7 +310,7 @@ async def started(stack: Stack, right: Right) -> AsyncIterator[Program]:
     """Another watcher in the place of the one that runs, for a while."""
     if stack.watcher.running:
         await stack.watcher.stop()
-    other = stack.another_watcher(f"without-{right.verb}-{right.resource}")
+    other = stack.another_watcher(f"without-{right.verb}-{right.resource.replace('/', '-')}")
     other.start()
     try:
         yield other
@@ -345,9 +368,13 @@ NEEDED: Final[dict[Right, Callable[[Stack, Right], Awaitable[None]]]] = {
     Right("dbtrun", "dbtruns", "get"): looks_again,
     Right("dbtrun", "dbtruns", "list"): begins,
     Right("dbtrun", "dbtruns", "watch"): begins,
+    Right("dbtrun", "dbtruns", "create"): mirrors,
     Right("dbtrun", "dbtruns", "patch"): takes_on,
     Right("dbtrun", "dbtruns", "delete"): tidies_up,
     Right("dbtrun", "dbtruns/status", "patch"): takes_on,
+    Right("dbtrun", "dbtrunmirrors", "list"): mirrors,
+    Right("dbtrun", "dbtrunmirrors", "watch"): mirrors,
+    Right("dbtrun", "dbtrunmirrors/status", "patch"): mirrors,
     Right("dbtrun", "events", "create"): reports,
     Right(DELETIONS, "dbtruns", "get"): lets_go,
     Right(DELETIONS, "dbtruns", "list"): lets_go,

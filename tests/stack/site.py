@@ -16,6 +16,7 @@ from tests.stack.waiting import until
 ROOT: Final = Path(__file__).parents[2]
 LEASE: Final = "dbtrun"
 CRD: Final = ROOT / "deploy/crd/dbtrun.dev_dbtruns.yaml"
+MIRRORS_CRD: Final = ROOT / "deploy/crd/dbtrun.dev_dbtrunmirrors.yaml"
 
 
 def dbt_run(name: str, job: str | None = "success", /, **spec: Any) -> dict[str, Any]:
@@ -122,6 +123,7 @@ class Site(DbtCloud):
 
 
 async def install_crd(plane: ControlPlane) -> None:
-    """Installs the CRD once per control plane and waits until it is served."""
-    await plane.kubectl("apply", "--server-side", "-f", str(CRD))
-    await plane.kubectl("wait", "--for=condition=Established", "crd/dbtruns.dbtrun.dev", "--timeout=120s")
+    """Installs the CRDs once per control plane and waits until they are served."""
+    await plane.kubectl("apply", "--server-side", "-f", str(CRD), "-f", str(MIRRORS_CRD))
+    kinds = ("crd/dbtruns.dbtrun.dev", "crd/dbtrunmirrors.dbtrun.dev")
+    await plane.kubectl("wait", "--for=condition=Established", *kinds, "--timeout=120s")

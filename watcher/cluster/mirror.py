@@ -145,15 +145,18 @@ class Mirror:
     Args:
         rests: whether an object needs nothing more: until when (seconds since the epoch, `inf`: for ever), else None.
         ended: called with each version of an object that has ended.
+        seen: called with each version of an object.
     """
 
     def __init__(
         self,
         rests: Callable[[DbtRun], float | None] = _never,
         ended: Callable[[DbtRun], object] = lambda _run: None,
+        seen: Callable[[DbtRun], object] = lambda _run: None,
     ) -> None:
         self._rests = rests
         self._ended = ended
+        self._seen = seen
         self._runs: dict[str, DbtRun] = {}
         self._unreadable: dict[str, Unreadable] = {}
         self._resting: dict[str, Resting] = {}
@@ -352,6 +355,7 @@ class Mirror:
     def _keep(self, run: DbtRun) -> None:
         uid, metadata, status = run.uid, run.metadata, run.status
         self._unreadable.pop(uid, None)
+        self._seen(run)
         if status.final:
             self._ended(run)
         until = self._rests(run)

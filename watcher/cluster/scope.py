@@ -96,6 +96,8 @@ class Scope:
         self._watching: Watching | None = None
         self.synced = False
         """Whether every object that is not finished is known."""
+        self.listed = False
+        """Whether every object is known."""
         self.problem: str | None = None
         """Why the mirror may be out of date at the moment, as a sentence; None when it is not."""
         self.broken: BaseException | None = None
@@ -324,6 +326,7 @@ class Scope:
             self._on_synced()
 
     def _listed(self) -> None:
+        self.listed = True
         self._synced()
         if not self._quick_ends:  # else its watch may end again
             self._recovered()

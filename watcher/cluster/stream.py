@@ -63,6 +63,11 @@ class Stream:
         """The namespaces of which nothing is known yet: neither what is in them nor what is wrong with them."""
         return tuple(scope.namespace or "all" for scope in self._all if not scope.synced and scope.problem is None)
 
+    @property
+    def all_listed(self) -> bool:
+        """Whether every object is known, of the namespaces that can be listed."""
+        return all(scope.listed or scope.problem is not None for scope in self._all)
+
     def silent(self) -> float:
         """Seconds since the scope that has been silent for longest made progress."""
         return max(scope.silent() for scope in self.scopes.values())

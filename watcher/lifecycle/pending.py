@@ -167,7 +167,8 @@ def _wait_for_slot(case: Case) -> Decision | None:
 
 
 def _take_hold(case: Case) -> Decision | None:
-    return None if (case.held and not case.run.unmarked) or case.run.deleting else AddFinalizer()
+    settled = (case.held and not case.run.unmarked) or not case.run.owes_cancel
+    return None if settled or case.run.deleting else AddFinalizer()
 
 
 def _adopt(case: Case) -> Decision:

@@ -17,14 +17,15 @@ class Kept:
 
     uid: str
     name: str
+    run_id: int
     job_id: int
     phase: Phase
     finished_at: datetime
 
     @property
-    def order(self) -> tuple[datetime, str]:
+    def order(self) -> tuple[datetime, int]:
         """Older first."""
-        return self.finished_at, self.name
+        return self.finished_at, self.run_id
 
 
 def surplus(kept: Iterable[Kept], limit: HistoryLimit) -> list[Kept]:

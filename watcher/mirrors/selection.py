@@ -21,7 +21,7 @@ WORDS: Final = {
     "ui": Cause.UI,
 }
 """dbt Cloud's `cause_category`, and the name that the API has for it."""
-REMEMBERED: Final = 200_000
+REMEMBERED: Final = 50_000
 """Run ids of our own that are kept: a run that ended is listed again for two hours at most."""
 
 

@@ -238,6 +238,23 @@ class Metrics:
             "dbtrun_connection_faults", "Faults of connections to dbt Cloud, by reason.", ["reason"], registry=registry
         )
         self.conflicts = Counter("dbtrun_write_conflicts", "Writes refused: the object had changed.", registry=registry)
+        self.mirrors = Gauge("dbtrun_mirrors", "DbtRunMirrors known.", registry=registry)
+        self.mirror_lag = Gauge(
+            "dbtrun_mirror_lag_seconds",
+            "Seconds by which the DbtRunMirror that is furthest behind is behind, when it was last saved.",
+            registry=registry,
+        )
+        self.mirror_runs = Counter(
+            "dbtrun_mirror_runs",
+            "Runs that a DbtRunMirror was about: created, own, other_cluster; pruned: their DbtRuns were removed.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.mirror_late_runs = Counter(
+            "dbtrun_mirror_late_runs",
+            "Finished runs that dbt Cloud listed later than DbtRunMirrors allow for.",
+            registry=registry,
+        )
         self.known = Gauge("dbtrun_objects", "DbtRuns known.", registry=registry)
         self.active = Gauge("dbtrun_reconciles_active", "Objects that are being reconciled now.", registry=registry)
         self.end_lag = Histogram(

@@ -95,14 +95,20 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 {{- end -}}
 
-{{/* What the watcher does with DbtRuns: everything but creating them. Nothing here reads a Secret. */}}
+{{/* What the watcher does with DbtRuns and DbtRunMirrors. Nothing here reads a Secret. */}}
 {{- define "dbtrun.watcherRules" -}}
 - apiGroups: [dbtrun.dev]
   resources: [dbtruns]
-  # patch: the finalizer; delete: ttlSecondsAfterFinished
-  verbs: [get, list, watch, patch, delete]
+  # create: those of a DbtRunMirror; patch: the finalizer; delete: ttlSecondsAfterFinished
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [dbtrun.dev]
   resources: [dbtruns/status]
+  verbs: [patch]
+- apiGroups: [dbtrun.dev]
+  resources: [dbtrunmirrors]
+  verbs: [list, watch]
+- apiGroups: [dbtrun.dev]
+  resources: [dbtrunmirrors/status]
   verbs: [patch]
 - apiGroups: [events.k8s.io]
   resources: [events]

@@ -13,7 +13,7 @@ from watcher.mirrors.pruning import Kept, surplus
 
 
 def kept(number: int, seconds: float, *, job: int = 1, phase: Phase = Phase.SUCCEEDED) -> Kept:
-    return Kept(uid=f"u{number}", name=f"m-{number}", job_id=job, phase=phase, finished_at=at(seconds))
+    return Kept(uid=f"u{number}", name=f"m-{number}", run_id=number, job_id=job, phase=phase, finished_at=at(seconds))
 
 
 def test_the_oldest_go_first() -> None:
@@ -92,3 +92,8 @@ def test_a_clock_that_goes_back_gives_nothing() -> None:
     bucket = Bucket(1, 100.0)
     assert bucket.take(100.0)
     assert not bucket.take(50.0)
+
+
+def test_runs_of_one_second_go_in_the_order_of_their_ids() -> None:
+    runs = [kept(10, 5), kept(9, 5)]
+    assert [run.name for run in surplus(runs, HistoryLimit(succeeded=1))] == ["m-9"]

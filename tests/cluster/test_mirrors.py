@@ -1,0 +1,215 @@
+"""Runs that others start appear as DbtRuns, on a real API server with a watcher that is killed on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from dbtrun.api import API_VERSION
+from tests.controlplane import ControlPlane
+from tests.stack import Stack, until
+from tests.stack.dbt import JOBS
+
+SETTINGS: Final = {"DBTRUN_LEADER_ELECTION": "false"}
+PATIENCE: Final = 120.0
+
+
+@pytest.fixture
+async def stack(plane: ControlPlane, namespace: str, tmp_path: Path) -> AsyncIterator[Stack]:
+    async with Stack.up(plane, namespace, tmp_path, settings=SETTINGS) as stack:
+        yield stack
+
+
+def mirror(name: str, **spec: Any) -> dict[str, Any]:
+    """A DbtRunMirror of all runs, unless the spec selects some."""
+    spec = {"select": {"allJobs": True}} | spec
+    return {"apiVersion": API_VERSION, "kind": "DbtRunMirror", "metadata": {"name": name}, "spec": spec}
+
+
+async def elsewhere(stack: Stack, job: str = "success") -> int:
+    """Somebody starts a run in dbt Cloud's user interface."""
+    return int((await stack.ask("POST", "/runs", {"job_id": JOBS[job]}))["id"])
+
+
+async def mirrored(stack: Stack, name: str) -> dict[str, dict[str, Any]]:
+    """The DbtRuns of a mirror, by name."""
+    path = f"/apis/{API_VERSION}/namespaces/{stack.namespace}/dbtruns?labelSelector=dbtrun.dev%2Fmirror%3D{name}"
+    listed = await stack.plane.read(path)
+    assert listed is not None
+    return {item["metadata"]["name"]: item for item in listed["items"]}
+
+
+async def status(stack: Stack, name: str) -> dict[str, Any]:
+    path = f"/apis/{API_VERSION}/namespaces/{stack.namespace}/dbtrunmirrors/{name}"
+    found = await stack.plane.read(path)
+    assert found is not None
+    return dict(found.get("status", {}))
+
+
+async def condition(stack: Stack, name: str, kind: str) -> tuple[str, str]:
+    told = {each["type"]: each for each in (await status(stack, name)).get("conditions", ())}
+    return told[kind]["status"], told[kind]["reason"]
+
+
+async def ready(stack: Stack, name: str) -> None:
+    async def there() -> bool:
+        told = (await status(stack, name)).get("conditions", ())
+        return {each["type"]: each["status"] for each in told} == {
+            "Ready": "True",
+            "Reachable": "True",
+            "CaughtUp": "True",
+        }
+
+    await until(there, PATIENCE, f"{name} is ready", pause=0.3)
+
+
+async def appear(stack: Stack, name: str, run_ids: Iterable[int], phases: tuple[str, ...] = ("Succeeded",)) -> None:
+    """Waits until each of the runs has its DbtRun, in one of the phases."""
+    wanted = {f"{name}-{run_id}" for run_id in run_ids}
+
+    async def there() -> bool:
+        found = await mirrored(stack, name)
+        return all(found.get(each, {}).get("status", {}).get("phase") in phases for each in wanted)
+
+    try:
+        await until(there, PATIENCE, f"runs of {name}", pause=0.3)
+    except AssertionError as error:
+        found = {key: item.get("status", {}).get("phase") for key, item in (await mirrored(stack, name)).items()}
+        raise AssertionError(f"{error}\n{found}\n{await status(stack, name)}\n{stack.watcher.tail()}") from None
+
+
+async def test_a_run_that_somebody_starts_appears_with_its_end(stack: Stack) -> None:
+    labels = {"team": "finance"}
+    await stack.apply(mirror("all", template={"labels": labels}))
+    await ready(stack, "all")
+    passed, failed = await elsewhere(stack), await elsewhere(stack, "failure")
+    await appear(stack, "all", [passed])
+    await appear(stack, "all", [failed], ("Failed",))
+    found = await mirrored(stack, "all")
+    item = found[f"all-{passed}"]
+    owner = (await stack.json("get", "drm", "all"))["metadata"]["uid"]
+    metadata, spec = item["metadata"], item["spec"]
+    assert metadata["labels"] == labels | {
+        "dbtrun.dev/mirror": "all",
+        "dbtrun.dev/job-id": str(JOBS["success"]),
+        "dbtrun.dev/environment-id": str(item["status"]["environmentId"]),
+        "dbtrun.dev/cause": "ui",
+    }
+    assert [each["uid"] for each in metadata["ownerReferences"]] == [owner]
+    assert "finalizers" not in metadata
+    assert (spec["runId"], spec["deletionPolicy"], spec["ttlSecondsAfterFinished"]) == (passed, "Orphan", 604_800)
+    # Created, and one status: the third generation of the object's version would be another write.
+    assert await stack.events(f"all-{passed}") == []
+    nodes = found[f"all-{failed}"]["status"]["results"]["failures"]
+    assert [node["uniqueId"] for node in nodes] == ["model.shop.orders"]
+    assert len(await stack.runs()) == 2, "nothing was started"
+
+
+async def test_runs_of_the_watchers_own_do_not_appear(stack: Stack) -> None:
+    from tests.stack import Own
+
+    await stack.apply(mirror("all"))
+    await ready(stack, "all")
+    own = Own(stack, "mine")
+    await own.apply("flaky", retry={"limit": 1, "backoffSeconds": 0})
+    await own.reaches("Succeeded")
+    other = await elsewhere(stack)
+    await appear(stack, "all", [other])
+    assert len(await stack.runs()) == 3
+    assert set(await mirrored(stack, "all")) == {f"all-{other}"}
+
+
+async def test_deleting_a_mirror_deletes_its_objects_and_touches_no_run(stack: Stack) -> None:
+    await stack.apply(mirror("all", appear="Started"))
+    await ready(stack, "all")
+    run_id = await elsewhere(stack, "endless")
+    await appear(stack, "all", [run_id], ("Queued", "Running"))
+    assert "finalizers" not in (await mirrored(stack, "all"))[f"all-{run_id}"]["metadata"]
+    await stack.kubectl("delete", "drm", "all")
+    await stack.kubectl("delete", "dr", "-l", "dbtrun.dev/mirror=all", "--timeout=30s")
+    assert [run["status"] < 10 for run in await stack.runs()] == [True]
+
+
+async def test_only_what_is_selected_appears_and_a_suspended_mirror_waits(stack: Stack) -> None:
+    await stack.apply(
+        mirror("jobs", select={"jobIds": [JOBS["success"]]}),
+        mirror("causes", select={"causes": ["scheduled"]}),
+        mirror("waits", suspend=True),
+    )
+    await ready(stack, "jobs")
+    chosen, other = await elsewhere(stack), await elsewhere(stack, "failure")
+    await appear(stack, "jobs", [chosen])
+    assert await condition(stack, "waits", "Ready") == ("False", "Suspended")
+    await stack.kubectl("patch", "drm", "waits", "--type=merge", "-p", json.dumps({"spec": {"suspend": False}}))
+    await appear(stack, "waits", [chosen, other], ("Succeeded", "Failed"))
+    assert set(await mirrored(stack, "jobs")) == {f"jobs-{chosen}"}
+    assert await mirrored(stack, "causes") == {}
+
+
+async def test_a_mirror_without_a_connection_says_so_and_goes_on_once_there_is_one(stack: Stack) -> None:
+    await stack.apply(mirror("later", connectionRef={"name": "ours"}))
+
+    async def told() -> bool:
+        return bool((await status(stack, "later")).get("conditions")) and await condition(stack, "later", "Ready") == (
+            "False",
+            "InvalidConnection",
+        )
+
+    await until(told, PATIENCE, "the missing Secret is told", pause=0.3)
+    run_id = await elsewhere(stack)
+    await stack.apply(stack.secret("ours", stack.keys()))
+    await appear(stack, "later", [run_id])
+
+
+async def test_nothing_is_lost_or_comes_twice_while_the_watcher_is_killed(stack: Stack) -> None:
+    """The history limit prunes most of them, and none of those may come back."""
+    await stack.apply(mirror("all", historyLimit={"succeeded": 10, "failed": 10}, maxPerMinute=600))
+    await ready(stack, "all")
+    made: list[int] = []
+    seen: dict[str, set[str]] = defaultdict(set)
+
+    async def start() -> None:
+        for _ in range(60):
+            made.append(await elsewhere(stack))
+            await asyncio.sleep(0.3)
+
+    async def look() -> None:
+        while True:
+            for name, item in (await mirrored(stack, "all")).items():
+                seen[name].add(item["metadata"]["uid"])
+            await asyncio.sleep(0.1)
+
+    async def kill() -> None:
+        for pause in (2.0, 3.5, 5.0, 4.2):
+            await asyncio.sleep(pause)
+            await stack.watcher.kill()
+            stack.watcher.start()
+
+    looking = asyncio.create_task(look())
+    await asyncio.gather(start(), kill())
+
+    async def all_seen() -> bool:
+        return {f"all-{run_id}" for run_id in made} <= seen.keys()
+
+    async def pruned() -> bool:
+        return len(await mirrored(stack, "all")) == 10
+
+    try:
+        await until(all_seen, PATIENCE, "every run appears", pause=0.3)
+        await until(pruned, PATIENCE, "all but ten are pruned", pause=0.3)
+        await stack.watcher.kill()
+        stack.watcher.start()
+        await asyncio.sleep(12)
+    finally:
+        looking.cancel()
+    assert {name: uids for name, uids in seen.items() if len(uids) > 1} == {}
+    assert seen.keys() == {f"all-{run_id}" for run_id in made}
+    assert set(await mirrored(stack, "all")) == {f"all-{run_id}" for run_id in sorted(made)[-10:]}
+    assert "prunedThrough" in await status(stack, "all")
+    assert len(await stack.runs()) == len(made), "nothing was started"

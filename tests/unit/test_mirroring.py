@@ -1,0 +1,377 @@
+"""A watcher that ends after any side effect loses no run and shows none twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from dbtrun.api import DbtRun, Metadata, Phase, Reason, Status
+from dbtrun.api.mirrors import (
+    Appear,
+    DbtRunMirror,
+    HistoryLimit,
+    MirrorCondition,
+    MirrorSpec,
+    MirrorStatus,
+    Select,
+)
+from dbtrun.kube.errors import AlreadyExists, Conflict, Forbidden
+from tests.unit import virtual
+from watcher.connections import Unusable
+from watcher.dbtcloud.errors import Unauthorized
+from watcher.dbtcloud.ledger import Begun, Ledger
+from watcher.lifecycle.facts import Observation, RunFacts, RunState
+from watcher.mirroring import Mirroring, Objects, Shell
+from watcher.mirrors.progress import Reading
+
+pytestmark = pytest.mark.looptime
+
+JOB = 10
+
+
+class Killed(Exception):
+    """The watcher ends here."""
+
+
+@dataclass
+class Api:
+    """An API server of a few lines. `fatal` counts side effects down; at zero the watcher ends, after the effect."""
+
+    objects: dict[str, DbtRun] = field(default_factory=dict)
+    made: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+    mirrors: dict[str, DbtRunMirror] = field(default_factory=dict)
+    writes: int = 0
+    fatal: int | None = None
+    refusal: Exception | None = None
+    killed: asyncio.Event = field(default_factory=asyncio.Event)
+    version: int = 100
+
+    def _effect(self) -> str:
+        self.writes += 1
+        self.version += 1
+        return str(self.version)
+
+    async def _survive(self) -> None:
+        if self.fatal is not None:
+            self.fatal -= 1
+            if self.fatal <= 0:
+                self.fatal = None
+                self.killed.set()
+                await asyncio.Event().wait()  # its process is gone: nothing comes back
+
+    async def create(self, namespace: str, body: dict[str, Any]) -> DbtRun:
+        if self.refusal is not None:
+            raise self.refusal
+        name = body["metadata"]["name"]
+        if name in self.objects:
+            raise AlreadyExists(name)
+        metadata = body["metadata"] | {"uid": f"uid-{name}-{len(self.made)}", "resourceVersion": self._effect()}
+        self.objects[name] = msgspec.convert({"metadata": metadata, "spec": body["spec"]}, DbtRun)
+        self.made.append(name)
+        await self._survive()
+        return self.objects[name]
+
+    async def delete(self, namespace: str, name: str, uid: str) -> None:
+        self._effect()
+        assert self.objects[name].uid == uid
+        del self.objects[name]
+        self.deleted.append(name)
+        await self._survive()
+
+    async def patch_status(self, mirror: DbtRunMirror, status: MirrorStatus) -> DbtRunMirror:
+        stored = self.mirrors[mirror.uid]
+        if stored.metadata.resource_version != mirror.metadata.resource_version:
+            raise Conflict("changed")
+        metadata = replace(stored.metadata, resource_version=self._effect())
+        # As the API server keeps it: through JSON.
+        kept = msgspec.json.decode(msgspec.json.encode(status), type=MirrorStatus)
+        self.mirrors[mirror.uid] = replace(stored, metadata=metadata, status=kept)
+        await self._survive()
+        return self.mirrors[mirror.uid]
+
+
+class Account:
+    """dbt Cloud: runs by id."""
+
+    account_id, host = 1, "cloud.getdbt.com"
+
+    def __init__(self) -> None:
+        self.runs: dict[int, RunFacts] = {}
+
+    def end(self, run_id: int, **changes: Any) -> None:
+        now = virtual.clock().wall
+        facts: dict[str, Any] = {
+            "run_id": run_id,
+            "account_id": 1,
+            "job_id": JOB,
+            "state": RunState.SUCCESS,
+            "cause": "by hand",
+            "created_at": now,
+            "finished_at": now,
+        }
+        self.runs[run_id] = RunFacts(**(facts | changes))
+
+    async def ended(self, since: Any) -> Reading:
+        now = virtual.clock().wall
+        runs = [run for run in self.runs.values() if run.finished_at is not None and since <= run.finished_at <= now]
+        return Reading(since=since, through=now, runs=tuple(runs))
+
+    async def begun(self, after: int | None) -> Begun:
+        runs = tuple(run for run in self.runs.values() if run.run_id > (after or 0))
+        return Begun(runs=runs, at=virtual.clock().wall)
+
+
+@dataclass
+class Connected:
+    """An account as `Accounts` opens it."""
+
+    connection: Account
+    ledger: Ledger
+
+
+class Process:
+    """One life of the watcher, as far as mirrors are concerned. The reconciler's part is done by `finish`."""
+
+    def __init__(self, api: Api, account: Account) -> None:
+        self.api, self.account = api, account
+        self.objects = Objects(lambda uid: any(run.uid == uid for run in api.objects.values()))
+        self.ledger = Ledger(account, clock=virtual.clock)
+        self.unusable: Unusable | None = None
+        self.recorded: list[Observation] = []
+        self.doubted: list[str] = []
+        self.mirroring = Mirroring(
+            Shell(
+                writer=api,
+                connections=self,  # type: ignore[arg-type]
+                objects=self.objects,
+                record=self._record,
+                forget=lambda _uid: None,
+                clock=virtual.clock,
+                may_act=lambda: True,
+                note=lambda _outcome: None,
+                writes=asyncio.Semaphore(4),
+            )
+        )
+        for run in api.objects.values():
+            self._finish(run, None)
+
+    async def connect_mirror(self, mirror: DbtRunMirror) -> Connected:
+        if self.unusable is not None:
+            raise self.unusable
+        return Connected(self.account, self.ledger)
+
+    def projects(self, mirror: DbtRunMirror) -> None:
+        return None
+
+    def doubt(self, uid: str, reason: Reason) -> None:
+        self.doubted.append(uid)
+
+    def forget(self, uid: str) -> None:
+        self.ledger.remove(uid)
+
+    def _record(self, run: DbtRun, observation: Observation) -> None:
+        self.recorded.append(observation)
+        self._finish(run, observation)
+
+    def _finish(self, run: DbtRun, observation: Observation | None) -> None:
+        facts = self.account.runs[run.spec.run_id or 0]
+        ended = facts.finished_at and facts.finished_at.replace(microsecond=0)
+        status = Status(phase=Phase.SUCCEEDED, run_id=facts.run_id, job_id=facts.job_id, finished_at=ended)
+        self.objects.seen(replace(run, status=status))
+
+    async def live(self, until: Callable[[], bool], seconds: float = 600.0) -> bool:
+        """Runs until the condition holds, or it is killed. Whether the condition holds."""
+        for mirror in self.api.mirrors.values():
+            self.mirroring.changed(mirror)
+        tasks = [asyncio.create_task(self.ledger.run()), asyncio.create_task(self.mirroring.run())]
+        try:
+            async with asyncio.timeout(seconds):
+                while not (until() or self.api.killed.is_set()):  # noqa: ASYNC110 - the time of the loop jumps
+                    await asyncio.sleep(0.5)
+        except TimeoutError:
+            return False
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            self.api.killed.clear()
+        return until()
+
+
+def mirror(name: str = "all", **spec: Any) -> DbtRunMirror:
+    metadata = Metadata(
+        name=name,
+        namespace="data",
+        uid=f"uid-of-{name}",
+        resource_version="1",
+        creation_timestamp=virtual.NOON - timedelta(minutes=1),
+    )
+    return DbtRunMirror(metadata=metadata, spec=MirrorSpec(**({"select": Select(all_jobs=True)} | spec)))
+
+
+def world(*mirrors: DbtRunMirror) -> tuple[Api, Account]:
+    api = Api()
+    api.mirrors = {each.uid: each for each in mirrors or (mirror(),)}
+    return api, Account()
+
+
+def conditions(api: Api, name: str = "all") -> dict[str, tuple[str, str]]:
+    status = api.mirrors[f"uid-of-{name}"].status
+    return {each.type.value: (each.status.value, each.reason) for each in status.conditions}
+
+
+@pytest.mark.parametrize("fatal", range(1, 24))
+async def test_a_watcher_that_ends_after_any_write_loses_nothing_and_shows_nothing_twice(fatal: int) -> None:
+    api, account = world(mirror(history_limit=HistoryLimit(succeeded=3)))
+    for number in range(1, 13):
+        account.end(number)
+        await asyncio.sleep(0.01)
+    wanted = [f"all-{number}" for number in range(1, 13)]
+    api.fatal = fatal
+    for _ in range(3):
+        settled = await Process(api, account).live(lambda: sorted(api.objects) == sorted(wanted[-3:]))
+        if settled:
+            break
+    await Process(api, account).live(lambda: False, seconds=60)
+    assert sorted(api.made) == sorted(wanted)
+    assert sorted(api.objects) == sorted(wanted[-3:])
+    assert api.mirrors["uid-of-all"].status.pruned_through is not None
+
+
+async def test_a_run_costs_one_object_and_idle_mirrors_next_to_nothing() -> None:
+    api, account = world()
+    process = Process(api, account)
+    for number in range(1, 51):
+        account.end(number)
+    await process.live(lambda: len(api.made) == 50)
+    assert [each.run and each.run.run_id for each in process.recorded] == list(range(1, 51))
+    before = api.writes
+    await Process(api, account).live(lambda: False, seconds=3_000)
+    assert api.writes - before <= 3_000 / 600 + 3
+
+
+async def test_more_than_the_rate_waits_and_says_so() -> None:
+    api, account = world(mirror(max_per_minute=10))
+    for number in range(1, 101):
+        account.end(number)
+    process = Process(api, account)
+    await process.live(lambda: False, seconds=61)
+    assert 20 <= len(api.made) <= 21
+    assert conditions(api)["CaughtUp"] == ("False", "Behind")
+    assert await process.live(lambda: len(api.made) == 100, seconds=1_200)
+    assert await process.live(lambda: conditions(api)["CaughtUp"] == ("True", "CaughtUp"))
+    assert api.mirrors["uid-of-all"].status.lag_seconds == 0
+
+
+async def test_a_refused_object_is_tried_again_and_told() -> None:
+    api, account = world()
+    api.refusal = Forbidden("exceeded quota")
+    account.end(1)
+    process = Process(api, account)
+    assert await process.live(lambda: conditions(api).get("Ready") == ("False", "CreateRefused"))
+    api.refusal = None
+    assert await process.live(lambda: api.made == ["all-1"])
+    assert await process.live(lambda: conditions(api)["Ready"] == ("True", "Mirroring"))
+
+
+async def test_runs_of_our_own_and_of_other_clusters_do_not_appear() -> None:
+    api, account = world(
+        mirror(),
+        mirror("theirs", select=Select(all_jobs=True, other_clusters=True)),
+        mirror("jobs", select=Select(job_ids=(99,))),
+    )
+    account.end(1, cause="dbtrun:not-here/1 nightly")
+    account.end(2, retrying_run_id=77)
+    account.end(3)
+    process = Process(api, account)
+    process.objects.own.note([77])
+    assert await process.live(lambda: len(api.made) == 3)
+    assert sorted(api.made) == ["all-3", "theirs-1", "theirs-3"]
+    await process.live(lambda: False, seconds=60)
+    assert len(api.made) == 3
+
+
+async def test_a_run_of_our_own_does_not_appear_when_its_object_is_deleted() -> None:
+    api, account = world()
+    account.end(2, retrying_run_id=77)
+    process = Process(api, account)
+    process.objects.own.note([77])
+    await process.live(lambda: False, seconds=45)
+    await Process(api, account).live(lambda: False, seconds=45)  # it knows nothing of run 77
+    assert api.made == []
+
+
+async def test_a_suspended_mirror_goes_on_where_it_was() -> None:
+    api, account = world(mirror(suspend=True))
+    account.end(1)
+    process = Process(api, account)
+    assert await process.live(lambda: conditions(api).get("Ready") == ("False", "Suspended"))
+    assert api.made == []
+    stored = api.mirrors["uid-of-all"]
+    metadata = replace(stored.metadata, generation=2, resource_version="900")
+    api.mirrors["uid-of-all"] = replace(stored, metadata=metadata, spec=replace(stored.spec, suspend=False))
+    assert await process.live(lambda: api.made == ["all-1"])
+
+
+async def test_an_unusable_connection_is_told() -> None:
+    api, account = world()
+    process = Process(api, account)
+    process.unusable = Unusable("There is no Secret.")
+    assert await process.live(lambda: conditions(api).get("Ready") == ("False", "InvalidConnection"))
+    process.unusable = None
+    account.end(1)
+    assert await process.live(lambda: api.made == ["all-1"])
+
+
+async def test_a_refused_token_makes_the_secret_be_read_again() -> None:
+    api, account = world()
+    process = Process(api, account)
+
+    async def refuse(_since: object) -> Reading:
+        raise Unauthorized("the token is refused")
+
+    account.ended = refuse  # type: ignore[method-assign, assignment]
+    assert await process.live(lambda: conditions(api).get("Reachable") == ("False", "Unauthorized"))
+    assert process.doubted
+
+
+async def test_a_started_run_appears_once_before_its_end() -> None:
+    api, account = world(mirror(appear=Appear.STARTED))
+    account.end(1, state=RunState.RUNNING, finished_at=None)
+    process = Process(api, account)
+    assert await process.live(lambda: api.made == ["all-1"], seconds=35)
+    account.end(1)
+    await process.live(lambda: False, seconds=60)
+    assert api.made == ["all-1"]
+
+
+async def test_a_deleted_mirror_is_served_no_more() -> None:
+    api, account = world()
+    process = Process(api, account)
+    await process.live(lambda: bool(conditions(api)))
+    process.mirroring.gone("uid-of-all")
+    process.mirroring.gone("uid-of-all")
+    assert len(process.mirroring) == 0
+    assert process.mirroring.lag == 0
+
+
+async def test_an_older_version_of_a_mirror_is_ignored() -> None:
+    api, account = world()
+    process = Process(api, account)
+    await process.live(lambda: bool(conditions(api)))
+    serving = process.mirroring._serving["uid-of-all"][0]
+    saved = serving.mirror
+    serving.changed(mirror())
+    assert serving.mirror is saved
+
+
+def test_each_condition_is_told() -> None:
+    assert {each.value for each in MirrorCondition} == {"Ready", "Reachable", "CaughtUp"}

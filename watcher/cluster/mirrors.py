@@ -1,0 +1,143 @@
+"""DbtRunMirrors: the watch, their status, and the DbtRuns that are created and pruned for them.
+
+There are few of them, so a plain list and watch serves each namespace. Where the CRD or the right is missing, as after
+an upgrade of the watcher alone, there are none, and DbtRuns are not affected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from dbtrun.api import API_VERSION, PLURAL, DbtRun, to_wire
+from dbtrun.api.mirrors import MIRROR_KIND, MIRROR_PLURAL, DbtRunMirror, MirrorStatus
+from dbtrun.kube.answers import Read
+from dbtrun.kube.errors import Denial, Expired, KubeError, NotFound
+from dbtrun.kube.paths import api_path
+from dbtrun.kube.retry import jittered
+from dbtrun.kube.runs import DbtRuns
+from dbtrun.kube.watch import Added, Removed
+from dbtrun.values import backoff
+from watcher.cluster.access import ClusterAccess
+from watcher.cluster.mirror import read
+from watcher.cluster.writer import merge_diff
+
+log = logging.getLogger(__name__)
+
+SILENCE_SECONDS: Final = 90.0
+"""A watch without a byte for this long is opened again. The API server sends a bookmark about once a minute."""
+PAUSES: Final = (1.0, 60.0)
+"""Seconds: the first and the longest pause after a failure."""
+
+MOST_FAILURES: Final = 30
+"""As good as for ever: a missing CRD or right is not there a second later."""
+
+read_mirror: Final[Read[DbtRunMirror]] = msgspec.json.Decoder(DbtRunMirror).decode
+
+
+class DbtRunMirrors(DbtRuns[DbtRunMirror]):
+    """The DbtRunMirrors of a namespace, or of all."""
+
+    plural = MIRROR_PLURAL
+    kind = MIRROR_KIND
+
+    def __init__(self, access: ClusterAccess, namespace: str | None) -> None:
+        super().__init__(access, namespace, read_mirror)
+
+
+class MirrorWatch:
+    """Reports every DbtRunMirror of these namespaces, or of all.
+
+    Args:
+        changed: called with each that is new or has changed.
+        gone: called with the uid of each that is gone.
+    """
+
+    def __init__(
+        self,
+        access: ClusterAccess,
+        namespaces: Collection[str],
+        changed: Callable[[DbtRunMirror], object],
+        gone: Callable[[str], object],
+    ) -> None:
+        self._access = access
+        self._namespaces = tuple(dict.fromkeys(namespaces or (None,)))
+        self._changed = changed
+        self._gone = gone
+
+    async def run(self) -> None:
+        """Watches until it is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for namespace in self._namespaces:
+                group.create_task(self._follow(namespace), name=f"mirrors of {namespace}")
+
+    async def _follow(self, namespace: str | None) -> None:
+        mirrors = DbtRunMirrors(self._access, namespace)
+        known: set[str] = set()
+        failures, told = 0, ""
+        while True:
+            try:
+                await self._watch(mirrors, known)
+            except Expired:
+                continue
+            except KubeError as error:
+                failures = MOST_FAILURES if isinstance(error, Denial | NotFound) else failures + 1
+                if str(error) != told:
+                    told = str(error)
+                    log.info("DbtRunMirrors cannot be watched: %s", told, extra={"namespace": namespace})
+                await asyncio.sleep(jittered(backoff(failures, *PAUSES)))
+            else:
+                failures, told = 0, ""
+
+    async def _watch(self, mirrors: DbtRunMirrors, known: set[str]) -> None:
+        """A list, and a watch from there until the server ends it."""
+        listed, version = await mirrors.snapshot()
+        for uid in known - {mirror.uid for mirror in listed}:
+            known.discard(uid)
+            self._gone(uid)
+        for mirror in listed:
+            known.add(mirror.uid)
+            self._changed(mirror)
+        changes = mirrors.watch(self._access, version, fields="", silence_seconds=SILENCE_SECONDS)
+        async with contextlib.aclosing(changes):
+            async for change in changes:
+                match change:
+                    case Added(run=mirror):
+                        known.add(mirror.uid)
+                        self._changed(mirror)
+                    case Removed(run=mirror):
+                        known.discard(mirror.uid)
+                        self._gone(mirror.uid)
+
+
+class MirrorWriter:
+    """Writes what belongs to DbtRunMirrors. Each method returns or raises a `KubeError`."""
+
+    def __init__(self, access: ClusterAccess) -> None:
+        self._access = access
+
+    async def create(self, namespace: str, body: Mapping[str, Any]) -> DbtRun:
+        """A new DbtRun; AlreadyExists if its name is taken."""
+        runs = DbtRuns(self._access, namespace, lambda answer: read(msgspec.json.decode(answer)))
+        return await runs.create(body)
+
+    async def delete(self, namespace: str, name: str, uid: str) -> None:
+        """Deletes this DbtRun and no namesake; one that is gone is no error."""
+        body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
+        path = api_path(f"apis/{API_VERSION}", namespace, PLURAL, name)
+        with contextlib.suppress(NotFound):
+            await self._access.request("DELETE", path, body=body)
+
+    async def patch_status(self, mirror: DbtRunMirror, status: MirrorStatus) -> DbtRunMirror:
+        """Makes `status` the mirror's status; Conflict if it has changed since."""
+        metadata = mirror.metadata
+        diff = merge_diff(to_wire(mirror.status), to_wire(status))
+        basis = {"uid": metadata.uid, "resourceVersion": metadata.resource_version}
+        mirrors = DbtRunMirrors(self._access, metadata.namespace)
+        body = {"metadata": basis, "status": diff}
+        return await mirrors.patch(metadata.name, body, sub="status", strict=False)

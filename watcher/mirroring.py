@@ -1,0 +1,437 @@
+"""Serves DbtRunMirrors: creates a DbtRun for each run that others start, saves how far it has come, and prunes.
+
+The order makes a watcher that ends anywhere harmless. An object has the name of its run, so creating it again is no
+second one. The cursor is saved after the objects, and an object is pruned after the cursor that knows of its run. The
+status of the objects is the reconciler's to write, as of any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple, Protocol
+
+from msgspec.structs import replace
+
+from dbtrun.api import MIRROR_LABEL, DbtRun, Reason
+from dbtrun.api.mirrors import Appear, DbtRunMirror, HistoryLimit, MirrorCondition, MirrorStatus
+from dbtrun.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
+from dbtrun.values import Instant
+from watcher.cluster.mirror import version
+from watcher.connections import Unusable
+from watcher.dbtcloud.accounts import Account
+from watcher.dbtcloud.errors import DbtCloudError
+from watcher.lifecycle.facts import Observation, RunFacts
+from watcher.lifecycle.known import DOUBTFUL
+from watcher.mirrors.bucket import Bucket
+from watcher.mirrors.objects import Told, dbt_run, stamped
+from watcher.mirrors.progress import Cursor, Reading, begins_at
+from watcher.mirrors.pruning import Kept, surplus
+from watcher.mirrors.selection import Origin, Own, selects
+
+log = logging.getLogger(__name__)
+
+CYCLE_SECONDS: Final = 10.0
+"""Between two looks at whether something is to be saved or pruned. The connection is read again then, too."""
+SAVE_SECONDS: Final = 30.0
+"""Between two saves of a cursor while runs come."""
+IDLE_SAVE_SECONDS: Final = 600.0
+"""The same while none come: the cursor then only says from where a restarted watcher reads."""
+ENOUGH: Final = 30
+"""Objects that one that is behind may create at once, before more is read for it."""
+WRITES_AT_ONCE: Final = 4
+"""Objects that are created at a time, for all mirrors together."""
+WHOLE_SECOND: Final = timedelta(seconds=1)
+"""A status has its times without their fractions."""
+
+
+class Writer(Protocol):
+    """Writes to the API server; each method may raise a KubeError."""
+
+    async def create(self, namespace: str, body: dict[str, Any]) -> DbtRun: ...
+    async def delete(self, namespace: str, name: str, uid: str) -> None: ...
+    async def patch_status(self, mirror: DbtRunMirror, status: MirrorStatus) -> DbtRunMirror: ...
+
+
+class Connections(Protocol):
+    """Reads the connections of mirrors."""
+
+    async def connect_mirror(self, mirror: DbtRunMirror) -> Account: ...
+    def projects(self, run: DbtRunMirror) -> frozenset[int] | None: ...
+    def doubt(self, uid: str, reason: Reason) -> None: ...
+    def forget(self, uid: str) -> None: ...
+
+
+class Place(NamedTuple):
+    """A mirror by its name: what an object's label says."""
+
+    namespace: str
+    mirror: str
+
+
+class Objects:
+    """What is known of all DbtRuns that matters here. `seen` is called with each version of each.
+
+    Args:
+        exists: whether the object of a uid exists.
+    """
+
+    def __init__(self, exists: Callable[[str], bool]) -> None:
+        self.own = Own(exists)
+        self._exists = exists
+        self._kept: dict[Place, dict[str, Kept]] = defaultdict(dict)
+
+    def seen(self, run: DbtRun) -> None:
+        """An object is known in this version."""
+        if not run.mirrored:
+            self.own.note(attempt.run_id for attempt in run.status.attempts if attempt.run_id is not None)
+            return
+        status, metadata = run.status, run.metadata
+        ended = status.finished_at or status.completion_time
+        run_id = run.spec.run_id
+        if run_id is not None and status.final and status.phase is not None and ended is not None and not run.deleting:
+            place = Place(metadata.namespace, metadata.labels[MIRROR_LABEL])
+            self._kept[place][run.uid] = Kept(
+                uid=run.uid,
+                name=metadata.name,
+                run_id=run_id,
+                job_id=status.job_id or 0,
+                phase=status.phase,
+                finished_at=ended,
+            )
+
+    def kept(self, mirror: DbtRunMirror) -> list[Kept]:
+        """The finished objects of a mirror that exist."""
+        place = Place(mirror.metadata.namespace, mirror.metadata.name)
+        found = {uid: kept for uid, kept in self._kept.get(place, {}).items() if self._exists(uid)}
+        if found:
+            self._kept[place] = found
+        else:
+            self._kept.pop(place, None)
+        return list(found.values())
+
+
+class Shell(NamedTuple):
+    """What all mirrors share."""
+
+    writer: Writer
+    connections: Connections
+    objects: Objects
+    record: Callable[[DbtRun, Observation], object]
+    """Takes an object that was just created, and what the list said of its run."""
+    forget: Callable[[str], object]
+    """Takes an object out of the mirror in memory."""
+    clock: Callable[[], Instant]
+    may_act: Callable[[], bool]
+    note: Callable[[str], object]
+    """Called with what became of a run: created, own, other_cluster, pruned."""
+    writes: asyncio.Semaphore
+
+
+class Serving:
+    """One DbtRunMirror. It is the ledger's follower, and has a task of its own that saves and prunes."""
+
+    def __init__(self, mirror: DbtRunMirror, shell: Shell) -> None:
+        self.mirror = mirror
+        self._shell = shell
+        now = shell.clock()
+        stored = mirror.status.cursor
+        if stored is not None:
+            self._cursor = Cursor.stored(stored)
+        else:
+            self._cursor = Cursor.beginning(begins_at(mirror.metadata.creation_timestamp, mirror.spec.since, now.wall))
+        self._bucket = Bucket(mirror.spec.max_per_minute, now.mono)
+        self._account: Account | None = None
+        self._projects: frozenset[int] | None = None
+        self._ready: Told = Told(MirrorCondition.READY, None, "Waiting", "The connection was not read yet.")
+        self._reachable: Told = Told(MirrorCondition.REACHABLE, None, "Waiting", "dbt Cloud was not asked yet.")
+        self._waiting = 0
+        self._read_through: datetime | None = None
+        self._refusal: str | None = None
+        self._dealt = stored is None
+        """Whether runs were dealt with that the saved cursor does not know of."""
+        self._saved_at = -IDLE_SAVE_SECONDS if stored is None else now.mono
+        self._pruned_through = mirror.status.pruned_through
+        self._late = mirror.status.late_runs
+        self._woken = asyncio.Event()
+
+    # ---- what the watch brings
+
+    def changed(self, mirror: DbtRunMirror) -> None:
+        """It has changed, or our own write of its status comes back."""
+        known, brought = version(self.mirror.metadata.resource_version), version(mirror.metadata.resource_version)
+        if known is not None and brought is not None and brought < known:
+            return
+        if mirror.metadata.generation != self.mirror.metadata.generation:
+            self._woken.set()
+        self.mirror = mirror
+        self._bucket.resize(mirror.spec.max_per_minute)
+
+    # ---- as the ledger sees it
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """How far it has come; None: it takes nothing now."""
+        if self.mirror.spec.suspend or self.mirror.deleting or not self._shell.may_act():
+            return None
+        enough = min(ENOUGH, self.mirror.spec.max_per_minute)
+        behind = self._waiting > 0 and self._bucket.left(self._shell.clock().mono) < enough
+        return None if behind else self._cursor
+
+    @property
+    def wants_started(self) -> bool:
+        """Whether it shows runs that have not finished."""
+        return self.mirror.spec.appear is Appear.STARTED and self.cursor is not None
+
+    async def take_finished(self, reading: Reading) -> None:
+        """Creates what is missing, in the order of the ends, as far as the rate allows."""
+        fresh = self._cursor.fresh(reading.runs)
+        done: list[RunFacts] = []
+        for run in fresh:
+            if not await self._deal(run):
+                break
+            done.append(run)
+        left = fresh[len(done) :]
+        self._waiting = sum(self._selects(run) for run in left) + (0 if reading.complete else 1)
+        self._cursor = self._cursor.moved(reading, [run for run in done if self._selects(run)], left)
+        self._read_through = reading.through
+
+    async def take_late(self, runs: tuple[RunFacts, ...]) -> None:
+        """Creates those that match, whatever the rate is."""
+        matching = [run for run in runs if self._selects(run)]
+        for run in matching:
+            await self._deal(run, hurry=True)
+        self._cursor = self._cursor.with_late(matching)
+        self._late += len(matching)
+
+    async def take_started(self, runs: tuple[RunFacts, ...]) -> None:
+        """Creates those that match; one that has to wait appears when it has finished."""
+        for run in runs:
+            await self._deal(run)
+
+    def troubled(self, error: DbtCloudError) -> None:
+        """dbt Cloud does not answer."""
+        self._reachable = Told(MirrorCondition.REACHABLE, False, error.reason.value, error.message)
+        if error.reason in DOUBTFUL:
+            self._shell.connections.doubt(self.mirror.uid, error.reason)
+            self._woken.set()
+
+    def answering(self) -> None:
+        """dbt Cloud answers."""
+        self._reachable = Told(MirrorCondition.REACHABLE, True, "Answering", "dbt Cloud answers.")
+
+    def _selects(self, run: RunFacts) -> bool:
+        return selects(self.mirror.spec.select, run, self._projects)
+
+    async def _deal(self, run: RunFacts, *, hurry: bool = False) -> bool:
+        """Whether the run is dealt with: it has its object, or is none of the mirror's."""
+        if not self._selects(run):
+            return True
+        origin = self._shell.objects.own.origin(run)
+        if origin is Origin.OURS or (origin is Origin.OTHER_CLUSTER and not self.mirror.spec.select.other_clusters):
+            self._shell.note("own" if origin is Origin.OURS else "other_cluster")
+            self._dealt = True
+            return True
+        now = self._shell.clock().mono
+        if not (self._bucket.take(now) or hurry):
+            return False
+        return await self._create(run)
+
+    async def _create(self, run: RunFacts) -> bool:
+        mirror, shell = self.mirror, self._shell
+        async with shell.writes:
+            if not shell.may_act():
+                return False
+            try:
+                created = await shell.writer.create(mirror.metadata.namespace, dbt_run(mirror, run))
+            except AlreadyExists:
+                self._dealt = True
+                return True
+            except KubeError as error:
+                if str(error) != self._refusal:
+                    log.warning("A DbtRun is not created: %s", error, extra={"mirror": str(mirror)})
+                self._refusal = str(error)
+                return False
+        shell.record(created, Observation(run=run, at=shell.clock()))
+        shell.note("created")
+        self._refusal = None
+        self._dealt = True
+        return True
+
+    # ---- saving and pruning
+
+    async def run(self) -> None:
+        """Serves it until cancelled."""
+        try:
+            while True:
+                self._woken.clear()
+                try:
+                    await self._connect()
+                    await self._keep()
+                except (KubeError, Unusable) as error:
+                    log.warning("A DbtRunMirror cannot be served now: %s", error, extra={"mirror": str(self.mirror)})
+                except Exception:
+                    log.exception("A DbtRunMirror met an unforeseen error.", extra={"mirror": str(self.mirror)})
+                try:
+                    async with asyncio.timeout(CYCLE_SECONDS):
+                        await self._woken.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            self._leave()
+            self._shell.connections.forget(self.mirror.uid)
+
+    def _leave(self) -> None:
+        if self._account is not None:
+            self._account.ledger.remove(self.mirror.uid)
+            self._account = None
+
+    async def _connect(self) -> None:
+        if self.mirror.deleting:
+            self._leave()
+            return
+        try:
+            account = await self._shell.connections.connect_mirror(self.mirror)
+        except Unusable as error:
+            self._leave()
+            self._ready = Told(MirrorCondition.READY, False, error.reason.value, str(error))
+            return
+        self._projects = self._shell.connections.projects(self.mirror)
+        if account is not self._account:
+            self._leave()
+            self._account = account
+            account.ledger.add(self.mirror.uid, self)
+        if self.mirror.spec.suspend:
+            self._ready = Told(MirrorCondition.READY, False, "Suspended", "spec.suspend is true.")
+        elif self._refusal is not None:
+            self._ready = Told(MirrorCondition.READY, False, "CreateRefused", f"A DbtRun is refused: {self._refusal}")
+        else:
+            self._ready = Told(MirrorCondition.READY, True, "Mirroring", "Runs that match appear as DbtRuns.")
+
+    async def _keep(self) -> None:
+        """Saves what is worth it, then prunes what the saved cursor knows of."""
+        if not self._shell.may_act() or self.mirror.deleting:
+            return
+        gone = [kept for kept in surplus(self._shell.objects.kept(self.mirror), self._limit) if self._may_go(kept)]
+        gone = gone[: self._bucket.left(self._shell.clock().mono)]
+        if gone:
+            latest = max(kept.finished_at for kept in gone)
+            self._pruned_through = max(self._pruned_through or latest, latest)
+        if await self._save(bool(gone)):
+            await self._prune(gone)
+
+    @property
+    def _limit(self) -> HistoryLimit:
+        return self.mirror.spec.history_limit
+
+    def _may_go(self, kept: Kept) -> bool:
+        return self._cursor.knows(kept.run_id, kept.finished_at + WHOLE_SECOND)
+
+    async def _save(self, must: bool) -> bool:
+        """Whether the stored status knows of all that was dealt with."""
+        now = self._shell.clock()
+        wanted = self._status(now)
+        stored = self.mirror.status
+        told = [(c.type, c.status, c.reason, c.message, c.observed_generation) for c in wanted.conditions]
+        was = [(c.type, c.status, c.reason, c.message, c.observed_generation) for c in stored.conditions]
+        age = now.mono - self._saved_at
+        due = age >= (SAVE_SECONDS if self._dealt else IDLE_SAVE_SECONDS)
+        if not (must or due or told != was):
+            return False
+        dealt, self._dealt = self._dealt, False
+        try:
+            self.mirror = await self._shell.writer.patch_status(self.mirror, wanted)
+        except (Conflict, NotFound):
+            self._dealt = dealt or self._dealt
+            return False  # the watch brings what it is now
+        except KubeError:
+            self._dealt = dealt or self._dealt
+            raise
+        self._saved_at = now.mono
+        return True
+
+    def _status(self, now: Instant) -> MirrorStatus:
+        lag = (now.wall - self._cursor.finished_at).total_seconds()
+        caught_up = self._caught_up()
+        generation = self.mirror.metadata.generation
+        connection = self._account.connection if self._account is not None else None
+        before = self.mirror.status
+        return replace(
+            before,
+            observed_generation=generation,
+            account_id=connection.account_id if connection else before.account_id,
+            host=connection.host if connection else before.host,
+            cursor=self._cursor.to_status(),
+            pruned_through=self._pruned_through,
+            late_runs=self._late,
+            lag_seconds=0 if caught_up.status == "True" else max(0, int(lag)),
+            conditions=stamped(before, (self._ready, self._reachable, caught_up), generation, now.wall),
+        )
+
+    def _caught_up(self) -> Told:
+        kind = MirrorCondition.CAUGHT_UP
+        if self._read_through is None:
+            return Told(kind, None, "Waiting", "Nothing was read yet.")
+        if self._waiting:
+            limit = self.mirror.spec.max_per_minute
+            return Told(kind, False, "Behind", f"Runs wait for their DbtRuns: {limit} a minute are created.")
+        if self._reachable.status != "True" or self._ready.status != "True":
+            return Told(kind, None, "NotReading", "Runs are not read now; see the other conditions.")
+        return Told(kind, True, "CaughtUp", "Every run that matches and has finished has its DbtRun.")
+
+    async def _prune(self, gone: Iterable[Kept]) -> None:
+        for kept in gone:
+            if not (self._shell.may_act() and self._bucket.take(self._shell.clock().mono)):
+                return
+            await self._shell.writer.delete(self.mirror.metadata.namespace, kept.name, kept.uid)
+            self._shell.forget(kept.uid)
+            self._shell.note("pruned")
+
+
+class Mirroring:
+    """All DbtRunMirrors. `changed` and `gone` take what the watch brings; `run` serves them from the lead on."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+        self._known: dict[str, DbtRunMirror] = {}
+        self._serving: dict[str, tuple[Serving, asyncio.Task[None]]] = {}
+        self._group: asyncio.TaskGroup | None = None
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    @property
+    def lag(self) -> float:
+        """Seconds by which the mirror that is furthest behind is behind; 0 if all have caught up."""
+        return float(max((mirror.status.lag_seconds or 0 for mirror in self._known.values()), default=0))
+
+    def changed(self, mirror: DbtRunMirror) -> None:
+        """A mirror is new, or has changed."""
+        self._known[mirror.uid] = mirror
+        serving = self._serving.get(mirror.uid)
+        if serving is not None:
+            serving[0].changed(mirror)
+        elif self._group is not None:
+            self._serve(self._group, mirror)
+
+    def gone(self, uid: str) -> None:
+        """A mirror was deleted."""
+        self._known.pop(uid, None)
+        serving = self._serving.pop(uid, None)
+        if serving is not None:
+            serving[1].cancel()
+
+    async def run(self) -> None:
+        """Serves all until cancelled. To be called once this watcher leads and knows every DbtRun."""
+        async with asyncio.TaskGroup() as self._group:
+            for mirror in tuple(self._known.values()):
+                self._serve(self._group, mirror)
+            await asyncio.Event().wait()
+
+    def _serve(self, group: asyncio.TaskGroup, mirror: DbtRunMirror) -> None:
+        serving = Serving(mirror, self._shell)
+        task = group.create_task(serving.run(), name=f"mirror {mirror}")
+        self._serving[mirror.uid] = serving, task
