@@ -42,7 +42,7 @@ class Credentials:
 def credentials(access: ClusterConfig) -> Credentials:
     """The credentials that `access` names."""
     if access.config_file is None:
-        return service_account("config_file")
+        return service_account("config_file (the default ones are never read)")
     return kubeconfig(Path(access.config_file), access.context)
 
 
@@ -68,7 +68,7 @@ def service_account(
         except (config.ConfigException, OSError, ValueError) as error:
             raise Misconfigured(
                 f"Cannot reach a cluster: this is not a pod with a ServiceAccount ({short(str(error)).rstrip('.')}); "
-                f"outside of a pod, name a kubeconfig with {option} (the default ones are never read)."
+                f"outside of a pod, name a kubeconfig with {option}."
             ) from error
         return now
 
