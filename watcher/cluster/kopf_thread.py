@@ -3,8 +3,8 @@
 An operator ends with the first namespace that it may not watch, so each has its own. On its way out kopf cancels
 whatever tasks it finds in its loop: it is shown the operator's own alone. It only watches: it writes nothing to any
 object. It does not list either: its list is answered with nothing but the version that its watch goes on from, as we
-list ourselves once the watch is open. Most of what the watch brings is read before kopf (`kopf_stream`). kopf is
-imported in that thread, too: that takes a third of the time for all imports, and the first runs start meanwhile.
+list ourselves once the watch is open. kopf is imported in that thread, too: that takes a third of the time for all
+imports, and the first runs start meanwhile.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
@@ -26,7 +25,6 @@ from yarl import URL
 
 from dbtrun.api import PLURAL, DbtRun
 from watcher.cluster.kopf_login import IDENTITY, Login
-from watcher.cluster.kopf_stream import Changes
 from watcher.cluster.mirror import Unreadable
 
 if TYPE_CHECKING:
@@ -155,9 +153,6 @@ class _Watch:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._stopped = False
-        self._untold: deque[tuple[Callable[[Any], None], object]] = deque()
-        self._woken = False
-        """The caller's loop is about to hear what is untold."""
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self.tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
 
@@ -191,10 +186,8 @@ class _Watch:
             await kopf_operator.operate(
                 self._namespace,
                 login,
-                lambda info: _Requests(
-                    self._thread.sessions.take(info), self._thread.sessions, self._listed, self._changed
-                ),
-                self._changed,
+                lambda info: _Requests(self._thread.sessions.take(info), self._thread.sessions, self._listed),
+                lambda item: self._tell(self._listener.changed, item),
                 lambda uid: self._tell(self._listener.deleted, uid),
                 silence=self._silence,
                 stop=self._stop,
@@ -207,26 +200,13 @@ class _Watch:
     def _listed(self, resource_version: str) -> None:
         self._tell(self._listener.opened, resource_version)
 
-    def _changed(self, item: DbtRun | Unreadable) -> None:
-        self._tell(self._listener.changed, item)
-
-    def _tell(self, callback: Callable[[Any], None], arg: object) -> None:
-        """Reports in the caller's loop; one that is busy is woken once for all that has come meanwhile."""
-        if self._stopped:
-            return
-        self._untold.append((callback, arg))
-        if not self._woken:
-            self._woken = True
-            self._call(self._told)
-
-    def _told(self) -> None:
-        self._woken = False  # first: what comes from here on wakes the loop again
-        for _ in range(len(self._untold)):
-            self._loop.call_soon(self._tell_one, *self._untold.popleft())
-
-    def _tell_one(self, callback: Callable[[Any], None], arg: object) -> None:
+    def _tell(self, callback: Callable[..., None], *args: Any) -> None:
         if not self._stopped:
-            callback(arg)
+            self._call(self._told, callback, *args)
+
+    def _told(self, callback: Callable[..., None], *args: Any) -> None:
+        if not self._stopped:
+            callback(*args)
 
     def _call(self, callback: Callable[..., None], *args: Any) -> None:
         with suppress(RuntimeError):  # our loop is closed already: nobody listens any more
@@ -291,22 +271,12 @@ class _Sessions:
 
 
 class _Requests:
-    """A session as kopf uses it.
+    """A session as kopf uses it. Its list of DbtRuns is empty, and says from where its watch goes on."""
 
-    Its list of DbtRuns is empty, and says from where its watch goes on. Its watch lacks the changes, which are told.
-    """
-
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        sessions: _Sessions,
-        listed: Callable[[str], None],
-        changed: Callable[[DbtRun | Unreadable], None],
-    ) -> None:
+    def __init__(self, session: aiohttp.ClientSession, sessions: _Sessions, listed: Callable[[str], None]) -> None:
         self._session = session
         self._sessions = sessions
         self._listed = listed
-        self._changed = changed
         self.headers = session.headers
         self.closed = False
 
@@ -314,10 +284,7 @@ class _Requests:
         asked = URL(url)
         lists = asked.name == PLURAL and "watch" not in asked.query
         if "watch" in asked.query:
-            response = await self._session.request(method, asked, **options)
-            if response.ok:
-                response.content = cast("aiohttp.StreamReader", Changes(response.content, self._changed))
-            return response
+            return await self._session.request(method, asked, **options)
         async with self._sessions.few:
             response = await self._session.request(method, asked.update_query(NOTHING) if lists else asked, **options)
             await response.read()  # and the connection is free for the next

@@ -109,11 +109,6 @@ def interpret_json(raw: bytes | msgspec.Raw) -> DbtRun | Unreadable:
         return interpret(msgspec.json.decode(raw))
 
 
-def resource_version_of(item: DbtRun | Unreadable) -> str:
-    """The version of an object, readable or not."""
-    return item.resource_version if isinstance(item, Unreadable) else item.metadata.resource_version
-
-
 def _slim(run: DbtRun) -> DbtRun:
     metadata = run.metadata
     annotations, labels = _kept(metadata.annotations), _kept(metadata.labels)

@@ -23,7 +23,7 @@ from watcher.cluster.access import ClusterAccess
 from watcher.cluster.echoes import Echoes
 from watcher.cluster.kopf_thread import SILENCE_SECONDS, Kopf, Watching
 from watcher.cluster.listing import UNFINISHED, check_discovery, check_list, list_objects, list_versions
-from watcher.cluster.mirror import Mirror, Unreadable, resource_version_of, version
+from watcher.cluster.mirror import Mirror, Unreadable, version
 
 logger = logging.getLogger(__name__)
 
@@ -349,6 +349,11 @@ class Scope:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def resource_version_of(item: DbtRun | Unreadable) -> str:
+    """The version of an object, readable or not."""
+    return item.resource_version if isinstance(item, Unreadable) else item.metadata.resource_version
 
 
 def is_older(uid: str, resource_version: str, before: Mapping[str, float]) -> bool:
