@@ -19,7 +19,7 @@ class Assumption(NamedTuple):
 
 
 ASSUMPTIONS: Final = (
-    Assumption("A start that was sent appears in dbt Cloud's lists before the quiet period is over", ("list lag",)),
+    Assumption("A run appears in dbt Cloud's lists before the quiet period is over", ("list lag",)),
     Assumption(
         "A watcher does not pause for a quiet period",
         (),
