@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_trigger.failures import DbtRunException, DbtRunLostContact, DbtRunRefused, InvalidArgument
-from airflow_trigger.shared.access import Access, resolve
+from airflow_trigger.shared.access import Access, ClusterOperator
 from airflow_trigger.shared.arguments import number, text, warn_without_effect
 from airflow_trigger.shared.blocking import blocking
 from airflow_trigger.shared.naming import object_name
@@ -36,20 +35,15 @@ READ_SECONDS: Final = 60.0
 """How long an API server that does not answer is asked again."""
 
 
-class DbtRunArtifactOperator(BaseOperator):
+class DbtRunArtifactOperator(ClusterOperator):
     """Writes a file of a finished run to the worker's disk, byte for byte, and returns the file's name.
 
-    The DbtRun must have asked for it in `spec.artifacts`.
+    The DbtRun must have asked for it in `spec.artifacts`. `ClusterOperator` has the arguments that find the cluster.
 
     :param name: the DbtRun; or
     :param run_id: the dbt Cloud run, of which there is a DbtRun in the namespace.
     :param path: the file, as in `spec.artifacts`.
     :param output_file_name: where to write it. Default: `<run_id>_<path>` with `-` for `/`.
-    :param namespace: as of DbtRunOperator, as the next four.
-    :param kubernetes_conn_id: an Airflow connection of type `kubernetes`.
-    :param in_cluster: use the pod's ServiceAccount.
-    :param config_file: a kubeconfig.
-    :param cluster_context: its context.
     :param dbt_cloud_conn_id: has no effect, as the next three.
     :param account_id: of the provider's operator.
     :param step: of the provider's operator.
@@ -66,11 +60,6 @@ class DbtRunArtifactOperator(BaseOperator):
         name: str | None = None,
         run_id: int | str | None = None,
         output_file_name: str | None = None,
-        namespace: str | None = None,
-        kubernetes_conn_id: str | None = None,
-        in_cluster: bool | None = None,
-        config_file: str | None = None,
-        cluster_context: str | None = None,
         dbt_cloud_conn_id: str | None = None,
         account_id: int | None = None,
         step: int | None = None,
@@ -82,11 +71,6 @@ class DbtRunArtifactOperator(BaseOperator):
         self.name = name
         self.run_id = run_id
         self.output_file_name = output_file_name
-        self.namespace = namespace
-        self.kubernetes_conn_id = kubernetes_conn_id
-        self.in_cluster = in_cluster
-        self.config_file = config_file
-        self.cluster_context = cluster_context
         self.dbt_cloud_conn_id = dbt_cloud_conn_id
         self.account_id = account_id
         self.step = step
@@ -107,7 +91,7 @@ class DbtRunArtifactOperator(BaseOperator):
             DbtRunException: the run is not over.
             DbtRunLostContact: the DbtRun or its ConfigMap cannot be read.
         """
-        home = self._home()
+        home = self._home
         name, run_id = object_name("name", self.name), number("run_id", self.run_id)
         path, output = text("path", self.path), text("output_file_name", self.output_file_name)
         if (name is None) == (run_id is None):
@@ -125,15 +109,6 @@ class DbtRunArtifactOperator(BaseOperator):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
         return str(target)
-
-    def _home(self) -> Access:
-        return resolve(
-            self.kubernetes_conn_id,
-            namespace=self.namespace,
-            in_cluster=self.in_cluster,
-            config_file=self.config_file,
-            cluster_context=self.cluster_context,
-        )
 
     async def _read(self, home: Access, name: str | None, run_id: int | None, path: str) -> tuple[KeepingRun, bytes]:
         async with self.connect(home.config) as requests:

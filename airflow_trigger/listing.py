@@ -6,10 +6,8 @@ import re
 from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any, Final
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
 from airflow_trigger.failures import DbtRunLostContact, InvalidArgument
-from airflow_trigger.shared.access import Access, resolve
+from airflow_trigger.shared.access import Access, ClusterOperator
 from airflow_trigger.shared.arguments import mapping, number, shown, text, warn_without_effect
 from airflow_trigger.shared.blocking import blocking
 from airflow_trigger.shared.naming import PREFIX
@@ -41,8 +39,10 @@ CODES: Final[dict[int, set[str]]] = {
 """The phases that dbt Cloud's status codes stand for."""
 
 
-class DbtRunListOperator(BaseOperator):
+class DbtRunListOperator(ClusterOperator):
     """Lists the DbtRuns of a namespace, newest first, as dictionaries of JSON primitives.
+
+    `ClusterOperator` has the arguments that find the cluster.
 
     :param job_id: only of this dbt Cloud job.
     :param by_dag: only those that tasks of this DAG made.
@@ -50,11 +50,6 @@ class DbtRunListOperator(BaseOperator):
     :param labels: only those that carry these labels.
     :param status_filter: only in these phases (`"Failed"`) or with these status codes of dbt Cloud (20).
     :param latest_only: return the newest one, or None, instead of a list.
-    :param namespace: as of DbtRunOperator, as the next four.
-    :param kubernetes_conn_id: an Airflow connection of type `kubernetes`.
-    :param in_cluster: use the pod's ServiceAccount.
-    :param config_file: a kubeconfig.
-    :param cluster_context: its context.
     :param dbt_cloud_conn_id: has no effect, as the next four.
     :param account_id: of the provider's operator.
     :param order_by: of the provider's operator.
@@ -74,11 +69,6 @@ class DbtRunListOperator(BaseOperator):
         labels: Mapping[str, str] | None = None,
         status_filter: int | str | Sequence[int | str] | None = None,
         latest_only: bool = False,
-        namespace: str | None = None,
-        kubernetes_conn_id: str | None = None,
-        in_cluster: bool | None = None,
-        config_file: str | None = None,
-        cluster_context: str | None = None,
         dbt_cloud_conn_id: str | None = None,
         account_id: int | None = None,
         order_by: str | None = None,
@@ -93,11 +83,6 @@ class DbtRunListOperator(BaseOperator):
         self.labels = labels
         self.status_filter = status_filter
         self.latest_only = latest_only
-        self.namespace = namespace
-        self.kubernetes_conn_id = kubernetes_conn_id
-        self.in_cluster = in_cluster
-        self.config_file = config_file
-        self.cluster_context = cluster_context
         self.dbt_cloud_conn_id = dbt_cloud_conn_id
         self.account_id = account_id
         self.order_by = order_by
@@ -121,13 +106,7 @@ class DbtRunListOperator(BaseOperator):
         Raises:
             DbtRunLostContact: they could not be listed.
         """
-        home = resolve(
-            self.kubernetes_conn_id,
-            namespace=self.namespace,
-            in_cluster=self.in_cluster,
-            config_file=self.config_file,
-            cluster_context=self.cluster_context,
-        )
+        home = self._home
         job_id, wanted = number("job_id", self.job_id), phases(self.status_filter)
         selected = selector(self.by_dag, self.by_task, self.labels)
         try:

@@ -15,11 +15,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from airflow.configuration import conf
-from airflow.providers.common.compat.sdk import AirflowException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowException
 
 from airflow_trigger.failures import DbtRunCancelled, DbtRunLostContact, DbtRunRefused, DbtRunTimedOut, InvalidArgument
 from airflow_trigger.link import DbtRunLink
-from airflow_trigger.shared.access import Access, resolve
+from airflow_trigger.shared.access import ClusterOperator
 from airflow_trigger.shared.arguments import seconds, warn_without_effect
 from airflow_trigger.shared.blocking import blocking
 from airflow_trigger.shared.naming import DEFAULT_CONN_ID
@@ -65,8 +65,10 @@ DEFER_MARGIN: Final = 60.0
 FRAMEWORK_FAILURE: Final = "__fail__"
 
 
-class DbtRunOperator(BaseOperator):
+class DbtRunOperator(ClusterOperator):
     """Runs a dbt Cloud job, through a DbtRun in Kubernetes. No dbt Cloud token is needed here.
+
+    `ClusterOperator` has the arguments that find the cluster.
 
     :param dbt_cloud_conn_id: `dbt_cloud_default` is the watcher's default connection; any other id names the connection
         Secret, in lower case and with `-` for `_`. No Airflow connection is looked up.
@@ -99,11 +101,6 @@ class DbtRunOperator(BaseOperator):
     :param ttl: seconds or timedelta for which the DbtRun is kept after its end was told to Airflow; None: for ever.
     :param log_steps: log the steps of the run as they come, deferred or not. Without it, they are logged at a bad end.
     :param cancel_on_kill: whether ending the task by hand, or by execution_timeout, cancels the run.
-    :param namespace: where the DbtRun is created. Default: the Kubernetes connection's, else the pod's own.
-    :param kubernetes_conn_id: an Airflow connection of type `kubernetes`; default: none is looked up.
-    :param in_cluster: use the pod's ServiceAccount (default without config_file).
-    :param config_file: a kubeconfig, at the same path on workers and triggerers.
-    :param cluster_context: the kubeconfig's context.
     """
 
     template_fields: Sequence[str] = (
@@ -155,11 +152,6 @@ class DbtRunOperator(BaseOperator):
         ttl: float | timedelta | None = DAY,
         log_steps: bool = False,
         cancel_on_kill: bool = True,
-        namespace: str | None = None,
-        kubernetes_conn_id: str | None = None,
-        in_cluster: bool | None = None,
-        config_file: str | None = None,
-        cluster_context: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -191,14 +183,8 @@ class DbtRunOperator(BaseOperator):
         self.ttl = ttl
         self.log_steps = log_steps
         self.cancel_on_kill = cancel_on_kill
-        self.namespace = namespace
-        self.kubernetes_conn_id = kubernetes_conn_id
-        self.in_cluster = in_cluster
-        self.config_file = config_file
-        self.cluster_context = cluster_context
         self.run_id: int | None = None
         self._try: Try | None = None
-        self._access: Access | None = None
         self._killed = False
         self._undisturbed = False
         self._postponed = False
@@ -334,15 +320,9 @@ class DbtRunOperator(BaseOperator):
         return True
 
     def _enter(self, context: Context) -> None:
-        if self._access is None:
-            self._access = resolve(
-                self.kubernetes_conn_id,
-                namespace=self.namespace,
-                in_cluster=self.in_cluster,
-                config_file=self.config_file,
-                cluster_context=self.cluster_context,
-            )
-        # Last: `on_kill` may come at any time, and for a try that it knows it needs the access.
+        _ = self._home
+        # Last: `on_kill` may come at any time, even inside a signal. For a try that it knows it needs the cluster, and
+        # must not ask Airflow for a connection then.
         self._try = try_of(context, self.retries)
 
     def _begun(self, context: Context, run: TaskRun) -> int | None:
@@ -415,7 +395,8 @@ class DbtRunOperator(BaseOperator):
     def _stopped(self, context: Context, stopped: AirflowException) -> int | None:
         """A run that did end is not a time-out; one that is cut off by execution_timeout is cancelled."""
         run = self._last_seen()
-        if run is not None and run.final and self._is_unread(run):
+        unread = run is not None and not (run.consumed or run.unwanted) and self._attempt.mark.in_life_of(run.mark)
+        if run is not None and run.final and unread:
             return self._finish(context, run)
         if "timeout" not in str(stopped).lower():
             raise stopped
@@ -423,23 +404,16 @@ class DbtRunOperator(BaseOperator):
         rest = self._rest(context)
         if rest is None or rest > 1.0:
             raise DbtRunTimedOut(events.too_long(who, run, self._timeout)) from stopped
+        fate = "goes on"
+        if self.cancel_on_kill:
+            fate = "is cancelled" if self._end_all() else "could not be cancelled and ends by its active deadline"
         limit = f"execution_timeout ({self.execution_timeout})"
-        raise DbtRunTimedOut(f"Timeout: {who} passed {limit}; it {self._cut_off()}.") from stopped
-
-    def _is_unread(self, run: TaskRun) -> bool:
-        """Whether its end is one that this try may tell Airflow."""
-        return not (run.consumed or run.unwanted) and self._attempt.mark.in_life_of(run.mark)
+        raise DbtRunTimedOut(f"Timeout: {who} passed {limit}; it {fate}.") from stopped
 
     def _let_go(self) -> None:
         """Of a try that fails now. The next one takes its run over; after the last nobody waits for it."""
         if self.cancel_on_kill and self._attempt.is_last:
             self._end_all()
-
-    def _cut_off(self) -> str:
-        """Cancels, and says what becomes of the run."""
-        if not self.cancel_on_kill:
-            return "goes on"
-        return "is cancelled" if self._end_all() else "could not be cancelled and ends by its active deadline"
 
     def _last_seen(self) -> TaskRun | None:
         """The newest object; None if there is none, or nobody can tell: a time-out stays a time-out."""
@@ -454,11 +428,6 @@ class DbtRunOperator(BaseOperator):
     def connect(self, config: ClusterConfig, namespace: str) -> AbstractAsyncContextManager[TaskRuns]:
         """The way to the API server: the seam where tests put their own."""
         return connected(config, namespace)
-
-    @property
-    def _home(self) -> Access:
-        assert self._access is not None, "pre_execute settled it"  # noqa: S101
-        return self._access
 
     @property
     def _attempt(self) -> Try:
@@ -556,17 +525,13 @@ class DbtRunOperator(BaseOperator):
         return _required("check_interval", self.check_interval)
 
     def _trigger(self, run: TaskRun, *, until_started: bool = False) -> DbtRunTrigger:
-        config = self._home.config
         return DbtRunTrigger(
             run_id=run.run_id,
             end_time=time.time() + self._timeout,
             poll_interval=self._check_interval,
             account_id=None,
             name=run.name,
-            namespace=self._home.namespace,
-            in_cluster=config.in_cluster,
-            config_file=config.config_file,
-            cluster_context=config.context,
+            **self._home.as_arguments(),
             cancel_for=self._attempt.as_dict() if self.cancel_on_kill and not run.unwanted else None,
             until_started=until_started,
             log_steps=self.log_steps,

@@ -15,7 +15,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_trigger.failures import DbtRunLostContact, DbtRunRefused, DbtRunSensorTimeout
-from airflow_trigger.shared.access import Access, resolve
+from airflow_trigger.shared.access import ClusterOperator
 from airflow_trigger.shared.arguments import number, warn_without_effect
 from airflow_trigger.shared.blocking import blocking
 from airflow_trigger.shared.naming import DEFAULT_CONN_ID, connection_name, object_name
@@ -44,8 +44,10 @@ LOOK_SECONDS: Final = 20.0
 DEFER_MARGIN: Final = 60.0
 
 
-class DbtRunSensor(BaseSensorOperator):
+class DbtRunSensor(ClusterOperator, BaseSensorOperator):
     """Waits for the end of a run. It never cancels anything.
+
+    `ClusterOperator` has the arguments that find the cluster.
 
     :param dbt_cloud_conn_id: as of DbtRunOperator.
     :param run_id: a dbt Cloud run, which is followed by a DbtRun that the sensor makes; or
@@ -55,11 +57,6 @@ class DbtRunSensor(BaseSensorOperator):
     :param hook_params: has no effect.
     :param connection: name of the connection Secret, as it is, instead of dbt_cloud_conn_id.
     :param log_steps: log the steps of the run as they come: a sensor that does not defer does so at each look.
-    :param namespace: where the DbtRun is. Default: the Kubernetes connection's, else the pod's own.
-    :param kubernetes_conn_id: as of DbtRunOperator, as the next three.
-    :param in_cluster: use the pod's ServiceAccount.
-    :param config_file: a kubeconfig.
-    :param cluster_context: its context.
 
     `poke_interval`, `timeout`, `soft_fail` and `mode` are Airflow's. The watcher looks at the run every
     `poke_interval`, brought into 5…3600 s; ends are seen sooner.
@@ -79,11 +76,6 @@ class DbtRunSensor(BaseSensorOperator):
         name: str | None = None,
         connection: str | None = None,
         log_steps: bool = False,
-        namespace: str | None = None,
-        kubernetes_conn_id: str | None = None,
-        in_cluster: bool | None = None,
-        config_file: str | None = None,
-        cluster_context: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -95,12 +87,6 @@ class DbtRunSensor(BaseSensorOperator):
         self.name = name
         self.connection = connection
         self.log_steps = log_steps
-        self.namespace = namespace
-        self.kubernetes_conn_id = kubernetes_conn_id
-        self.in_cluster = in_cluster
-        self.config_file = config_file
-        self.cluster_context = cluster_context
-        self._access: Access | None = None
         self._news = StepNews()
         warn_without_effect(hook_params=hook_params)
 
@@ -109,21 +95,22 @@ class DbtRunSensor(BaseSensorOperator):
         return connected(config, namespace)
 
     def execute(self, context: Context) -> Any:
-        """Waits here, or in the triggerer."""
+        """Waits here, or in the triggerer.
+
+        Raises:
+            AirflowSkipException: the first look failed, and `soft_fail` or `never_fail` is set.
+        """
         if not self.deferrable:
             return super().execute(context)
-        seen = self._first_look(context)
-        if not seen.is_done:
-            self.defer(trigger=self._trigger(), method_name="execute_complete", timeout=self._longest_deferral(context))
-        return seen.xcom_value
-
-    def _first_look(self, context: Context) -> PokeReturnValue:
         try:
-            return self.poke(context)
+            seen = self.poke(context)
         except AirflowException as error:
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(f"Skipped, as soft_fail or never_fail is set: {error}") from error
             raise
+        if not seen.is_done:
+            self.defer(trigger=self._trigger(), method_name="execute_complete", timeout=self._longest_deferral(context))
+        return seen.xcom_value
 
     def poke(self, context: Context) -> PokeReturnValue:
         """One look; the run's id when it succeeded.
@@ -166,24 +153,12 @@ class DbtRunSensor(BaseSensorOperator):
         self.log.info("%s", told["message"])
         return told.get("run_id")
 
-    def _home(self) -> Access:
-        if self._access is None:
-            self._access = resolve(
-                self.kubernetes_conn_id,
-                namespace=self.namespace,
-                in_cluster=self.in_cluster,
-                config_file=self.config_file,
-                cluster_context=self.cluster_context,
-            )
-        return self._access
-
     def _trigger(self) -> DbtRunTrigger:
         """With arguments that can be used.
 
         Raises:
             InvalidArgument: one of them cannot.
         """
-        home = self._home()
         own = object_name("connection", self.connection)
         # Here and not in the trigger, which has other names for them.
         connection_name("dbt_cloud_conn_id", self.dbt_cloud_conn_id)
@@ -194,10 +169,7 @@ class DbtRunSensor(BaseSensorOperator):
             poll_interval=self.poke_interval,
             account_id=number("account_id", self.account_id),
             name=object_name("name", self.name),
-            namespace=home.namespace,
-            in_cluster=home.config.in_cluster,
-            config_file=home.config.config_file,
-            cluster_context=home.config.context,
+            **self._home.as_arguments(),
             log_steps=self.log_steps,
         )
         trigger.plan()

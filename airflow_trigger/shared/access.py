@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseHook
+from airflow.providers.common.compat.sdk import BaseHook, BaseOperator
 
 from airflow_trigger.failures import InvalidArgument
 from airflow_trigger.shared.arguments import boolean, text
@@ -28,6 +28,60 @@ class Access:
 
     config: ClusterConfig
     namespace: str
+
+    def as_arguments(self) -> dict[str, Any]:
+        """The same as arguments of a trigger, which resolves nothing."""
+        config = self.config
+        return {
+            "namespace": self.namespace,
+            "in_cluster": config.in_cluster,
+            "config_file": config.config_file,
+            "cluster_context": config.context,
+        }
+
+
+class ClusterOperator(BaseOperator):
+    """What each operator here takes to find its cluster.
+
+    :param namespace: where the DbtRun is. Default: the Kubernetes connection's, else the pod's own.
+    :param kubernetes_conn_id: an Airflow connection of type `kubernetes`; default: none is looked up.
+    :param in_cluster: use the pod's ServiceAccount (default without config_file).
+    :param config_file: a kubeconfig, at the same path on workers and triggerers.
+    :param cluster_context: the kubeconfig's context.
+    """
+
+    # A BaseOperator, not a mixin of its own kind: `default_args` and `partial` know only the arguments of classes whose
+    # metaclass is Airflow's (BaseOperatorMeta).
+    def __init__(
+        self,
+        *,
+        namespace: str | None = None,
+        kubernetes_conn_id: str | None = None,
+        in_cluster: bool | None = None,
+        config_file: str | None = None,
+        cluster_context: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.namespace = namespace
+        self.kubernetes_conn_id = kubernetes_conn_id
+        self.in_cluster = in_cluster
+        self.config_file = config_file
+        self.cluster_context = cluster_context
+        self._access: Access | None = None
+
+    @property
+    def _home(self) -> Access:
+        """Resolved once, and not before the templates are rendered."""
+        if self._access is None:
+            self._access = resolve(
+                self.kubernetes_conn_id,
+                namespace=self.namespace,
+                in_cluster=self.in_cluster,
+                config_file=self.config_file,
+                cluster_context=self.cluster_context,
+            )
+        return self._access
 
 
 def resolve(
