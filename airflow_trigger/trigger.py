@@ -198,15 +198,13 @@ class DbtRunTrigger(BaseTrigger):
 
     # ── stopping ──
 
-    def _is_over(self, wait: Wait) -> bool:
-        """Whether only the wait is over: that ends no run."""
-        return self._fired or (wait.end_time is not None and wait.end_time <= time.time())
-
     async def _end(self) -> bool:
         """Cancels the run if nobody wants it any more; whether it did."""
         try:
             wait = self.plan()
-            if wait.cancel_for is None or self._is_over(wait):
+            if wait.cancel_for is None or self._fired:
+                return False
+            if wait.end_time is not None and wait.end_time <= time.time():  # the end of the wait ends no run
                 return False
             standing = await self.standing_of(wait.cancel_for)
             if standing is Standing.WAITS:

@@ -42,15 +42,6 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _obey_from_the_start() -> None:
-    """SIGTERM ends the process until the watcher handles it: nothing is under way yet.
-
-    A container's process 1 ignores a signal that it does not handle. Without this, a pod that is deleted while its
-    watcher starts, for seconds on a busy node, would stay until its grace period is over.
-    """
-    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
-
-
 def _give_memory_back() -> None:
     """Large blocks go back to the system when they are freed.
 
@@ -65,7 +56,10 @@ def _give_memory_back() -> None:
 @_settings_options
 def watcher(**values: Any) -> None:
     """Run the watcher: start, follow and end dbt Cloud runs as DbtRuns say."""
-    _obey_from_the_start()
+    # Until the watcher handles SIGTERM, nothing is under way, and the signal ends the process. A container's process 1
+    # ignores a signal that it does not handle: without this, a pod that is deleted while its watcher starts, for
+    # seconds on a busy node, would stay until its grace period is over.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
     _give_memory_back()
     # Modules stay: without the collector, now and later, they load in three quarters of the time, and each of its full
     # passes, in which the loop stands still, is 50 ms shorter.

@@ -43,18 +43,14 @@ def text(argument: str, value: object) -> str | None:
     if isinstance(value, str):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
-        return _digits(argument, value)
+        try:
+            return str(value)
+        except ValueError:  # more than 4300 digits: sys.set_int_max_str_digits
+            raise InvalidArgument(f"{argument} is too large a number") from None
     hint = ""
     if isinstance(value, bool | float):
         hint = "; with render_template_as_native_obj, quote it in the template: \"'{{ … }}'\""
     raise InvalidArgument(f"{argument} must be text, not {shown(value)}{hint}")
-
-
-def _digits(argument: str, value: int) -> str:
-    try:
-        return str(value)
-    except ValueError:
-        raise InvalidArgument(f"{argument} is too large a number") from None
 
 
 def number(argument: str, value: object) -> int | None:

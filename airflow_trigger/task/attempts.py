@@ -106,7 +106,8 @@ def choose(
         return Create(number)
     newest = named[-1]
     belongs = bool(ours) and ours[-1] is newest
-    following = Create(number, resumes=_resumed(newest) if from_failure and belongs else None)
+    resumable = from_failure and belongs and newest.status.phase == Phase.FAILED
+    following = Create(number, resumes=newest.run_id if resumable else None)
     if newest.unwanted:
         return following if newest.final else Await(newest)
     if not belongs or not attempt.mark.follows(newest.mark):
@@ -120,7 +121,10 @@ def _going_on(newest: TaskRun, following: Create) -> Choice:
         return Attach(newest)
     if newest.status.reason == Reason.LOST_CONTACT and newest.run_id is not None:
         return Create(following.number, follows=newest.run_id)
-    return Use(newest) if _usable(newest) else following
+    if newest.consumed:  # a success whose worker died before it could report it, or a failure that is to be retried
+        return Use(newest) if newest.status.phase == Phase.SUCCEEDED else following
+    started = newest.run_id is not None or newest.status.reason not in NEVER_STARTED
+    return Use(newest) if started else following
 
 
 def _is_what(wanted: TaskSpec, run: TaskRun, before: Sequence[TaskRun], *, from_failure: bool) -> bool:
@@ -137,13 +141,3 @@ def _is_what(wanted: TaskSpec, run: TaskRun, before: Sequence[TaskRun], *, from_
         return spec.job is None and (lost or followed)
     resumes = spec.retry_of is None or from_failure or any(one.run_id == spec.retry_of for one in before)
     return resumes and (spec.job, spec.overrides or None) == (wanted.job, wanted.overrides or None)
-
-
-def _usable(run: TaskRun) -> bool:
-    if run.consumed:
-        return run.status.phase == Phase.SUCCEEDED
-    return run.run_id is not None or run.status.reason not in NEVER_STARTED
-
-
-def _resumed(run: TaskRun) -> int | None:
-    return run.run_id if run.status.phase == Phase.FAILED else None

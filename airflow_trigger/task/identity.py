@@ -52,7 +52,8 @@ class TaskKey:
         tail = f"-{self.digest[:16]}-{number}"
         mapped = "" if self.map_index < 0 else f"-{self.map_index}"
         room = MAX_NAME - len(tail) - len(mapped)
-        readable = _slug(f"{self.dag_id}-{self.task_id}")[:room].strip("-") or "task"
+        slug = re.sub(r"[^a-z0-9]+", "-", f"{self.dag_id}-{self.task_id}".lower()).strip("-")
+        readable = slug[:room].strip("-") or "task"
         return f"{readable}{mapped}{tail}"
 
     def labels(self, number: int) -> dict[str, str]:
@@ -178,7 +179,3 @@ def label_value(text: str) -> str:
     if is_label(text):
         return text
     return shortened(text, MAX_LABEL, cut=re.sub(r"[^A-Za-z0-9_.]+", "-", text))
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

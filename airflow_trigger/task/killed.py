@@ -86,7 +86,8 @@ def why_killed(task: Mapping[str, Any], seconds: float = ASK_SECONDS) -> Cause:
     """
     if isinstance(sys.exception(), AirflowTaskTimeout):
         return Cause.LIMIT
-    if _is_interrupted_question():
+    # This thread waits for an answer of Airflow's: another thread's question would deadlock, or get that answer.
+    if any(frame.f_globals.get("__name__") == COMMS for frame, _ in traceback.walk_stack(None)):
         log.warning("The signal came while the task talked to Airflow: it cannot be asked why.")
         return Cause.UNKNOWN
     try:
@@ -98,11 +99,6 @@ def why_killed(task: Mapping[str, Any], seconds: float = ASK_SECONDS) -> Cause:
     except Exception:
         log.warning("Airflow does not say why the task is ended.", exc_info=True)
         return Cause.UNKNOWN
-
-
-def _is_interrupted_question() -> bool:
-    """Whether this thread waits for an answer: another thread's question would deadlock, or get that answer."""
-    return any(frame.f_globals.get("__name__") == COMMS for frame, _ in traceback.walk_stack(None))
 
 
 def _within(seconds: float, ask: Callable[[], str | None]) -> str | None:

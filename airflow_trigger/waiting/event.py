@@ -115,7 +115,9 @@ def _sentences(about: Subject, truth: RunStatus) -> tuple[str, ...]:
             return (
                 f"DbtRun {about.namespace}/{about.name} ended with {truth.reason or Phase.ERROR}:",
                 _stop(truth.message),
-                _fate(about),
+                "No dbt Cloud run is known to have failed."
+                if about.run_id is None
+                else f"dbt Cloud did not report that run {about.run_id} failed.",
             )
 
 
@@ -132,12 +134,6 @@ def _after(truth: RunStatus) -> str:
 
 def _seconds(begin: datetime, end: datetime) -> int:
     return max(0, round((end - begin).total_seconds()))
-
-
-def _fate(about: Subject) -> str:
-    if about.run_id is None:
-        return "No dbt Cloud run is known to have failed."
-    return f"dbt Cloud did not report that run {about.run_id} failed."
 
 
 def _stop(text: str) -> str:
@@ -190,15 +186,13 @@ def deleted(subject: Subject, last: Run | None) -> Payload:
     about, title = subject.of(last), f"DbtRun {subject.namespace}/{subject.name}"
     if last is None:
         return about.event("error", NOT_FOUND, f"{title} does not exist.")
-    return about.event("error", Reason.DELETED, f"{title} was deleted before it ended.", _after_deletion(last))
-
-
-def _after_deletion(last: Run) -> str:
     if last.run_id is None:
-        return "No dbt Cloud run of it was known."
-    if last.spec.cancels_on_deletion:
-        return f"Its deletion policy Cancel has dbt Cloud run {last.run_id} cancelled."
-    return f"Its deletion policy Orphan leaves dbt Cloud run {last.run_id} alone: it may still be running."
+        left = "No dbt Cloud run of it was known."
+    elif last.spec.cancels_on_deletion:
+        left = f"Its deletion policy Cancel has dbt Cloud run {last.run_id} cancelled."
+    else:
+        left = f"Its deletion policy Orphan leaves dbt Cloud run {last.run_id} alone: it may still be running."
+    return about.event("error", Reason.DELETED, f"{title} was deleted before it ended.", left)
 
 
 def no_access(subject: Subject, message: str, seconds: float) -> Payload:

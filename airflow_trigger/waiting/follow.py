@@ -108,7 +108,9 @@ class Follower:
 
     def _seen(self, run: Run) -> Payload | Todo:
         if not self._is_ours(run):
-            return self._taken(run)
+            if self.last is not None:
+                return event.deleted(self.subject, self.last)
+            return event.not_accepted(self.subject, taken_by(run))
         if run.final:
             return event.ended(self.subject, run)
         # One that is already going away is not followed: an adopted run gets a new object when it is gone.
@@ -120,11 +122,6 @@ class Follower:
         if self.last is not None and run.metadata.uid != self.last.metadata.uid:
             return False
         return self.wait.is_followed_by(run.spec)
-
-    def _taken(self, run: Run) -> Payload:
-        if self.last is not None:
-            return event.deleted(self.subject, self.last)
-        return event.not_accepted(self.subject, taken_by(run))
 
 
 def taken_by(run: Run) -> str:

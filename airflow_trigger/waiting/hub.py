@@ -402,13 +402,11 @@ class Hub:
         version = int(listing.version)
         async for name in _in_slices(list(self._mirror)):
             known = self._mirror.get(name)
-            if known is not None and self._vanished(known, listing):
+            # What is newer than the list may have been created after it, and what has ended is in no list of the live.
+            listed = known is None or known.metadata.version > version or known.final or name in listing.runs
+            if not listed:
                 self._lose(name)
         self._buried = {name: buried for name, buried in self._buried.items() if buried > version}
-
-    def _vanished(self, known: Run, listing: Listing) -> bool:
-        seen_before = known.metadata.version <= int(listing.version)
-        return seen_before and not known.final and known.metadata.name not in listing.runs
 
     def _refresh(self, run: Run) -> None:
         name, version = run.metadata.name, run.metadata.version
@@ -453,8 +451,9 @@ class Hub:
         if self._denied is None or self._denied.message != message:
             log.warning("DbtRuns cannot be watched: %s", message)
         self.synced, self._denied = False, Denied(message)
-        for waiter in self._everybody():
-            waiter.tell(self._denied)
+        for waiters in list(self._waiters.values()):
+            for waiter in list(waiters):
+                waiter.tell(self._denied)
 
     def _put(self, run: Run) -> None:
         name = run.metadata.name
@@ -481,9 +480,6 @@ class Hub:
         self._buried[name] = last.metadata.version
         for waiter in self._waiters.get(name, ()):
             waiter.tell(Gone(last))
-
-    def _everybody(self) -> list[Subscription]:
-        return [waiter for waiters in self._waiters.values() for waiter in waiters]
 
 
 async def _in_slices(items: Iterable[T]) -> AsyncIterator[T]:

@@ -49,9 +49,6 @@ def again(body: Mapping[str, Any], run: Run, *, fresh: bool) -> dict[str, Any]:
     spec.setdefault("cause", f"Retry of {run.name}"[:200])
     if not fresh and run.phase == Phase.FAILED and run.status.run_id is not None:
         spec["retryOf"] = run.status.run_id
-    return object_of(spec, name=None, base=_stem(run.name))
-
-
-def _stem(name: str) -> str:
-    """The name without what an earlier retry added, so that names do not grow."""
-    return re.sub(r"-retry(-[a-z0-9]{5})?$", "", name)[: MAX_BASE - len("-retry")].rstrip("-.") + "-retry"
+    # Without what an earlier retry added, so that names do not grow.
+    stem = re.sub(r"-retry(-[a-z0-9]{5})?$", "", run.name)[: MAX_BASE - len("-retry")].rstrip("-.")
+    return object_of(spec, name=None, base=f"{stem}-retry")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import click
 import msgspec
@@ -38,7 +37,11 @@ def get(names: Sequence[str], all_namespaces: bool, selector: str | None, output
     if output in ("json", "yaml"):
         bodies = [json.loads(bytes(item)) for item in items]
         single = bodies[0] if len(names) == 1 else {"apiVersion": "v1", "kind": "List", "items": bodies}
-        write_object(_complete(single), output)
+        for item in single.get("items", ()):
+            # Items of a list lack the two fields without which kubectl does not know what they are.
+            item.setdefault("apiVersion", API_VERSION)
+            item.setdefault("kind", KIND)
+        write_object(single, output)
         return
     runs = sorted(map(read, items), key=lambda run: (run.metadata.namespace, run.metadata.creation_timestamp or NEVER))
     if output == "name":
@@ -62,14 +65,6 @@ async def _found(names: Sequence[str], place: Place, selector: str | None, *, ev
         if names:
             return [await runs.get(name) for name in names]
         return (await runs.list(labels=selector or "")).items
-
-
-def _complete(body: dict[str, Any]) -> dict[str, Any]:
-    """Items of a list lack the two fields without which kubectl does not know what they are."""
-    for item in body.get("items", ()):
-        item.setdefault("apiVersion", API_VERSION)
-        item.setdefault("kind", KIND)
-    return body
 
 
 @click.command()

@@ -23,7 +23,7 @@ from dbtrun.cli.options import cluster_options, running
 from dbtrun.cli.rows import NAMESPACE, style
 from dbtrun.cli.runs import PAUSES, Change, Runs
 from dbtrun.cli.screen import screen, write
-from dbtrun.cli.table import Cell, Column, Row, lines
+from dbtrun.cli.table import Cell, Column, lines
 from dbtrun.cli.view import Run, UnreadableRun, read
 from dbtrun.cli.words import duration, one_line
 from dbtrun.kube.errors import Expired, Unreachable
@@ -144,17 +144,15 @@ class State:
     def _take(self, run: Run, *, deleted: bool = False) -> None:
         uid = run.metadata.uid
         known = uid in self._runs
-        if deleted or (run.final and not known and self._ended_long_ago(run)):
+        ended = run.status.completion_time
+        long_over = run.final and (ended is None or datetime.now(UTC) - ended > KEPT)
+        if deleted or (long_over and not known):
             self._runs.pop(uid, None)
             self._over.pop(uid, None)
             return
         self._runs[uid] = run
         if run.final:
             self._over.setdefault(uid, datetime.now(UTC))
-
-    def _ended_long_ago(self, run: Run) -> bool:
-        ended = run.status.completion_time
-        return ended is None or datetime.now(UTC) - ended > KEPT
 
     def lines(self, now: datetime, width: int | None, height: int | None) -> list[Text]:
         """The screen: a line of counts, and as many runs as fit."""
@@ -166,7 +164,7 @@ class State:
         head.append(Text(_counts(runs), no_wrap=True, overflow="ellipsis"))
         room = len(runs) if height is None else max(height - len(head) - 2, 1)
         self.shown = runs[:room]
-        told = lines(COLUMNS, [_row(run, now) for run in self.shown], width)
+        told = lines(COLUMNS, [list(_cells(run, now)) for run in self.shown], width)
         rest = [Text(f"… and {len(runs) - room} more", style="dim")] if len(runs) > room else []
         return [*head, *told, *rest]
 
@@ -182,10 +180,6 @@ def _counts(runs: list[Run]) -> str:
     return f"{len(runs)} DbtRuns: " + (
         ", ".join(f"{count} {phase}" for phase, count in counted.most_common()) or "none"
     )
-
-
-def _row(run: Run, now: datetime) -> Row:
-    return list(_cells(run, now))
 
 
 def _cells(run: Run, now: datetime) -> Iterator[Cell]:

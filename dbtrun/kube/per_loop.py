@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable
+    from collections.abc import Callable, Coroutine, Hashable
 
 K = TypeVar("K", bound="Hashable")
 V = TypeVar("V")
@@ -31,7 +31,7 @@ class PerLoop(Generic[K, V]):
     loop that ends earlier takes its values along.
     """
 
-    def __init__(self, make: Callable[[K], V], close: Callable[[V], Awaitable[None]]) -> None:
+    def __init__(self, make: Callable[[K], V], close: Callable[[V], Coroutine[Any, Any, None]]) -> None:
         self._make = make
         self._close = close
         self._loops: dict[asyncio.AbstractEventLoop, dict[K, _Entry[V]]] = {}
@@ -51,18 +51,8 @@ class PerLoop(Generic[K, V]):
 
     async def _give_back(self, key: K, entry: _Entry[V], linger: float) -> None:
         entry.users -= 1
-        if entry.users == 0:
-            await self._retire(key, entry, linger)
-
-    def _entry(self, key: K) -> _Entry[V]:
-        for loop in [loop for loop in self._loops if loop.is_closed()]:
-            self._loops.pop(loop, None)
-        entries = self._loops.setdefault(asyncio.get_running_loop(), {})
-        if key not in entries:
-            entries[key] = _Entry(self._make(key))
-        return entries[key]
-
-    async def _retire(self, key: K, entry: _Entry[V], linger: float) -> None:
+        if entry.users:
+            return
         loop = asyncio.get_running_loop()
         if not linger:
             # Not in a task: a loop that is being torn down would not wait for a new one.
@@ -73,14 +63,19 @@ class PerLoop(Generic[K, V]):
         context = contextvars.Context()
         entry.closing = loop.call_later(linger, self._expire, loop, key, entry, context, context=context)
 
+    def _entry(self, key: K) -> _Entry[V]:
+        for loop in [loop for loop in self._loops if loop.is_closed()]:
+            self._loops.pop(loop, None)
+        entries = self._loops.setdefault(asyncio.get_running_loop(), {})
+        if key not in entries:
+            entries[key] = _Entry(self._make(key))
+        return entries[key]
+
     def _expire(self, loop: asyncio.AbstractEventLoop, key: K, entry: _Entry[V], context: contextvars.Context) -> None:
         del self._loops[loop][key]
-        task = loop.create_task(self._closed(entry.value), context=context)
+        task = loop.create_task(self._close(entry.value), context=context)
         self._closings.add(task)
         task.add_done_callback(self._closings.discard)
-
-    async def _closed(self, value: V) -> None:
-        await self._close(value)
 
 
 class Lease(Generic[K, V]):

@@ -94,7 +94,11 @@ class Kopf:
             yield watch
         finally:
             if not await watch.stop() and not await thread.answers():
-                self._abandon(thread)
+                if self._thread is thread:
+                    logger.warning("The thread in which kopf watches stands still; another one takes its place.")
+                    self._thread = None
+                for stuck in tuple(thread.watches):
+                    stuck.finish(RuntimeError("its thread stands still"))
             thread.watches.discard(watch)
 
     def close(self) -> None:
@@ -102,13 +106,6 @@ class Kopf:
         if self._thread is not None:
             self._thread.end()
             self._thread = None
-
-    def _abandon(self, thread: _Thread) -> None:
-        if self._thread is thread:
-            logger.warning("The thread in which kopf watches stands still; another one takes its place.")
-            self._thread = None
-        for watch in tuple(thread.watches):
-            watch.finish(RuntimeError("its thread stands still"))
 
 
 class _Thread:

@@ -188,7 +188,10 @@ class Accounts:
                     self._launch(account)
                 while True:
                     await asyncio.sleep(SWEEP_SECONDS)
-                    self._forget_budgets()
+                    used = {(account.connection.host, account.connection.account_id) for account in self}
+                    for key in self._budgets.keys() - used:
+                        if self._budgets[key].paused_until is None:  # a pause is remembered to its end
+                            del self._budgets[key]
                     latest = self._clock().mono - self._linger
                     for account in self:
                         if not account.users and account.unused_since <= latest:
@@ -278,13 +281,6 @@ class Accounts:
     def _launch(self, account: Account) -> None:
         if self._group is not None:
             account.task = self._group.create_task(account.run())
-
-    def _forget_budgets(self) -> None:
-        """Forgets the budgets of accounts that no connection is open for; a pause is remembered to its end."""
-        used = {(account.connection.host, account.connection.account_id) for account in self}
-        for key in self._budgets.keys() - used:
-            if self._budgets[key].paused_until is None:
-                del self._budgets[key]
 
     async def _close(self, account: Account) -> None:
         self._accounts.pop(account.connection, None)

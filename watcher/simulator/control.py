@@ -91,8 +91,11 @@ class Control:
 
     def _serve(self, endpoint: Callable[[Request, bytes], Any]) -> Callable[[Request], Any]:
         async def serve(request: Request) -> Response:
+            local = request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+            if not (local or self._remote):
+                words = "The control surface answers on loopback only; start with --remote-control."
+                return json_response({"error": words}, 403)
             try:
-                self._admit(request)
                 self._simulator.account.advance()
                 return json_response(endpoint(request, await request.body()))
             except ScenarioError as error:
@@ -101,10 +104,6 @@ class Control:
                 return json_response({"error": str(error)}, error.code)
 
         return serve
-
-    def _admit(self, request: Request) -> None:
-        if not self._remote and not (request.client and ipaddress.ip_address(request.client.host).is_loopback):
-            raise ControlError(403, "The control surface answers on loopback only; start with --remote-control.")
 
     # State
 

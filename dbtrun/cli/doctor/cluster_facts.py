@@ -182,9 +182,15 @@ async def gather(
     told("The cluster: the API server")
     await asker.json("GET", "/version")
     missing = await _missing(asker)
-    phase = await either(_phase(asker, namespace))
+    home = await either(asker.json("GET", api_path("api/v1", None, "namespaces", namespace)))
     told("The cluster: your rights")
-    rights = {verb: await _may(asker, namespace, verb) for verb in VERBS}
+    scope = {"namespace": namespace, "group": GROUP, "resource": PLURAL}
+    rights = {
+        # None is not known: the API server will say.
+        verb: await _review(asker, "selfsubjectaccessreviews", "SelfSubjectAccessReview", {**scope, "verb": verb})
+        is not False
+        for verb in VERBS
+    }
     told("The cluster: the watchers")
     workloads, everywhere = await _workloads(asker, namespace)
     # A cluster may have many: those that serve the namespace come first.
@@ -197,7 +203,7 @@ async def gather(
     secret = None if place is None else await read_secret(asker, *place)
     return ClusterFacts(
         namespace=namespace,
-        namespace_phase=phase,
+        namespace_phase=str(home.get("status", {}).get("phase", "")) if isinstance(home, dict) else home,
         missing_fields=missing,
         rights=rights,
         watchers=watchers,
@@ -223,17 +229,6 @@ async def _missing(asker: Asker) -> frozenset[str] | Absent | Unknown:
     schemas = document.get("components", {}).get("schemas", {}).values()
     found = next((one for one in schemas if wanted in one.get("x-kubernetes-group-version-kind", ())), None)
     return Unknown("its schema is not published") if found is None else lacking(found)
-
-
-async def _phase(asker: Asker, namespace: str) -> str:
-    found = await asker.json("GET", api_path("api/v1", None, "namespaces", namespace))
-    return str(found.get("status", {}).get("phase", ""))
-
-
-async def _may(asker: Asker, namespace: str, verb: str) -> bool:
-    attributes = {"namespace": namespace, "verb": verb, "group": GROUP, "resource": PLURAL}
-    review = await _review(asker, "selfsubjectaccessreviews", "SelfSubjectAccessReview", attributes)
-    return review is not False  # unknown: the API server will say
 
 
 async def _review(asker: Asker, plural: str, kind: str, attributes: Mapping[str, str], **more: str) -> bool | None:

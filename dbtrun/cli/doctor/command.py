@@ -135,7 +135,9 @@ def doctor(
     report = running(_examined(wish))
     rows = [assumptions.of(each, report.findings) for each in assumptions.ASSUMPTIONS]
     if file is not None:
-        _write_record(file, report)
+        if report.record is None:
+            raise click.ClickException("dbt Cloud was not asked, so there is nothing to record.")
+        file.write_text(yaml.safe_dump(report.record, sort_keys=False))
     if output == "json":
         write_object(
             {"findings": as_json(report.findings), "assumptions": as_json(rows), "requests": report.requests}, output
@@ -162,12 +164,6 @@ def _own(host: str | None, account_id: int | None) -> Connection | None:
         return parse_connection(keys, "The options", ANY)
     except InvalidConnection as error:
         raise click.UsageError(str(error)) from None
-
-
-def _write_record(file: Path, report: Report) -> None:
-    if report.record is None:
-        raise click.ClickException("dbt Cloud was not asked, so there is nothing to record.")
-    file.write_text(yaml.safe_dump(report.record, sort_keys=False))
 
 
 @contextmanager

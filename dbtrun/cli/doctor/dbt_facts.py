@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -165,17 +165,13 @@ async def _found(cloud: DbtCloud, job_id: int, started: Started, began: float) -
 
 
 async def _over(cloud: DbtCloud, run_id: int) -> bool:
-    return await _any(ENDS, lambda: _ended(cloud, run_id))
+    for seconds in ENDS:
+        if await _ended(cloud, run_id):
+            return True
+        await pause(seconds)
+    return await _ended(cloud, run_id)
 
 
 async def _ended(cloud: DbtCloud, run_id: int) -> bool:
     reply = await cloud.get(f"runs/{run_id}/")
     return reply.good and isinstance(reply.data, dict) and reply.data.get("status") in (10, 20, 30)
-
-
-async def _any(pauses: tuple[float, ...], look: Callable[[], Awaitable[bool]]) -> bool:
-    for seconds in pauses:
-        if await look():
-            return True
-        await pause(seconds)
-    return await look()

@@ -5,7 +5,7 @@ Names, ids, hosts, texts, branches and arguments of commands are left out or rep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -32,10 +32,11 @@ def scenario(facts: DbtFacts, findings: Sequence[Finding]) -> dict[str, Any]:
     rows = (
         [*rows_of(facts.runs), *rows_of(facts.of_job)] if facts.runs and facts.of_job else rows_of(facts.runs or EMPTY)
     )
-    by_id = {row["id"]: row for row in rows}
+    by_id = {row["id"]: row for row in sorted(rows, key=lambda row: int(row["id"]))}
     seen = _jobs(facts)
     ids = list(dict.fromkeys([*seen, *(job for row in by_id.values() if (job := job_of(row)))]))[:MAX_JOBS]
-    jobs = [_job(index, seen.get(job, {}), _of(job, by_id.values())) for index, job in enumerate(ids, 1)]
+    runs = {job: [row for row in by_id.values() if job_of(row) == job] for job in ids}
+    jobs = [_job(index, seen.get(job, {}), runs[job]) for index, job in enumerate(ids, 1)]
     return {"jobs": jobs, "faults": [*_faults(facts), *_ignored(findings), *_delays(facts)]}
 
 
@@ -46,10 +47,6 @@ def _jobs(facts: DbtFacts) -> dict[int, Mapping[str, Any]]:
     listed = facts.jobs.data if facts.jobs is not None and isinstance(facts.jobs.data, list) else []
     one = [facts.job.data] if facts.job is not None and isinstance(facts.job.data, dict) else []
     return {job["id"]: job for job in (*one, *listed) if isinstance(job, dict) and isinstance(job.get("id"), int)}
-
-
-def _of(job: int, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted((row for row in rows if job_of(row) == job), key=lambda row: int(row["id"]))
 
 
 def _job(index: int, job: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
