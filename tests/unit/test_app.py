@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.stack.waiting import until
+from tests.unit.world.apiserver import kubeconfig as written
 from watcher.app import LEADERLESS_SECONDS, STUCK_SECONDS, PartEnded, Watcher, listen
 from watcher.cluster.access import ClusterAccess
 from watcher.settings import Settings
@@ -28,16 +28,7 @@ def kubeconfig(tmp_path: Path) -> Path:
     """Of an API server that refuses every connection."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    path = tmp_path / "kubeconfig"
-    path.write_text(
-        yaml.safe_dump({
-            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
-            "users": [{"name": "u", "user": {}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            "current-context": "x",
-        })
-    )  # fmt: skip
-    return path
+    return written(tmp_path, f"http://127.0.0.1:{port}")
 
 
 @pytest.fixture

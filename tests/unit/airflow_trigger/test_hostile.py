@@ -17,14 +17,13 @@ from typing import Any, Final
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 import tests.stack
 from airflow_trigger.trigger import DbtRunTrigger
 from airflow_trigger.waiting.hub import Pace
 from dbtrun.api import API_VERSION, FINAL_PHASES, KIND
 from dbtrun.kube import cluster, errors
-from tests.unit.kube.test_cluster import kubeconfig
+from tests.unit.world.apiserver import listening
 
 QUICK: Final = Pace(linger=0.0, silence=30.0, recheck=0.2, first_retry=0.01, longest_retry=0.05, denied_retry=0.01)
 PATH: Final = "/apis/dbtrun.dev/v1alpha1/namespaces/team/dbtruns"
@@ -78,11 +77,9 @@ class Server:
     @asynccontextmanager
     async def up(self, folder: Path) -> AsyncIterator[Path]:
         """The kubeconfig that leads to it."""
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._answer)
-        async with TestServer(app) as server:
+        async with listening(folder, self._answer) as path:
             try:
-                yield kubeconfig(folder, str(server.make_url("")))
+                yield path
             finally:
                 self.hang_up()
 

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 from airflow_trigger.artifacts import Files
 from airflow_trigger.task.runs import task_runs
@@ -24,7 +23,7 @@ from dbtrun.kube.config import Timeouts
 from dbtrun.kube.credentials import kubeconfig
 from dbtrun.kube.errors import Expired, Unauthorized, Unreachable
 from tests.unit.kube.answers import ANSWERS, LIMIT, OF_ANOTHER_VERSION, Answer, dbtrun, page, status
-from tests.unit.kube.test_cluster import kubeconfig as written
+from tests.unit.world.apiserver import listening
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.listing import list_objects, list_versions
 from watcher.cluster.writer import Writer
@@ -72,12 +71,8 @@ LISTS: Final[dict[str, Callable[[ClusterAccess], Awaitable[Sequence[str]]]]] = {
 
 @asynccontextmanager
 async def serving(folder: Path, handler: Handler, timeouts: Timeouts = QUICK) -> AsyncIterator[ClusterAccess]:
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handler)
-    async with TestServer(app) as server:
-        path = written(folder, str(server.make_url("/")))
-        async with ClusterAccess(kubeconfig(path, None), timeouts) as access:
-            yield access
+    async with listening(folder, handler) as path, ClusterAccess(kubeconfig(path, None), timeouts) as access:
+        yield access
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,6 +40,7 @@ from dbtrun.kube.errors import (
     failure,
 )
 from dbtrun.kube.watch import Added, Progress, Removed, lines, read_change
+from tests.unit.world.apiserver import kubeconfig, listening
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -48,26 +48,10 @@ if TYPE_CHECKING:
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def kubeconfig(folder: Path, server: str) -> Path:
-    path = folder / "kubeconfig"
-    config = {
-        "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {"server": server}}],
-        "users": [{"name": "u", "user": {"token": "t0ken"}}],
-    }
-    path.write_text(json.dumps(config))
-    return path
-
-
 @asynccontextmanager
 async def serving(folder: Path, handler: Handler) -> AsyncIterator[Cluster]:
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handler)
-    async with TestServer(app) as server:
-        path = kubeconfig(folder, str(server.make_url("/")))
-        async with connect(ClusterConfig(config_file=str(path))) as cluster:
-            yield cluster
+    async with listening(folder, handler) as path, connect(ClusterConfig(config_file=str(path))) as cluster:
+        yield cluster
 
 
 def wire(name: str, version: str = "7", **status: Any) -> dict[str, Any]:
