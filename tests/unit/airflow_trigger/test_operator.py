@@ -832,7 +832,7 @@ def test_a_kill_while_the_way_to_kubernetes_is_looked_up_starts_nothing(
         operator.on_kill()
         return resolve(*args, **kwargs)
 
-    monkeypatch.setattr("airflow_trigger.operator.resolve", interrupted)
+    monkeypatch.setattr("airflow_trigger.shared.access.resolve", interrupted)
     operator.pre_execute(Task().context)
     with pytest.raises(DbtRunCancelled):
         operator.execute(Task().context)

@@ -15,7 +15,7 @@ from dbtrun.kube.credentials import Credentials, kubeconfig
 from dbtrun.kube.errors import Forbidden, KubeError, NotFound, TooLarge, Unauthorized, Unreachable
 from dbtrun.kube.execute import NOT_STARTED, PROTOCOL, Executed, Place, execute
 from tests.unit.kube.test_cluster import Handler
-from tests.unit.kube.test_cluster import kubeconfig as written
+from tests.unit.world.apiserver import kubeconfig as written
 
 PLACE = Place("data", "dbtrun-7", "watcher")
 GOOD = b'{"status": "Success"}'
