@@ -182,12 +182,20 @@ class Leader:
         self._tell()
         if held is None or not self._ours(held):
             return
-        basis = {"name": self._name, "resourceVersion": held.metadata.resource_version}
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
-                await self._send("PUT", basis, _Spec(lease_transitions=held.spec.lease_transitions))
+                try:
+                    await self._give_up(held)
+                except Conflict:  # the renewal that was in flight when we were told to stop has been made
+                    held = await self._look()
+                    if held is not None and self._ours(held):
+                        await self._give_up(held)
         except (KubeError, TimeoutError) as error:
             logger.info("The Lease %s/%s was not released: %s", self._namespace, self._name, error)
+
+    async def _give_up(self, held: _Lease) -> None:
+        basis = {"name": self._name, "resourceVersion": held.metadata.resource_version}
+        await self._send("PUT", basis, _Spec(lease_transitions=held.spec.lease_transitions))
 
     def _ours(self, lease: _Lease) -> bool:
         return lease.spec.holder_identity == self.identity
