@@ -10,7 +10,7 @@ from airflow_trigger.failures import DbtRunLostContact, InvalidArgument
 from airflow_trigger.shared.access import Access, ClusterOperator
 from airflow_trigger.shared.arguments import mapping, number, shown, text, warn_without_effect
 from airflow_trigger.shared.blocking import blocking
-from airflow_trigger.shared.naming import PREFIX
+from airflow_trigger.shared.objects import PREFIX
 from airflow_trigger.task.identity import is_label, label_value
 from airflow_trigger.task.run import TaskRun
 from airflow_trigger.task.runs import Patiently, TaskRuns, connected

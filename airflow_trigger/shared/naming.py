@@ -9,8 +9,6 @@ from airflow_trigger.failures import InvalidArgument
 from airflow_trigger.shared.arguments import shown, text
 from dbtrun.values import shortened
 
-PREFIX: Final = "airflow.dbtrun.dev"
-"""Of the labels and annotations that a task writes on its objects."""
 DEFAULT_CONN_ID: Final = "dbt_cloud_default"
 """The provider's default connection: here it means the watcher's default connection."""
 MAX_NAME: Final = 63

@@ -16,6 +16,8 @@ import msgspec
 
 from dbtrun.api import FINAL_PHASES, DeletionPolicy
 
+PREFIX: Final = "airflow.dbtrun.dev"
+"""Of the labels and annotations that a task writes on its objects."""
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost"})
 """Names of this machine, where the simulator runs."""
 MAX_LINK: Final = 2_000

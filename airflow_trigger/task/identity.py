@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from airflow_trigger.shared.naming import MAX_NAME, PREFIX
+from airflow_trigger.shared.naming import MAX_NAME
+from airflow_trigger.shared.objects import PREFIX
 from dbtrun.values import digest, shortened
 
 TASK_INSTANCE: Final = f"{PREFIX}/task-instance"

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import msgspec
 
-from airflow_trigger.shared.naming import PREFIX
-from airflow_trigger.shared.objects import Run
+from airflow_trigger.shared.objects import PREFIX, Run
 from dbtrun.api import FINAL_PHASES, Phase
 from dbtrun.kube.answers import comparable
 from dbtrun.kube.errors import Rejected, Unreachable
