@@ -483,7 +483,7 @@ def test_kubectl_get_shows_where_a_run_stands(api: Api, running: str) -> None:
 
 
 def test_kubectl_get_wide_adds_run_attempt_reachability_and_url(api: Api, running: str) -> None:
-    header, row = api.kubectl("get", "dbt", running, "-owide").stdout.splitlines()
+    header, row = api.kubectl("get", "dr", running, "-owide").stdout.splitlines()
     added = ["RUN", "ATTEMPT", "REACHABLE", "URL"]
     assert header.split() == ["NAME", "PHASE", "REASON", "JOB", "PROGRESS", *added, "AGE"]
     assert row.split()[-5:-1] == ["70403103900077", "2", "False", "https://cloud.getdbt.com/run/1"]

@@ -141,3 +141,11 @@ def test_kubectl_get_shows_how_far_a_mirror_is(api: Api) -> None:
     header, row = api.kubectl("get", "drm", name).stdout.splitlines()
     assert re.split(r"\s{2,}", header) == ["NAME", "READY", "CAUGHT-UP", "LAG", "AGE"]
     assert row.split()[:4] == [name, "True", "False", "42"]
+
+
+def test_the_category_has_runs_and_mirrors(api: Api) -> None:
+    mirror, _ = api.create(ALL)
+    run = {"apiVersion": API_VERSION, "kind": "DbtRun", "metadata": {"name": "one"}, "spec": {"runId": 1}}
+    assert not api.kubectl("create", "-f", "-", text=json.dumps(run)).stderr
+    found = api.kubectl("get", "dbt", "-oname").stdout.splitlines()
+    assert {"dbtrun.dbtrun.dev/one", f"dbtrunmirror.dbtrun.dev/{mirror}"} <= set(found)
