@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.controlplane import Completed, ControlPlane
 
 CRD: Final = Path(__file__).parents[2] / "deploy/crd/dbtrun.dev_dbtrunmirrors.yaml"
+RUNS: Final = CRD.with_name("dbtrun.dev_dbtruns.yaml")
 Fields = dict[str, Any]
 ALL: Final[Fields] = {"select": {"allJobs": True}}
 NEEDS_ONE: Final = (
@@ -86,8 +87,9 @@ class Api:
 @pytest.fixture(scope="module")
 def api(plane: ControlPlane) -> Iterator[Api]:
     name = f"mirrors-{secrets.token_hex(3)}"
-    plane.kubectl_sync("apply", "--server-side", "-f", str(CRD))
-    plane.kubectl_sync("wait", "--for=condition=Established", "crd/dbtrunmirrors.dbtrun.dev", "--timeout=60s")
+    for crd in (CRD, RUNS):
+        plane.kubectl_sync("apply", "--server-side", "-f", str(crd))
+        plane.kubectl_sync("wait", "--for=condition=Established", "-f", str(crd), "--timeout=60s")
     plane.kubectl_sync("create", "namespace", name)
     yield Api(plane, name)
     plane.kubectl_sync("delete", "namespace", name, "--wait=false")

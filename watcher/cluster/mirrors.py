@@ -84,7 +84,7 @@ class MirrorWatch:
             try:
                 await self._watch(mirrors, known)
             except Expired:
-                continue
+                await asyncio.sleep(jittered(PAUSES[0]))  # a server that says so for ever is not asked without a pause
             except KubeError as error:
                 failures = MOST_FAILURES if isinstance(error, Denial | NotFound) else failures + 1
                 if str(error) != told:

@@ -22,10 +22,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from dbtrun.api import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from dbtrun.api.mirrors import MIRROR_KIND, MIRROR_PLURAL
 
 Body = dict[str, Any]
 KINDS: Final = {
-    PLURAL: (API_VERSION, KIND), "leases": ("coordination.k8s.io/v1", "Lease"), "events": ("events.k8s.io/v1", "Event"),
+    PLURAL: (API_VERSION, KIND), MIRROR_PLURAL: (API_VERSION, MIRROR_KIND),
+    "leases": ("coordination.k8s.io/v1", "Lease"), "events": ("events.k8s.io/v1", "Event"),
     "configmaps": ("v1", "ConfigMap"), "secrets": ("v1", "Secret"),
 }  # fmt: skip
 
