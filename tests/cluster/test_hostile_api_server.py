@@ -24,6 +24,8 @@ from tests.controlplane import ControlPlane
 from tests.unit.airflow_trigger.test_hostile import ATTACKS, ODD, Attack, payload
 
 MANY: Final = 300
+FIRST: Final = 10
+"""Requests that each meet an attack: on a fast machine there are few more, as all triggers share a watch."""
 CROWD: Final = 10_000
 PAGE: Final = 500
 LIST: Final = f"/{PLURAL}"
@@ -175,7 +177,7 @@ async def test_hundreds_of_triggers_end_right_whatever_stands_between(
 
     def attack(_request: web.Request) -> Attack | None:
         nonlocal met
-        if chance.random() > 0.3:
+        if met >= FIRST and chance.random() > 0.3:
             return None
         met += 1
         return chance.choice(list(ATTACKS.values()))
@@ -187,7 +189,7 @@ async def test_hundreds_of_triggers_end_right_whatever_stands_between(
         await at_once(objects.set_status(name, end, "Because", runId=5) for name, end in wanted.items())
         told = {name: await wait for name, wait in waits.items()}
     assert {name: event["status"] for name, event in told.items()} == {name: ENDS[end] for name, end in wanted.items()}
-    assert met >= 10, "too few requests met an attack"
+    assert met >= FIRST, "too few requests met an attack"
     assert "not foreseen" not in caplog.text
 
 
