@@ -46,7 +46,13 @@ def _within_memory(where: tuple[str, str] | None, job_id: int | None, *, start: 
     os.nice(SLOWER)
     try:
         memory.keep_within(memory.ALLOWED)
-        from dbtrun.cli.doctor.examination import examined
+        try:
+            from dbtrun.cli.doctor.examination import examined
+        except ModuleNotFoundError:
+            raise
+        except (SystemError, ImportError) as error:
+            # Python says so when it, or a library that it maps, gets no memory in the middle of an import.
+            raise MemoryError from error
 
         return asyncio.run(examined(where, job_id, start=start))
     except memory.TooLittle as error:
