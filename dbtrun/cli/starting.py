@@ -162,9 +162,15 @@ def created(answer: msgspec.Raw, output: str | None) -> str:
     return name
 
 
+def _interrupt(_number: int, _frame: object) -> None:
+    """A CI system stops its jobs by SIGTERM, and the run is to be treated as after Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a script's shell does for what runs in the background
+        raise KeyboardInterrupt
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 def _followed(place: Place, name: str, timeout: float | None, on_interrupt: str) -> int:
-    # A job of a CI system is stopped by SIGTERM, and the run is to be treated in the same way.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: os.kill(os.getpid(), signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         return running(waited(place, [name], timeout))
     except click.exceptions.Exit as end:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -40,11 +41,15 @@ class Shell:
             "LC_ALL": "C.UTF-8",
         }  # fmt: skip
 
-    async def start(self, *arguments: str, **options: Any) -> asyncio.subprocess.Process:
+    async def start(
+        self, *arguments: str, interrupts: signal.Handlers = signal.SIG_DFL, **options: Any
+    ) -> asyncio.subprocess.Process:
+        """A process of its own. Whether it gets interrupts does not depend on how the tests were started."""
         pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
         pipes = {"stdout": pipe, "stderr": pipe, "stdin": nothing}
         argv = (sys.executable, "-m", "dbtrun", *arguments)
-        return await asyncio.create_subprocess_exec(*argv, env=self.env, **(pipes | options))
+        options = pipes | {"preexec_fn": lambda: signal.signal(signal.SIGINT, interrupts)} | options
+        return await asyncio.create_subprocess_exec(*argv, env=self.env, **options)
 
     async def ends(self, process: asyncio.subprocess.Process) -> Ended:
         async with asyncio.timeout(patience(60)):

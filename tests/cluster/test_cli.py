@@ -169,6 +169,17 @@ async def test_an_interrupt_does_what_was_chosen(
         await stack.patch(name, {"cancel": True})
 
 
+async def test_a_command_in_the_background_of_a_script_can_be_stopped(shell: Shell, stack: Stack) -> None:
+    """Its shell has it ignore SIGINT."""
+    following = await shell.start("run", str(JOBS["endless"]), "--name", "behind", interrupts=signal.SIG_IGN)
+    await shell.hears(following, "behind: Running")
+    following.send_signal(signal.SIGTERM)
+    ended = await shell.ends(following)
+    assert "Traceback" not in ended.err
+    assert ended.code == 130
+    await stack.patch("behind", {"cancel": True})
+
+
 async def test_on_a_terminal_an_interrupt_asks(shell: Shell, stack: Stack) -> None:
     leader, follower = pty.openpty()
     shown = bytearray()
