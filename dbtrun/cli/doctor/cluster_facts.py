@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Awaitable, Callable, Mapping
@@ -195,7 +196,7 @@ async def gather(
     workloads, everywhere = await _workloads(asker, namespace)
     # A cluster may have many: those that serve the namespace come first.
     installed = sorted(map(_watcher, workloads), key=lambda watcher: not watcher.serves(namespace))
-    watchers = tuple([await _with_lease(asker, watcher) for watcher in installed[:MAX_WATCHERS]])
+    watchers = tuple(await asyncio.gather(*(_with_lease(asker, watcher) for watcher in installed[:MAX_WATCHERS])))
     items = await either(asker.json("GET", api_path(PREFIX, namespace, PLURAL), query={"limit": "500"}))
     seen, unseen, example = _seen(items)
     told("The cluster: the connection")
