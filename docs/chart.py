@@ -35,7 +35,7 @@ $ helm test dbtrun --namespace data
 ```
 
 [Installing](../../docs/install.md) explains namespaces, rights, network policies, proxies, upgrading and uninstalling.
-It also says what to do if the cluster already has the CRD, or if you have no cluster-wide rights.
+It also says what to do if the cluster already has the CRDs, or if you have no cluster-wide rights.
 [Sidecar](../../docs/sidecar.md) explains `mode: sidecar`.
 
 ## Values

@@ -45,7 +45,9 @@ def bare_plane(shared_bare_plane: ControlPlane) -> Iterator[ControlPlane]:
     """A control plane on which nothing of ours is, not even the CRD; what a test leaves there is removed."""
     plane = shared_bare_plane
     yield plane
-    plane.kubectl_sync("delete", "crd/dbtruns.dbtrun.dev", "--ignore-not-found", timeout=240)
+    plane.kubectl_sync(
+        "delete", "crd/dbtruns.dbtrun.dev", "crd/dbtrunmirrors.dbtrun.dev", "--ignore-not-found", timeout=240
+    )
     plane.kubectl_sync("delete", "namespace/dbtrun-system", "--ignore-not-found", timeout=240)
     found = plane.kubectl_sync("get", "clusterroles,clusterrolebindings", "-oname").stdout.split()
     if ours := [name for name in found if "dbtrun" in name]:

@@ -267,12 +267,12 @@ def test_a_crd_without_helm_is_taken_over_by_the_commands_of_the_message(helm: H
     bare_plane.kubectl_sync("apply", f"-k{ROOT / 'deploy/crd'}")
     where = ("--namespace=dbtrun-system",)
     refused = helm.run("install", "dbtrun", str(CHART), *where, plane=bare_plane)
-    assert "is in this cluster already, installed without Helm." in refused.stderr
+    assert "are in this cluster already, installed without Helm." in refused.stderr
     for command in re.findall(r"kubectl ((?:annotate|label) .*)", refused.stderr):
         bare_plane.kubectl_sync(*shlex.split(command))
     helm.install(bare_plane)
-    labels = stored(bare_plane, "crd", "dbtruns.dbtrun.dev")["metadata"]["labels"]
-    assert labels["app.kubernetes.io/managed-by"] == "Helm"
+    for name in ("dbtruns.dbtrun.dev", "dbtrunmirrors.dbtrun.dev"):
+        assert stored(bare_plane, "crd", name)["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "Helm"
 
 
 def test_who_does_not_keep_the_crd_is_rid_of_everything(helm: Helm, bare_plane: ControlPlane) -> None:

@@ -142,7 +142,7 @@ class ControlPlane(Opened):
         self._write_credentials()
         self._supervisor = Supervisor(self._layout.root)
         self._start_servers()
-        self._run(_MANAGER, components.controller_manager(self._binaries[_MANAGER], self._layout, self._ports))
+        self._start_manager()
         if scheduler:
             self._run(_SCHEDULER, components.scheduler(self._binaries[_SCHEDULER], self._layout))
         self._wait(_MANAGER, lambda: self._exists("/api/v1/namespaces/default/serviceaccounts/default"))
@@ -370,6 +370,8 @@ class ControlPlane(Opened):
 
     def _restore(self, snapshot: Path, bumped: bool) -> None:
         etcdutl = build.ensure(_ETCDUTL, progress=self._progress)[_ETCDUTL]
+        # As Kubernetes advises after a restore: its controllers ignore versions that are lower than one they saw.
+        self._supervisor.stop(_MANAGER, STOP_GRACE_SECONDS)
         self._supervisor.stop(_APISERVER, STOP_GRACE_SECONDS)
         self._supervisor.stop(_ETCD, STOP_GRACE_SECONDS)
         shutil.rmtree(self._layout.data)
@@ -379,6 +381,10 @@ class ControlPlane(Opened):
             raise ControlPlaneError(f"etcdutl could not restore {snapshot}: {answer.stderr.strip()}")
         self._start_etcd()
         self._start_apiserver()
+        self._start_manager()
+
+    def _start_manager(self) -> None:
+        self._run(_MANAGER, components.controller_manager(self._binaries[_MANAGER], self._layout, self._ports))
 
     def _start_apiserver(self) -> None:
         self._run(_APISERVER, components.apiserver(self._binaries[_APISERVER], self._layout, self._ports))

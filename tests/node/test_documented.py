@@ -17,6 +17,7 @@ from tests.node.node import Node
 from tests.stack import Own, Site, install_crd, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+CRDS: Final = ("dbtruns.dbtrun.dev", "dbtrunmirrors.dbtrun.dev")
 ENDLESS: Final = 2
 SCENARIO: Final[dict[str, Any]] = {
     "account": {"id": 12345},
@@ -60,7 +61,7 @@ class Reader(Site):
         """What there is of DbtRun in the namespace, and the CRD."""
         kinds = "deployments,pods,services,serviceaccounts,roles,rolebindings,leases"
         found = await self.kubectl("get", kinds, "-oname")
-        crd = await self.kubectl("get", "crd", "dbtruns.dbtrun.dev", "-oname", "--ignore-not-found")
+        crd = await self.kubectl("get", "crd", *CRDS, "-oname", "--ignore-not-found")
         return {line for line in (found + crd).splitlines() if "dbtrun" in line}
 
 
@@ -68,7 +69,7 @@ class Reader(Site):
 async def reader(node: Node, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Reader]:
     """In a cluster without the CRD, with an empty namespace `data`."""
     plane, folder = node.plane, tmp_path_factory.mktemp("reader")
-    await plane.kubectl("delete", "crd", "dbtruns.dbtrun.dev", "--ignore-not-found")
+    await plane.kubectl("delete", "crd", *CRDS, "--ignore-not-found")
     plane.create_namespace_sync("data")
     await plane.kubectl("label", "namespace", "data", "pod-security.kubernetes.io/enforce=restricted")
     reader = Reader(plane, "data", folder)
@@ -128,9 +129,8 @@ async def test_an_uninstalled_watchers_runs_are_taken_up_by_the_next(reader: Rea
         return not [each for each in await reader.stays() if each.startswith("pod/")]
 
     await until(stopped, 60, "the watcher's Pod is gone", pause=0.5)
-    assert await reader.stays() == {
-        "customresourcedefinition.apiextensions.k8s.io/dbtruns.dbtrun.dev", "lease.coordination.k8s.io/dbtrun",
-    }  # fmt: skip
+    kept = {f"customresourcedefinition.apiextensions.k8s.io/{name}" for name in CRDS}
+    assert await reader.stays() == kept | {"lease.coordination.k8s.io/dbtrun"}
     await own.finish(10)
     assert (await own.status())["phase"] == "Running", "nobody looks"
     install, *_ = commands(section("README.md", "Use it"))

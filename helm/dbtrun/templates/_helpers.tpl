@@ -215,21 +215,30 @@ subjects:
   namespace: {{ .Release.Namespace | quote }}
 {{- end -}}
 
-{{/* A cluster has one CRD. Helm's own words for one that is there already do not say what to do. */}}
+{{/* A cluster has each CRD once. Helm's own words for one that is there already do not say what to do. */}}
 {{- define "dbtrun.checkCrd" -}}
-{{- $crd := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" "dbtruns.dbtrun.dev" -}}
+{{- $foreign := list -}}
+{{- $owner := "" -}}
+{{- range list "dbtruns.dbtrun.dev" "dbtrunmirrors.dbtrun.dev" -}}
+{{- $crd := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" . -}}
 {{- $annotations := dig "metadata" "annotations" (dict) ($crd | default dict) -}}
 {{- $name := get $annotations "meta.helm.sh/release-name" -}}
 {{- $namespace := get $annotations "meta.helm.sh/release-namespace" -}}
-{{- $mine := and (eq $name .Release.Name) (eq $namespace .Release.Namespace) -}}
+{{- $mine := and (eq $name $.Release.Name) (eq $namespace $.Release.Namespace) -}}
 {{- if and $crd (not $mine) -}}
-{{- $owner := ternary (printf "by the release %s in the namespace %s" $name $namespace) "without Helm" (ne $name "") -}}
+{{- $foreign = append $foreign . -}}
+{{- $owner = ternary (printf "by the release %s in the namespace %s" $name $namespace) "without Helm" (ne $name "") -}}
+{{- end -}}
+{{- end -}}
+{{- if $foreign -}}
+{{- $which := ternary (printf "The CRDs %s are" (join " and " $foreign)) (printf "The CRD %s is" (first $foreign)) (gt (len $foreign) 1) -}}
+{{- $names := join " " $foreign -}}
 {{- printf `
-The CRD dbtruns.dbtrun.dev is in this cluster already, installed %s.
-If its owner stays, install this release beside it: --set crds.enabled=false
-If this release is to own and upgrade it from now on, hand it over first:
-  kubectl annotate --overwrite crd dbtruns.dbtrun.dev meta.helm.sh/release-name=%s meta.helm.sh/release-namespace=%s
-  kubectl label --overwrite crd dbtruns.dbtrun.dev app.kubernetes.io/managed-by=Helm` $owner .Release.Name .Release.Namespace | fail -}}
+%s in this cluster already, installed %s.
+If the owner stays, install this release beside it: --set crds.enabled=false
+If this release is to own and upgrade the CRDs from now on, hand them over first:
+  kubectl annotate --overwrite crd %s meta.helm.sh/release-name=%s meta.helm.sh/release-namespace=%s
+  kubectl label --overwrite crd %s app.kubernetes.io/managed-by=Helm` $which $owner $names .Release.Name .Release.Namespace $names | fail -}}
 {{- end -}}
 {{- end -}}
 
