@@ -21,7 +21,7 @@ from airflow_trigger.reacting import payloads
 from airflow_trigger.reacting.position import Position
 from airflow_trigger.reacting.selection import NOW, Plan, plan_of
 from airflow_trigger.reacting.ticker import Ticker
-from airflow_trigger.shared.access import resolve
+from airflow_trigger.shared.access import ClusterOperator
 from dbtrun.api import Phase
 
 if TYPE_CHECKING:
@@ -34,21 +34,17 @@ DEFER_MARGIN: Final = 60.0
 log = logging.getLogger(__name__)
 
 
-class DbtRunEventSensor(BaseSensorOperator):
+class DbtRunEventSensor(ClusterOperator, BaseSensorOperator):
     """Waits in the triggerer for the next DbtRun that ends and matches; returns what its asset event would tell.
 
     The first time it takes runs that end after the DAG run began, then those after the one that it took last.
+    `ClusterOperator` has the arguments that find the cluster.
 
     :param job_id: only runs of this dbt Cloud job.
     :param environment_id: only runs in this dbt Cloud environment.
     :param labels: only DbtRuns that have these labels.
     :param phases: how the run ended; default: `["Succeeded"]`.
     :param since: the instant, in ISO 8601, after which the run must end, instead of the sensor's own memory.
-    :param namespace: as of DbtRunOperator, as the next four.
-    :param kubernetes_conn_id: an Airflow connection of type `kubernetes`.
-    :param in_cluster: use the pod's ServiceAccount.
-    :param config_file: a kubeconfig.
-    :param cluster_context: its context.
     """
 
     template_fields: Sequence[str] = ("job_id", "environment_id", "labels", "since", "namespace")
@@ -62,11 +58,6 @@ class DbtRunEventSensor(BaseSensorOperator):
         labels: Mapping[str, str] | None = None,
         phases: Sequence[str] = (Phase.SUCCEEDED.value,),
         since: str | None = None,
-        namespace: str | None = None,
-        kubernetes_conn_id: str | None = None,
-        in_cluster: bool | None = None,
-        config_file: str | None = None,
-        cluster_context: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -75,11 +66,6 @@ class DbtRunEventSensor(BaseSensorOperator):
         self.labels = labels
         self.phases = phases
         self.since = since
-        self.namespace = namespace
-        self.kubernetes_conn_id = kubernetes_conn_id
-        self.in_cluster = in_cluster
-        self.config_file = config_file
-        self.cluster_context = cluster_context
 
     def execute(self, context: Context) -> None:
         """Defers.
@@ -87,24 +73,14 @@ class DbtRunEventSensor(BaseSensorOperator):
         Raises:
             InvalidArgument: an argument cannot be used.
         """
-        home = resolve(
-            self.kubernetes_conn_id,
-            namespace=self.namespace,
-            in_cluster=self.in_cluster,
-            config_file=self.config_file,
-            cluster_context=self.cluster_context,
-        )
         trigger = DbtRunNextTrigger(
             position=self._begin(context).stored(),
-            namespace=home.namespace,
             job_id=self.job_id,
             environment_id=self.environment_id,
             labels=dict(self.labels or {}),
             phases=list(self.phases),
             end_time=datetime.now(tz=UTC).timestamp() + self.timeout,
-            in_cluster=home.config.in_cluster,
-            config_file=home.config.config_file,
-            cluster_context=home.config.context,
+            **self._home.as_arguments(),
         )
         trigger.plan()
         longest = timedelta(seconds=self.timeout + DEFER_MARGIN)

@@ -14,13 +14,13 @@ try:
 except ImportError:
     raise ImportError("DbtRunAssetsOperator needs Airflow 3.") from None
 
-from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_trigger.artifacts import READ_SECONDS, Files, KeepingRun, keeper, kept_file
 from airflow_trigger.failures import DbtRunLostContact, DbtRunRefused, InvalidArgument
 from airflow_trigger.reacting.models import Built, built
 from airflow_trigger.reacting.position import key_of
-from airflow_trigger.shared.access import Access, resolve
+from airflow_trigger.shared.access import Access, ClusterOperator
 from airflow_trigger.shared.arguments import boolean, number, text, texts
 from airflow_trigger.shared.blocking import blocking
 from airflow_trigger.shared.naming import object_name
@@ -42,11 +42,12 @@ MAX_ASSETS: Final = 1_500
 """Of one task: Airflow stores them in one transaction."""
 
 
-class DbtRunAssetsOperator(BaseOperator):
+class DbtRunAssetsOperator(ClusterOperator):
     """Emits one asset event for each model, seed and snapshot that a finished run built, and returns the assets' names.
 
     The DbtRun must keep `run_results.json`: name it in `artifacts` of the task or of the object that makes it. The
-    assets need not be declared: the task has one AssetAlias, to which Airflow adds them.
+    assets need not be declared: the task has one AssetAlias, to which Airflow adds them. `ClusterOperator` has the
+    arguments that find the cluster.
 
     :param name: the DbtRun; or
     :param run_id: the dbt Cloud run, of which there is a DbtRun in the namespace.
@@ -56,11 +57,6 @@ class DbtRunAssetsOperator(BaseOperator):
     :param models: only these, by name or unique id.
     :param include_reused: also those that dbt did not build because nothing had changed.
     :param include_failed_runs: also what was built by a run that did not succeed. Else the task is skipped.
-    :param namespace: as of DbtRunOperator, as the next four.
-    :param kubernetes_conn_id: an Airflow connection of type `kubernetes`.
-    :param in_cluster: use the pod's ServiceAccount.
-    :param config_file: a kubeconfig.
-    :param cluster_context: its context.
     """
 
     template_fields: Sequence[str] = ("name", "run_id", "namespace_uri", "models", "namespace")
@@ -76,11 +72,6 @@ class DbtRunAssetsOperator(BaseOperator):
         models: Sequence[str] | None = None,
         include_reused: bool = False,
         include_failed_runs: bool = False,
-        namespace: str | None = None,
-        kubernetes_conn_id: str | None = None,
-        in_cluster: bool | None = None,
-        config_file: str | None = None,
-        cluster_context: str | None = None,
         **kwargs: Any,
     ) -> None:
         self.alias = AssetAlias(alias)
@@ -91,11 +82,6 @@ class DbtRunAssetsOperator(BaseOperator):
         self.models = models
         self.include_reused = include_reused
         self.include_failed_runs = include_failed_runs
-        self.namespace = namespace
-        self.kubernetes_conn_id = kubernetes_conn_id
-        self.in_cluster = in_cluster
-        self.config_file = config_file
-        self.cluster_context = cluster_context
 
     def connect(self, config: ClusterConfig) -> AbstractAsyncContextManager[Requests]:
         """The way to the API server: the seam where tests put their own."""
@@ -120,19 +106,12 @@ class DbtRunAssetsOperator(BaseOperator):
         return list(uris.values())
 
     def _read_nodes(self) -> tuple[KeepingRun, list[Built]]:
-        home = resolve(
-            self.kubernetes_conn_id,
-            namespace=self.namespace,
-            in_cluster=self.in_cluster,
-            config_file=self.config_file,
-            cluster_context=self.cluster_context,
-        )
         name, run_id = object_name("name", self.name), number("run_id", self.run_id)
         if (name is None) == (run_id is None):
             raise InvalidArgument("Give name (of a DbtRun) or run_id (of a dbt Cloud run), and not both.")
         models = texts("models", self.models, "models")
         try:
-            run, content = blocking(patiently(lambda: self._read(home, name, run_id), READ_SECONDS))
+            run, content = blocking(patiently(lambda: self._read(self._home, name, run_id), READ_SECONDS))
         except KubeError as error:
             raise DbtRunLostContact(f"The run's results cannot be read. {error}") from None
         if run.status.phase != Phase.SUCCEEDED and not boolean("include_failed_runs", self.include_failed_runs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_trigger.reacting.position import key_of
+from dbtrun.api.mirrors import CAUSE_LABEL
 from dbtrun.text import one_line
 
 if TYPE_CHECKING:
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
 
     from airflow_trigger.shared.objects import Run
 
-CAUSE_LABEL: Final = "dbtrun.dev/cause"
 MAX_MESSAGE: Final = 300
 MAX_STATUSES: Final = 12
 
