@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from dbtrun.api.names import API_VERSION, GROUP
-from dbtrun.api.objects import Metadata
+from dbtrun.api.objects import Object
 from dbtrun.api.phases import Phase
 from dbtrun.api.spec import ConnectionRef, Fields
 from dbtrun.api.status import ConditionStatus
@@ -147,25 +147,11 @@ class MirrorStatus(Fields, frozen=True, kw_only=True):
         return next((c for c in self.conditions if c.type is kind), None)
 
 
-class DbtRunMirror(Fields, frozen=True, kw_only=True):
+class DbtRunMirror(Object, frozen=True, kw_only=True):
     """Runs that others start, as DbtRuns."""
 
-    metadata: Metadata
     spec: MirrorSpec
     status: MirrorStatus = MirrorStatus()
-
-    def __str__(self) -> str:
-        return f"{self.metadata.namespace}/{self.metadata.name}"
-
-    @property
-    def uid(self) -> str:
-        """The identity that survives no re-creation."""
-        return self.metadata.uid
-
-    @property
-    def deleting(self) -> bool:
-        """Whether somebody has deleted it."""
-        return self.metadata.deletion_timestamp is not None
 
     @property
     def owner_reference(self) -> dict[str, object]:

@@ -30,27 +30,32 @@ class Metadata(Fields, frozen=True, kw_only=True):
     annotations: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class DbtRun(Fields, frozen=True, kw_only=True):
-    """One dbt Cloud run as a Kubernetes object."""
+class Object(Fields, frozen=True, kw_only=True):
+    """What every kind has."""
 
     metadata: Metadata
-    spec: Spec
-    status: Status = Status()
-    unread: tuple[str, ...] = ()
-    """Fields of the stored status that do not read as written here: what could not be read is left out of `status`."""
 
     def __str__(self) -> str:
         return f"{self.metadata.namespace}/{self.metadata.name}"
 
     @property
     def uid(self) -> str:
-        """The identity that survives no re-creation: what a run is marked with."""
+        """The identity that survives no re-creation."""
         return self.metadata.uid
 
     @property
     def deleting(self) -> bool:
         """Whether somebody deleted the object and only finalizers keep it."""
         return self.metadata.deletion_timestamp is not None
+
+
+class DbtRun(Object, frozen=True, kw_only=True):
+    """One dbt Cloud run as a Kubernetes object. Its uid is what a run is marked with."""
+
+    spec: Spec
+    status: Status = Status()
+    unread: tuple[str, ...] = ()
+    """Fields of the stored status that do not read as written here: what could not be read is left out of `status`."""
 
     @property
     def copied(self) -> bool:
