@@ -258,7 +258,7 @@ def mirror_reference(crd: Schema) -> str:
                 "## spec",
                 spec_table(spec),
                 "### What the API server refuses",
-                "\n".join(f"- {sentence}" for sentence in (*sentences(schema),)),
+                "\n".join(f"- {sentence}" for sentence in sentences(schema)),
                 "## status",
                 status["description"],
                 status_table(status),

@@ -334,21 +334,18 @@ class Serving:
         """Whether the stored status knows of all that was dealt with."""
         now = self._shell.clock()
         wanted = self._status(now)
-        stored = self.mirror.status
-        told = [(c.type, c.status, c.reason, c.message, c.observed_generation) for c in wanted.conditions]
-        was = [(c.type, c.status, c.reason, c.message, c.observed_generation) for c in stored.conditions]
+        told = _said(wanted) != _said(self.mirror.status)
         age = now.mono - self._saved_at
         due = age >= (SAVE_SECONDS if self._dealt else IDLE_SAVE_SECONDS)
-        if not (must or due or told != was):
+        if not (must or due or told):
             return False
         dealt, self._dealt = self._dealt, False
         try:
             self.mirror = await self._shell.writer.patch_status(self.mirror, wanted)
-        except (Conflict, NotFound):
+        except KubeError as error:
             self._dealt = dealt or self._dealt
-            return False  # the watch brings what it is now
-        except KubeError:
-            self._dealt = dealt or self._dealt
+            if isinstance(error, Conflict | NotFound):
+                return False  # the watch brings what it is now
             raise
         self._saved_at = now.mono
         return True
@@ -389,6 +386,11 @@ class Serving:
             await self._shell.writer.delete(self.mirror.metadata.namespace, kept.name, kept.uid)
             self._shell.forget(kept.uid)
             self._shell.note("pruned")
+
+
+def _said(status: MirrorStatus) -> list[tuple[object, ...]]:
+    """What the conditions say, without when they changed."""
+    return [(c.type, c.status, c.reason, c.message, c.observed_generation) for c in status.conditions]
 
 
 class Mirroring:
