@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import random
+import re
 import secrets
 import shutil
 import signal
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 START_SECONDS = 90.0
+KUBECTL_SECONDS = 60.0
+HELM_SECONDS = 120.0
 STOP_GRACE_SECONDS = 2.0  # It waits a minute for its watchers if one lets it.
 _POLL_SECONDS = 0.02
 _PORT_TRIES = 8
@@ -46,6 +49,7 @@ _PORTS = range(20000, 32000)
 _ETCD, _APISERVER, _MANAGER = "etcd", "kube-apiserver", "kube-controller-manager"
 _SCHEDULER = "kube-scheduler"
 _ETCDUTL = "etcdutl"
+_OWN_LIMIT = re.compile(r"(--timeout=)(\d+)s")
 
 
 @dataclass(frozen=True)
@@ -204,17 +208,20 @@ class ControlPlane(Opened):
         *args: str,
         input: str | None = None,  # noqa: A002
         check: bool = True,
-        timeout: float | None = None,
+        timeout: float = KUBECTL_SECONDS,
     ) -> Completed:
-        """Run kubectl as the administrator. Raises CommandError on a failure unless `check` is False."""
-        return await self._command(build.kubectl_path(), args, input, check, timeout or patience(60.0))
+        """Run kubectl as the administrator. Raises CommandError on a failure unless `check` is False.
+
+        `timeout` and kubectl's own `--timeout=…s` are for an idle machine: a busy one gets more.
+        """
+        return await self._command(build.kubectl_path(), args, input, check, timeout)
 
     def kubectl_sync(
         self,
         *args: str,
         input: str | None = None,  # noqa: A002
         check: bool = True,
-        timeout: float | None = None,
+        timeout: float = KUBECTL_SECONDS,
     ) -> Completed:
         """`kubectl` for code without an event loop."""
         argv = self._argv(build.kubectl_path(), args)
@@ -224,7 +231,7 @@ class ControlPlane(Opened):
             env=self._env,
             capture_output=True,
             text=True,
-            timeout=timeout or patience(60.0),
+            timeout=patience(timeout),
             check=False,
         )
         return _checked(argv, Completed(answer.returncode, answer.stdout, answer.stderr), check)
@@ -234,12 +241,10 @@ class ControlPlane(Opened):
         *args: str,
         input: str | None = None,  # noqa: A002
         check: bool = True,
-        timeout: float | None = None,
+        timeout: float = HELM_SECONDS,
     ) -> Completed:
         """Run helm as the administrator. Raises CommandError on a failure unless `check` is False."""
-        return await self._command(
-            await asyncio.to_thread(build.helm_path), args, input, check, timeout or patience(120.0)
-        )
+        return await self._command(await asyncio.to_thread(build.helm_path), args, input, check, timeout)
 
     async def token(self, namespace: str, account: str, *, seconds: int = 3600) -> str:
         """A new token of a ServiceAccount, valid for `seconds` (the API server's least is 600)."""
@@ -439,7 +444,7 @@ class ControlPlane(Opened):
         return False
 
     def _argv(self, binary: Path, args: tuple[str, ...]) -> list[str]:
-        return [str(binary), f"--kubeconfig={self.kubeconfig}", *args]
+        return [str(binary), f"--kubeconfig={self.kubeconfig}", *map(_patient, args)]
 
     async def _command(
         self, binary: Path, args: tuple[str, ...], text: str | None, check: bool, timeout: float
@@ -448,10 +453,10 @@ class ControlPlane(Opened):
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(*argv, env=self._env, stdin=pipe, stdout=pipe, stderr=pipe)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(patience(timeout)):
                 output, errors = await process.communicate(text.encode() if text is not None else None)
         except TimeoutError:
-            raise CommandError(f"{_shown(argv)} did not end within {timeout:.0f} s") from None
+            raise CommandError(f"{_shown(argv)} did not end within {patience(timeout):.0f} s") from None
         finally:
             if process.returncode is None:
                 process.kill()
@@ -464,6 +469,11 @@ def _succeeded(answer: httpx.Response) -> httpx.Response:
         asked = answer.request
         raise ControlPlaneError(f"{asked.method} {asked.url.path}: {answer.status_code} {answer.text.strip()}")
     return answer
+
+
+def _patient(argument: str) -> str:
+    """An argument, with kubectl's own limit as this machine needs it."""
+    return _OWN_LIMIT.sub(lambda limit: f"{limit[1]}{patience(float(limit[2])):.0f}s", argument)
 
 
 def _checked(argv: list[str], completed: Completed, check: bool) -> Completed:

@@ -20,15 +20,20 @@ TRIGGERER, SIDECAR = "triggerer", "dbtrun-watcher"
 """The containers."""
 ACCOUNT: Final = "airflow-triggerer"
 FOLLOW_SECONDS: Final = 200.0
-STAND_IN: Final = """
-import signal, time
-signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+STAND_IN_PORT: Final = 8099
+STAND_IN: Final = f"""
+import signal, socket, time
+signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGTERM}})
+ready = socket.create_server(("", {STAND_IN_PORT}))
 print("triggerer runs")
-signal.sigwait({signal.SIGTERM})
+signal.sigwait({{signal.SIGTERM}})
 print("triggerer stops")
 time.sleep(2)
 print("triggerer ends")
 """
+# A container's process 1 ignores a signal that it does not handle yet: a pod that is deleted before the program listens
+# would stay for its whole grace period.
+STAND_IN_READY: Final[Json] = {"tcpSocket": {"port": STAND_IN_PORT}, "periodSeconds": 1}
 RESTRICTED: Final = "pod-security.kubernetes.io/enforce=restricted"
 
 
@@ -59,7 +64,7 @@ class Beside(Site):
             await beside._install(accounts)
             yield beside
             await beside.assert_no_secret_told()
-        except AssertionError as error:
+        except Exception as error:
             error.add_note(await beside.watchers_said())
             raise
         finally:
@@ -97,7 +102,12 @@ class Beside(Site):
 
     async def start(self, replicas: int = 1) -> None:
         """Starts triggerers that do nothing but run, and end a moment after they are told to."""
-        container = {"image": images.WATCHER, "imagePullPolicy": "Never", "command": ["python", "-uc", STAND_IN]}
+        container = {
+            "image": images.WATCHER,
+            "imagePullPolicy": "Never",
+            "command": ["python", "-uc", STAND_IN],
+            "readinessProbe": STAND_IN_READY,
+        }
         await self.apply(official.triggerer(self.values, ACCOUNT, container, replicas=replicas))
 
     async def ready(self, seconds: int = 120) -> None:

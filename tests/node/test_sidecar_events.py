@@ -23,6 +23,7 @@ from tests.node.handover import KILLED_SECONDS, STOPPED_SECONDS, handed_over, pa
 from tests.node.harm import evict, out_of_memory
 from tests.node.load import Load
 from tests.node.official import Json
+from tests.patience import patience
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
@@ -100,7 +101,7 @@ async def happens(node: Node, name: str, folder: Path, turns: asyncio.Semaphore)
                 await beside.until_restarted(pod)
             await beside.ready()
             over.set()
-            gaps = await asyncio.wait_for(watched, 60)
+            gaps = await asyncio.wait_for(watched, patience(60))
         after = await beside.pod(_name(pod))
         assert after is not None
         state = state_of(after, SIDECAR)
