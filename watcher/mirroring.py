@@ -20,13 +20,13 @@ from dbtrun.api import MIRROR_LABEL, DbtRun, Reason
 from dbtrun.api.mirrors import Appear, DbtRunMirror, HistoryLimit, MirrorCondition, MirrorStatus
 from dbtrun.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
 from dbtrun.values import Instant
+from watcher.bucket import Bucket
 from watcher.cluster.mirror import version
 from watcher.connections import Unusable
 from watcher.dbtcloud.accounts import Account
 from watcher.dbtcloud.errors import DbtCloudError
 from watcher.lifecycle.facts import Observation, RunFacts
 from watcher.lifecycle.known import DOUBTFUL
-from watcher.mirrors.bucket import Bucket
 from watcher.mirrors.objects import Told, dbt_run, stamped
 from watcher.mirrors.progress import Cursor, Reading, begins_at
 from watcher.mirrors.pruning import Kept, surplus

@@ -25,6 +25,8 @@ MAX_ACCOUNT_ID: Final = 2**63 - 1
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
+WEBHOOK_KEYS: Final = ("webhook-secret", "webhook-secret-previous")
+"""An empty value is no secret: it would sign for everybody."""
 DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 
 
@@ -123,6 +125,16 @@ def parse_connection(data: Mapping[str, bytes], where: str, hosts: Hosts) -> Con
         ca=_ca(keys),
         max_runs=_max_runs(keys),
     )
+
+
+def webhook_secrets(data: Mapping[str, bytes], where: str) -> tuple[Token, ...]:
+    """The secrets that sign dbt Cloud's webhooks for this connection: the present one, and while rotating another.
+
+    Raises:
+        InvalidConnection: one is not text.
+    """
+    keys = _Keys(data, where)
+    return tuple(Token(value) for value in map(keys.text, WEBHOOK_KEYS) if value)
 
 
 class _Origin(NamedTuple):

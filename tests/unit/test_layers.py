@@ -109,6 +109,7 @@ def test_a_wrong_import_is_caught(planted: dict[str, str], path: str, module: st
 ROOMS = [
     *("watcher", "watcher/lifecycle", "watcher/mirrors", "watcher/dbtcloud", "watcher/cluster", "watcher/telemetry"),
     "watcher/simulator",
+    "watcher/webhooks",
     *("dbtrun", "dbtrun/api", "dbtrun/connection", "dbtrun/kube", "dbtrun/cli", "dbtrun/cli/doctor"),
     *("airflow_trigger", "airflow_trigger/task", "airflow_trigger/waiting", "airflow_trigger/shared"),
     "airflow_trigger/reacting",

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dbtrun.api import FINAL_PHASES, Phase
 from dbtrun.api.mirrors import HistoryLimit
 from tests.unit.mirrors.runs import at
-from watcher.mirrors.bucket import Bucket
+from watcher.bucket import Bucket
 from watcher.mirrors.pruning import Kept, surplus
 
 

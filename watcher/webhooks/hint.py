@@ -1,0 +1,123 @@
+"""What a webhook of dbt Cloud says, and who signed it. Pure.
+
+The signature has no timestamp, so whoever has seen a webhook can send it again; and what dbt Cloud signs may be late or
+out of order. So a webhook is only a hint: the state of a run always comes from dbt Cloud's API.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from dbtrun.connection.secret import Token
+
+MAX_BODY: Final = 64 * 1024
+"""Bytes of a body. Those of dbt Cloud have about one kilobyte."""
+MAX_ID: Final = 2**63 - 1
+MAX_DIGITS: Final = 19
+
+
+class Kind(StrEnum):
+    """What a webhook is about."""
+
+    STARTED = "job.run.started"
+    COMPLETED = "job.run.completed"
+    ERRORED = "job.run.errored"
+    OTHER = "other"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it says that a run has ended."""
+        return self in (Kind.COMPLETED, Kind.ERRORED)
+
+
+KINDS: Final = {kind.value: kind for kind in Kind}
+
+
+class Malformed(ValueError):
+    """It is signed and cannot be read; the message says in a few words why, and quotes nothing of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """Where to look. Each number is that of a run or an account only if dbt Cloud says so when it is asked."""
+
+    key: str
+    """The same for each delivery of one event."""
+    kind: Kind
+    account_id: int | None
+    job_id: int | None
+    run_id: int | None
+
+
+class _Data(msgspec.Struct, rename="camel"):
+    run_id: Any = None
+    job_id: Any = None
+
+
+class _Body(msgspec.Struct, rename="camel"):
+    event_id: Any = None
+    event_type: Any = None
+    account_id: Any = None
+    data: _Data = msgspec.field(default_factory=_Data)
+
+
+_DECODER: Final = msgspec.json.Decoder(_Body)
+
+
+def signed(body: bytes, signature: str, secrets: Sequence[Token]) -> bool:
+    """Whether one of the secrets signs exactly these bytes. Without a secret, nothing is signed.
+
+    Args:
+        signature: of the header `Authorization`: the HMAC-SHA256 in lower-case hexadecimal digits, and nothing else.
+    """
+    given = signature.encode("utf-8", "surrogateescape")
+    matches = [hmac.compare_digest(_signature(body, secret), given) for secret in secrets]  # each is compared, always
+    return any(matches)
+
+
+def _signature(body: bytes, secret: Token) -> bytes:
+    return hmac.new(secret.reveal().encode(), body, hashlib.sha256).hexdigest().encode()
+
+
+def parse(body: bytes) -> Hint:
+    """Reads a webhook whose signature was checked. What is missing or no number is None.
+
+    Raises:
+        Malformed: it is no webhook, or too long.
+    """
+    if len(body) > MAX_BODY:
+        raise Malformed(f"it has more than {MAX_BODY} bytes")
+    try:
+        read = _DECODER.decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        raise Malformed("it is no JSON object of a webhook") from None
+    event = read.event_type if isinstance(read.event_type, str) else ""
+    return Hint(
+        key=_key(body, read.event_id),
+        kind=KINDS.get(event, Kind.OTHER),
+        account_id=_number(read.account_id),
+        job_id=_number(read.data.job_id),
+        run_id=_number(read.data.run_id),
+    )
+
+
+def _key(body: bytes, event_id: object) -> str:
+    """Of bounded length, whatever the event's id is."""
+    named = event_id.encode("utf-8", "surrogatepass") if isinstance(event_id, str) and event_id else body
+    return hashlib.sha256(named).hexdigest()[:32]
+
+
+def _number(value: object) -> int | None:
+    """dbt Cloud sends ids as strings, and has sent them as numbers."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if 0 < value <= MAX_ID else None
