@@ -235,8 +235,10 @@ spec:
 - Each DbtRun has the labels `dbtrun.dev/mirror`, `dbtrun.dev/job-id`, `dbtrun.dev/environment-id` and
   `dbtrun.dev/cause`, and those of the template. It has no finalizer, and no Event for its end.
 - A run appears once, also when the watcher is restarted in between, and does not come back when its DbtRun is deleted.
-  A run that dbt Cloud lists more than two minutes after its end appears up to ten minutes later; one that it lists that
-  late while no watcher runs does not appear. `status.lateRuns` counts those that were found.
+- dbt Cloud may list a run late. One that it lists more than two minutes after its end appears up to ten minutes later,
+  or when the watcher starts again. `status.lateRuns` counts them. A run that is first listed two hours after its end
+  does not appear. This time is shorter if more than 2,000 runs that match have finished in it.
+- If you change `select`, runs that finished more than two minutes before do not appear.
 - Runs of the cluster's own DbtRuns do not appear, nor what resumes one of them.
 - If more runs finish than `maxPerMinute`, they wait: the condition CaughtUp is False, and none is left out.
 - The watcher sends about 12 requests a minute for all mirrors of a connection together, and 14 if one has

@@ -28,9 +28,9 @@ from watcher.dbtcloud.errors import DbtCloudError
 from watcher.lifecycle.facts import Observation, RunFacts
 from watcher.lifecycle.known import DOUBTFUL
 from watcher.mirrors.objects import Told, dbt_run, stamped
-from watcher.mirrors.progress import Cursor, Reading, begins_at
+from watcher.mirrors.progress import OVERLAP, Cursor, Reading, begins_at
 from watcher.mirrors.pruning import Kept, surplus
-from watcher.mirrors.selection import Origin, Own, selects
+from watcher.mirrors.selection import Origin, Own, known_as, selects
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class Serving:
         now = shell.clock()
         stored = mirror.status.cursor
         if stored is not None:
-            self._cursor = Cursor.stored(stored)
+            self._cursor = Cursor.stored(stored, known_as(mirror.spec.select))
         else:
             self._cursor = Cursor.beginning(begins_at(mirror.metadata.creation_timestamp, mirror.spec.since, now.wall))
         self._bucket = Bucket(mirror.spec.max_per_minute, now.mono)
@@ -167,6 +167,8 @@ class Serving:
             return
         if mirror.metadata.generation != self.mirror.metadata.generation:
             self._woken.set()
+        if mirror.spec.select != self.mirror.spec.select:
+            self._cursor = self._cursor.for_another_selection()
         self.mirror = mirror
         self._bucket.resize(mirror.spec.max_per_minute)
 
@@ -188,28 +190,25 @@ class Serving:
 
     async def take_finished(self, reading: Reading) -> None:
         """Creates what is missing, in the order of the ends, as far as the rate allows."""
-        fresh = self._cursor.fresh(reading.runs)
-        done: list[RunFacts] = []
-        for run in fresh:
-            if not await self._deal(run):
-                break
-            done.append(run)
+        fresh = [run for run in self._cursor.fresh(reading.runs) if self._selects(run)]
+        passed = self._cursor.finished_at - OVERLAP
+        done = await self._deal_with(fresh)
         left = fresh[len(done) :]
-        self._waiting = sum(self._selects(run) for run in left) + (0 if reading.complete else 1)
-        self._cursor = self._cursor.moved(reading, [run for run in done if self._selects(run)], left)
+        self._waiting = len(left) + (0 if reading.complete else 1)
+        self._cursor = self._cursor.moved(reading, done, left)
+        self._late += sum(run.finished_at is not None and run.finished_at < passed for run in done)
         self._read_through = reading.through
 
     async def take_late(self, runs: tuple[RunFacts, ...]) -> None:
-        """Creates those that match, whatever the rate is."""
-        matching = [run for run in runs if self._selects(run)]
-        for run in matching:
-            await self._deal(run, hurry=True)
-        self._cursor = self._cursor.with_late(matching)
-        self._late += len(matching)
+        """Creates those that it has missed; the rest is read again once the mirror takes runs."""
+        missed = [run for run in self._cursor.missed(runs) if self._selects(run)]
+        done = await self._deal_with(missed) if self.cursor is not None else []
+        self._cursor = self._cursor.with_late(done, missed[len(done) :])
+        self._late += len(done)
 
     async def take_started(self, runs: tuple[RunFacts, ...]) -> None:
         """Creates those that match; one that has to wait appears when it has finished."""
-        for run in runs:
+        for run in filter(self._selects, runs):
             await self._deal(run)
 
     def troubled(self, error: DbtCloudError) -> None:
@@ -226,19 +225,23 @@ class Serving:
     def _selects(self, run: RunFacts) -> bool:
         return selects(self.mirror.spec.select, run, self._projects)
 
-    async def _deal(self, run: RunFacts, *, hurry: bool = False) -> bool:
-        """Whether the run is dealt with: it has its object, or is none of the mirror's."""
-        if not self._selects(run):
-            return True
+    async def _deal_with(self, runs: Iterable[RunFacts]) -> list[RunFacts]:
+        """The first of these that are dealt with now, in their order."""
+        done: list[RunFacts] = []
+        for run in runs:
+            if not await self._deal(run):
+                break
+            done.append(run)
+        return done
+
+    async def _deal(self, run: RunFacts) -> bool:
+        """Whether the run is dealt with: it has its object, or is one of our own."""
         origin = self._shell.objects.own.origin(run)
         if origin is Origin.OURS or (origin is Origin.OTHER_CLUSTER and not self.mirror.spec.select.other_clusters):
             self._shell.note("own" if origin is Origin.OURS else "other_cluster")
             self._dealt = True
             return True
-        now = self._shell.clock().mono
-        if not (self._bucket.take(now) or hurry):
-            return False
-        return await self._create(run)
+        return self._bucket.take(self._shell.clock().mono) and await self._create(run)
 
     async def _create(self, run: RunFacts) -> bool:
         mirror, shell = self.mirror, self._shell
@@ -361,7 +364,7 @@ class Serving:
             observed_generation=generation,
             account_id=connection.account_id if connection else before.account_id,
             host=connection.host if connection else before.host,
-            cursor=self._cursor.to_status(),
+            cursor=self._cursor.to_status(known_as(self.mirror.spec.select)),
             pruned_through=self._pruned_through,
             late_runs=self._late,
             lag_seconds=0 if caught_up.status == "True" else max(0, int(lag)),

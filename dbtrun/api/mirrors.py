@@ -26,7 +26,7 @@ CAUSE_LABEL: Final = f"{GROUP}/cause"
 """What started the run, in dbt Cloud's words."""
 
 MAX_RECENT: Final = 2_000
-"""Runs that a status remembers: those that finished within the overlap of two readings."""
+"""Runs that a status remembers: those of the last two hours, as far as there are no more."""
 
 
 class Cause(StrEnum):
@@ -116,6 +116,8 @@ class CursorStatus(Fields, frozen=True, kw_only=True):
     floor: datetime
     """Runs that finished before are not looked at any more."""
     recent: tuple[Recent, ...] = ()
+    selection: str = ""
+    """What the mirror selected: another selection does not show what finished before it was made."""
 
 
 class MirrorConditionStatus(Fields, frozen=True, kw_only=True):

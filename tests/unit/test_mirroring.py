@@ -223,6 +223,15 @@ def world(*mirrors: DbtRunMirror) -> tuple[Api, Account]:
     return api, Account()
 
 
+def change(api: Api, **spec: Any) -> None:
+    """Somebody changes the mirror."""
+    stored = api.mirrors["uid-of-all"]
+    generation, version = stored.metadata.generation + 1, str(int(stored.metadata.resource_version) + 1_000)
+    metadata = replace(stored.metadata, generation=generation, resource_version=version)
+    api.mirrors["uid-of-all"] = replace(stored, metadata=metadata, spec=replace(stored.spec, **spec))
+    api.version = int(version)
+
+
 def conditions(api: Api, name: str = "all") -> dict[str, tuple[str, str]]:
     status = api.mirrors[f"uid-of-{name}"].status
     return {each.type.value: (each.status.value, each.reason) for each in status.conditions}
@@ -244,6 +253,57 @@ async def test_a_watcher_that_ends_after_any_write_loses_nothing_and_shows_nothi
     assert sorted(api.made) == sorted(wanted)
     assert sorted(api.objects) == sorted(wanted[-3:])
     assert api.mirrors["uid-of-all"].status.pruned_through is not None
+
+
+async def test_a_run_that_is_listed_an_hour_late_while_no_watcher_runs_appears_once() -> None:
+    api, account = world(mirror(history_limit=HistoryLimit(succeeded=1)))
+    account.end(1)
+    await Process(api, account).live(lambda: False, seconds=3_600)
+    account.end(2, finished_at=virtual.clock().wall - timedelta(hours=1))
+    await Process(api, account).live(lambda: False, seconds=60)
+    await Process(api, account).live(lambda: False, seconds=60)
+    assert api.made == ["all-1", "all-2"]
+    assert api.mirrors["uid-of-all"].status.late_runs == 1
+
+
+async def test_a_late_run_that_is_refused_appears_once_it_is_not() -> None:
+    api, account = world()
+    process = Process(api, account)
+    await process.live(lambda: False, seconds=1_000)
+    api.refusal = Forbidden("exceeded quota")
+    account.end(1, finished_at=virtual.clock().wall - timedelta(minutes=10))
+    await process.live(lambda: False, seconds=900)
+    assert api.made == []
+    api.refusal = None
+    assert await process.live(lambda: api.made == ["all-1"])
+
+
+async def test_a_suspended_mirror_takes_a_late_run_when_it_goes_on() -> None:
+    api, account = world()
+    process = Process(api, account)
+    await process.live(lambda: False, seconds=1_000)
+    change(api, suspend=True)
+    await process.live(lambda: conditions(api)["Ready"][0] == "False")
+    account.end(1, finished_at=virtual.clock().wall - timedelta(minutes=10))
+    await process.live(lambda: False, seconds=900)
+    assert api.made == []
+    change(api, suspend=False)
+    assert await process.live(lambda: api.made == ["all-1"])
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_another_selection_begins_where_it_is_made(restarts: bool) -> None:
+    api, account = world(mirror(select=Select(job_ids=(99,))))
+    account.end(1)
+    process = Process(api, account)
+    await process.live(lambda: False, seconds=1_000)
+    change(api, select=Select(all_jobs=True))
+    if not restarts:
+        process.mirroring._serving["uid-of-all"][0].changed(api.mirrors["uid-of-all"])
+    await Process(api, account).live(lambda: False, seconds=900)
+    account.end(2)
+    assert await Process(api, account).live(lambda: bool(api.made))
+    assert api.made == ["all-2"]
 
 
 async def test_a_run_costs_one_object_and_idle_mirrors_next_to_nothing() -> None:
@@ -315,9 +375,7 @@ async def test_a_suspended_mirror_goes_on_where_it_was() -> None:
     process = Process(api, account)
     assert await process.live(lambda: conditions(api).get("Ready") == ("False", "Suspended"))
     assert api.made == []
-    stored = api.mirrors["uid-of-all"]
-    metadata = replace(stored.metadata, generation=2, resource_version="900")
-    api.mirrors["uid-of-all"] = replace(stored, metadata=metadata, spec=replace(stored.spec, suspend=False))
+    change(api, suspend=False)
     assert await process.live(lambda: api.made == ["all-1"])
 
 

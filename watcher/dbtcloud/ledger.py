@@ -24,7 +24,7 @@ from watcher.dbtcloud.budget import Priority
 from watcher.dbtcloud.channel import PAGE_SIZE, Channel, Page
 from watcher.dbtcloud.errors import DbtCloudError, Rejected, ServerFault
 from watcher.lifecycle.facts import RunFacts
-from watcher.mirrors.progress import OVERLAP, Cursor, Reading, lanes
+from watcher.mirrors.progress import LATE_REACH, OVERLAP, Cursor, Reading, lanes
 
 READ_SECONDS: Final = 5.0
 """Between two readings of what finished: twelve requests a minute."""
@@ -32,8 +32,6 @@ STARTED_SECONDS: Final = 30.0
 """Between two readings of what started."""
 LATE_SECONDS: Final = 600.0
 """Between two looks for runs that were listed later than the overlap allows."""
-LATE_REACH: Final = timedelta(hours=2)
-"""How far back such a look reaches."""
 LONGEST_PAUSE: Final = 60.0
 """Seconds at most between two tries while dbt Cloud does not answer."""
 ENOUGH_PAGES: Final = 10
@@ -78,7 +76,7 @@ class Follower(Protocol):
         """Deals with what it can of a reading, and moves its cursor."""
 
     async def take_late(self, runs: tuple[RunFacts, ...]) -> None:
-        """Deals with runs that were listed too late for any reading."""
+        """Deals with those of these runs that were listed too late for any reading of its own."""
 
     async def take_started(self, runs: tuple[RunFacts, ...]) -> None:
         """Deals with runs that have started."""
@@ -300,18 +298,19 @@ class Ledger:
                 log.info("Late runs could not be looked for: %s", error.message)
 
     async def read_late(self) -> None:
-        """Looks for runs of the last two hours that no reading has had. The first look only learns what there is."""
+        """Looks for runs of the last two hours that no reading has had. The first look also has older ones."""
         if self._frontier is None:
             return
         before, since = self._frontier - OVERLAP, self._frontier - LATE_REACH
         while True:
             reading = await self._source.ended(since)
             missed = [run for run in reading.runs if run.run_id not in self._seen]
-            late = tuple(run for run in missed if run.finished_at is not None and run.finished_at < before)
-            if late and self._looked_late:
-                self._late(len(late))
-                await asyncio.gather(*(each.take_late(late) for each in self._present(tuple(self._followers))))
             # What is newer than the overlap is left to the next reading.
+            late = tuple(run for run in missed if run.finished_at is not None and run.finished_at < before)
+            if late:
+                if self._looked_late:
+                    self._late(len(late))
+                await asyncio.gather(*(each.take_late(late) for each in self._present(tuple(self._followers))))
             self._seen |= {run.run_id: run.finished_at for run in late if run.finished_at is not None}
             if reading.complete or reading.through >= before:
                 break

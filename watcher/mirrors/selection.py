@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from typing import Final
 
+import msgspec
+
 from dbtrun.api.mirrors import Cause, Select
+from dbtrun.values import digest
 from watcher.lifecycle.facts import RunFacts
 from watcher.lifecycle.marker import owner_of
 
@@ -44,6 +47,11 @@ def selects(select: Select, run: RunFacts, projects: frozenset[int] | None = Non
         and (not select.project_ids or run.project_id in select.project_ids)
         and (not select.causes or cause_of(run) in select.causes)
     )
+
+
+def known_as(select: Select) -> str:
+    """The same text for the same selection."""
+    return digest(msgspec.json.encode(select).decode())
 
 
 class Origin(Enum):

@@ -17,9 +17,9 @@ from tests.unit import virtual
 from tests.unit.dbtcloud.account import NOON, Recorder, client, listing, refusal, run, stamp
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.errors import DbtCloudError, ServerFault, Unreachable
-from watcher.dbtcloud.ledger import ENOUGH_PAGES, LATE_REACH, MAX_PAGES, Begun, Ledger
+from watcher.dbtcloud.ledger import ENOUGH_PAGES, MAX_PAGES, Begun, Ledger
 from watcher.lifecycle.facts import RunFacts, RunState
-from watcher.mirrors.progress import OVERLAP, Cursor, Reading
+from watcher.mirrors.progress import LATE_REACH, OVERLAP, Cursor, Reading
 from watcher.simulator.clock import Clock
 from watcher.simulator.model import Status, TriggerRequest
 from watcher.simulator.scenario import Scenario, convert
@@ -171,7 +171,10 @@ class Mirror:
         self.cursor = self.cursor.moved(reading, fresh, [])
 
     async def take_late(self, runs: tuple[RunFacts, ...]) -> None:
-        self.late += [each.run_id for each in runs]
+        assert self.cursor is not None
+        missed = self.cursor.missed(runs)
+        self.late += [each.run_id for each in missed]
+        self.cursor = self.cursor.with_late(missed, [])
 
     async def take_started(self, runs: tuple[RunFacts, ...]) -> None:
         self.begun += [each.run_id for each in runs]
@@ -356,6 +359,18 @@ async def test_what_was_there_before_the_first_look_is_not_late() -> None:
         ledger.add("m", mirror)
         await asyncio.sleep(2_000)
     assert mirror.late == []
+
+
+@pytest.mark.looptime
+async def test_one_that_is_listed_between_the_first_reading_and_the_first_look_is_dealt_with() -> None:
+    account, mirror = Account(), Mirror(begins())
+    await asyncio.sleep(10)
+    account.end(1, listed_after=1_003)
+    await asyncio.sleep(1_000)
+    async with reading(account) as ledger:
+        ledger.add("m", mirror)
+        await asyncio.sleep(20)
+    assert (mirror.taken, mirror.late) == ([], [1])
 
 
 @pytest.mark.looptime
