@@ -12,14 +12,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from kubernetes_asyncio import config
-from kubernetes_asyncio.client import Configuration
-
 from dbtrun.cli.words import ahead
 from dbtrun.kube.cluster import Cluster
 from dbtrun.kube.config import Timeouts, own_namespace
 from dbtrun.kube.credentials import Credentials, kubeconfig, service_account, unusable
 from dbtrun.kube.errors import Misconfigured
+from dbtrun.kube.library import Configuration, config
 
 TIMEOUTS: Final = Timeouts(connect=10.0, total=20.0)
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
-from kubernetes_asyncio.client import ApiClient, Configuration
-from kubernetes_asyncio.config import ConfigException
 
 from dbtrun.kube.answers import JSON
 from dbtrun.kube.config import Timeouts
 from dbtrun.kube.errors import Misconfigured, TooLarge, Unreachable, failure, short
+from dbtrun.kube.library import ApiClient, Configuration, config
 from dbtrun.kube.turns import Turns, Urgency
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ class Cluster:
                 if not answer.ok:
                     raise failure(answer.status, await _body(answer, MAX_FAILURE), answer.headers)
                 yield answer
-        except (aiohttp.ClientError, ConfigException, OSError) as error:  # a TimeoutError is an OSError
+        except (aiohttp.ClientError, config.ConfigException, OSError) as error:  # a TimeoutError is an OSError
             words = f": {short(str(error))}" if str(error) else ""
             raise Unreachable(f"No answer from {self.host}: {type(error).__name__}{words}") from error
 

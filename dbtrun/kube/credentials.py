@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Final
 
 import yaml
-from kubernetes_asyncio import config
-from kubernetes_asyncio.client import Configuration
 
 from dbtrun.kube.config import SERVICE_ACCOUNT, ClusterConfig
 from dbtrun.kube.errors import Misconfigured, short
+from dbtrun.kube.library import Configuration, config
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
-from kubernetes_asyncio.client import ApiClient
 
 from dbtrun.kube.errors import Forbidden, KubeError, NotFound, TooLarge, Unauthorized, Unreachable, short
+from dbtrun.kube.library import ApiClient
 from dbtrun.kube.paths import api_path
 
 if TYPE_CHECKING:

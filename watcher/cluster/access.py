@@ -16,7 +16,8 @@ from watcher.cluster.clock import ClusterClock
 
 if TYPE_CHECKING:
     import kopf
-    from kubernetes_asyncio.client import Configuration
+
+    from dbtrun.kube.library import Configuration
 
 OPTION: Final = "--kubeconfig"
 
