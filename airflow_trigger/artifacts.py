@@ -13,7 +13,8 @@ from airflow_trigger.shared.access import Access, ClusterOperator
 from airflow_trigger.shared.arguments import number, text, warn_without_effect
 from airflow_trigger.shared.blocking import blocking
 from airflow_trigger.shared.naming import object_name
-from airflow_trigger.shared.objects import Lite, Run, RunSpec, RunStatus
+from airflow_trigger.shared.objects import Run, RunSpec, RunStatus
+from dbtrun.api.views import View
 from dbtrun.kube.answers import decode
 from dbtrun.kube.connect import connect
 from dbtrun.kube.errors import KubeError, NotFound
@@ -87,6 +88,7 @@ class DbtRunArtifactOperator(ClusterOperator):
         """Reads and writes the file.
 
         Raises:
+            InvalidArgument: an argument cannot be used.
             DbtRunRefused: the file is not kept; the message says why.
             DbtRunException: the run is not over.
             DbtRunLostContact: the DbtRun or its ConfigMap cannot be read.
@@ -124,7 +126,7 @@ class KeepingSpec(RunSpec, frozen=True, kw_only=True):
     artifacts: tuple[str, ...] = ()
 
 
-class KeptFile(Lite, frozen=True, kw_only=True):
+class KeptFile(View, frozen=True, kw_only=True):
     """One of `status.artifacts`."""
 
     path: str

@@ -91,6 +91,7 @@ class DbtRunEventSensor(ClusterOperator, BaseSensorOperator):
 
         Raises:
             DbtRunSensorTimeout: no run ended in time.
+            DbtRunLostContact: the trigger could not wait; the sentence says why.
         """
         told = event or {}
         if told.get("status") == "timeout":

@@ -8,6 +8,7 @@ triggerer: so the constructor only stores, and nothing else ever ends by itself.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -30,7 +31,7 @@ except ImportError:
     ) from None
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping, Sequence
 
     from airflow.triggers.shared_stream import AdvanceItem
 
@@ -39,20 +40,10 @@ if TYPE_CHECKING:
 CONFIRMED_SECONDS: Final = 10.0
 """Where Airflow does not say when it has stored an event: the triggerer hands events over each second."""
 SLEEP_SECONDS: Final = 600.0
+"""Between two warnings of a watcher whose arguments cannot be used."""
 AFTER_FAILURE_SECONDS: Final = 10.0
-DEFAULTS: Final[dict[str, Any]] = {
-    "asset": "",
-    "namespace": None,
-    "job_id": None,
-    "environment_id": None,
-    "labels": None,
-    "phases": [Phase.SUCCEEDED.value],
-    "since": NOW,
-    "max_replay": 100,
-    "in_cluster": None,
-    "config_file": None,
-    "cluster_context": None,
-}
+"""Airflow creates a trigger that has ended again within a second. Without this pause, one that loses its stream each
+time would load Airflow's database and fill the log."""
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +134,7 @@ class DbtRunEventTrigger(BaseEventTrigger):
         """The source of the ticks of a namespace."""
         from airflow.triggers.shared_stream import SharedStreamProducer
 
-        plan, pace = plan_of(DEFAULTS | kwargs), cls.pace
+        plan, pace = cls(**kwargs).plan(), cls.pace
 
         class Producer(SharedStreamProducer):
             """The ticks, and their confirmations."""
@@ -165,34 +156,39 @@ class DbtRunEventTrigger(BaseEventTrigger):
         async with tickers.lease((plan.config, plan.namespace, self.pace)) as ticker:
             # Those that subscribe late were not told of the ticks before.
             ticker.ask()
-            reader = self._reader(plan)
             try:
-                async for tick in shared_stream:
-                    told = await reader.take(tick)
-                    for payload in told:
-                        yield _event(payload)
-                    if told:
-                        _expect(reader, tick)
+                async with aclosing(self._events(plan, shared_stream, confirms=False)) as events:
+                    async for event in events:
+                        yield event
             except Exception:
                 # Airflow has taken the stream away. It makes the trigger again, which begins at the stored position.
                 log.exception("The watcher of asset %r is made again in %.0f s", self.asset, AFTER_FAILURE_SECONDS)
                 await asyncio.sleep(AFTER_FAILURE_SECONDS)
 
-    # ── before ──
+    # ── Airflow before 3.3: each watcher is alone, and nothing tells what is stored ──
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """The events of this watcher, alone."""
         plan = await self._usable()
-        reader, ticker = self._reader(plan), Ticker(plan.config, plan.namespace, self.pace)
-        loop = asyncio.get_running_loop()
-        async with aclosing(ticker.ticks()) as ticks:
-            async for tick in ticks:
-                told = await reader.take(tick)
-                for payload in told:
-                    yield _event(payload)
-                if told:
-                    _expect(reader, tick)
-                    loop.call_later(CONFIRMED_SECONDS, ticker.confirm, tick.number)
+        ticks = Ticker(plan.config, plan.namespace, self.pace).ticks()
+        async with aclosing(ticks), aclosing(self._events(plan, ticks, confirms=True)) as events:
+            async for event in events:
+                yield event
+
+    async def _events(self, plan: Plan, ticks: AsyncIterator[Tick], *, confirms: bool) -> AsyncGenerator[TriggerEvent]:
+        """The events that come of the ticks. `confirms`: Airflow does not say when it has stored them."""
+        reader, loop = Reader(plan, self.store(plan), nudges=_leaves_events_unseen()), asyncio.get_running_loop()
+        async for tick in ticks:
+            told = await reader.take(tick)
+            for payload in told:
+                yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
+            if not told:
+                continue
+            tick.ticker.awaits(tick.number)
+            if reader.nudges_in is not None:
+                loop.call_later(reader.nudges_in, tick.ticker.ask)
+            if confirms:
+                loop.call_later(CONFIRMED_SECONDS, tick.ticker.confirm, tick.number)
 
     async def _usable(self) -> Plan:
         """The plan. One that cannot be used stays so: the log says it from time to time."""
@@ -203,29 +199,23 @@ class DbtRunEventTrigger(BaseEventTrigger):
                 log.warning("The watcher of asset %r cannot work: %s", self.asset, error)
                 await asyncio.sleep(SLEEP_SECONDS)
 
-    def _reader(self, plan: Plan) -> Reader:
-        return Reader(plan, self.store(plan), nudges=_leaves_events_unseen())
-
     def store(self, plan: Plan) -> Store:
         """Where the position is kept: the seam where tests put their own."""
         return store_of(getattr(self, "asset_state_store", None), plan.stored_as)
-
-
-def _expect(reader: Reader, tick: Tick) -> None:
-    """Has ticks made when the events are stored and when a nudge is due."""
-    tick.ticker.awaits(tick.number)
-    if reader.nudges_in is not None:
-        asyncio.get_running_loop().call_later(reader.nudges_in, tick.ticker.ask)
-
-
-def _event(payload: dict[str, Any]) -> TriggerEvent:
-    return TriggerEvent(payload)  # type: ignore[no-untyped-call]
 
 
 def _sorted(value: Any) -> Any:
     if isinstance(value, tuple | set | frozenset | list):
         return sorted(value, key=str)
     return dict(sorted(value.items(), key=str)) if isinstance(value, dict) else value
+
+
+DEFAULTS: Final = {
+    name: _sorted(argument.default)
+    for name, argument in inspect.signature(DbtRunEventTrigger).parameters.items()
+    if argument.kind is not argument.VAR_KEYWORD
+}
+"""The arguments of the constructor, as they are stored."""
 
 
 def _leaves_events_unseen() -> bool:

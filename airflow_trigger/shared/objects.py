@@ -1,7 +1,6 @@
 """What the trigger reads of a DbtRun, and the states a waiter is told.
 
 A triggerer decodes every change of every DbtRun in a namespace, so only the fields that an event needs are read.
-Words stay plain strings: a newer watcher may know phases and reasons that this side does not.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from dbtrun.api import FINAL_PHASES, DeletionPolicy
+from dbtrun.api.views import Condition, Reference, View
 
 PREFIX: Final = "airflow.dbtrun.dev"
 """Of the labels and annotations that a task writes on its objects."""
@@ -28,18 +28,14 @@ _ODD: Final = frozenset(" \\\"'<>`")
 UNREACHABLE: Final = ("Reachable", "False")
 
 
-class Lite(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
-    """A partial view of an API object; what it does not name is skipped undecoded."""
-
-
-class Meta(Lite, frozen=True, kw_only=True):
+class Meta(View, frozen=True, kw_only=True):
     """Identity and version. The version is comparable as a number within one resource."""
 
     name: str
     uid: str
     resource_version: str
     deletion_timestamp: str | None = None
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (self.resource_version.isascii() and self.resource_version.isdecimal()):
@@ -51,13 +47,7 @@ class Meta(Lite, frozen=True, kw_only=True):
         return int(self.resource_version)
 
 
-class Reference(Lite, frozen=True, kw_only=True):
-    """An object by its name."""
-
-    name: str = ""
-
-
-class RunSpec(Lite, frozen=True, kw_only=True):
+class RunSpec(View, frozen=True, kw_only=True):
     """The part of `spec` that decides which run this is and what a deletion does to it."""
 
     connection_ref: Reference | None = None
@@ -73,22 +63,13 @@ class RunSpec(Lite, frozen=True, kw_only=True):
         return self.deletion_policy == DeletionPolicy.CANCEL
 
 
-class Results(Lite, frozen=True, kw_only=True):
+class Results(View, frozen=True, kw_only=True):
     """How many nodes ended in which status."""
 
-    counts: dict[str, int] = {}
+    counts: dict[str, int] = msgspec.field(default_factory=dict)
 
 
-class Condition(Lite, frozen=True, kw_only=True):
-    """One condition of a status."""
-
-    type: str = ""
-    status: str = ""
-    reason: str = ""
-    message: str = ""
-
-
-class RunStatus(Lite, frozen=True, kw_only=True):
+class RunStatus(View, frozen=True, kw_only=True):
     """The part of `status` that an event tells."""
 
     phase: str = ""
@@ -117,7 +98,7 @@ class RunStatus(Lite, frozen=True, kw_only=True):
         return safe_link(self.url)
 
 
-class Run(Lite, frozen=True, kw_only=True):
+class Run(View, frozen=True, kw_only=True):
     """One DbtRun as far as a waiter cares."""
 
     metadata: Meta

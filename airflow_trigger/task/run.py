@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from airflow_trigger.shared.objects import Lite, Meta, Results, Run, RunSpec, RunStatus
+from airflow_trigger.shared.objects import Meta, Results, Run, RunSpec, RunStatus
 from airflow_trigger.task.identity import CONSUMED, TRY, WAITING_TRY, Mark
+from dbtrun.api.views import FailedNode, FailedStep, Step
 
 
 class TaskMeta(Meta, frozen=True, kw_only=True):
@@ -28,34 +29,10 @@ class TaskSpec(RunSpec, frozen=True, kw_only=True):
     cancel: bool = False
 
 
-class Step(Lite, frozen=True, kw_only=True):
-    """One command of the run."""
-
-    index: int
-    name: str
-    status: str
-
-
-class Failure(Lite, frozen=True, kw_only=True):
-    """A node that did not pass."""
-
-    unique_id: str
-    status: str
-    message: str = ""
-
-
 class TaskResults(Results, frozen=True, kw_only=True):
     """With the first failed nodes."""
 
-    failures: tuple[Failure, ...] = ()
-
-
-class FailedStep(Lite, frozen=True, kw_only=True):
-    """The step at which the run ended, and the end of its log."""
-
-    index: int
-    name: str
-    log_tail: str = ""
+    failures: tuple[FailedNode, ...] = ()
 
 
 class TaskStatus(RunStatus, frozen=True, kw_only=True):

@@ -10,9 +10,10 @@ import msgspec
 from rich.text import Text
 
 from dbtrun.api import REASON_DOCS, ConditionType, Reason
+from dbtrun.api.views import Step
 from dbtrun.cli.rows import style
 from dbtrun.cli.table import Cell, Column, lines
-from dbtrun.cli.view import Artifact, Run, Step
+from dbtrun.cli.view import Artifact, Run
 from dbtrun.cli.words import between, clock, duration, one_line
 from dbtrun.text import plain
 

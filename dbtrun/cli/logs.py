@@ -12,12 +12,13 @@ import click
 import msgspec
 
 from dbtrun.api import Phase
+from dbtrun.api.views import Step
 from dbtrun.cli.cluster import Api, Place, connected
 from dbtrun.cli.dbtcloud import DbtCloud, Kind, Reply
 from dbtrun.cli.doctor.dbt_checks import FAULTS
 from dbtrun.cli.options import cluster_options, name_argument, running
 from dbtrun.cli.runs import Runs
-from dbtrun.cli.view import Run, Step, read
+from dbtrun.cli.view import Run, read
 from dbtrun.cli.words import between, one_line
 from dbtrun.connection.hosts import ANY_HOST, DBT_HOSTS, Hosts
 from dbtrun.connection.secret import Connection, InvalidConnection, parse_connection

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from dbtrun.api import Phase
+from dbtrun.cli.cluster import Api
 from dbtrun.cli.view import Run, UnreadableRun, read
 from dbtrun.kube.errors import Expired, KubeError, NotFound, Unreachable
+from dbtrun.kube.reader import Reader
 from dbtrun.kube.runs import DbtRuns, Streams
 from dbtrun.kube.watch import Added, Progress, Removed
 from dbtrun.values import backoff
@@ -19,7 +22,8 @@ SILENCE_SECONDS: Final = 90.0
 """A watch gets a bookmark every minute: after this it is dead."""
 PAUSES: Final = (1.0, 10.0)
 """Seconds: the first and the longest pause between two tries to reach an API server that does not answer."""
-
+ASK_SECONDS: Final = 10.0
+"""Between two looks at which of the shown runs are to have fresh steps."""
 
 Change = Added[Run] | Removed[Run] | Progress
 
@@ -101,6 +105,19 @@ async def follow(
             trouble(error)
             tries += 1
             await asyncio.sleep(backoff(tries, *PAUSES))
+
+
+async def keep_steps_fresh(api: Api, shown: Callable[[], Iterable[Run]]) -> None:
+    """Asks for the steps of the running ones among the shown DbtRuns as they come, until it is cancelled."""
+    readers: dict[str, Reader] = {}
+    while True:
+        for run in tuple(shown()):
+            namespace = run.metadata.namespace
+            if namespace not in readers:
+                readers[namespace] = Reader(Runs(api, namespace).patch)
+            if run.phase == Phase.RUNNING:
+                await readers[namespace].ask(run.name, run.metadata.annotations, api.now)
+        await asyncio.sleep(ASK_SECONDS)
 
 
 class _Following:

@@ -18,21 +18,18 @@ from rich.live import Live
 from rich.text import Text
 
 from dbtrun.api import Phase
-from dbtrun.cli.cluster import Api, Place, connected
+from dbtrun.cli.cluster import Place, connected
 from dbtrun.cli.options import cluster_options, running
 from dbtrun.cli.rows import NAMESPACE, style
-from dbtrun.cli.runs import PAUSES, Change, Runs
+from dbtrun.cli.runs import PAUSES, Change, Runs, keep_steps_fresh
 from dbtrun.cli.screen import screen, write
 from dbtrun.cli.table import Cell, Column, lines
 from dbtrun.cli.view import Run, UnreadableRun, read
 from dbtrun.cli.words import duration, one_line
 from dbtrun.kube.errors import Expired, Unreachable
-from dbtrun.kube.reader import Reader
 from dbtrun.kube.watch import Progress, Removed
 from dbtrun.values import backoff
 
-ASK_SECONDS: Final = 10.0
-"""Between two looks at which of the shown runs are to have fresh steps."""
 KEPT: Final = timedelta(minutes=1)
 """How long a run that is over stays on the screen."""
 COLUMNS: Final = (
@@ -72,7 +69,7 @@ async def _watch(place: Place, out: Console, interval: float) -> None:
     state = State()
     async with connected(place) as (api, _):
         feeding = asyncio.create_task(_feed(Runs(api, place.namespace), state))
-        asking = asyncio.create_task(_ask_for_steps(api, state))
+        asking = asyncio.create_task(keep_steps_fresh(api, lambda: state.shown))
         try:
             with Live(console=out, screen=True, auto_refresh=False) as live:
                 while not feeding.done():
@@ -83,19 +80,6 @@ async def _watch(place: Place, out: Console, interval: float) -> None:
             feeding.cancel()
             asking.cancel()
         await feeding  # why it ended
-
-
-async def _ask_for_steps(api: Api, state: State) -> None:
-    """Keeps the steps of the shown runs fresh until it is cancelled."""
-    readers: dict[str, Reader] = {}
-    while True:
-        for run in state.shown:
-            namespace = run.metadata.namespace
-            if namespace not in readers:
-                readers[namespace] = Reader(Runs(api, namespace).patch)
-            if run.phase == Phase.RUNNING:
-                await readers[namespace].ask(run.name, run.metadata.annotations, api.now)
-        await asyncio.sleep(ASK_SECONDS)
 
 
 async def _feed(runs: Runs, state: State) -> None:

@@ -1,8 +1,4 @@
-"""What the command line reads of a DbtRun.
-
-Words stay plain strings: a newer watcher may know phases and reasons that this program does not. What a later release
-adds is skipped.
-"""
+"""What the command line reads of a DbtRun."""
 
 from __future__ import annotations
 
@@ -14,16 +10,13 @@ from typing import Any, Final
 import msgspec
 
 from dbtrun.api import FINAL_PHASES, Phase
+from dbtrun.api.views import Condition, FailedNode, FailedStep, Reference, Step, View
 
 NO_PHASE: Final = "-"
 """Shown for an object that no watcher has seen yet."""
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A part of an API object; fields that it does not name are skipped."""
-
-
-class Meta(Part, frozen=True, kw_only=True):
+class Meta(View, frozen=True, kw_only=True):
     """Identity, age and version."""
 
     name: str = ""
@@ -33,17 +26,11 @@ class Meta(Part, frozen=True, kw_only=True):
     generation: int = 1
     creation_timestamp: datetime | None = None
     deletion_timestamp: datetime | None = None
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    annotations: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class Reference(Part, frozen=True, kw_only=True):
-    """An object by its name."""
-
-    name: str = ""
-
-
-class JobRef(Part, frozen=True, kw_only=True):
+class JobRef(View, frozen=True, kw_only=True):
     """A job, by its id or by its names."""
 
     id: int | None = None
@@ -52,13 +39,13 @@ class JobRef(Part, frozen=True, kw_only=True):
     environment: str | None = None
 
 
-class RetryRules(Part, frozen=True, kw_only=True):
+class RetryRules(View, frozen=True, kw_only=True):
     """How many attempts may follow the first."""
 
     limit: int = 0
 
 
-class RunSpec(Part, frozen=True, kw_only=True):
+class RunSpec(View, frozen=True, kw_only=True):
     """What was asked for."""
 
     connection_ref: Reference | None = None
@@ -69,41 +56,15 @@ class RunSpec(Part, frozen=True, kw_only=True):
     cancel: bool = False
 
 
-class Step(Part, frozen=True, kw_only=True):
-    """One command of the run."""
-
-    index: int = 0
-    name: str = ""
-    status: str = ""
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-
-
-class FailedStep(Part, frozen=True, kw_only=True):
-    """The step at which the run ended, with the end of its log."""
-
-    index: int = 0
-    name: str = ""
-    log_tail: str = ""
-
-
-class FailedNode(Part, frozen=True, kw_only=True):
-    """A model, test or source that did not pass."""
-
-    unique_id: str = ""
-    status: str = ""
-    message: str = ""
-
-
-class Results(Part, frozen=True, kw_only=True):
+class Results(View, frozen=True, kw_only=True):
     """How the nodes ended."""
 
-    counts: dict[str, int] = {}
+    counts: dict[str, int] = msgspec.field(default_factory=dict)
     failures: tuple[FailedNode, ...] = ()
     unread_steps: tuple[int, ...] = ()
 
 
-class Artifact(Part, frozen=True, kw_only=True):
+class Artifact(View, frozen=True, kw_only=True):
     """A file of the run that was asked for."""
 
     path: str = ""
@@ -113,7 +74,7 @@ class Artifact(Part, frozen=True, kw_only=True):
     problem: str | None = None
 
 
-class Attempt(Part, frozen=True, kw_only=True):
+class Attempt(View, frozen=True, kw_only=True):
     """One dbt Cloud run of the object."""
 
     number: int = 0
@@ -125,17 +86,7 @@ class Attempt(Part, frozen=True, kw_only=True):
     message: str = ""
 
 
-class Condition(Part, frozen=True, kw_only=True):
-    """A condition, as of every Kubernetes object."""
-
-    type: str = ""
-    status: str = ""
-    reason: str = ""
-    message: str = ""
-    last_transition_time: datetime | None = None
-
-
-class RunStatus(Part, frozen=True, kw_only=True):
+class RunStatus(View, frozen=True, kw_only=True):
     """What the watcher says."""
 
     observed_generation: int = -1
@@ -163,7 +114,7 @@ class RunStatus(Part, frozen=True, kw_only=True):
     conditions: tuple[Condition, ...] = ()
 
 
-class Run(Part, frozen=True, kw_only=True):
+class Run(View, frozen=True, kw_only=True):
     """One DbtRun."""
 
     metadata: Meta

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from dbtrun.cli.cluster import Place, connected
+from dbtrun.cli.cluster import Api, Place, connected
 from dbtrun.cli.ends import Exit, exit_code
 from dbtrun.cli.options import cluster_options, duration_option, names_argument, running
 from dbtrun.cli.rows import style
-from dbtrun.cli.runs import Runs, follow
+from dbtrun.cli.runs import Runs, follow, keep_steps_fresh
 from dbtrun.cli.screen import screen
 from dbtrun.cli.view import Run
 from dbtrun.cli.words import one_line
@@ -28,6 +28,9 @@ SHOWN_FAILURES: Final = 10
 
 class Display(Protocol):
     """Tells people what happens while they wait."""
+
+    steps: bool
+    """Whether it shows the steps of runs, so that fresh ones are worth a request."""
 
     def show(self, name: str, run: Run | None) -> None: ...
 
@@ -41,7 +44,10 @@ class Display(Protocol):
 @cluster_options
 @click.pass_context
 def wait(ctx: click.Context, names: Sequence[str], timeout: float | None, quiet: bool, place: Place) -> None:
-    """Wait until DbtRuns have ended. The exit code tells how: 0 if every run succeeded."""
+    """Wait until DbtRuns have ended. The exit code tells how: 0 if every run succeeded.
+
+    Meanwhile the watcher reads the steps of running runs every few seconds, if you may patch DbtRuns.
+    """
     ctx.exit(running(waited(place, names, timeout, quiet=quiet)))
 
 
@@ -53,24 +59,31 @@ async def waited(place: Place, names: Collection[str], timeout: float | None = N
     """
     async with connected(place) as (api, namespace):
         with display(quiet=quiet) as shown:
-            return await _ends(Runs(api, namespace), names, timeout, shown)
+            return await _ends(api, namespace, names, timeout, shown)
 
 
-async def _ends(runs: Runs, names: Collection[str], timeout: float | None, shown: Display) -> Exit:
+async def _ends(api: Api, namespace: str, names: Collection[str], timeout: float | None, shown: Display) -> Exit:
+    now: dict[str, Run] = {}
     ends: dict[str, str | None] = {}
 
     def trouble(error: KubeError) -> None:
         shown.say(f"{error}. Trying again.")
 
+    asking = asyncio.create_task(keep_steps_fresh(api, now.values)) if shown.steps else None
     try:
         async with asyncio.timeout(timeout):
-            async for name, run in follow(runs, names, trouble):
+            async for name, run in follow(Runs(api, namespace), names, trouble):
                 shown.show(name, run)
+                if run is not None:
+                    now[name] = run
                 if run is None or run.final:
                     ends[name] = None if run is None else run.phase
     except TimeoutError:
         shown.say(f"Not over after {timeout:g} s: {', '.join(sorted(set(names) - ends.keys()))}.")
         return Exit.WAITED_LONG_ENOUGH
+    finally:
+        if asking is not None:
+            asking.cancel()
     return exit_code(ends.get(name) for name in names)
 
 
@@ -90,6 +103,8 @@ def display(*, quiet: bool = False) -> Iterator[Display]:
 class _Quiet:
     """Only what went wrong."""
 
+    steps = False
+
     def show(self, name: str, run: Run | None) -> None:
         del name, run
 
@@ -99,6 +114,8 @@ class _Quiet:
 
 class Lines:
     """A line for each change."""
+
+    steps = True
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -133,6 +150,8 @@ def bars(console: Console) -> Iterator[Display]:
 
 
 class _Bars:
+    steps = True
+
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._lines = Lines(progress.console)

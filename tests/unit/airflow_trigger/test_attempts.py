@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from airflow_trigger.shared.objects import Reference
 from airflow_trigger.task.attempts import Attach, Await, Choice, Create, Replace, Use, choose
 from airflow_trigger.task.identity import (
     CONSUMED,
@@ -26,6 +25,7 @@ from airflow_trigger.task.identity import (
     try_of,
 )
 from airflow_trigger.task.run import TaskMeta, TaskRun, TaskSpec, TaskStatus
+from dbtrun.api.views import Reference
 from tests.unit.airflow_trigger.tasks import Task
 
 KEY = TaskKey("nightly", "scheduled__2026-01-01T00:00:00+00:00", "build")

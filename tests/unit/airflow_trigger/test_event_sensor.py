@@ -84,6 +84,12 @@ async def test_each_dag_run_takes_the_next_run_and_none_between_two_is_lost(name
     assert sorted([await taken(instance), await taken(instance), await taken(instance)]) == [3, 4, 5]
 
 
+async def test_of_several_runs_the_one_that_ended_first_is_taken_first(namespace: Namespace) -> None:
+    instance = Instance()
+    namespace.runs = [ended(3, 30), ended(1, 10), ended(2, 20)]
+    assert [await taken(instance), await taken(instance), await taken(instance)] == [1, 2, 3]
+
+
 async def test_only_runs_that_match_are_taken(namespace: Namespace) -> None:
     namespace.runs = [ended(1, 5, jobId=7), ended(2, 10, jobId=8)]
     assert await taken(Instance(), job_id="8") == 2

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from airflow_trigger import event_trigger
-from airflow_trigger.event_trigger import DEFAULTS, DbtRunEventTrigger
+from airflow_trigger.event_trigger import AFTER_FAILURE_SECONDS, DbtRunEventTrigger
 from airflow_trigger.reacting import ticker as ticker_module
 from airflow_trigger.reacting.position import Position
+from airflow_trigger.reacting.ticker import Tick
 from airflow_trigger.shared.objects import Run
 from tests.unit.airflow_trigger.reacting.test_position import ended
 from tests.unit.airflow_trigger.reacting.test_reader import Memory
@@ -189,6 +189,19 @@ async def test_alone_it_takes_an_event_for_stored_after_ten_seconds(
     await asyncio.gather(running, return_exceptions=True)
 
 
+async def test_one_whose_stream_is_taken_away_pauses_before_airflow_makes_it_again(
+    namespace: Namespace, stores: Stores, trigger: Make
+) -> None:
+    async def taken_away(ticks: Sequence[Tick] = ()) -> AsyncIterator[Tick]:
+        for tick in ticks:
+            yield tick
+        raise RuntimeError("the stream was taken away")
+
+    began = asyncio.get_running_loop().time()
+    assert [event async for event in trigger().filter_shared_stream(taken_away())] == []
+    assert asyncio.get_running_loop().time() - began >= AFTER_FAILURE_SECONDS
+
+
 @pytest.mark.parametrize("odd", [{"phases": 5}, {"job_id": "x"}, {"labels": 7}, {"namespace": ["a"]}, {"newer": 1}])
 async def test_no_argument_ends_the_triggerer_or_the_watcher(
     namespace: Namespace, odd: dict[str, Any], caplog: pytest.LogCaptureFixture
@@ -210,8 +223,3 @@ def test_only_what_is_not_a_default_is_stored_and_in_one_order() -> None:
     one = DbtRunEventTrigger(phases={"Failed", "Error"}, labels={"b": "1", "a": "2"})  # type: ignore[arg-type]
     assert json.dumps(one.serialize()[1]) == json.dumps({"labels": {"a": "2", "b": "1"}, "phases": ["Error", "Failed"]})
     assert DbtRunEventTrigger(**one.serialize()[1]).serialize() == one.serialize()
-
-
-def test_the_documented_defaults_are_those_of_the_constructor() -> None:
-    made = DbtRunEventTrigger()
-    assert {name: event_trigger._sorted(getattr(made, name)) for name in DEFAULTS} == DEFAULTS

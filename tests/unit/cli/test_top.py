@@ -10,7 +10,8 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from dbtrun.cli.top import KEPT, State, _ask_for_steps
+from dbtrun.cli.runs import keep_steps_fresh
+from dbtrun.cli.top import KEPT, State
 from dbtrun.cli.view import read
 from dbtrun.kube.watch import Added, Removed
 from tests.unit.cli.builders import body, shown
@@ -105,7 +106,7 @@ async def test_fresh_steps_are_asked_for_of_the_running_runs_on_the_screen_alone
     state, api = State(), Api()
     state.reset([raw(f"run-{number}", phase="Running") for number in range(running)] + [raw("waits", phase="Pending")])
     screen(state, height=12)
-    asking = asyncio.create_task(_ask_for_steps(cast(Any, api), state))
+    asking = asyncio.create_task(keep_steps_fresh(cast(Any, api), lambda: state.shown))
     for _ in range(100):
         await asyncio.sleep(0)
     asking.cancel()
