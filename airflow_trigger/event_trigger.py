@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from airflow.triggers.base import TriggerEvent
 
 from airflow_trigger.failures import InvalidArgument
+from airflow_trigger.reacting.mirror import MirrorHistory
 from airflow_trigger.reacting.reader import Reader
 from airflow_trigger.reacting.selection import NOW, Plan, plan_of
 from airflow_trigger.reacting.store import store_of
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from airflow.triggers.shared_stream import AdvanceItem
 
-    from airflow_trigger.reacting.reader import Store
+    from airflow_trigger.reacting.reader import History, Store
 
 CONFIRMED_SECONDS: Final = 10.0
 """Where Airflow does not say when it has stored an event: the triggerer hands events over each second."""
@@ -177,7 +178,8 @@ class DbtRunEventTrigger(BaseEventTrigger):
 
     async def _events(self, plan: Plan, ticks: AsyncIterator[Tick], *, confirms: bool) -> AsyncGenerator[TriggerEvent]:
         """The events that come of the ticks. `confirms`: Airflow does not say when it has stored them."""
-        reader, loop = Reader(plan, self.store(plan), nudges=_leaves_events_unseen()), asyncio.get_running_loop()
+        reader = Reader(plan, self.store(plan), self.history(plan), nudges=_leaves_events_unseen())
+        loop = asyncio.get_running_loop()
         async for tick in ticks:
             told = await reader.take(tick)
             for payload in told:
@@ -202,6 +204,10 @@ class DbtRunEventTrigger(BaseEventTrigger):
     def store(self, plan: Plan) -> Store:
         """Where the position is kept: the seam where tests put their own."""
         return store_of(getattr(self, "asset_state_store", None), plan.stored_as)
+
+    def history(self, plan: Plan) -> History:
+        """What is known of deleted DbtRuns: the seam where tests put their own."""
+        return MirrorHistory(plan)
 
 
 def _sorted(value: Any) -> Any:

@@ -101,6 +101,7 @@ class Objects:
                 job_id=status.job_id or 0,
                 phase=status.phase,
                 finished_at=ended,
+                completed_at=status.completion_time or ended,
             )
 
     def kept(self, mirror: DbtRunMirror) -> list[Kept]:
@@ -321,7 +322,8 @@ class Serving:
         gone = [kept for kept in surplus(self._shell.objects.kept(self.mirror), self._limit) if self._may_go(kept)]
         gone = gone[: self._bucket.left(self._shell.clock().mono)]
         if gone:
-            latest = max(kept.finished_at for kept in gone)
+            # Not the runs' ends: a reader knows until when it has seen objects become final.
+            latest = max(kept.completed_at for kept in gone)
             self._pruned_through = max(self._pruned_through or latest, latest)
         if await self._save(bool(gone)):
             await self._prune(gone)

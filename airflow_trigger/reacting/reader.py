@@ -38,6 +38,14 @@ class Store(Protocol):
     async def save(self, position: Position) -> None: ...
 
 
+class History(Protocol):
+    """What is known of DbtRuns that are not there any more."""
+
+    async def spans(self, since: datetime, now: datetime) -> bool:
+        """Whether none was deleted that ended after `since` and is selected here. It raises nothing."""
+        ...
+
+
 def utc_now() -> datetime:
     """The wall clock."""
     return datetime.now(tz=UTC)
@@ -47,12 +55,14 @@ class Reader:
     """Makes events of ticks. Only `take` changes anything.
 
     Args:
+        history: asked when the DbtRuns that are there do not show that none is missing.
         nudges: whether this Airflow may leave the last event of a burst unseen until the next event.
     """
 
-    def __init__(self, plan: Plan, store: Store, *, nudges: bool) -> None:
+    def __init__(self, plan: Plan, store: Store, history: History, *, nudges: bool) -> None:
         self._plan = plan
         self._store = store
+        self._history = history
         self._nudges = nudges
         self._position: Position | None = None
         self._stored: Position | None = None
@@ -108,7 +118,8 @@ class Reader:
             self._position = position
             return self._replay(tick, position, there, now, has_gap=False)
         self._position = self._stored = stored
-        return self._replay(tick, stored, there, now, has_gap=not stored.reaches_back(there, now))
+        complete = stored.reaches_back(there, now) or await self._history.spans(stored.through, now)
+        return self._replay(tick, stored, there, now, has_gap=not complete)
 
     def _replay(
         self, tick: Tick, position: Position, there: Sequence[Run], now: datetime, *, has_gap: bool

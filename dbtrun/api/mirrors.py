@@ -139,7 +139,7 @@ class MirrorStatus(Fields, frozen=True, kw_only=True):
     host: str | None = None
     cursor: CursorStatus | None = None
     pruned_through: datetime | None = None
-    """The latest end of a run whose DbtRun the history limits have removed."""
+    """The latest `completionTime` of a DbtRun that the history limits have removed."""
     lag_seconds: int | None = None
     late_runs: int = 0
     conditions: tuple[MirrorConditionStatus, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -47,6 +47,7 @@ class Api:
     objects: dict[str, DbtRun] = field(default_factory=dict)
     made: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
+    completed: dict[str, datetime] = field(default_factory=dict)
     mirrors: dict[str, DbtRunMirror] = field(default_factory=dict)
     writes: int = 0
     fatal: int | None = None
@@ -184,7 +185,14 @@ class Process:
     def _finish(self, run: DbtRun, observation: Observation | None) -> None:
         facts = self.account.runs[run.spec.run_id or 0]
         ended = facts.finished_at and facts.finished_at.replace(microsecond=0)
-        status = Status(phase=Phase.SUCCEEDED, run_id=facts.run_id, job_id=facts.job_id, finished_at=ended)
+        final_at = self.api.completed.setdefault(run.uid, virtual.clock().wall)
+        status = Status(
+            phase=Phase.SUCCEEDED,
+            run_id=facts.run_id,
+            job_id=facts.job_id,
+            finished_at=ended,
+            completion_time=final_at,
+        )
         self.objects.seen(replace(run, status=status))
 
     async def live(self, until: Callable[[], bool], seconds: float = 600.0) -> bool:
@@ -259,11 +267,16 @@ async def test_a_run_that_is_listed_an_hour_late_while_no_watcher_runs_appears_o
     api, account = world(mirror(history_limit=HistoryLimit(succeeded=1)))
     account.end(1)
     await Process(api, account).live(lambda: False, seconds=3_600)
-    account.end(2, finished_at=virtual.clock().wall - timedelta(hours=1))
+    listed = virtual.clock().wall
+    account.end(2, finished_at=listed - timedelta(hours=1, seconds=30))
     await Process(api, account).live(lambda: False, seconds=60)
     await Process(api, account).live(lambda: False, seconds=60)
     assert api.made == ["all-1", "all-2"]
-    assert api.mirrors["uid-of-all"].status.late_runs == 1
+    status = api.mirrors["uid-of-all"].status
+    assert status.late_runs == 1
+    assert api.deleted == ["all-2"]
+    assert status.pruned_through is not None
+    assert status.pruned_through >= listed, "a reader that saw no object after this time has missed the late one"
 
 
 async def test_a_late_run_that_is_refused_appears_once_it_is_not() -> None:

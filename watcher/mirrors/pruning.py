@@ -21,6 +21,9 @@ class Kept:
     job_id: int
     phase: Phase
     finished_at: datetime
+    """When the run ended, by dbt Cloud's clock."""
+    completed_at: datetime
+    """When the object became final, by the watcher's clock. It can be hours after the run's end."""
 
     @property
     def order(self) -> tuple[datetime, int]:

@@ -13,7 +13,10 @@ from watcher.mirrors.pruning import Kept, surplus
 
 
 def kept(number: int, seconds: float, *, job: int = 1, phase: Phase = Phase.SUCCEEDED) -> Kept:
-    return Kept(uid=f"u{number}", name=f"m-{number}", run_id=number, job_id=job, phase=phase, finished_at=at(seconds))
+    name, ended = f"m-{number}", at(seconds)
+    return Kept(
+        uid=f"u{number}", name=name, run_id=number, job_id=job, phase=phase, finished_at=ended, completed_at=ended
+    )
 
 
 def test_the_oldest_go_first() -> None:

@@ -50,6 +50,7 @@ class World:
         self.store = Memory()
         self.ticker = Ticker(ClusterConfig(), "data")
         self.number = 0
+        self.nothing_is_gone = False
         monkeypatch.setattr(reader_module, "utc_now", lambda: self.now)
 
     def finished(self) -> list[Run]:
@@ -61,7 +62,11 @@ class World:
     def wake(self) -> None: ...
 
     def reader(self, **asked: Any) -> Reader:
-        return Reader(plan_of(GIVEN | asked), self.store, nudges=True)
+        return Reader(plan_of(GIVEN | asked), self.store, self, nudges=True)
+
+    async def spans(self, since: datetime, now: datetime) -> bool:
+        assert since < now
+        return self.nothing_is_gone
 
     def end(self, *runs: Run) -> Tick:
         """The tick with these ends, ten seconds later."""
@@ -196,6 +201,13 @@ async def test_a_pause_that_the_history_spans_is_no_gap(world: World) -> None:
     await world.reader().take(world.tick())
     world.now += timedelta(hours=3)
     world.runs.append(ended(5, 3 * 3600))
+    assert await keys(world.reader(), world.tick()) == ["1/5"]
+
+
+async def test_a_pause_in_which_nothing_was_deleted_is_no_gap_though_nothing_older_is_there(world: World) -> None:
+    await world.reader().take(world.tick())
+    world.now += timedelta(hours=3)
+    world.runs, world.nothing_is_gone = [ended(5, 3 * 3600)], True
     assert await keys(world.reader(), world.tick()) == ["1/5"]
 
 
