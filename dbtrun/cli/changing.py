@@ -19,7 +19,7 @@ from dbtrun.kube.errors import KubeError
 
 
 @click.command()
-@names_argument()
+@names_argument
 @click.option("-w", "--wait", "waits", is_flag=True, help="Wait until dbt Cloud has confirmed the end.")
 @cluster_options
 @click.pass_context

@@ -19,7 +19,7 @@ NO_FILES: Final = ":4"
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the code that completes commands, options and the names of DbtRuns in SHELL.
+    """Print the code that completes commands, options and the names of DbtRuns and mirrors in SHELL.
 
     For kubectl dbtrun nothing else is needed: kubectl's own completion asks the program kubectl_complete-dbtrun, which
     is installed with this one.

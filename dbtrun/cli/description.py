@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
-import msgspec
 from rich.text import Text
 
 from dbtrun.api import REASON_DOCS, ConditionType, Reason
 from dbtrun.api.views import Step
+from dbtrun.cli import sections
 from dbtrun.cli.rows import style
+from dbtrun.cli.sections import Event, ago, field, indented, title
 from dbtrun.cli.table import Cell, Column, lines
 from dbtrun.cli.view import Artifact, Run
-from dbtrun.cli.words import between, clock, duration, one_line
+from dbtrun.cli.words import between, clock, one_line
 from dbtrun.text import plain
 
-LABEL: Final = 13
-"""Characters of the names of fields."""
 ALL_WELL: Final = frozenset({Reason.ANSWERING, Reason.RUN_SUCCEEDED})
 MARKS: Final = {
     "Success": ("✓", "green"),
@@ -27,15 +26,6 @@ MARKS: Final = {
     "Running": ("▶", "cyan"),
 }
 """Of a step, by dbt Cloud's word for its state."""
-
-
-class Event(msgspec.Struct, rename="camel", kw_only=True):
-    """What an Event of Kubernetes says."""
-
-    reason: str = ""
-    note: str = ""
-    type: str = "Normal"
-    event_time: datetime | None = None
 
 
 def described(run: Run, events: Sequence[Event], now: datetime) -> Iterator[Text]:
@@ -47,34 +37,25 @@ def described(run: Run, events: Sequence[Event], now: datetime) -> Iterator[Text
     yield from _results(run)
     yield from _attempts(run)
     yield from _artifacts(run.status.artifacts)
-    yield from _events(events, now)
-
-
-def _field(name: str, value: str, style: str = "") -> Iterator[Text]:
-    if value:
-        yield Text.assemble((f"{name}:".ljust(LABEL), "bold"), (value, style))
-
-
-def _title(text: str) -> Text:
-    return Text(f"{text}:", style="bold")
+    yield from sections.events(events, now)
 
 
 def _head(run: Run, now: datetime) -> Iterator[Text]:
     status = run.status
     reason = f" ({one_line(status.reason)})" if status.reason else ""
-    yield from _field("Name", run.name)
-    yield from _field("Namespace", run.metadata.namespace)
+    yield from field("Name", run.name)
+    yield from field("Namespace", run.metadata.namespace)
     if run.metadata.deletion_timestamp is not None:
-        yield from _field("Deleted", f"{_ago(run.metadata.deletion_timestamp, now)}; it goes when its run is over")
-    yield from _field("Phase", f"{run.phase}{reason}", style(run))
-    yield from _field("Message", one_line(status.message) or _unseen(run))
-    yield from _field("What to do", remedy(run))
-    yield from _field("Job", _job(run))
-    yield from _field("Run", "" if run.run_id is None else str(run.run_id))
-    yield from _field("URL", one_line(status.url or ""))
+        yield from field("Deleted", f"{ago(run.metadata.deletion_timestamp, now)}; it goes when its run is over")
+    yield from field("Phase", f"{run.phase}{reason}", style(run))
+    yield from field("Message", one_line(status.message) or _unseen(run))
+    yield from field("What to do", remedy(run))
+    yield from field("Job", _job(run))
+    yield from field("Run", "" if run.run_id is None else str(run.run_id))
+    yield from field("URL", one_line(status.url or ""))
     connection = run.spec.connection_ref
-    yield from _field("Connection", "the watcher's default" if connection is None else f"Secret {connection.name}")
-    yield from _field("Account", f"{status.account_id} at {one_line(status.host or '?')}" if status.account_id else "")
+    yield from field("Connection", "the watcher's default" if connection is None else f"Secret {connection.name}")
+    yield from field("Account", f"{status.account_id} at {one_line(status.host or '?')}" if status.account_id else "")
     yield from _reachable(run)
 
 
@@ -103,7 +84,7 @@ def _reachable(run: Run) -> Iterator[Text]:
     if condition is None or condition.status == "True":
         return
     why = f"{condition.status} ({one_line(condition.reason)}): {one_line(condition.message)}"
-    yield from _field("Reachable", why, "red" if condition.status == "False" else "")
+    yield from field("Reachable", why, "red" if condition.status == "False" else "")
 
 
 def _when(run: Run, now: datetime) -> Iterator[Text]:
@@ -113,24 +94,20 @@ def _when(run: Run, now: datetime) -> Iterator[Text]:
         ("Created", created), ("Queued", status.queued_at), ("Started", status.started_at),
         ("Finished", status.finished_at),
     ):  # fmt: skip
-        yield from _field(name, "" if moment is None else f"{clock(moment)} ({_ago(moment, now)})")
-    yield from _field("Took", between(status.started_at, status.finished_at))
+        yield from field(name, "" if moment is None else f"{clock(moment)} ({ago(moment, now)})")
+    yield from field("Took", between(status.started_at, status.finished_at))
     estimate = status.estimated_completion_time
     if estimate is not None and not run.final:
-        yield from _field("Ends about", clock(estimate))
-    yield from _field("Progress", one_line(status.progress or ""))
-
-
-def _ago(moment: datetime, now: datetime) -> str:
-    return f"{duration((now - moment).total_seconds())} ago"
+        yield from field("Ends about", clock(estimate))
+    yield from field("Progress", one_line(status.progress or ""))
 
 
 def _steps(run: Run, now: datetime) -> Iterator[Text]:
     if not run.status.steps:
         return
-    yield _title("Steps")
+    yield title("Steps")
     columns = (Column(""), Column("#"), Column("STEP"), Column("STATE"), Column("TOOK"))
-    yield from _indented(lines(columns, [_step(step, run, now) for step in run.status.steps], None))
+    yield from indented(lines(columns, [_step(step, run, now) for step in run.status.steps], None))
 
 
 def _step(step: Step, run: Run, now: datetime) -> list[Cell]:
@@ -146,8 +123,8 @@ def _failure(run: Run) -> Iterator[Text]:
     failed = run.status.failed_step
     if failed is None:
         return
-    yield _title(f"Log of the failed step {failed.index}, {one_line(failed.name)}")
-    yield from _indented(Text(line) for line in plain(failed.log_tail).splitlines())
+    yield title(f"Log of the failed step {failed.index}, {one_line(failed.name)}")
+    yield from indented(Text(line) for line in plain(failed.log_tail).splitlines())
 
 
 def _results(run: Run) -> Iterator[Text]:
@@ -155,7 +132,7 @@ def _results(run: Run) -> Iterator[Text]:
     if results is None:
         return
     counts = ", ".join(f"{count} {one_line(word)}" for word, count in results.counts.items())
-    yield from _field("Results", counts or "none")
+    yield from field("Results", counts or "none")
     for node in results.failures:
         what = f"{one_line(node.unique_id)} ({one_line(node.status)})"
         yield Text.assemble("  ", (what, "red"), f": {one_line(node.message)}" if node.message else "")
@@ -168,7 +145,7 @@ def _attempts(run: Run) -> Iterator[Text]:
     attempts = run.status.attempts
     if len(attempts) < 2:
         return
-    yield _title("Attempts")
+    yield title("Attempts")
     columns = (Column("#"), Column("PHASE"), Column("REASON"), Column("RUN"), Column("TOOK"))
     rows = [
         [
@@ -177,28 +154,13 @@ def _attempts(run: Run) -> Iterator[Text]:
         ]
         for one in attempts
     ]  # fmt: skip
-    yield from _indented(lines(columns, rows, None))
+    yield from indented(lines(columns, rows, None))
 
 
 def _artifacts(artifacts: Sequence[Artifact]) -> Iterator[Text]:
     if not artifacts:
         return
-    yield _title("Artifacts")
+    yield title("Artifacts")
     for one in artifacts:
         kept = f"ConfigMap {one.config_map}, key {one.key}" if one.config_map else f"not kept: {one.problem or '?'}"
         yield Text(f"  {one_line(one.path)}: {one_line(kept)}")
-
-
-def _events(events: Sequence[Event], now: datetime) -> Iterator[Text]:
-    if not events:
-        return
-    yield _title("Events")
-    for event in events:
-        ago = _ago(event.event_time, now) if event.event_time else ""
-        reason = (event.reason, "yellow" if event.type == "Warning" else "")
-        yield Text.assemble(f"  {ago.rjust(10)}  ", reason, f"  {one_line(event.note)}")
-
-
-def _indented(texts: Iterable[Text]) -> Iterator[Text]:
-    for text in texts:
-        yield Text("  ").append_text(text)

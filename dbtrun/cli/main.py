@@ -31,9 +31,11 @@ COMMANDS: Final = {
     "cancel": Lazy("dbtrun.cli.changing", "cli", "Cancel the runs of DbtRuns."),
     "check": Lazy("dbtrun.cli.doctor.inside", "watcher", "Check dbt Cloud from a watcher's pod."),
     "completion": Lazy("dbtrun.cli.completion", "cli", "Print the code that completes commands in a shell."),
-    "describe": Lazy("dbtrun.cli.reading", "cli", "Show the state of a DbtRun, the reason, and what to do."),
+    "describe": Lazy(
+        "dbtrun.cli.reading", "cli", "Show the state of a DbtRun or a mirror, the reason, and what to do."
+    ),
     "doctor": Lazy("dbtrun.cli.doctor.command", "cli", "Find what prevents a first run."),
-    "get": Lazy("dbtrun.cli.reading", "cli", "List DbtRuns."),
+    "get": Lazy("dbtrun.cli.reading", "cli", "List DbtRuns, or mirrors of runs."),
     "logs": Lazy("dbtrun.cli.logs", "cli", "Print the logs of a run's steps."),
     "retry": Lazy("dbtrun.cli.changing", "cli", "Run a DbtRun that has ended once more."),
     "run": Lazy("dbtrun.cli.starting", "cli", "Run a dbt Cloud job and follow it."),

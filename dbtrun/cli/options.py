@@ -9,12 +9,15 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from dbtrun.cli.cluster import Place, connected
+from dbtrun.cli.cluster import Api, Place, connected
 from dbtrun.cli.ends import Exit
-from dbtrun.cli.runs import Runs, bare
+from dbtrun.cli.kinds import about_mirrors, asked, bare
+from dbtrun.cli.mirrors.view import read as read_mirror
+from dbtrun.cli.runs import Runs
 from dbtrun.cli.view import UnreadableRun, read
 from dbtrun.cli.words import seconds
 from dbtrun.kube.errors import KubeError
+from dbtrun.kube.runs import DbtRunMirrors
 
 T = TypeVar("T")
 OUTPUTS: Final = ("json", "yaml", "name")
@@ -54,29 +57,65 @@ def duration_option(flag: str, help: str) -> Callable[[Callable[..., Any]], Call
 
 def run_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """The DbtRuns that a shell offers; none if the cluster does not answer at once."""
+    return _offered(ctx, incomplete, _run_names)
+
+
+def object_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The same, or DbtRunMirrors after a word for them; and that word, where nothing was typed before."""
+    typed = ctx.params.get(param.name or "") or ()
+    if typed and about_mirrors(typed[0]):
+        return _offered(ctx, incomplete, _mirror_names)
+    word = ["mirrors"] if not typed and incomplete and "mirrors".startswith(incomplete) else []
+    return [*_offered(ctx, incomplete, _run_names), *word]
+
+
+def _offered(
+    ctx: click.Context, incomplete: str, listed: Callable[[Api, str], Coroutine[Any, Any, list[str]]]
+) -> list[str]:
     place = Place(*(ctx.params.get(name) for name in ("kubeconfig", "context", "namespace")))
 
-    async def listed() -> list[str]:
+    async def names() -> list[str]:
         async with asyncio.timeout(COMPLETION_SECONDS), connected(place) as (api, namespace):
-            found = await Runs(api, namespace).list()
-            return [read(item).name for item in found.items]
+            return await listed(api, namespace)
 
     try:
-        return [name for name in asyncio.run(listed()) if name.startswith(incomplete)]
+        return [name for name in asyncio.run(names()) if name.startswith(incomplete)]
     except (KubeError, UnreadableRun, TimeoutError):
         return []
 
 
-def names_argument(*, required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+async def _run_names(api: Api, namespace: str) -> list[str]:
+    return [read(item).name for item in (await Runs(api, namespace).list()).items]
+
+
+async def _mirror_names(api: Api, namespace: str) -> list[str]:
+    return [mirror.name for mirror in await DbtRunMirrors(api, namespace, read_mirror).list()]
+
+
+def objects_argument(metavar: str, *, required: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Names of DbtRuns, or of DbtRunMirrors after the word `mirrors`; the command gets them as `wanted`."""
+
+    def with_wanted(command: Callable[..., Any]) -> Callable[..., Any]:
+        @click.argument("words", metavar=metavar, nargs=-1, required=required, shell_complete=object_names)
+        @functools.wraps(command)
+        def parsed(*args: Any, words: tuple[str, ...], **rest: Any) -> Any:
+            return command(*args, wanted=asked(words), **rest)
+
+        return parsed
+
+    return with_wanted
+
+
+def names_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     """NAME..., as typed or as kubectl prints them (`dbtrun.dbtrun.dev/NAME`)."""
     return click.argument(
         "names",
-        metavar="NAME..." if required else "[NAME...]",
+        metavar="NAME...",
         nargs=-1,
-        required=required,
+        required=True,
         shell_complete=run_names,
         callback=lambda _ctx, _param, names: tuple(map(bare, names)),
-    )
+    )(command)
 
 
 def name_argument(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,89 +3,120 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import click
 import msgspec
+from rich.text import Text
 
-from dbtrun.api import API_VERSION, GROUP, KIND
+from dbtrun.api import API_VERSION, GROUP, KIND, MIRROR_LABEL
+from dbtrun.api.mirrors import MIRROR_KIND
 from dbtrun.cli.cluster import Api, Place, connected
-from dbtrun.cli.description import Event, described
-from dbtrun.cli.options import cluster_options, name_argument, names_argument, output_option, running
+from dbtrun.cli.description import described
+from dbtrun.cli.kinds import Asked
+from dbtrun.cli.mirrors.description import described as mirror_described
+from dbtrun.cli.mirrors.rows import table as mirror_table
+from dbtrun.cli.mirrors.view import read as read_mirror
+from dbtrun.cli.options import cluster_options, objects_argument, output_option, running
 from dbtrun.cli.rows import table
-from dbtrun.cli.runs import Runs
+from dbtrun.cli.runs import PAGE, Runs, as_stored
 from dbtrun.cli.screen import screen, width, write, write_object
-from dbtrun.cli.view import read
+from dbtrun.cli.sections import Event
+from dbtrun.cli.view import Meta, read
 from dbtrun.kube.answers import decode
 from dbtrun.kube.errors import KubeError
+from dbtrun.kube.runs import DbtRunMirrors, DbtRuns
 
 MAX_EVENTS = 10
+NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @click.command()
-@names_argument(required=False)
+@objects_argument("[mirrors] [NAME...]", required=False)
 @click.option("-A", "--all-namespaces", is_flag=True, help="Of every namespace.")
 @click.option("-l", "--selector", metavar="LABELS", help="Only those with these labels, as `team=a`.")
 @output_option("wide")
 @cluster_options
-def get(names: Sequence[str], all_namespaces: bool, selector: str | None, output: str | None, place: Place) -> None:
-    """List DbtRuns, oldest first."""
-    if names and (all_namespaces or selector):
+def get(wanted: Asked, all_namespaces: bool, selector: str | None, output: str | None, place: Place) -> None:
+    """List DbtRuns, or mirrors of runs, oldest first."""
+    if wanted.names and (all_namespaces or selector):
         raise click.UsageError("NAME goes neither with -A nor with -l.")
-    items = running(_found(names, place, selector, every=all_namespaces))
+    items = running(_found(wanted, place, selector, every=all_namespaces))
+    kind = MIRROR_KIND if wanted.mirrors else KIND
     if output in ("json", "yaml"):
         bodies = [json.loads(bytes(item)) for item in items]
-        single = bodies[0] if len(names) == 1 else {"apiVersion": "v1", "kind": "List", "items": bodies}
+        single = bodies[0] if len(wanted.names) == 1 else {"apiVersion": "v1", "kind": "List", "items": bodies}
         for item in single.get("items", ()):
             # Items of a list lack the two fields without which kubectl does not know what they are.
             item.setdefault("apiVersion", API_VERSION)
-            item.setdefault("kind", KIND)
+            item.setdefault("kind", kind)
         write_object(single, output)
         return
-    runs = sorted(map(read, items), key=lambda run: (run.metadata.namespace, run.metadata.creation_timestamp or NEVER))
     if output == "name":
-        for run in runs:
-            click.echo(f"{KIND.lower()}.{GROUP}/{run.name}")
+        for item in items:
+            click.echo(f"{kind.lower()}.{GROUP}/{json.loads(bytes(item))['metadata']['name']}")
         return
-    if not runs:
-        click.echo("No DbtRuns found.", err=True)
+    if not items:
+        click.echo(f"No {kind}s found.", err=True)
         return
     out = screen()
-    told = table(runs, datetime.now(UTC), width=width(out), namespaces=all_namespaces, wide=output == "wide")
-    write(out, told)
+    rows = _mirror_rows if wanted.mirrors else _run_rows
+    write(out, rows(items, width=width(out), namespaces=all_namespaces, wide=output == "wide"))
 
 
-NEVER = datetime.min.replace(tzinfo=UTC)
+def _run_rows(items: Iterable[msgspec.Raw], **shape: Any) -> list[Text]:
+    return table(sorted(map(read, items), key=lambda run: _age(run.metadata)), datetime.now(UTC), **shape)
 
 
-async def _found(names: Sequence[str], place: Place, selector: str | None, *, every: bool) -> Sequence[msgspec.Raw]:
+def _mirror_rows(items: Iterable[msgspec.Raw], **shape: Any) -> list[Text]:
+    found = sorted(map(read_mirror, items), key=lambda mirror: _age(mirror.metadata))
+    return mirror_table(found, datetime.now(UTC), **shape)
+
+
+def _age(metadata: Meta) -> tuple[str, datetime]:
+    return metadata.namespace, metadata.creation_timestamp or NEVER
+
+
+async def _found(wanted: Asked, place: Place, selector: str | None, *, every: bool) -> Sequence[msgspec.Raw]:
     async with connected(place) as (api, namespace):
-        runs = Runs(api, None if every else namespace)
-        if names:
-            return [await runs.get(name) for name in names]
-        return (await runs.list(labels=selector or "")).items
+        kind = DbtRunMirrors if wanted.mirrors else DbtRuns
+        stored = kind(api, None if every else namespace, as_stored, page=PAGE)
+        if wanted.names:
+            return [await stored.get(name) for name in wanted.names]
+        return await stored.list(labels=selector or "")
 
 
 @click.command()
-@name_argument
+@objects_argument("[mirror] NAME", required=True)
 @cluster_options
-def describe(name: str, place: Place) -> None:
-    """Show the state of a DbtRun, the reason, and what to do."""
-
-    async def read_it() -> tuple[msgspec.Raw, list[Event]]:
-        async with connected(place) as (api, namespace):
-            return await Runs(api, namespace).get(name), await events(api, namespace, name)
-
-    body, seen = running(read_it())
-    out = screen()
-    write(out, described(read(body), seen, datetime.now(UTC)))
+def describe(wanted: Asked, place: Place) -> None:
+    """Show the state of a DbtRun or a mirror, the reason, and what to do."""
+    if len(wanted.names) != 1:
+        raise click.UsageError("Name one DbtRun, or one mirror: dbtrun describe mirror NAME")
+    look = _mirror if wanted.mirrors else _run
+    write(screen(), running(look(place, *wanted.names)))
 
 
-async def events(api: Api, namespace: str, name: str) -> list[Event]:
-    """The last Events of a DbtRun; none if the user may not read them."""
+async def _run(place: Place, name: str) -> Iterator[Text]:
+    async with connected(place) as (api, namespace):
+        body = await Runs(api, namespace).get(name)
+        return described(read(body), await events(api, namespace, name), datetime.now(UTC))
+
+
+async def _mirror(place: Place, name: str) -> Iterator[Text]:
+    async with connected(place) as (api, namespace):
+        mirror = await DbtRunMirrors(api, namespace, read_mirror).get(name)
+        runs = await DbtRuns(api, namespace, read, page=PAGE).list(labels=f"{MIRROR_LABEL}={name}")
+        seen = await events(api, namespace, name, MIRROR_KIND)
+        return mirror_described(mirror, [run.phase for run in runs], seen, datetime.now(UTC))
+
+
+async def events(api: Api, namespace: str, name: str, kind: str = KIND) -> list[Event]:
+    """The last Events of an object; none if the user may not read them."""
     path = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
-    query = {"fieldSelector": f"regarding.kind={KIND},regarding.name={name}", "limit": "500"}
+    query = {"fieldSelector": f"regarding.kind={kind},regarding.name={name}", "limit": "500"}
     try:
         listed = decode(await api.request("GET", path, query=query), _Events)
     except KubeError:

@@ -41,7 +41,7 @@ class Runs:
     def __init__(self, api: Streams, namespace: str | None) -> None:
         self.api = api
         self.namespace = namespace
-        self._stored = DbtRuns(api, namespace, _as_stored, page=PAGE)
+        self._stored = DbtRuns(api, namespace, as_stored, page=PAGE)
         self._read = DbtRuns(api, namespace, read, page=PAGE)
 
     async def list(self, labels: str = "", fields: str = "") -> Found:
@@ -69,13 +69,9 @@ class Runs:
         return self._read.watch(self.api, version, fields=fields, silence_seconds=SILENCE_SECONDS)
 
 
-def _as_stored(body: bytes | msgspec.Raw) -> msgspec.Raw:
+def as_stored(body: bytes | msgspec.Raw) -> msgspec.Raw:
+    """An object as the API server sends it."""
     return msgspec.Raw(bytes(body))
-
-
-def bare(name: str) -> str:
-    """The name of `nightly`, `dr/nightly` or `dbtrun.dbtrun.dev/nightly`, as kubectl prints it."""
-    return name.rpartition("/")[2]
 
 
 async def follow(

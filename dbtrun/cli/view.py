@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dbtrun.api import FINAL_PHASES, Phase
+from dbtrun.api import FINAL_PHASES, KIND, Phase
 from dbtrun.api.views import Condition, FailedNode, FailedStep, Reference, Step, View
 
 NO_PHASE: Final = "-"
@@ -171,7 +171,7 @@ def read(body: bytes | msgspec.Raw) -> Run:
     Raises:
         UnreadableRun: a field has another type than here.
     """
-    with _readable():
+    with readable():
         return RUN.decode(body)
 
 
@@ -181,13 +181,18 @@ def converted(body: Mapping[str, Any]) -> Run:
     Raises:
         UnreadableRun: it is not a DbtRun of this release.
     """
-    with _readable():
+    with readable():
         return msgspec.convert(body, Run)
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def readable(kind: str = KIND) -> Iterator[None]:
+    """Around the decoding of an object.
+
+    Raises:
+        UnreadableRun: a field has another type than here.
+    """
     try:
         yield
     except msgspec.MsgspecError as error:
-        raise UnreadableRun(f"The DbtRun cannot be read: {error}. Is the chart of another version?") from None
+        raise UnreadableRun(f"The {kind} cannot be read: {error}. Is the chart of another version?") from None

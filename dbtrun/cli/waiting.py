@@ -38,7 +38,7 @@ class Display(Protocol):
 
 
 @click.command()
-@names_argument()
+@names_argument
 @duration_option("--timeout", "Stop waiting after this time. The runs go on.")
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing; the exit code tells the outcome.")
 @cluster_options

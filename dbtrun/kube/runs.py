@@ -1,4 +1,4 @@
-"""The one reader of DbtRuns: list, watch, get, create, patch. Each caller decodes as much of them as it needs."""
+"""The one reader of DbtRuns and DbtRunMirrors: list, watch, get, create, patch. Each caller decodes what it needs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from dbtrun.api import API_VERSION, KIND, PLURAL
+from dbtrun.api.mirrors import MIRROR_KIND, MIRROR_PLURAL
 from dbtrun.kube.answers import Read, one
 from dbtrun.kube.errors import Conflict, Unreachable
 from dbtrun.kube.lists import Items, Page, Requests, pages
@@ -126,6 +127,13 @@ class DbtRuns(Generic[T]):
 
     def _path(self, name: str | None = None) -> str:
         return api_path(PREFIX, self._namespace, self.plural, name)
+
+
+class DbtRunMirrors(DbtRuns[T]):
+    """The DbtRunMirrors of a namespace, or of all."""
+
+    plural = MIRROR_PLURAL
+    kind = MIRROR_KIND
 
 
 def _selection(labels: str, fields: str) -> dict[str, str]:

@@ -51,6 +51,14 @@ class Shell:
         options = pipes | {"preexec_fn": lambda: signal.signal(signal.SIGINT, interrupts)} | options
         return await asyncio.create_subprocess_exec(*argv, env=self.env, **options)
 
+    async def completes(self, *typed: str) -> list[str]:
+        """What the shell offers for the last of the words."""
+        script = "from dbtrun.cli.completion import complete; complete()"
+        argv = (sys.executable, "-c", script, *typed)
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(*argv, env=self.env, stdout=pipe, stderr=pipe)
+        return [line for line in (await self.ends(process)).out.splitlines() if not line.startswith(":")]
+
     async def ends(self, process: asyncio.subprocess.Process) -> Ended:
         async with asyncio.timeout(patience(60)):
             out, err = await process.communicate()

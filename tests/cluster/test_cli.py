@@ -20,6 +20,7 @@ from tests.controlplane import ControlPlane
 from tests.node.documents import commands
 from tests.stack import JOBS, Own, Stack, until
 from tests.stack.dbt import ACCOUNT
+from tests.stack.mirrors import elsewhere, mirror, mirrored, ready, status
 from tests.stack.site import ROOT
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -87,6 +88,45 @@ async def test_output_for_programs(shell: Shell, stack: Stack) -> None:
     assert elsewhere == Ended(0, "", "No DbtRuns found.\n")
 
 
+async def test_mirrors_are_listed_and_described(shell: Shell, stack: Stack) -> None:
+    await stack.apply(mirror("everything"), mirror("waiting", connectionRef={"name": "none"}))
+    await ready(stack, "everything")
+    run_id = await elsewhere(stack)
+    await until(lambda: _succeeded(stack, f"everything-{run_id}"), 60, "the run appears")
+    await until(lambda: _told(stack, "waiting"), 60, "the missing Secret is told")
+    listed = (await shell.types("get", "mirrors")).out.splitlines()
+    assert [line.split()[:3] for line in listed] == [
+        ["NAME", "READY", "CAUGHT-UP"], ["everything", "True", "True"], ["waiting", "False", "Unknown"],
+    ]  # fmt: skip
+    everywhere = (await shell.types("get", "drm", "-A", "-o", "wide")).out
+    assert everywhere.split()[:2] == ["NAMESPACE", "NAME"]
+    one = json.loads((await shell.types("get", "drm/everything", "-o", "json")).out)
+    assert one["status"]["cursor"] == (await status(stack, "everything"))["cursor"]
+    several = yaml.safe_load((await shell.types("get", "mirrors", "-o", "yaml")).out)
+    assert [item["kind"] for item in several["items"]] == ["DbtRunMirror", "DbtRunMirror"]
+    names = (await shell.types("get", "mirrors", "-o", "name")).out.split()
+    assert names == ["dbtrunmirror.dbtrun.dev/everything", "dbtrunmirror.dbtrun.dev/waiting"]
+    described = (await shell.types("describe", "mirror", "everything")).out
+    assert "Selects:     all jobs" in described
+    assert "DbtRuns:     1 (1 Succeeded)" in described
+    described = (await shell.types("describe", names[1])).out
+    assert "InvalidConnection" in described
+    assert "What to do" in described
+    completed = await shell.completes("describe", "mirror", "ev")
+    assert completed == ["everything"]
+    assert await shell.types("get", "mirrors", "-n", "default") == Ended(0, "", "No DbtRunMirrors found.\n")
+    await stack.kubectl("delete", "drm", "--all")
+
+
+async def _succeeded(stack: Stack, name: str) -> bool:
+    found = await mirrored(stack, name.partition("-")[0])
+    return bool(found.get(name, {}).get("status", {}).get("phase") == "Succeeded")
+
+
+async def _told(stack: Stack, name: str) -> bool:
+    return bool((await status(stack, name)).get("conditions"))
+
+
 async def test_waiting_has_an_end_and_cancelling_waits_for_dbt_cloud(shell: Shell, stack: Stack) -> None:
     own = Own(stack, "endless")
     await own.apply("endless")
@@ -141,6 +181,7 @@ async def test_the_guide(plane: ControlPlane, tmp_path: Path) -> None:
         own = Own(stack, "typed")
         await own.apply(None, job={"id": 98765})
         await own.reaches("Succeeded")
+        await stack.apply(mirror("everything"))
         shell = Shell(plane, tmp_path, "cli-guide")
         for command in commands((ROOT / "docs/cli.md").read_text()):
             if not command.startswith("pip "):

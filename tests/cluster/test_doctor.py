@@ -19,6 +19,7 @@ from tests.cluster.shell import Shell
 from tests.controlplane import ControlPlane
 from tests.patience import patience
 from tests.stack import JOBS, Own, Stack, dbt_run, until
+from tests.stack.mirrors import mirror, ready
 from tests.stack.site import CRD
 from tests.stack.stack import SECRET
 
@@ -62,6 +63,24 @@ async def test_nothing_is_in_the_way_of_a_healthy_system_and_nothing_is_changed(
     assert report["requests"] <= 60
     assert await stack.journal() == journal
     assert await stack.kubectl("get", "dr,secrets,leases", "-o", "name") == objects
+
+
+async def test_mirrors_that_work_and_those_that_do_not(shell: Shell, stack: Stack) -> None:
+    await stack.apply(
+        mirror("works", select={"jobIds": [JOBS["success"]]}),
+        mirror("wrong", select={"jobIds": [4711]}),
+        mirror("without", connectionRef={"name": "none"}),
+    )
+    await ready(stack, "works")
+    await ready(stack, "wrong")
+    code, wrong, report = await found(shell)
+    assert code == 1
+    assert "The token does not see the job 4711, which a mirror selects" in wrong["mirrored jobs"]
+    assert "The mirror without does not work: " in wrong["mirrors"]
+    assert "(InvalidConnection)" in wrong["mirrors"]
+    assert "2 mirrors work and have caught up." in str(report["findings"])
+    assert report["requests"] <= 60
+    await stack.kubectl("delete", "drm", "--all")
 
 
 async def test_people_read_a_line_for_each_check(shell: Shell) -> None:

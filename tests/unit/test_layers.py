@@ -110,7 +110,8 @@ ROOMS = [
     *("watcher", "watcher/lifecycle", "watcher/mirrors", "watcher/dbtcloud", "watcher/cluster", "watcher/telemetry"),
     "watcher/simulator",
     "watcher/webhooks",
-    *("dbtrun", "dbtrun/api", "dbtrun/connection", "dbtrun/kube", "dbtrun/cli", "dbtrun/cli/doctor"),
+    *("dbtrun", "dbtrun/api", "dbtrun/connection", "dbtrun/kube", "dbtrun/cli"),
+    *("dbtrun/cli/doctor", "dbtrun/cli/mirrors"),
     *("airflow_trigger", "airflow_trigger/task", "airflow_trigger/waiting", "airflow_trigger/shared"),
     "airflow_trigger/reacting",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -231,13 +232,34 @@ def world(*mirrors: DbtRunMirror) -> tuple[Api, Account]:
     return api, Account()
 
 
-def change(api: Api, **spec: Any) -> None:
-    """Somebody changes the mirror."""
+def change(api: Api, process: Process | None = None, **spec: Any) -> None:
+    """Somebody changes the mirror, and the watch tells the process if one runs."""
     stored = api.mirrors["uid-of-all"]
     generation, version = stored.metadata.generation + 1, str(int(stored.metadata.resource_version) + 1_000)
     metadata = replace(stored.metadata, generation=generation, resource_version=version)
     api.mirrors["uid-of-all"] = replace(stored, metadata=metadata, spec=replace(stored.spec, **spec))
     api.version = int(version)
+    if process is not None:
+        process.mirroring.changed(api.mirrors["uid-of-all"])
+
+
+@asynccontextmanager
+async def living(process: Process) -> AsyncIterator[None]:
+    """One life of the watcher, as long as the context."""
+    task = asyncio.create_task(process.live(lambda: False, seconds=1_000_000))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def sleep_until(holds: Callable[[], bool], seconds: float = 600.0) -> bool:
+    for _ in range(int(seconds)):
+        if holds():
+            return True
+        await asyncio.sleep(1)
+    return False
 
 
 def conditions(api: Api, name: str = "all") -> dict[str, tuple[str, str]]:
@@ -281,27 +303,31 @@ async def test_a_run_that_is_listed_an_hour_late_while_no_watcher_runs_appears_o
 
 async def test_a_late_run_that_is_refused_appears_once_it_is_not() -> None:
     api, account = world()
-    process = Process(api, account)
-    await process.live(lambda: False, seconds=1_000)
-    api.refusal = Forbidden("exceeded quota")
-    account.end(1, finished_at=virtual.clock().wall - timedelta(minutes=10))
-    await process.live(lambda: False, seconds=900)
-    assert api.made == []
-    api.refusal = None
-    assert await process.live(lambda: api.made == ["all-1"])
+    async with living(Process(api, account)):
+        await asyncio.sleep(1_000)
+        api.refusal = Forbidden("exceeded quota")
+        account.end(1, finished_at=virtual.clock().wall - timedelta(minutes=10))
+        await asyncio.sleep(900)
+        assert api.made == []
+        api.refusal = None
+        await asyncio.sleep(60)
+        assert api.made == ["all-1"]
+        assert await sleep_until(lambda: conditions(api)["CaughtUp"] == ("True", "CaughtUp"))
 
 
 async def test_a_suspended_mirror_takes_a_late_run_when_it_goes_on() -> None:
     api, account = world()
     process = Process(api, account)
-    await process.live(lambda: False, seconds=1_000)
-    change(api, suspend=True)
-    await process.live(lambda: conditions(api)["Ready"][0] == "False")
-    account.end(1, finished_at=virtual.clock().wall - timedelta(minutes=10))
-    await process.live(lambda: False, seconds=900)
-    assert api.made == []
-    change(api, suspend=False)
-    assert await process.live(lambda: api.made == ["all-1"])
+    async with living(process):
+        await asyncio.sleep(1_000)
+        change(api, process, suspend=True)
+        await asyncio.sleep(60)
+        account.end(1, finished_at=virtual.clock().wall - timedelta(minutes=10))
+        await asyncio.sleep(900)
+        assert api.made == []
+        change(api, process, suspend=False)
+        await asyncio.sleep(60)
+        assert api.made == ["all-1"]
 
 
 @pytest.mark.parametrize("restarts", [False, True])
@@ -309,13 +335,14 @@ async def test_another_selection_begins_where_it_is_made(restarts: bool) -> None
     api, account = world(mirror(select=Select(job_ids=(99,))))
     account.end(1)
     process = Process(api, account)
-    await process.live(lambda: False, seconds=1_000)
-    change(api, select=Select(all_jobs=True))
-    if not restarts:
-        process.mirroring._serving["uid-of-all"][0].changed(api.mirrors["uid-of-all"])
-    await Process(api, account).live(lambda: False, seconds=900)
-    account.end(2)
-    assert await Process(api, account).live(lambda: bool(api.made))
+    async with living(process):
+        await asyncio.sleep(1_000)
+        change(api, None if restarts else process, select=Select(all_jobs=True))
+        await asyncio.sleep(900 if not restarts else 0)
+    async with living(Process(api, account)):
+        await asyncio.sleep(900)
+        account.end(2)
+        await asyncio.sleep(30)
     assert api.made == ["all-2"]
 
 

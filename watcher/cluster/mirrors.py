@@ -15,12 +15,12 @@ from typing import Any, Final
 import msgspec
 
 from dbtrun.api import API_VERSION, PLURAL, DbtRun, to_wire
-from dbtrun.api.mirrors import MIRROR_KIND, MIRROR_PLURAL, DbtRunMirror, MirrorStatus
+from dbtrun.api.mirrors import DbtRunMirror, MirrorStatus
 from dbtrun.kube.answers import Read
 from dbtrun.kube.errors import Denial, Expired, KubeError, NotFound
 from dbtrun.kube.paths import api_path
 from dbtrun.kube.retry import jittered
-from dbtrun.kube.runs import DbtRuns
+from dbtrun.kube.runs import DbtRunMirrors, DbtRuns
 from dbtrun.kube.watch import Added, Removed
 from dbtrun.values import backoff
 from watcher.cluster.access import ClusterAccess
@@ -38,16 +38,6 @@ MOST_FAILURES: Final = 30
 """As good as for ever: a missing CRD or right is not there a second later."""
 
 read_mirror: Final[Read[DbtRunMirror]] = msgspec.json.Decoder(DbtRunMirror).decode
-
-
-class DbtRunMirrors(DbtRuns[DbtRunMirror]):
-    """The DbtRunMirrors of a namespace, or of all."""
-
-    plural = MIRROR_PLURAL
-    kind = MIRROR_KIND
-
-    def __init__(self, access: ClusterAccess, namespace: str | None) -> None:
-        super().__init__(access, namespace, read_mirror)
 
 
 class MirrorWatch:
@@ -77,7 +67,7 @@ class MirrorWatch:
                 group.create_task(self._follow(namespace), name=f"mirrors of {namespace}")
 
     async def _follow(self, namespace: str | None) -> None:
-        mirrors = DbtRunMirrors(self._access, namespace)
+        mirrors = DbtRunMirrors(self._access, namespace, read_mirror)
         known: set[str] = set()
         failures, told = 0, ""
         while True:
@@ -94,7 +84,7 @@ class MirrorWatch:
             else:
                 failures, told = 0, ""
 
-    async def _watch(self, mirrors: DbtRunMirrors, known: set[str]) -> None:
+    async def _watch(self, mirrors: DbtRunMirrors[DbtRunMirror], known: set[str]) -> None:
         """A list, and a watch from there until the server ends it."""
         listed, version = await mirrors.snapshot()
         for uid in known - {mirror.uid for mirror in listed}:
@@ -138,6 +128,6 @@ class MirrorWriter:
         metadata = mirror.metadata
         diff = merge_diff(to_wire(mirror.status), to_wire(status))
         basis = {"uid": metadata.uid, "resourceVersion": metadata.resource_version}
-        mirrors = DbtRunMirrors(self._access, metadata.namespace)
+        mirrors = DbtRunMirrors(self._access, metadata.namespace, read_mirror)
         body = {"metadata": basis, "status": diff}
         return await mirrors.patch(metadata.name, body, sub="status", strict=False)

@@ -8,6 +8,7 @@ from typing import Final
 from dbtrun.api import CONNECTION_SECRET_TYPE, GROUP, PLURAL
 from dbtrun.cli.doctor.cluster_facts import Absent, ClusterFacts, SecretFacts, Unknown, WatcherFacts, names
 from dbtrun.cli.doctor.finding import Finding, bad, good, unknown, warning
+from dbtrun.cli.doctor.mirror_checks import findings as mirror_findings
 from dbtrun.connection.hosts import DBT_HOSTS, Hosts
 from dbtrun.connection.secret import Connection, InvalidConnection, parse_connection
 
@@ -26,6 +27,7 @@ def findings(facts: ClusterFacts) -> Iterator[Finding]:
     yield from _rights(facts)
     yield from _watchers(facts)
     yield from _unseen(facts)
+    yield from mirror_findings(facts)
     yield from _connection(facts)
     if facts.dry_run is not None:
         yield bad(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -12,10 +13,12 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from dbtrun.api import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from dbtrun.api import API_VERSION, GROUP, KIND, MIRROR_LABEL, PLURAL, VERSION
 from dbtrun.api.fields import lacking
+from dbtrun.api.mirrors import MIRROR_PLURAL
 from dbtrun.cli.cluster import Api
 from dbtrun.cli.dbtcloud import pause
+from dbtrun.cli.mirrors.view import Mirror
 from dbtrun.kube.errors import KubeError, NotFound, NotInstalled
 from dbtrun.kube.paths import api_path
 from dbtrun.kube.runs import PREFIX
@@ -93,6 +96,16 @@ class WatcherFacts:
         return f"{self.kind} {self.namespace}/{self.name}"
 
 
+class MirrorFacts(msgspec.Struct, frozen=True):
+    """A DbtRunMirror of the namespace."""
+
+    mirror: Mirror
+    age: float
+    """Seconds since its creation."""
+    runs: int | None
+    """Its DbtRuns that exist; None: there are too many DbtRuns to count them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClusterFacts:
     """Everything that was asked."""
@@ -110,6 +123,10 @@ class ClusterFacts:
     """DbtRuns of the namespace with a status."""
     unseen: tuple[str, ...] = ()
     """Those without one although they are older than SILENT."""
+    mirrors: tuple[MirrorFacts, ...] | Absent | Unknown = ()
+    """The DbtRunMirrors of the namespace; Absent: the cluster has no CRD for them."""
+    mirrored_by_watcher: bool | None = None
+    """Whether the watcher may watch them; None: not known, or there are none."""
     wanted: str | None = None
     """The Secret that the user named as the connection."""
     secret: SecretFacts | Absent | Unknown | None = None
@@ -199,6 +216,8 @@ async def gather(
     watchers = tuple(await asyncio.gather(*(_with_lease(asker, watcher) for watcher in installed[:MAX_WATCHERS])))
     items = await either(asker.json("GET", api_path(PREFIX, namespace, PLURAL), query={"limit": "500"}))
     seen, unseen, example = _seen(items)
+    mirrors = await either(_mirrors(asker, namespace, items))
+    watching = {"namespace": namespace, "verb": "watch", "group": GROUP, "resource": MIRROR_PLURAL}
     told("The cluster: the connection")
     place = _connection(namespace, connection, watchers)
     secret = None if place is None else await read_secret(asker, *place)
@@ -211,6 +230,8 @@ async def gather(
         everywhere=everywhere,
         seen=seen,
         unseen=unseen,
+        mirrors=mirrors,
+        mirrored_by_watcher=await _watcher_may(asker, namespace, watchers, watching) if mirrors else None,
         wanted=connection,
         secret=secret,
         readable_by_watcher=None if place is None else await _watcher_reads(asker, namespace, watchers, place),
@@ -336,12 +357,38 @@ async def read_secret(asker: Asker, namespace: str, name: str) -> SecretFacts | 
     return SecretFacts(namespace, name, str(found.get("type", "")), data)
 
 
+async def _mirrors(asker: Asker, namespace: str, runs: Mapping[str, Any] | Absent | Unknown) -> tuple[MirrorFacts, ...]:
+    listed = await asker.json("GET", api_path(PREFIX, namespace, MIRROR_PLURAL), query={"limit": "500"})
+    whole = isinstance(runs, dict) and not runs.get("metadata", {}).get("continue")
+    items = runs.get("items", []) if isinstance(runs, dict) else []
+    made = Counter(item["metadata"].get("labels", {}).get(MIRROR_LABEL) for item in items)
+    now = datetime.now(UTC)
+    try:
+        mirrors = msgspec.convert(listed.get("items") or [], list[Mirror])
+    except msgspec.ValidationError as error:
+        raise KubeError(f"a DbtRunMirror cannot be read: {error}") from None
+    return tuple(
+        MirrorFacts(
+            mirror,
+            (now - (mirror.metadata.creation_timestamp or now)).total_seconds(),
+            made[mirror.name] if whole else None,
+        )
+        for mirror in mirrors
+    )
+
+
 async def _watcher_reads(
     asker: Asker, namespace: str, watchers: tuple[WatcherFacts, ...], place: tuple[str, str]
 ) -> bool | None:
+    attributes = {"namespace": place[0], "name": place[1], "verb": "get", "group": "", "resource": "secrets"}
+    return await _watcher_may(asker, namespace, watchers, attributes)
+
+
+async def _watcher_may(
+    asker: Asker, namespace: str, watchers: tuple[WatcherFacts, ...], attributes: Mapping[str, str]
+) -> bool | None:
     for watcher in watchers:
         if watcher.serves(namespace):
-            attributes = {"namespace": place[0], "name": place[1], "verb": "get", "group": "", "resource": "secrets"}
             user = f"system:serviceaccount:{watcher.namespace}:{watcher.account}"
             return await _review(asker, "subjectaccessreviews", "SubjectAccessReview", attributes, user=user)
     return None

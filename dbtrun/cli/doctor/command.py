@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,7 +17,16 @@ from rich.text import Text
 
 from dbtrun.cli.cluster import Api, Place, connected
 from dbtrun.cli.dbtcloud import DbtCloud
-from dbtrun.cli.doctor import assumptions, cluster_checks, cluster_facts, dbt_checks, dbt_facts, pod, record
+from dbtrun.cli.doctor import (
+    assumptions,
+    cluster_checks,
+    cluster_facts,
+    dbt_checks,
+    dbt_facts,
+    mirror_checks,
+    pod,
+    record,
+)
 from dbtrun.cli.doctor.finding import Finding, Verdict, as_json, bad, trouble, unknown
 from dbtrun.cli.options import cluster_options, running
 from dbtrun.cli.screen import screen, write, write_object
@@ -197,7 +206,10 @@ async def _both(wish: Wish, told: Callable[[str], None]) -> Report:
                 return await _of_pod(report, wish, api, facts, told)
     except KubeError as error:
         return await _of_dbt_cloud(Report(cluster=(_unusable(error),)), wish, wish.own, None, told)
-    return await _of_dbt_cloud(report, wish, wish.own or cluster_checks.connection_of(facts), api.offset, told)
+    selected = mirror_checks.selected_jobs(facts)
+    return await _of_dbt_cloud(
+        report, wish, wish.own or cluster_checks.connection_of(facts), api.offset, told, selected
+    )
 
 
 async def _of_pod(
@@ -216,13 +228,20 @@ async def _of_pod(
 
 
 async def _of_dbt_cloud(
-    report: Report, wish: Wish, connection: Connection | None, offset: float | None, told: Callable[[str], None]
+    report: Report,
+    wish: Wish,
+    connection: Connection | None,
+    offset: float | None,
+    told: Callable[[str], None],
+    selected: Sequence[int] = (),
 ) -> Report:
     if connection is None:
         way = f"Check it from the watcher's pod with --from-pod, or give a token with {TOKEN}, --host and --account-id."
         return replace(report, dbt=(unknown("account", "dbt Cloud was not asked: no token can be read here.", way),))
     async with DbtCloud(connection) as cloud:
-        seen = await dbt_facts.gather(cloud, wish.job_id, datetime.now(UTC), start=wish.start, told=told)
+        seen = await dbt_facts.gather(
+            cloud, wish.job_id, datetime.now(UTC), start=wish.start, selected=selected, told=told
+        )
     found = tuple(dbt_checks.findings(seen, offset))
     requests = report.requests + seen.requests
     return replace(report, dbt=found, record=record.scenario(seen, found), requests=requests)

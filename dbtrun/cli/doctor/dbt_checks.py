@@ -102,6 +102,7 @@ def findings(facts: DbtFacts, api_server_offset: float | None) -> Iterator[Findi
     yield from _slowness(facts)
     yield clock(facts.account.offset, api_server_offset)
     yield from _job(facts)
+    yield from _selected(facts)
     yield from _list(facts)
     yield from _filters(facts)
     if facts.started is not None:
@@ -161,6 +162,20 @@ def _job(facts: DbtFacts) -> Iterator[Finding]:
             yield failed("job", f"The job {facts.job_id}", facts.job)
     elif facts.jobs is not None:
         yield _any_job(facts.jobs)
+
+
+def _selected(facts: DbtFacts) -> Iterator[Finding]:
+    for job_id, reply in facts.selected:
+        if reply.kind in (Kind.NOT_FOUND, Kind.FORBIDDEN):
+            yield bad(
+                "mirrored jobs",
+                f"The token does not see the job {job_id}, which a mirror selects, so its runs do not appear.",
+                "Compare the id with dbt Cloud, and the projects of the token with that of the job.",
+            )
+        elif not reply.good:
+            yield failed("mirrored jobs", f"The job {job_id}, which a mirror selects", reply)
+    if facts.selected and all(reply.good for _, reply in facts.selected):
+        yield good("mirrored jobs", "The token sees the jobs that mirrors select.")
 
 
 def _any_job(jobs: Reply) -> Finding:

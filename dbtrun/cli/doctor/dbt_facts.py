@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -16,6 +16,8 @@ LIVE: Final = (1, 2, 3)
 SINCE: Final = timedelta(days=1)
 MAX_CAUSE: Final = 255
 """Characters that a cause may have in dbt Cloud; the watcher relies on it."""
+MAX_SELECTED: Final = 8
+"""Jobs of mirrors that are looked at."""
 LOOKS: Final = (1.0, 1.0, 2.0, 3.0, 5.0, 5.0, 10.0, 10.0, 10.0)
 """Seconds between looks for the run that was started: its lag is known to about a quarter."""
 ENDS: Final = (1.0, 2.0, 3.0, 5.0)
@@ -47,6 +49,8 @@ class DbtFacts:
     job_id: int | None
     job: Reply | None = None
     jobs: Reply | None = None
+    selected: tuple[tuple[int, Reply], ...] = ()
+    """Jobs that mirrors select, and what dbt Cloud says of each."""
     runs: Reply | None = None
     asked_ids: tuple[int, ...] = ()
     by_ids: Reply | None = None
@@ -60,7 +64,13 @@ class DbtFacts:
 
 
 async def gather(
-    cloud: DbtCloud, job_id: int | None, now: datetime, *, start: bool, told: Callable[[str], object] = lambda _: None
+    cloud: DbtCloud,
+    job_id: int | None,
+    now: datetime,
+    *,
+    start: bool,
+    selected: Iterable[int] = (),
+    told: Callable[[str], object] = lambda _: None,
 ) -> DbtFacts:
     """Asks everything.
 
@@ -69,12 +79,15 @@ async def gather(
         job_id: the job that the user wants to run, if it is known.
         now: the time.
         start: whether to start, find and cancel a run of that job.
+        selected: jobs that mirrors select.
         told: what is being done, for a progress bar.
     """
     told("dbt Cloud: the account")
     facts = DbtFacts(account=await cloud.get(), job_id=job_id)
     if facts.account.good:
         facts = await _jobs(cloud, facts, told)
+        ids = list(dict.fromkeys(selected))[:MAX_SELECTED]
+        facts = replace(facts, selected=tuple([(one, await cloud.get(f"jobs/{one}/")) for one in ids]))
         facts = await _lists(cloud, facts, now, told)
         if start and job_id is not None and facts.job is not None and facts.job.good:
             facts = replace(facts, started=await _started(cloud, job_id, told))

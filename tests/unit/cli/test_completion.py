@@ -26,7 +26,7 @@ def test_a_shell_gets_its_code(shell: str) -> None:
 
 
 def test_kubectl_gets_commands_options_and_choices() -> None:
-    assert completed(["de"]) == ["describe\tShow the state of a DbtRun, the reason, and what to do.", ":4"]
+    assert completed(["de"]) == ["describe\tShow the state of a DbtRun or a mirror, the reason, and what to do.", ":4"]
     assert any(line.startswith("--on-interrupt\t") for line in completed(["run", "1", "--on"]))
     assert completed(["get", "-o", "y"]) == ["yaml", ":4"]
     assert completed([])[-1] == ":4"
@@ -35,6 +35,14 @@ def test_kubectl_gets_commands_options_and_choices() -> None:
 def test_without_a_cluster_no_name_is_offered_and_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", "/no/such/file")
     assert completed(["describe", ""]) == [":4"]
+    assert completed(["get", "mirrors", ""]) == [":4"]
+
+
+def test_the_word_for_mirrors_is_offered_where_it_can_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/no/such/file")
+    assert completed(["get", "mi"]) == ["mirrors", ":4"]
+    assert completed(["get", "nightly", "mi"]) == [":4"]
+    assert completed(["logs", "mi"]) == [":4"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from dbtrun.api import REASON_DOCS, Reason
-from dbtrun.cli.description import Event, described, remedy
+from dbtrun.cli.description import described, remedy
+from dbtrun.cli.sections import Event
 from tests.unit.cli.builders import NOW, ago, run, shown
 
 FAILED: dict[str, Any] = {

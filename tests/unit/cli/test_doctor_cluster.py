@@ -18,6 +18,7 @@ from dbtrun.cli.doctor.cluster_facts import (
     Asker,
     ClusterFacts,
     LeaseFacts,
+    MirrorFacts,
     SecretFacts,
     Unknown,
     WatcherFacts,
@@ -25,7 +26,9 @@ from dbtrun.cli.doctor.cluster_facts import (
 )
 from dbtrun.cli.doctor.dbt_facts import ENDS, LOOKS
 from dbtrun.cli.doctor.finding import Verdict, bad, good, unknown, warning
+from dbtrun.cli.doctor.mirror_checks import selected_jobs
 from dbtrun.kube.errors import NotFound
+from tests.unit.cli.builders import ago, conditions, mirror
 
 ROOT = Path(__file__).parents[3]
 ENV = {"DBTRUN_LEASE_NAME": "dbtrun", "DBTRUN_CONNECTION_SECRET": "dbt-cloud"}
@@ -62,6 +65,11 @@ def test_a_healthy_cluster_is_healthy() -> None:
     assert {one.verdict for one in findings(facts())} == {Verdict.GOOD}
 
 
+def shows(runs: int | None = 3, age: float = 172_800.0, spec: Any = None, **status: Any) -> MirrorFacts:
+    """A mirror that works, unless told otherwise."""
+    return MirrorFacts(mirror(spec=spec, **status), age, runs)
+
+
 ELSEWHERE = {**ENV, "DBTRUN_NAMESPACES": "team-a,team-b"}
 MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"namespace_phase": Absent()}, "namespace", "There is no namespace data."),
@@ -82,6 +90,18 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
         {"watchers": (watcher(namespace="system", env={**ENV, "DBTRUN_NAMESPACES": "*"}),)},
         "connection",
         "does not serve the namespace data",
+    ),
+    ({"mirrors": (shows(),), "mirrored_by_watcher": False}, "mirrors", "The watcher may not watch DbtRunMirrors."),
+    ({"mirrors": (shows(conditions=[]),)}, "mirrors", "No watcher has seen the mirror nightly."),
+    (
+        {"mirrors": (shows(conditions=conditions(Ready=("False", "CreateRefused", "Refused: quota."))),)},
+        "mirrors",
+        "The mirror nightly does not work: Refused: quota (CreateRefused).",
+    ),
+    (
+        {"mirrors": (shows(conditions=conditions(Reachable=("False", "Unauthorized", "The token is refused."))),)},
+        "mirrors",
+        "The mirror nightly does not work: The token is refused (Unauthorized).",
     ),
     ({"secret": Absent()}, "connection", "There is no Secret dbt-cloud in the namespace data."),
     ({"secret": Absent(), "wanted": "mine"}, "connection", "There is no Secret mine in the namespace data."),
@@ -105,6 +125,44 @@ def test_a_mistake_is_named_alone_with_the_way_out(change: dict[str, Any], check
     (told,) = [one for one in wrong if words in one.message]
     assert told.remedy
     assert told.message.endswith(".")
+
+
+BEHIND = conditions(CaughtUp=("False", "Behind", "Runs wait for their DbtRuns."))
+LESSER: list[tuple[Any, Verdict, str]] = [
+    ((shows(),), Verdict.GOOD, "1 mirror works and has caught up."),
+    ((shows(), shows()), Verdict.GOOD, "2 mirrors work and have caught up."),
+    ((shows(age=10.0, conditions=[]),), Verdict.GOOD, "1 mirror works"),
+    (Absent(), Verdict.WARNING, "no CRD dbtrunmirrors.dbtrun.dev"),
+    (Unknown("refused."), Verdict.UNKNOWN, "could not be read: refused."),
+    ((shows(spec={"select": {"allJobs": True}, "suspend": True}),), Verdict.WARNING, "nightly is suspended"),
+    ((shows(conditions=BEHIND, lagSeconds=90),), Verdict.WARNING, "is 1m30s behind: Runs wait for their DbtRuns ("),
+    ((shows(runs=0),), Verdict.WARNING, "No run that finished in 2d has matched the mirror nightly (jobs 98765"),
+    ((shows(runs=0, age=60.0),), Verdict.GOOD, "1 mirror works"),
+    ((shows(runs=0, prunedThrough=ago(hours=1)),), Verdict.GOOD, "1 mirror works"),
+    ((shows(runs=None),), Verdict.GOOD, "1 mirror works"),
+]
+
+
+@pytest.mark.parametrize(("mirrors", "verdict", "words"), LESSER, ids=[words for _, _, words in LESSER])
+def test_what_is_said_of_mirrors(mirrors: Any, verdict: Verdict, words: str) -> None:
+    (told,) = [one for one in findings(facts(mirrors=mirrors)) if one.check == "mirrors"]
+    assert told.verdict is verdict
+    assert words in told.message
+    assert bool(told.remedy) is (verdict is Verdict.WARNING)
+
+
+def test_many_mirrors_with_troubles_are_not_all_named() -> None:
+    told = [one for one in findings(facts(mirrors=(shows(runs=0),) * 9)) if one.check == "mirrors"]
+    assert len(told) == 6
+    assert told[-1].message == "4 more mirrors have troubles."
+
+
+def test_the_jobs_of_mirrors_with_the_same_connection_are_looked_at() -> None:
+    named = {"select": {"jobIds": [7]}, "connectionRef": {"name": "ours"}}
+    seen = (shows(), shows(spec=named), shows(spec={"select": {"allJobs": True}}))
+    assert selected_jobs(facts(mirrors=seen)) == [98765]
+    assert selected_jobs(facts(mirrors=seen, wanted="ours")) == [7]
+    assert selected_jobs(facts(mirrors=Absent())) == []
 
 
 def test_no_value_of_a_secret_is_shown() -> None:

@@ -57,17 +57,30 @@ async def examine(
     job: int | None = None,
     start: bool = False,
     offset: float | None = 0.0,
+    selected: Sequence[int] = (),
     keys: Mapping[str, str] = {},
 ) -> tuple[DbtFacts, list[Finding]]:
     data = {"token": cloud.token, "account-id": str(cloud.account_id), "host": cloud.url, **keys}
     connection = parse_connection({key: value.encode() for key, value in data.items()}, "x", ANY)
     async with DbtCloud(connection) as client:
-        facts = await gather(client, job, datetime.now(UTC), start=start)
+        facts = await gather(client, job, datetime.now(UTC), start=start, selected=selected)
     return facts, list(findings(facts, offset))
 
 
 def in_the_way(found: Sequence[Finding]) -> dict[str, str]:
     return {one.check: one.message for one in found if one.verdict is Verdict.BAD}
+
+
+async def test_a_job_that_a_mirror_selects_and_the_token_does_not_see_is_named() -> None:
+    async with running(account()) as cloud:
+        await with_history(cloud)
+        _, found = await examine(cloud, selected=[cloud.job_id])
+        assert in_the_way(found) == {}
+        assert "mirrored jobs" in {one.check for one in found}
+        facts, found = await examine(cloud, selected=[cloud.job_id, 999, *range(1, 50)])
+        assert "does not see the job 999, which a mirror selects" in str(found)
+        assert set(in_the_way(found)) == {"mirrored jobs"}
+        assert facts.requests <= MAX_REQUESTS / 2
 
 
 async def test_a_healthy_account_is_healthy_and_nothing_is_changed() -> None:

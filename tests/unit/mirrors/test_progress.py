@@ -147,6 +147,13 @@ def test_a_late_run_that_a_deep_reading_finds_and_the_rate_leaves_is_read_again(
     assert cursor.since < at(3_001)
 
 
+def test_a_late_run_that_waits_is_read_again_although_the_reading_was_deep_for_another_mirror() -> None:
+    cursor, _ = deal(START, reading(NOON, at(6_000)))
+    after, done = deal(cursor, reading(NOON, at(6_005), finished(1, 3_000)), most=0)
+    assert done == []
+    assert after.since < at(3_000)
+
+
 def test_a_piece_of_a_long_reading_moves_only_as_far_as_it_goes() -> None:
     restarted = restored(deal(START, reading(NOON, at(6_000)))[0])
     cursor, _ = deal(restarted, reading(restarted.since, at(2_000), finished(1, 1_500), complete=False))

@@ -1,0 +1,97 @@
+"""A DbtRunMirror in all that a person wants to know: whether it works, how far it has come, and what to do. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from rich.text import Text
+
+from dbtrun.api import REASON_DOCS, Reason
+from dbtrun.cli import sections
+from dbtrun.cli.mirrors.rows import STYLES
+from dbtrun.cli.mirrors.view import Mirror
+from dbtrun.cli.sections import Event, ago, field, indented, title
+from dbtrun.cli.table import Cell, Column, lines
+from dbtrun.cli.words import clock, duration, one_line
+
+REMEDIES: Final[Mapping[str, str]] = {
+    "Behind": "Nothing, if the lag becomes smaller. Otherwise raise spec.maxPerMinute, or select fewer jobs.",
+    "CreateRefused": "Correct what the message names: a ResourceQuota, an admission policy or the watcher's rights.",
+    "Suspended": "Set spec.suspend to false. The mirror continues where it was.",
+}
+"""By the reason of a condition."""
+
+
+def described(mirror: Mirror, phases: Sequence[str], events: Sequence[Event], now: datetime) -> Iterator[Text]:
+    """Line by line.
+
+    Args:
+        phases: of the DbtRuns that the mirror has created and that exist.
+        events: of the mirror, in their order.
+        now: what ages are counted to.
+    """
+    yield from _head(mirror, now)
+    yield from _progress(mirror, now)
+    yield from field("DbtRuns", _counted(phases))
+    yield from field("What to do", remedy(mirror))
+    yield from _conditions(mirror, now)
+    yield from sections.events(events, now)
+
+
+def remedy(mirror: Mirror) -> str:
+    """What a person can do; empty if nothing is to be done."""
+    if not mirror.status.conditions:
+        return "No watcher has seen it yet. `dbtrun doctor` finds out why."
+    told = mirror.trouble
+    if told is None:
+        return ""
+    if told.reason in set(Reason):
+        return REASON_DOCS[Reason(told.reason)].remedy.replace("`", "")
+    return REMEDIES.get(told.reason, "")
+
+
+def _head(mirror: Mirror, now: datetime) -> Iterator[Text]:
+    metadata, spec, status = mirror.metadata, mirror.spec, mirror.status
+    yield from field("Name", mirror.name)
+    yield from field("Namespace", metadata.namespace)
+    yield from field("Created", "" if metadata.creation_timestamp is None else ago(metadata.creation_timestamp, now))
+    yield from field("Selects", str(spec.select))
+    yield from field("Appear", f"when they have {one_line(spec.appear).lower()}")
+    yield from field("Suspended", "yes" if spec.suspend else "")
+    connection = spec.connection_ref
+    yield from field("Connection", "the watcher's default" if connection is None else f"Secret {connection.name}")
+    yield from field("Account", f"{status.account_id} at {one_line(status.host or '?')}" if status.account_id else "")
+
+
+def _progress(mirror: Mirror, now: datetime) -> Iterator[Text]:
+    status, reached = mirror.status, mirror.status.cursor.finished_at
+    yield from field("Mirrored to", "" if reached is None else f"{clock(reached)} ({ago(reached, now)})")
+    yield from field("Lag", duration(status.lag_seconds) if status.lag_seconds else "")
+    yield from field("Late runs", str(status.late_runs) if status.late_runs else "")
+    yield from field("Pruned to", "" if status.pruned_through is None else clock(status.pruned_through))
+
+
+def _counted(phases: Sequence[str]) -> str:
+    counts = ", ".join(f"{count} {one_line(phase)}" for phase, count in sorted(Counter(phases).items()))
+    return f"{len(phases)} ({counts})" if phases else "none"
+
+
+def _conditions(mirror: Mirror, now: datetime) -> Iterator[Text]:
+    told = mirror.status.conditions
+    if not told:
+        return
+    yield title("Conditions")
+    columns = (Column("TYPE"), Column("STATUS"), Column("REASON"), Column("SINCE"), Column("MESSAGE"))
+    rows = [
+        [
+            Cell(one_line(one.type)),
+            Cell(one_line(one.status), STYLES.get(one.status, "")), Cell(one_line(one.reason)),
+            Cell("" if one.last_transition_time is None else ago(one.last_transition_time, now)),
+            Cell(one_line(one.message)),
+        ]
+        for one in told
+    ]  # fmt: skip
+    yield from indented(lines(columns, rows, None))
