@@ -20,6 +20,9 @@ HEAD: Final = """\
 `kubectl describe dr NAME` and `kubectl events --for dr/NAME` show them. Events explain what happened; the status is
 what counts. An Event can be lost, and Kubernetes deletes it after an hour by default. There is no Event per poll.
 
+The last rows are about [DbtRunMirrors](mirror-reference.md): `kubectl events --for drm/NAME`. There is no Event per
+run. The same trouble of a mirror is told again after ten minutes at the earliest.
+
 """
 COLUMNS: Final = ("Reason", "Type", "Meaning")
 MEANINGS: Final[dict[str, tuple[str, str]]] = {
@@ -51,6 +54,19 @@ TROUBLES: Final = (
 )  # fmt: skip
 """Why dbt Cloud cannot be asked about an object. The reference of the reasons explains them."""
 MEANINGS.update({reason.value: ("Warning", REASON_DOCS[reason].meaning) for reason in TROUBLES})
+MIRROR_TROUBLES: Final[dict[str, str]] = {
+    "Behind": "A mirror: more runs match than `spec.maxPerMinute` allows. They wait; none is left out.",
+    "CreateRefused": "A mirror: the API server refuses its DbtRuns, for example because of a ResourceQuota.",
+    "ProjectNotAllowed": "A mirror: its namespace may see none of the projects that it selects.",
+}  # fmt: skip
+MIRROR_WELL: Final[dict[str, str]] = {
+    "Mirroring": "A mirror works again.",
+    "Answering": "A mirror: dbt Cloud answers again.",
+    "CaughtUp": "A mirror was behind, and every run that matches has its DbtRun now.",
+}  # fmt: skip
+MEANINGS.update({reason: ("Warning", meaning) for reason, meaning in MIRROR_TROUBLES.items()})
+MEANINGS.update({reason: ("Normal", meaning) for reason, meaning in MIRROR_WELL.items()})
+MEANINGS["Pruned"] = ("Normal", "A mirror has deleted DbtRuns beyond its history limits; once an hour at most.")
 ENDS: Final = frozenset(phase.value for phase in Phase if phase.final)
 
 
@@ -81,6 +97,11 @@ def _reasons(node: ast.expr) -> Iterator[str]:
         yield from ENDS
     elif text == "trouble.reason.value":
         yield from (reason.value for reason in TROUBLES)
+    elif text == "told.reason":
+        yield from MIRROR_TROUBLES
+        yield from (reason.value for reason in TROUBLES)
+    elif text == "well.reason":
+        yield from MIRROR_WELL
     elif text.startswith("Reason."):
         yield Reason[text.split(".")[1]].value
     else:

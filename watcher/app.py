@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
 from dbtrun.api import DbtRun, Status
+from dbtrun.api.mirrors import DbtRunMirror
 from dbtrun.kube.errors import Misconfigured
 from watcher.census import Counting
 from watcher.cluster.access import ClusterAccess
@@ -160,6 +161,7 @@ class Watcher:
                 clock=access.clock,
                 may_act=self._may_act,
                 note=lambda outcome: self.metrics.mirror_runs.labels(outcome).inc(),
+                emit=self.emit,
                 writes=asyncio.Semaphore(WRITES_AT_ONCE),
             )
         )
@@ -256,9 +258,9 @@ class Watcher:
         if run.spec.run_id is not None:
             self.knowledge.foresee(run.uid, run.spec.run_id, observation)
 
-    def emit(self, run: DbtRun, event: Event) -> None:
+    def emit(self, about: DbtRun | DbtRunMirror, event: Event) -> None:
         """Sends an Event in the background."""
-        self.events.emit(run, event.type, event.reason, event.message, action="Reconcile")
+        self.events.emit(about, event.type, event.reason, event.message, action="Reconcile")
 
     def _taken_on(self, run: DbtRun) -> None:
         told = self.crd.warning()

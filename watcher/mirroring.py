@@ -25,12 +25,14 @@ from watcher.cluster.mirror import version
 from watcher.connections import Unusable
 from watcher.dbtcloud.accounts import Account
 from watcher.dbtcloud.errors import DbtCloudError
+from watcher.lifecycle.decisions import Event
 from watcher.lifecycle.facts import Observation, RunFacts
 from watcher.lifecycle.known import DOUBTFUL
 from watcher.mirrors.objects import Told, dbt_run, stamped
 from watcher.mirrors.progress import OVERLAP, Cursor, Reading, begins_at
 from watcher.mirrors.pruning import Kept, surplus
 from watcher.mirrors.selection import Origin, Own, known_as, selects
+from watcher.mirrors.telling import SUSPENDED, Teller
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +131,7 @@ class Shell(NamedTuple):
     may_act: Callable[[], bool]
     note: Callable[[str], object]
     """Called with what became of a run: created, own, other_cluster, pruned."""
+    emit: Callable[[DbtRunMirror, Event], object]
     writes: asyncio.Semaphore
 
 
@@ -158,6 +161,7 @@ class Serving:
         self._pruned_through = mirror.status.pruned_through
         self._late = mirror.status.late_runs
         self._woken = asyncio.Event()
+        self._teller = Teller(mirror.status.conditions)
 
     # ---- what the watch brings
 
@@ -308,8 +312,12 @@ class Serving:
             self._leave()
             self._account = account
             account.ledger.add(self.mirror.uid, self)
+        asked = self.mirror.spec.select.project_ids
         if self.mirror.spec.suspend:
-            self._ready = Told(MirrorCondition.READY, False, "Suspended", "spec.suspend is true.")
+            self._ready = Told(MirrorCondition.READY, False, SUSPENDED, "spec.suspend is true.")
+        elif self._projects is not None and asked and self._projects.isdisjoint(asked):
+            told = "The namespace may see none of spec.select.projectIds with the watcher's default connection."
+            self._ready = Told(MirrorCondition.READY, False, "ProjectNotAllowed", told)
         elif self._refusal is not None:
             self._ready = Told(MirrorCondition.READY, False, "CreateRefused", f"A DbtRun is refused: {self._refusal}")
         else:
@@ -326,7 +334,12 @@ class Serving:
             latest = max(kept.completed_at for kept in gone)
             self._pruned_through = max(self._pruned_through or latest, latest)
         if await self._save(bool(gone)):
+            self._tell(self._teller.told(self.mirror.status.conditions, self._shell.clock().mono))
             await self._prune(gone)
+
+    def _tell(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._shell.emit(self.mirror, event)
 
     @property
     def _limit(self) -> HistoryLimit:
@@ -385,12 +398,17 @@ class Serving:
         return Told(kind, True, "CaughtUp", "Every run that matches and has finished has its DbtRun.")
 
     async def _prune(self, gone: Iterable[Kept]) -> None:
-        for kept in gone:
-            if not (self._shell.may_act() and self._bucket.take(self._shell.clock().mono)):
-                return
-            await self._shell.writer.delete(self.mirror.metadata.namespace, kept.name, kept.uid)
-            self._shell.forget(kept.uid)
-            self._shell.note("pruned")
+        pruned = 0
+        try:
+            for kept in gone:
+                if not (self._shell.may_act() and self._bucket.take(self._shell.clock().mono)):
+                    return
+                await self._shell.writer.delete(self.mirror.metadata.namespace, kept.name, kept.uid)
+                self._shell.forget(kept.uid)
+                self._shell.note("pruned")
+                pruned += 1
+        finally:
+            self._tell(self._teller.pruned(pruned, self._shell.clock().mono))
 
 
 def _said(status: MirrorStatus) -> list[tuple[object, ...]]:

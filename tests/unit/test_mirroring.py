@@ -148,6 +148,8 @@ class Process:
         self.ledger = Ledger(account, clock=virtual.clock)
         self.unusable: Unusable | None = None
         self.recorded: list[Observation] = []
+        self.events: list[tuple[str, str]] = []
+        self.allowed: frozenset[int] | None = None
         self.doubted: list[str] = []
         self.mirroring = Mirroring(
             Shell(
@@ -159,6 +161,7 @@ class Process:
                 clock=virtual.clock,
                 may_act=lambda: True,
                 note=lambda _outcome: None,
+                emit=lambda _mirror, event: self.events.append((event.type, event.reason)),
                 writes=asyncio.Semaphore(4),
             )
         )
@@ -170,8 +173,8 @@ class Process:
             raise self.unusable
         return Connected(self.account, self.ledger)
 
-    def projects(self, mirror: DbtRunMirror) -> None:
-        return None
+    def projects(self, mirror: DbtRunMirror) -> frozenset[int] | None:
+        return self.allowed
 
     def doubt(self, uid: str, reason: Reason) -> None:
         self.doubted.append(uid)
@@ -346,6 +349,27 @@ async def test_another_selection_begins_where_it_is_made(restarts: bool) -> None
     assert api.made == ["all-2"]
 
 
+async def test_pruning_is_told_once_and_not_for_each_run() -> None:
+    api, account = world(mirror(history_limit=HistoryLimit(succeeded=1)))
+    process = Process(api, account)
+    async with living(process):
+        for number in range(1, 31):
+            account.end(number)
+            await asyncio.sleep(60)
+    assert len(api.deleted) >= 28
+    assert process.events == [("Normal", "Pruned")]
+
+
+async def test_a_selection_of_projects_that_the_namespace_may_not_see_is_told() -> None:
+    api, account = world(mirror(select=Select(project_ids=(7,))))
+    process = Process(api, account)
+    process.allowed = frozenset({8})
+    account.end(1, project_id=7)
+    assert await process.live(lambda: conditions(api).get("Ready") == ("False", "ProjectNotAllowed"))
+    assert process.events == [("Warning", "ProjectNotAllowed")]
+    assert api.made == []
+
+
 async def test_a_run_costs_one_object_and_idle_mirrors_next_to_nothing() -> None:
     api, account = world()
     process = Process(api, account)
@@ -369,6 +393,8 @@ async def test_more_than_the_rate_waits_and_says_so() -> None:
     assert await process.live(lambda: len(api.made) == 100, seconds=1_200)
     assert await process.live(lambda: conditions(api)["CaughtUp"] == ("True", "CaughtUp"))
     assert api.mirrors["uid-of-all"].status.lag_seconds == 0
+    told = [event for event in process.events if event[1] != "Pruned"]
+    assert told == [("Warning", "Behind"), ("Normal", "CaughtUp")]
 
 
 async def test_a_refused_object_is_tried_again_and_told() -> None:
@@ -380,6 +406,8 @@ async def test_a_refused_object_is_tried_again_and_told() -> None:
     api.refusal = None
     assert await process.live(lambda: api.made == ["all-1"])
     assert await process.live(lambda: conditions(api)["Ready"] == ("True", "Mirroring"))
+    assert ("Warning", "CreateRefused") in process.events
+    assert ("Normal", "Mirroring") in process.events
 
 
 async def test_runs_of_our_own_and_of_other_clusters_do_not_appear() -> None:

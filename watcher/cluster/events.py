@@ -1,4 +1,4 @@
-"""Kubernetes Events: what happened to a run, for `kubectl describe` and `kubectl events`.
+"""Kubernetes Events: what happened to a run or a mirror, for `kubectl describe` and `kubectl events`.
 
 Events are best effort. No one waits for them, they are never retried, and the status says everything that they say.
 Warnings are sent first: a thousand runs that begin must not hide the one that cannot.
@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from dbtrun.api import API_VERSION, GROUP, KIND, DbtRun
+from dbtrun.api.mirrors import MIRROR_KIND, DbtRunMirror
 from dbtrun.kube.errors import KubeError
 from dbtrun.kube.paths import api_path
 from dbtrun.kube.turns import Urgency
@@ -46,21 +47,21 @@ class Events:
         self._numbers = itertools.count()
         self._said: dict[tuple[str, str, str], float] = {}
 
-    def emit(self, run: DbtRun, kind: EventType, reason: str, message: str, action: str) -> None:
+    def emit(self, about: DbtRun | DbtRunMirror, kind: EventType, reason: str, message: str, action: str) -> None:
         """Queues an Event, unless the same one was just sent or too many wait. `action` is what was done."""
         note, normal, waiting = cut_bytes(message, MAX_NOTE), kind == "Normal", self._queue.qsize()
-        said = run.uid, reason, note
+        said = about.uid, reason, note
         now = asyncio.get_running_loop().time()
         while self._said and now - next(iter(self._said.values())) >= REPEAT_SECONDS:
             del self._said[next(iter(self._said))]
         if said in self._said:
             return
         if waiting >= (QUEUE if normal else 2 * QUEUE):
-            logger.warning("An Event was dropped, %d are waiting: %s %s", waiting, run, reason)
+            logger.warning("An Event was dropped, %d are waiting: %s %s", waiting, about, reason)
             return
         self._said[said] = now
-        body = self._body(run, kind, reason, note, action)
-        self._queue.put_nowait((normal, next(self._numbers), run.metadata.namespace, body))
+        body = self._body(about, kind, reason, note, action)
+        self._queue.put_nowait((normal, next(self._numbers), about.metadata.namespace, body))
 
     async def run(self) -> None:
         """Sends one after another: Warnings first, else in their order."""
@@ -82,11 +83,13 @@ class Events:
         except TimeoutError:
             logger.warning("%d Events were not sent before the end.", self._queue.qsize())
 
-    def _body(self, run: DbtRun, kind: EventType, reason: str, note: str, action: str) -> dict[str, Any]:
+    def _body(
+        self, about: DbtRun | DbtRunMirror, kind: EventType, reason: str, note: str, action: str
+    ) -> dict[str, Any]:
         return {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"name": _name(run, reason), "namespace": run.metadata.namespace},
+            "metadata": {"name": _name(about, reason), "namespace": about.metadata.namespace},
             "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
             "reportingController": CONTROLLER,
             "reportingInstance": self._instance,
@@ -96,16 +99,16 @@ class Events:
             "note": note,
             "regarding": {
                 "apiVersion": API_VERSION,
-                "kind": KIND,
-                "namespace": run.metadata.namespace,
-                "name": run.metadata.name,
-                "uid": run.uid,
-                "resourceVersion": run.metadata.resource_version,
+                "kind": KIND if isinstance(about, DbtRun) else MIRROR_KIND,
+                "namespace": about.metadata.namespace,
+                "name": about.metadata.name,
+                "uid": about.uid,
+                "resourceVersion": about.metadata.resource_version,
             },
         }
 
 
-def _name(run: DbtRun, reason: str) -> str:
+def _name(about: DbtRun | DbtRunMirror, reason: str) -> str:
     """Unique; the same up to the last part for one object and reason."""
-    about = digest(f"{run.uid}/{reason}")
-    return f"{run.metadata.name[:200].rstrip('.-')}.{about}.{secrets.token_hex(5)}"
+    subject = digest(f"{about.uid}/{reason}")
+    return f"{about.metadata.name[:200].rstrip('.-')}.{subject}.{secrets.token_hex(5)}"
