@@ -17,9 +17,10 @@ class Bucket:
         self._level = self._burst
         self._at = now
 
-    def resize(self, per_minute: float) -> None:
-        """The rate has changed, and with it how much may be done at once."""
-        self._per_minute = self._burst = float(per_minute)
+    def resize(self, per_minute: float, burst: float | None = None) -> None:
+        """The rate has changed, or how much may be done at once."""
+        self._per_minute = per_minute
+        self._burst = float(per_minute if burst is None else burst)
         self._level = min(self._level, self._burst)
 
     def left(self, now: float) -> int:

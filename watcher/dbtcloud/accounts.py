@@ -24,6 +24,7 @@ from watcher.dbtcloud.budget import BURST, REQUESTS_PER_MINUTE, UNPROVEN, Budget
 from watcher.dbtcloud.channel import TOTAL_SECONDS
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.containment import Containment
+from watcher.dbtcloud.hints import Hints
 from watcher.dbtcloud.intake import Intake
 from watcher.dbtcloud.ledger import READ_SECONDS, Ledger
 from watcher.dbtcloud.listener import Listener
@@ -65,16 +66,20 @@ class Account:
     """The same for the searches that go before a start."""
     slots: Slots | None = None
     """None: the connection has no limit of live runs."""
+    clock: Clock = system_clock
     looks: Looks = field(init=False)
+    hints: Hints = field(init=False)
 
     def __post_init__(self) -> None:
         self.looks = Looks(self.share)
+        self.hints = Hints(self.share, self.poller, self.ledger, self.clock)
 
     async def run(self) -> None:
         """Polls, reads for the mirrors, and hands out run slots, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.poller.run())
             group.create_task(self.ledger.run())
+            group.create_task(self.hints.run())
             if self.slots is not None:
                 group.create_task(self.slots.run())
 
@@ -160,6 +165,10 @@ class Accounts:
     def of(self, uid: str) -> Account | None:
         """The account that the uid works with."""
         return self._account_of.get(uid)
+
+    def open(self, connection: Connection) -> Account | None:
+        """The account of exactly this connection, if somebody uses it."""
+        return self._accounts.get(connection)
 
     def use(self, uid: str, connection: Connection) -> Account:
         """The account that the uid works with from now on; the one that it used before no longer polls for it."""
@@ -253,6 +262,7 @@ class Accounts:
             starts=Starts(weights=self._weights),
             searches=Starts(weights=self._weights),
             slots=self._slots(connection, client, poller, users, containment),
+            clock=self._clock,
         )
         self._accounts[connection] = account
         self._launch(account)

@@ -205,6 +205,7 @@ class Ledger:
         self._followers: dict[str, Follower] = {}
         self._anybody = asyncio.Event()
         self._look = asyncio.Event()
+        self._look_started = asyncio.Event()
         self._frontier: datetime | None = None
         self._seen: dict[int, datetime] = {}
         self._looked_late = False
@@ -226,9 +227,21 @@ class Ledger:
         if not self._followers:
             self._anybody.clear()
 
+    @property
+    def lists(self) -> int:
+        """The lists that `hurry` reads."""
+        return 2 if self._wants_started else 1
+
+    def awaits(self, run_id: int, *, ended: bool) -> bool:
+        """Whether a mirror waits for what finishes, or starts, and this run was not read yet."""
+        if ended:
+            return bool(self._followers) and run_id not in self._seen
+        return self._wants_started and run_id not in self._begun
+
     def hurry(self) -> None:
-        """Reads at once: something has finished."""
+        """Reads at once what has finished, and what has started if a mirror shows it."""
         self._look.set()
+        self._look_started.set()
 
     async def run(self) -> None:
         """Reads until cancelled."""
@@ -322,13 +335,18 @@ class Ledger:
     async def _watch_started(self) -> None:
         while True:
             await self._anybody.wait()
-            if any(follower.wants_started for follower in self._followers.values()):
+            self._look_started.clear()
+            if self._wants_started:
                 try:
                     with self._contain("reading of started runs"):
                         await self.read_started()
                 except DbtCloudError as error:
                     log.info("Runs that have started could not be read: %s", error.message)
-            await asyncio.sleep(self._started_seconds)
+                    await asyncio.sleep(self._started_seconds)
+                    continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._started_seconds):
+                    await self._look_started.wait()
 
     async def read_started(self) -> None:
         """Reads what started since the last time. Ids grow, but a greater one may be listed before a smaller one."""
@@ -343,6 +361,10 @@ class Ledger:
             for run_id, created in self._begun.items()
             if created >= begun.at - OVERLAP or run_id == newest
         }
+
+    @property
+    def _wants_started(self) -> bool:
+        return any(follower.wants_started for follower in self._followers.values())
 
     @staticmethod
     def _after(begun: dict[int, datetime]) -> int | None:

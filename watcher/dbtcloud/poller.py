@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -137,6 +137,16 @@ class Poller:
         """Polls the uid's run as soon as the budget and backoff allow."""
         run = self._schedule.of(uid)
         if run is not None:
+            self.look_at([run.run_id])
+
+    def awaited(self, run_ids: Iterable[int]) -> list[int]:
+        """Those of these runs that are followed and have not ended."""
+        runs = map(self._schedule.get, run_ids)
+        return [run.run_id for run in runs if run is not None and not run.over]
+
+    def look_at(self, run_ids: Iterable[int]) -> None:
+        """Polls these runs as soon as the budget and backoff allow."""
+        for run in filter(None, map(self._schedule.get, run_ids)):
             self._schedule.hasten(run, self._now())
             self._wake.set()
 

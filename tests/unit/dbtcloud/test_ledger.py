@@ -285,6 +285,52 @@ async def test_a_hint_is_followed_at_once() -> None:
 
 
 @pytest.mark.looptime
+async def test_a_hint_is_followed_for_what_has_started_too_if_a_mirror_shows_it() -> None:
+    account, mirror = Account(), Mirror(begins(), started=True)
+    async with reading(account, read_seconds=60.0, started_seconds=60.0) as ledger:
+        assert not ledger.awaits(1, ended=False)
+        ledger.add("m", mirror)
+        await asyncio.sleep(1)
+        assert ledger.lists == 2
+        assert ledger.awaits(1, ended=False)
+        asked = account.asked_started
+        ledger.hurry()
+        await asyncio.sleep(0.1)
+        assert account.asked_started == asked + 1
+    async with reading(Account()) as ledger:
+        ledger.add("m", Mirror(begins()))
+        assert ledger.lists == 1
+        assert not ledger.awaits(1, ended=False)
+
+
+@pytest.mark.looptime
+async def test_a_run_is_awaited_until_it_was_read() -> None:
+    account, mirror = Account(), Mirror(begins())
+    async with reading(account) as ledger:
+        assert not ledger.awaits(1, ended=True)
+        ledger.add("m", mirror)
+        assert ledger.awaits(1, ended=True)
+        account.end(1)
+        await asyncio.sleep(6)
+        assert not ledger.awaits(1, ended=True)
+
+
+@pytest.mark.looptime
+async def test_a_hint_does_not_shorten_the_backoff() -> None:
+    account = Account()
+    async with reading(account) as ledger:
+        ledger.add("m", Mirror(begins()))
+        await asyncio.sleep(20)
+        account.error = Unreachable("away")
+        await asyncio.sleep(120)
+        asked = len(account.asked)
+        for _ in range(100):
+            ledger.hurry()
+            await asyncio.sleep(0.2)
+        assert len(account.asked) - asked <= 1
+
+
+@pytest.mark.looptime
 async def test_a_mirror_that_takes_nothing_now_is_not_read_for() -> None:
     account = Account()
     async with reading(account) as ledger:

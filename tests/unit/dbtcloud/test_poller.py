@@ -678,3 +678,30 @@ async def test_what_others_started_is_told_when_it_has_finished_and_costs_nothin
         await asyncio.sleep(10)
         assert set(told) == {2}
         assert {kind for _, kind, _ in scene.cloud.asked} == {"finished", "runs"}
+
+
+async def test_runs_are_looked_at_together_when_somebody_hints_at_their_end() -> None:
+    async with polling() as scene:
+        scene.follow(range(1, 51), interval=600)
+        await asyncio.sleep(70)
+        assert scene.poller.awaited([1, 2, 99]) == [1, 2]
+        scene.cloud.end([1, 2])
+        asked, start = scene.cloud.requests("runs"), now()
+        scene.poller.look_at([1, 2, 99])
+        await asyncio.sleep(0.5)
+        assert scene.cloud.requests("runs") == asked + 1
+        assert [scene.ended_at("1"), scene.ended_at("2")] == pytest.approx([start + 0.2, start + 0.2])
+        assert scene.poller.awaited([1, 2]) == []
+
+
+async def test_a_hint_does_not_shorten_the_backoff() -> None:
+    async with polling() as scene:
+        scene.follow([1])
+        await asyncio.sleep(70)
+        scene.cloud.broken = dict.fromkeys(("runs", "finished", "run "), errors.Unreachable("away"))
+        await asyncio.sleep(300)
+        before = scene.cloud.requests()
+        for _ in range(100):
+            scene.poller.look_at([1])
+            await asyncio.sleep(0.2)
+        assert scene.cloud.requests() - before <= 2
