@@ -36,6 +36,7 @@ BY_OTHER_VALUES: Final = {
     "connection_namespaces": "`connection.namespaces`",
     "connection_projects": "`connection.projects`",
     "listen": "`port` (`8080`, on every address of the pod)",
+    "webhooks_listen": "`webhooks.enabled`, `webhooks.port` (`8081`, on every address of the pod)",
     "lease_name": "the release's name, or `fullnameOverride`",
 }
 """Settings that the chart chooses by values with names of their own."""
@@ -48,6 +49,12 @@ OTHER_VARIABLES: Final = (
         "The watcher's own namespace. Without it: that of its ServiceAccount, else `default`.",
     ),
     ("`POD_NAME`", "set by the chart", "The beginning of the holder's name in the Lease. Without it: the host's name."),
+    (
+        "`POD_IP`",
+        "set by the chart",
+        "Where other watchers hand on webhooks; it is written into the Lease. Without it: the host of "
+        "`--webhooks-listen`, if that is an address.",
+    ),
     (
         "`HTTPS_PROXY`, `NO_PROXY`",
         "`proxy.https`, `proxy.noProxy`",

@@ -11,11 +11,13 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
 from dbtrun.api import DbtRun, Status
 from dbtrun.api.mirrors import DbtRunMirror
+from dbtrun.connection.secret import Connection
 from dbtrun.kube.errors import Misconfigured
 from watcher.census import Counting
 from watcher.cluster.access import ClusterAccess
@@ -40,14 +42,20 @@ from watcher.lifecycle.spans import ended_traces
 from watcher.mirroring import WRITES_AT_ONCE, Mirroring, Objects, Shell
 from watcher.perform import Performer
 from watcher.reconcile import Reconciler
-from watcher.settings import Settings, own_namespace, own_pod
+from watcher.settings import Settings, flag, own_address, own_namespace, own_pod
 from watcher.sources import SecretName, Sources
 from watcher.telemetry import logs
-from watcher.telemetry.health import Checks, health_app, serve
+from watcher.telemetry.health import LIMITS, Checks, health_app
 from watcher.telemetry.metrics import Metrics
+from watcher.telemetry.serving import serve
 from watcher.telemetry.tracing import Tracing, TracingMissing, tracing
 from watcher.telemetry.vitals import Heart, Vitals
 from watcher.version import version
+from watcher.webhooks import receiver
+from watcher.webhooks.hint import Hint
+from watcher.webhooks.receiver import Receiver
+from watcher.webhooks.relay import Relay
+from watcher.webhooks.signers import Signers
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +96,8 @@ class Watcher:
         self.objects = Objects(lambda uid: self.mirror.namespace(uid) is not None)
         self.mirror = Mirror(lambda run: rests_until(run, access.clock().wall), self._ended, self.objects.seen)
         self.events = Events(access, own_pod())
-        self.sources = Sources(SecretReader(access))
+        secrets = SecretReader(access)
+        self.sources = Sources(secrets)
         self.knowledge = Knowledge(access.clock, self.wake, self.sources.doubt)
         self.accounts = Accounts(
             self.knowledge,
@@ -100,6 +109,7 @@ class Watcher:
             observe=lambda sent: self.metrics.sent(*sent),
             elsewhere=self.history.note_facts,
             late=self.metrics.mirror_late_runs.inc,
+            looked=self.metrics.webhook_looks.inc,
             clock=access.clock,
             weights=settings.weights,
         )
@@ -166,6 +176,15 @@ class Watcher:
             )
         )
         self.mirrors = MirrorWatch(access, settings.served_namespaces, self.mirroring.changed, self.mirroring.gone)
+        self.relay = Relay(lambda: self._leader.holder_address if self._leader is not None else "")
+        self.receiver = Receiver(
+            Signers(secrets, settings.hosts, access.clock),
+            self._hinted,
+            self._may_act,
+            self.relay,
+            self.metrics.webhook,
+            access.clock,
+        )
         self._acting = False
         self._leading = asyncio.Event()
         self._lost = asyncio.Event()
@@ -222,6 +241,7 @@ class Watcher:
 
     def _elector(self, settings: Settings, access: ClusterAccess) -> LeaderThread:
         seconds = settings.lease_seconds
+        address = reached_at(settings)
         lease = LeaseSettings(duration=seconds, renew_deadline=seconds * 2 / 3, retry=seconds * 2 / 15)
 
         def elect(client: ClusterAccess, on_change: Callable[[bool], None]) -> Leader:
@@ -231,6 +251,7 @@ class Watcher:
                 settings.lease_name,
                 settings=lease,
                 pod=own_pod(),
+                address=address,
                 on_change=on_change,
             )
 
@@ -257,6 +278,13 @@ class Watcher:
         self.wake(run.uid)
         if run.spec.run_id is not None:
             self.knowledge.foresee(run.uid, run.spec.run_id, observation)
+
+    def _hinted(self, connection: Connection, hint: Hint) -> bool:
+        """Whether somebody waits for what a webhook is about."""
+        account = self.accounts.open(connection)
+        if account is None or hint.run_id is None or hint.account_id not in (None, connection.account_id):
+            return False
+        return account.hints.note(hint.run_id, ended=hint.kind.ended)
 
     def emit(self, about: DbtRun | DbtRunMirror, event: Event) -> None:
         """Sends an Event in the background."""
@@ -297,8 +325,8 @@ class Watcher:
             standby = f"standby: {holder} holds the Lease" if holder else "standby: the Lease is not held"
         return "\n".join(filter(None, (standby, self.stream.problem))) or None
 
-    async def run(self, listener: socket.socket, stop: asyncio.Event) -> None:
-        """Works until `stop` is set, then finishes what is under way.
+    async def run(self, listener: socket.socket, stop: asyncio.Event, webhooks: socket.socket | None = None) -> None:
+        """Works until `stop` is set, then finishes what is under way. Takes webhooks if it gets a socket for them.
 
         Raises:
             LostLead: another watcher may act now.
@@ -307,7 +335,7 @@ class Watcher:
         """
         parts: dict[str, Coroutine[Any, Any, object]] = {
             "heart": Heart(self._beat).run(),
-            "health": serve(health_app(self.checks, self.metrics), listener),
+            "health": serve(health_app(self.checks, self.metrics), listener, LIMITS),
             "watch": self.stream.run(),
             "poller": self.accounts.run(),
             "secrets": self.sources.run(self.knowledge.mended),
@@ -318,6 +346,8 @@ class Watcher:
             "mirrors": self.mirrors.run(),
             "mirroring": self._begin_mirroring(),
         }
+        if webhooks is not None:
+            parts["webhooks"] = serve(self.receiver, webhooks, receiver.LIMITS)
         async with asyncio.TaskGroup() as group:
             workers = [group.create_task(_lasting(name, work), name=name) for name, work in parts.items()]
             leader = group.create_task(_lasting("leader", self._leader.run())) if self._leader else None
@@ -327,6 +357,7 @@ class Watcher:
             for worker in workers:
                 worker.cancel()
             await asyncio.wait(workers)
+            await self.relay.close()
             if leader is not None:
                 leader.cancel()  # last: the next holder begins at once
 
@@ -396,23 +427,30 @@ async def watch(settings: Settings) -> None:
     Raises:
         Unstartable: the API server or the address cannot be used, or the watcher cannot go on.
     """
-    listener = listen(settings)
+    with ExitStack() as sockets:
+        listener = sockets.enter_context(listen(settings.address, "listen"))
+        address = settings.webhooks_address
+        webhooks = sockets.enter_context(listen(address, "webhooks_listen")) if address is not None else None
+        await _watch(settings, listener, webhooks)
+
+
+async def _watch(settings: Settings, listener: socket.socket, webhooks: socket.socket | None) -> None:
     traces = None
     try:
         traces = tracing(version()) if settings.tracing else None
         kubeconfig = Path(settings.kubeconfig) if settings.kubeconfig else None
         access = await ClusterAccess.load(kubeconfig, settings.context or None)
     except (Misconfigured, TracingMissing) as error:
-        listener.close()
         raise Unstartable(str(error)) from None
     logs.configure(settings.log_level, cast(logs.LogFormat, settings.log_format))
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
-        host, port = listener.getsockname()[:2]
-        logger.info("Listening on %s:%d.", f"[{host}]" if ":" in host else host, port)
-        await Watcher(settings, access, traces).run(listener, stop)
+        logger.info("Listening on %s.", _written(listener))
+        if webhooks is not None:
+            logger.info("Taking webhooks on %s.", _written(webhooks))
+        await Watcher(settings, access, traces).run(listener, stop, webhooks)
     except* (LostLead, StreamBroken, PartEnded) as errors:
         raise Unstartable(str(errors.exceptions[0])) from None
     finally:
@@ -421,13 +459,31 @@ async def watch(settings: Settings) -> None:
             await asyncio.to_thread(traces.close)
 
 
-def listen(settings: Settings) -> socket.socket:
-    """Takes the address of the probes.
+def _written(listener: socket.socket) -> str:
+    return in_url(*listener.getsockname()[:2])
+
+
+def in_url(host: str, port: int) -> str:
+    """An address as it is written in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def reached_at(settings: Settings) -> str:
+    """Where other watchers reach the receiver of webhooks of this one; empty if they do not, or it is not known."""
+    address = settings.webhooks_address
+    if address is None:
+        return ""
+    host, port = own_address() or address[0], address[1]
+    return in_url(host, port) if host not in ("", "::", "0.0.0.0") and port else ""  # noqa: S104
+
+
+def listen(address: tuple[str, int], setting: str) -> socket.socket:
+    """Takes an address, which the setting names.
 
     Raises:
         Unstartable: it cannot be used.
     """
-    host, port = settings.address
+    host, port = address
     try:
         # Every address means IPv4 and IPv6, as far as the machine has them: a cluster may use either, or both.
         if host in ("", "::") and socket.has_dualstack_ipv6():
@@ -435,4 +491,4 @@ def listen(settings: Settings) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, UnicodeError) as error:
         why = (getattr(error, "strerror", None) or "not a host name").partition(" (while")[0]
-        raise Unstartable(f"Cannot listen on {settings.listen}: {why}; choose another --listen.") from None
+        raise Unstartable(f"Cannot listen on {in_url(host, port)}: {why}; choose another {flag(setting)}.") from None

@@ -91,6 +91,12 @@ class Settings:
         unit="HOST:PORT",
         why="Outside of a pod, nobody else needs it.",
     )
+    webhooks_listen: str = setting(
+        "",
+        "Address at which dbt Cloud's webhooks are taken; no host: every address; empty: none are taken.",
+        unit="HOST:PORT",
+        why="Runs are followed without webhooks, a few seconds later; a port that nobody needs is not opened.",
+    )
     log_level: str = setting("info", "debug, info, warning or error.")
     log_format: str = setting(
         "json", "json (one object per line), or text for people.", why="Log collectors parse JSON without a pattern."
@@ -153,7 +159,7 @@ class Settings:
     def __post_init__(self) -> None:
         for check in (self._check_numbers, self._check_logs, self._check_periods, self._check_names):
             check()
-        self.address, self.weights, self.projects  # noqa: B018 - they raise when they cannot be used
+        self.address, self.webhooks_address, self.weights, self.projects  # noqa: B018 - they raise when they cannot be used
 
     def _check_numbers(self) -> None:
         for name in ("requests_per_minute", "feed_interval_seconds", "request_seconds", "submit_window_seconds"):
@@ -206,10 +212,16 @@ class Settings:
         Raises:
             InvalidSetting: it is not HOST:PORT.
         """
-        host, colon, port = self.listen.rpartition(":")
-        if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-            raise InvalidSetting(f"{flag('listen')} is {self.listen!r}: write HOST:PORT, as 127.0.0.1:8080.")
-        return host.strip("[]"), int(port)
+        return _address("listen", self.listen)
+
+    @property
+    def webhooks_address(self) -> tuple[str, int] | None:
+        """Host and port to take webhooks on; None: none are taken.
+
+        Raises:
+            InvalidSetting: it is not HOST:PORT.
+        """
+        return _address("webhooks_listen", self.webhooks_listen) if self.webhooks_listen else None
 
     @property
     def served_namespaces(self) -> tuple[str, ...]:
@@ -295,6 +307,18 @@ def own_namespace() -> str:
 def own_pod() -> str:
     """The name of the pod, from POD_NAME; empty outside of one."""
     return os.environ.get("POD_NAME", "")
+
+
+def own_address() -> str:
+    """The IP address of the pod, from POD_IP; empty outside of one."""
+    return os.environ.get("POD_IP", "")
+
+
+def _address(name: str, value: str) -> tuple[str, int]:
+    host, colon, port = value.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise InvalidSetting(f"{flag(name)} is {value!r}: write HOST:PORT, as 127.0.0.1:8080.")
+    return host.strip("[]"), int(port)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ CHOSEN_BY_THE_CHART = {
     "kubeconfig",
     "context",
 }
-CHOSEN_BY_THE_CHART |= {"leader_election", "lease_name"}
+CHOSEN_BY_THE_CHART |= {"leader_election", "lease_name", "webhooks_listen"}
 
 
 def snake_case(name: str) -> str:
@@ -139,6 +139,7 @@ CONTEXT: Final[dict[str, dict[str, Any]]] = {
     "image.tag": {"image": {"digest": ""}},
     "crds.keep": {"crds": {"enabled": True}},
     "caBundle.secret": {"caBundle": {"configMap": ""}},
+    "mode": {"webhooks": {"enabled": False}},
 }
 """What must be set besides everything for a value to matter. Those of a part in OPTIONAL need that part."""
 OPTIONAL: Final = ("monitor", "alerts", "dashboards")
@@ -203,6 +204,8 @@ def test_every_setting_is_an_environment_variable_of_its_name(helm: Helm) -> Non
         "POD_NAME": None,
         "DBTRUN_NAMESPACES": "dbtrun-system,team-a",
         "DBTRUN_LISTEN": ":9090",
+        "DBTRUN_WEBHOOKS_LISTEN": ":9091",
+        "POD_IP": None,
         "DBTRUN_CONNECTION_SECRET": "prod",
         "DBTRUN_CONNECTION_NAMESPACES": "dbtrun-system,team-a",
         "DBTRUN_CONNECTION_PROJECTS": "*=,team-a=101+70403103937001",
@@ -405,6 +408,8 @@ def test_prometheus_finds_the_metrics(helm: Helm, kind: str, endpoints: str) -> 
             "rbac.existingClusterRole=a,watchAllNamespaces=true",
             "rbac.existingClusterRole is bound in single namespaces",
         ),
+        ("webhooks.enabled=true,webhooks.port=8080", "webhooks.port and port are the same"),
+        ("webhooks.enabled=true,mode=sidecar", "webhooks.enabled needs mode deployment"),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(helm: Helm, values: str, told: str) -> None:
@@ -449,6 +454,32 @@ def test_grafanas_sidecar_finds_the_dashboards(helm: Helm) -> None:
 def test_alerts_and_dashboards_go_with_a_sidecar_too(helm: Helm) -> None:
     kinds = {each["kind"] for each in helm.objects("--set=mode=sidecar,alerts.enabled=true,dashboards.enabled=true")}
     assert {"PrometheusRule", "ConfigMap"} <= kinds
+
+
+def test_webhooks_have_a_port_and_a_service_of_their_own(helm: Helm) -> None:
+    assert "webhooks" not in {
+        port["name"] for port in helm.deployment()["spec"]["template"]["spec"]["containers"][0]["ports"]
+    }
+    objects = helm.objects("--set=webhooks.enabled=true")
+    services = {each["metadata"]["name"]: each["spec"] for each in objects if each["kind"] == "Service"}
+    assert set(services) == {"dbtrun", "dbtrun-webhooks"}
+    assert [port["targetPort"] for port in services["dbtrun-webhooks"]["ports"]] == ["webhooks"]
+    assert [port["targetPort"] for port in services["dbtrun"]["ports"]] == ["http"]
+    pod = only(objects, "Deployment")["spec"]["template"]
+    assert {"name": "webhooks", "containerPort": 8081} in pod["spec"]["containers"][0]["ports"]
+    assert services["dbtrun-webhooks"]["selector"].items() <= pod["metadata"]["labels"].items()
+
+
+def test_a_network_policy_lets_a_standby_hand_webhooks_on(helm: Helm) -> None:
+    ingress = "networkPolicy.webhooksFrom[0].namespaceSelector.matchLabels.name=ingress"
+    on = f"--set=webhooks.enabled=true,networkPolicy.enabled=true,{ingress}"
+    objects = helm.objects(on)
+    policy = only(objects, "NetworkPolicy")["spec"]
+    ours = {"podSelector": {"matchLabels": policy["podSelector"]["matchLabels"]}}
+    (into,) = (rule for rule in policy["ingress"] if rule["ports"] == [{"port": "webhooks"}])
+    assert into["from"] == [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}, ours]
+    (out,) = (rule for rule in policy["egress"] if rule["ports"] == [{"port": "webhooks"}])
+    assert out["to"] == [ours]
 
 
 def test_objects_of_ones_own_may_use_templates(helm: Helm) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.stack.waiting import until
 from tests.unit.world.apiserver import kubeconfig as written
-from watcher.app import LEADERLESS_SECONDS, STUCK_SECONDS, PartEnded, Watcher, listen
+from watcher.app import LEADERLESS_SECONDS, STUCK_SECONDS, PartEnded, Watcher, listen, reached_at
 from watcher.cluster.access import ClusterAccess
 from watcher.settings import Settings
 
@@ -149,15 +149,32 @@ async def test_an_api_server_that_is_away_is_no_reason_to_restart(watcher: Watch
 
 @pytest.mark.parametrize("address", [":0", "[::]:0"])
 def test_every_address_is_ipv4_and_ipv6(address: str) -> None:
-    with listen(Settings(listen=address)) as listener:
+    with listen(Settings(listen=address).address, "listen") as listener:
         port = listener.getsockname()[1]
         for own in ("127.0.0.1", "::1") if socket.has_dualstack_ipv6() else ("127.0.0.1",):
             socket.create_connection((own, port), timeout=5).close()
 
 
 def test_an_address_of_one_family_stays_one() -> None:
-    with listen(Settings(listen="127.0.0.1:0")) as listener:
+    with listen(("127.0.0.1", 0), "listen") as listener:
         assert listener.family is socket.AF_INET
+
+
+@pytest.mark.parametrize(
+    ("pod", "listens", "reached"),
+    [
+        ("10.0.0.5", ":8081", "10.0.0.5:8081"),
+        ("fd00::5", ":8081", "[fd00::5]:8081"),
+        ("", "127.0.0.1:8081", "127.0.0.1:8081"),
+        ("", ":8081", ""),
+        ("10.0.0.5", "", ""),
+    ],
+)
+def test_where_other_watchers_reach_this_one(
+    pod: str, listens: str, reached: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POD_IP", pod)
+    assert reached_at(Settings(webhooks_listen=listens)) == reached
 
 
 def test_kopf_is_not_imported_before_the_watcher_begins() -> None:

@@ -23,6 +23,7 @@ from watcher.settings import InvalidSetting, Settings
         ({"feed_interval_seconds": float("inf")}, "--feed-interval-seconds is inf: it must be a number greater than"),
         ({"quiet_period_seconds": float("nan")}, "--quiet-period-seconds is nan: it must be at least"),
         ({"listen": "a:\N{SUPERSCRIPT TWO}"}, "--listen is 'a:\N{SUPERSCRIPT TWO}': write HOST:PORT"),
+        ({"webhooks_listen": "8081"}, "--webhooks-listen is '8081': write HOST:PORT"),
         (
             {"namespaces": "team-a,Team_B"},
             "--namespaces has 'Team_B', which is not a valid namespace name: write names",

@@ -13,13 +13,12 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx
-import pytest
 from prometheus_client import generate_latest
 
-from watcher.telemetry import health
-from watcher.telemetry.health import MAX_CONNECTIONS, Checks, health_app, serve
+from watcher.telemetry.health import LIMITS, Checks, health_app
 from watcher.telemetry.logs import JsonFormatter, TextFormatter
 from watcher.telemetry.metrics import Metrics
+from watcher.telemetry.serving import Limits, serve
 from watcher.telemetry.vitals import Vitals
 
 
@@ -109,11 +108,11 @@ def test_a_request_is_counted_and_timed() -> None:
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[tuple[str, int]]:
+async def served(limits: Limits = LIMITS) -> AsyncIterator[tuple[str, int]]:
     """The probes' server on a socket."""
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()[:2]
-    serving = asyncio.create_task(serve(health_app(Checks(Vitals(), ready=lambda: None), Metrics()), listener))
+    serving = asyncio.create_task(serve(health_app(Checks(Vitals(), ready=lambda: None), Metrics()), listener, limits))
     try:
         yield address
     finally:
@@ -137,14 +136,13 @@ async def test_idle_connections_neither_hold_descriptors_nor_the_probes_up() -> 
         for _, writer in idle[::2]:
             writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ")
         assert await answer(address) == 200
-        assert descriptors() < 300 + 2 * MAX_CONNECTIONS + 50, "each of ours has no counterpart any more"
+        assert descriptors() < 300 + 2 * LIMITS.connections + 50, "each of ours has no counterpart any more"
         for _, writer in idle:
             writer.close()
 
 
-async def test_a_connection_lasts_for_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "CONNECTION_SECONDS", 0.2)
-    async with served() as address:
+async def test_a_connection_lasts_for_seconds() -> None:
+    async with served(Limits(connections=32, seconds=0.2)) as address:
         reader, writer = await asyncio.open_connection(*address)
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
         with suppress(ConnectionError):

@@ -18,8 +18,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from watcher.telemetry.health import Checks, health_app, serve
+from watcher.telemetry.health import LIMITS, Checks, health_app
 from watcher.telemetry.metrics import Metrics
+from watcher.telemetry.serving import serve
 from watcher.telemetry.vitals import Heart, Vitals
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +54,7 @@ class Process:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         app = health_app(Checks(Vitals(), ready=lambda: None), self.metrics)
         heart = Heart(self.metrics.loop_lag.observe, beat=0.05, told_after=4, ended_after=20, end=self.ended.append)
-        tasks = [asyncio.create_task(serve(app, self._listener)), asyncio.create_task(heart.run())]
+        tasks = [asyncio.create_task(serve(app, self._listener, LIMITS)), asyncio.create_task(heart.run())]
         self._ready.set()
         await self._stop.wait()
         for task in tasks:

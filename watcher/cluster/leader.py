@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import msgspec
 
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 PREFIX: Final = "apis/coordination.k8s.io/v1"
 KIND: Final = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
+ADDRESS: Final = "dbtrun.dev/webhooks-address"
+"""Annotation of the Lease: where its holder takes webhooks."""
 RELEASE_SECONDS: Final = 2.0
 """A clean stop does not wait longer for its release to be accepted; the next holder then waits for `duration`."""
 
@@ -58,6 +60,7 @@ class _Spec(msgspec.Struct, rename="camel", omit_defaults=True):
 
 class _Metadata(msgspec.Struct, rename="camel"):
     resource_version: str
+    annotations: dict[str, str] | None = None
 
 
 class _Lease(msgspec.Struct):
@@ -81,13 +84,18 @@ class Leader:
         *,
         settings: LeaseSettings | None = None,
         pod: str = "",
+        address: str = "",
         on_change: Callable[[bool], None] = lambda _leading: None,
     ) -> None:
-        """`pod`, by default the host's name, and a random part are the holder: it must not outlive this process."""
+        """`pod`, by default the host's name, and a random part are the holder: it must not outlive this process.
+
+        `address` is where other watchers reach this one, if they do.
+        """
         self.identity = f"{pod or socket.gethostname()}_{secrets.token_hex(4)}"
         self._access = access
         self._namespace = namespace
         self._name = name
+        self._address = address
         self._settings = settings or LeaseSettings()
         self._on_change = on_change
         self._told = False
@@ -101,6 +109,12 @@ class Leader:
     def holder(self) -> str:
         """Who held the Lease when it was last looked at; empty if no one did, or if that is not known."""
         return (self._lease.spec.holder_identity if self._lease else None) or ""
+
+    @property
+    def holder_address(self) -> str:
+        """Where the holder takes webhooks, as the Lease said when it was last looked at; empty if it does not say."""
+        annotations = self._lease.metadata.annotations if self._lease and self.holder else None
+        return (annotations or {}).get(ADDRESS, "")
 
     def is_leader(self) -> bool:
         """Whether no other replica can hold the Lease at this instant."""
@@ -142,10 +156,10 @@ class Leader:
         if self._lease is None or not self._ours(self._lease):
             self._lease = await self._look()
         if self._lease is None:
-            self._lease = await self._write("POST", {"name": self._name}, _Spec())
+            self._lease = await self._write("POST", self._metadata(), _Spec())
         elif self._ours(self._lease) or self._free(self._lease):
-            basis = {"name": self._name, "resourceVersion": self._lease.metadata.resource_version}
-            self._lease = await self._write("PUT", basis, self._lease.spec)
+            basis = {"resourceVersion": self._lease.metadata.resource_version}
+            self._lease = await self._write("PUT", self._metadata() | basis, self._lease.spec)
         else:
             return False
         return True
@@ -159,7 +173,10 @@ class Leader:
             self._seen, self._seen_at = lease.metadata.resource_version, _clock()
         return lease
 
-    async def _write(self, method: str, metadata: dict[str, str], before: _Spec) -> _Lease:
+    def _metadata(self) -> dict[str, Any]:
+        return {"name": self._name} | ({"annotations": {ADDRESS: self._address}} if self._address else {})
+
+    async def _write(self, method: str, metadata: dict[str, Any], before: _Spec) -> _Lease:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         renewed = before.holder_identity == self.identity
         transitions = before.lease_transitions
@@ -172,7 +189,7 @@ class Leader:
         )
         return await self._send(method, metadata, spec)
 
-    async def _send(self, method: str, metadata: dict[str, str], spec: _Spec) -> _Lease:
+    async def _send(self, method: str, metadata: dict[str, Any], spec: _Spec) -> _Lease:
         path = self._path(None if method == "POST" else self._name)
         body = {**KIND, "metadata": metadata, "spec": msgspec.to_builtins(spec)}
         return decode(await self._access.request(method, path, body=body, urgency=None), _Lease)

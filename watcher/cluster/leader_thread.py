@@ -46,6 +46,11 @@ class LeaderThread:
         """Who held the Lease when it was last looked at; empty if no one did, or if that is not known."""
         return "" if self._leader is None else self._leader.holder
 
+    @property
+    def holder_address(self) -> str:
+        """Where the holder takes webhooks; empty if that is not known."""
+        return "" if self._leader is None else self._leader.holder_address
+
     def is_leader(self) -> bool:
         """Whether no other replica can hold the Lease at this instant."""
         return self._leader is not None and self._leader.is_leader()

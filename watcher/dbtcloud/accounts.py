@@ -24,7 +24,7 @@ from watcher.dbtcloud.budget import BURST, REQUESTS_PER_MINUTE, UNPROVEN, Budget
 from watcher.dbtcloud.channel import TOTAL_SECONDS
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.containment import Containment
-from watcher.dbtcloud.hints import Hints
+from watcher.dbtcloud.hints import Hints, Looked
 from watcher.dbtcloud.intake import Intake
 from watcher.dbtcloud.ledger import READ_SECONDS, Ledger
 from watcher.dbtcloud.listener import Listener
@@ -67,12 +67,13 @@ class Account:
     slots: Slots | None = None
     """None: the connection has no limit of live runs."""
     clock: Clock = system_clock
+    looked: Looked = lambda _requests: None
     looks: Looks = field(init=False)
     hints: Hints = field(init=False)
 
     def __post_init__(self) -> None:
         self.looks = Looks(self.share)
-        self.hints = Hints(self.share, self.poller, self.ledger, self.clock)
+        self.hints = Hints(self.share, self.poller, self.ledger, self.clock, self.looked)
 
     async def run(self) -> None:
         """Polls, reads for the mirrors, and hands out run slots, until cancelled."""
@@ -116,6 +117,7 @@ class Accounts:
         count: called with the connection's fault, for the metrics.
         observe: called with each request that has come to an end, for the metrics.
         late: called with the number of runs that dbt Cloud has listed too late for the mirrors.
+        looked: called with the number of requests that hints cause.
         elsewhere: called with the host and each finished run of an account that no object follows.
         transport: in place of the network, in tests.
         weights: turns of the namespaces, for starts and run slots.
@@ -135,6 +137,7 @@ class Accounts:
         observe: Observe = lambda _sent: None,
         elsewhere: Callable[[str, RunFacts], object] = lambda _host, _run: None,
         late: Callable[[int], object] = lambda _runs: None,
+        looked: Looked = lambda _requests: None,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock = system_clock,
         weights: Mapping[str, int] = NO_WEIGHTS,
@@ -150,6 +153,7 @@ class Accounts:
         self._observe = observe
         self._elsewhere = elsewhere
         self._late = late
+        self._looked = looked
         self._intake = Intake()
         self._transport = transport
         self._clock = clock
@@ -263,6 +267,7 @@ class Accounts:
             searches=Starts(weights=self._weights),
             slots=self._slots(connection, client, poller, users, containment),
             clock=self._clock,
+            looked=self._looked,
         )
         self._accounts[connection] = account
         self._launch(account)

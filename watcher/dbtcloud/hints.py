@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple, Protocol
 
 from watcher.bucket import Bucket
@@ -30,6 +30,10 @@ MAX_HINTED: Final = PAGE_SIZE * (BURST - 2)
 """Runs that are looked at at once, as many as a burst can. More are found without webhooks."""
 OUTDATED_SECONDS: Final = 15.0
 """A hint that could not be followed for so long says nothing that was not found without it."""
+
+
+Looked = Callable[[int], object]
+"""Called with the number of requests that a look causes."""
 
 
 class Hint(NamedTuple):
@@ -74,13 +78,12 @@ class Ledger(Protocol):
 class Hints:
     """The hints of one connection. `run()` is its task; everything else is called on the same loop."""
 
-    def __init__(self, share: Share, poller: Poller, ledger: Ledger, clock: Clock) -> None:
-        self.looks = 0
-        """Requests that hints have caused so far."""
+    def __init__(self, share: Share, poller: Poller, ledger: Ledger, clock: Clock, looked: Looked) -> None:
         self._share = share
         self._poller = poller
         self._ledger = ledger
         self._clock = clock
+        self._looked = looked
         self._bucket = Bucket(self._rate, clock().mono, BURST)
         self._hinted: dict[int, Hint] = {}
         self._noted = asyncio.Event()
@@ -118,7 +121,7 @@ class Hints:
         self._bucket.resize(self._rate, BURST)  # it grows when dbt Cloud accepts the token
         if self._share.budget.paused_until is not None or not self._bucket.take(now, requests):
             return BUSY_SECONDS
-        self.looks += requests
+        self._looked(requests)
         self._poller.look_at(followed)
         if lists:
             self._ledger.hurry()

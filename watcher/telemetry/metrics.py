@@ -255,6 +255,22 @@ class Metrics:
             "Finished runs that dbt Cloud listed later than DbtRunMirrors allow for.",
             registry=registry,
         )
+        self.webhooks = Counter(
+            "dbtrun_webhooks",
+            "Requests to the receiver of webhooks, by outcome: accepted, unused (nobody waits for its run), duplicate, "
+            "relayed (to the watcher that acts), and what was refused.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.webhook_duration = Histogram(
+            "dbtrun_webhook_duration_seconds",
+            "From the headers of a webhook to its answer.",
+            buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 3, 10),
+            registry=registry,
+        )
+        self.webhook_looks = Counter(
+            "dbtrun_webhook_looks", "Requests to dbt Cloud that webhooks have caused.", registry=registry
+        )
         self.known = Gauge("dbtrun_objects", "DbtRuns known.", registry=registry)
         self.active = Gauge("dbtrun_reconciles_active", "Objects that are being reconciled now.", registry=registry)
         self.end_lag = Histogram(
@@ -304,6 +320,11 @@ class Metrics:
         """Counts a request to dbt Cloud that has come to an end."""
         self.requests.labels(purpose).inc()
         self.request_duration.labels(kind, outcome).observe(seconds)
+
+    def webhook(self, outcome: str, seconds: float) -> None:
+        """Counts a request to the receiver of webhooks."""
+        self.webhooks.labels(outcome).inc()
+        self.webhook_duration.observe(seconds)
 
     def watch_objects(self, census: Callable[[], Census]) -> None:
         """Shows the objects; counted at each scrape."""

@@ -1,6 +1,6 @@
 {{/* Stops at values that cannot work. Every template with values begins with it. */}}
 {{- define "dbtrun.check" -}}
-{{- if not (hasKey .Values "mode") -}}
+{{- if not (and (hasKey .Values "mode") (hasKey .Values "webhooks")) -}}
 {{- fail "These values come from an older version of the chart and lack the new ones: upgrade with --reset-then-reuse-values in place of --reuse-values." -}}
 {{- end -}}
 {{- with .Values.settings -}}
@@ -13,6 +13,12 @@
 {{- end -}}
 {{- if and .Values.rbac.existingClusterRole .Values.watchAllNamespaces -}}
 {{- fail "rbac.existingClusterRole is bound in single namespaces: set watchNamespaces, or leave it empty to serve every namespace." -}}
+{{- end -}}
+{{- if and .Values.webhooks.enabled (eq (int .Values.webhooks.port) (int .Values.port)) -}}
+{{- fail "webhooks.port and port are the same: webhooks have a port of their own, so choose another." -}}
+{{- end -}}
+{{- if and .Values.webhooks.enabled (ne .Values.mode "deployment") -}}
+{{- fail "webhooks.enabled needs mode deployment: the pod of Airflow's triggerer has no Service." -}}
 {{- end -}}
 {{- if and .Values.monitor.enabled (eq .Values.monitor.kind "ServiceMonitor") (not .Values.service.enabled) -}}
 {{- fail "monitor.kind is ServiceMonitor, and service.enabled is false: enable the Service, or choose PodMonitor." -}}

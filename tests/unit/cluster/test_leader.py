@@ -177,3 +177,16 @@ async def test_an_end_that_is_no_exception_is_one_in_our_loop(tmp_path: Path, mo
     async with world(tmp_path) as at:
         with pytest.raises(RuntimeError):
             await threaded(at, lambda _leading: None, elect).run()
+
+
+async def test_the_lease_says_where_its_holder_takes_webhooks_while_it_is_held(tmp_path: Path) -> None:
+    async with world(tmp_path) as at:
+        first = Leader(at.access, "ns", "watcher", settings=SETTINGS, pod="one", address="10.0.0.1:8081")
+        second = Leader(at.access, "ns", "watcher", settings=SETTINGS, pod="two", address="10.0.0.2:8081")
+        async with running(second):
+            async with running(first):
+                await until(lambda: first.is_leader() or second.is_leader())
+                told = "10.0.0.1:8081" if first.is_leader() else "10.0.0.2:8081"
+                await until(lambda: first.holder_address == second.holder_address == told)
+            await until(lambda: second.holder_address == "10.0.0.2:8081")
+        assert Leader(at.access, "ns", "watcher").holder_address == "", "it is not known before the first look"
