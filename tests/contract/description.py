@@ -117,7 +117,7 @@ def _add_v3(document: Schema) -> None:
 
 
 # Not described, yet real clients use them: only their envelope can be checked.
-UNDESCRIBED = re.compile(r"/api/(v2/whoami|v[23]/accounts)/?")
+UNDESCRIBED = re.compile(r"/api/(v2/whoami|v[23]/accounts|v3/accounts/[0-9]+/webhooks/subscriptions?(/.*)?)/?")
 FAILURE: Schema = {
     "type": "object",
     "required": ["status", "data"],

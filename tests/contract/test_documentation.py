@@ -25,8 +25,10 @@ from watcher.simulator.scenario import (
     ProjectSpec,
     Scenario,
     TokenSpec,
+    WebhookSpec,
     parse,
 )
+from watcher.simulator.webhooks import Conduct
 
 TEXT = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
 ADDRESS: Final = "http://127.0.0.1:8580"
@@ -37,7 +39,9 @@ def test_the_example_is_a_scenario() -> None:
     assert [job.name for job in parse(EXAMPLE).jobs] == ["nightly"]
 
 
-@pytest.mark.parametrize("kind", [Scenario, AccountSpec, TokenSpec, ProjectSpec, EnvironmentSpec, JobSpec, FailingNode])
+@pytest.mark.parametrize(
+    "kind", [Scenario, AccountSpec, TokenSpec, ProjectSpec, EnvironmentSpec, JobSpec, FailingNode, WebhookSpec]
+)
 def test_the_example_shows_every_field(kind: type[Scenario]) -> None:
     assert [name for name in kind.__struct_fields__ if not re.search(rf"\b{name}:", EXAMPLE)] == []
 
@@ -48,6 +52,10 @@ def test_every_effect_is_listed_with_its_fields() -> None:
     effects = {str(kind.__struct_config__.tag): set(kind.__struct_fields__) for kind in get_args(AnyEffect)}
     assert listed == effects
     assert all(f"`{name}`" in TEXT for name in Rule.__struct_fields__)
+
+
+def test_every_mishap_of_webhooks_is_named() -> None:
+    assert [name for name in Conduct.__struct_fields__ if f'"{name}":' not in TEXT] == []
 
 
 def test_every_kind_of_request_is_named() -> None:

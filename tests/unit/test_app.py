@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from dbtrun.connection.secret import Connection, Token
 from tests.stack.waiting import until
 from tests.unit.world.apiserver import kubeconfig as written
 from watcher.app import LEADERLESS_SECONDS, STUCK_SECONDS, PartEnded, Watcher, listen, reached_at
 from watcher.cluster.access import ClusterAccess
 from watcher.settings import Settings
+from watcher.webhooks.hint import Hint, Kind
 
 ROOT = Path(__file__).parents[2]
 Work = Callable[[], Awaitable[None]]
@@ -158,6 +160,19 @@ def test_every_address_is_ipv4_and_ipv6(address: str) -> None:
 def test_an_address_of_one_family_stays_one() -> None:
     with listen(("127.0.0.1", 0), "listen") as listener:
         assert listener.family is socket.AF_INET
+
+
+async def test_a_webhook_serves_exactly_the_connection_of_its_secret(watcher: Watcher) -> None:
+    mine = Connection(host="cloud.getdbt.com", account_id=1, token=Token("mine"))
+    account = watcher.accounts.use("uid", mine)
+    account.follow("uid", 7, 60.0)
+    hint = Hint(key="k", kind=Kind.COMPLETED, account_id=1, job_id=None, run_id=7)
+    other = Connection(host="cloud.getdbt.com", account_id=1, token=Token("somebody else's"))
+    assert watcher._hinted(mine, hint)
+    assert not watcher._hinted(other, hint), "it may claim the account, and does not have its token"
+    assert not watcher._hinted(mine, replace(hint, account_id=2))
+    assert not watcher._hinted(mine, replace(hint, run_id=8)), "nobody waits for it"
+    assert not watcher._hinted(mine, replace(hint, run_id=None))
 
 
 @pytest.mark.parametrize(

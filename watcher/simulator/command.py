@@ -88,6 +88,7 @@ async def _serve(simulator: Simulator, place: Place, *, remote_control: bool) ->
     ca = f", CA {place.ca}" if place.ca else ""
 
     def ready() -> None:
+        simulator.webhooks.start()
         click.echo(f"dbt Cloud simulator: {place.url}, account {simulator.account.spec.id}{ca}")
 
     server = make_server(application(simulator, remote_control=remote_control), place.tls, ready)

@@ -16,6 +16,7 @@ from watcher.simulator.faults import Fault, Rule, json_response
 from watcher.simulator.model import Run, Status, TriggerRequest
 from watcher.simulator.routes import KINDS
 from watcher.simulator.scenario import Id, JobSpec, ScenarioError, TokenSpec, convert
+from watcher.simulator.webhooks import Conduct
 from watcher.simulator.wire import run_time
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class Control:
             ("PATCH", "/jobs/{id}", self._patch_job),
             ("POST", "/clock", self._clock),
             ("PUT", "/tokens", self._tokens),
+            ("GET", "/webhooks", self._webhooks),
+            ("PUT", "/webhooks", self._put_conduct),
             ("GET", "/faults", self._faults),
             ("POST", "/faults", self._add_fault),
             ("DELETE", "/faults", self._clear_faults),
@@ -192,6 +195,14 @@ class Control:
         tokens = _decode(body, Tokens).tokens
         self._simulator.set_tokens(tokens)
         return {"count": len(tokens)}
+
+    def _webhooks(self, _request: Request, _body: bytes) -> Any:
+        hooks = self._simulator.webhooks
+        return {"subscriptions": hooks.subscriptions, "conduct": hooks.conduct, "counts": hooks.counts}
+
+    def _put_conduct(self, request: Request, body: bytes) -> Any:
+        self._simulator.webhooks.conduct = _decode(body, Conduct)
+        return self._webhooks(request, b"")
 
     def _faults(self, _request: Request, _body: bytes) -> Any:
         faults = self._simulator.faults

@@ -18,6 +18,8 @@ import msgspec
 from watcher.simulator.scenario import FailingNode, JobSpec, NodeResult, find_environment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from watcher.simulator.clock import Clock
     from watcher.simulator.scenario import EnvironmentSpec, ProjectSpec, Scenario, Span
 
@@ -160,6 +162,8 @@ class Account:
         self.by_job: defaultdict[int, list[Run]] = defaultdict(list)
         self.finished: list[tuple[float, int]] = []
         self.dirty: dict[int, Run] = {}
+        self.on_change: Callable[[Run, float], object] = lambda _run, _at: None
+        """Called with a run that has started to run or has ended, and the virtual instant."""
         self._random = random.Random(scenario.seed)  # noqa: S311 - spreads, not secrets
         self._heap: list[tuple[float, int]] = []
         self._busy: dict[int, int] = {}  # job → the run that holds it
@@ -421,6 +425,7 @@ class Account:
         elif run.status is Status.STARTING:
             run.status, run.started_time, run.started_at = Status.RUNNING, at, self.clock.stamp(at)
             self._touch(run, at)
+            self.on_change(run, at)
         elif run.run is not None and at >= (run.started_time or 0.0) + run.run:
             messages = {Status.ERROR: run.message, Status.CANCELLED: CANCELLED_BY_USER}
             self._end(run, run.outcome, at, messages.get(run.outcome))
@@ -439,6 +444,7 @@ class Account:
         self.dirty[run.id] = run
         insort(self.finished, (run.finished_at, run.id))
         self._release(run, at)
+        self.on_change(run, at)
 
     def _release(self, run: Run, at: float) -> None:
         """Give back what the run held; whoever stood behind it is next."""

@@ -15,10 +15,10 @@ import msgspec
 from starlette.responses import Response
 from starlette.routing import Route
 
-from watcher.simulator import filters, wire
+from watcher.simulator import filters, webhooks, wire
 from watcher.simulator.faults import VIEW, Dropped, Hung, Latency, View, json_response, suffer, view_of
 from watcher.simulator.model import Refused, Run, TriggerRequest
-from watcher.simulator.scenario import TokenSpec, find_project
+from watcher.simulator.scenario import TokenSpec, WebhookSpec, find_project
 from watcher.simulator.steps import artifact, artifact_names, run_of_step, steps
 from watcher.simulator.wire import ApiError, enveloped, invalid, not_found
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from watcher.simulator.model import Job
     from watcher.simulator.scenario import EnvironmentSpec, ProjectSpec
     from watcher.simulator.state import Simulator
+    from watcher.simulator.webhooks import Subscription
 
 
 @dataclass(slots=True)
@@ -114,6 +115,17 @@ class Call:
         """The environments that the token may see."""
         projects = [project for project in self.simulator.scenario.projects if self.sees_project(project.id)]
         return [(project, environment) for project in projects for environment in project.environments]
+
+    def subscription(self) -> Subscription:
+        """The webhook subscription of the path.
+
+        Raises:
+            ApiError: there is no such subscription.
+        """
+        found = self.simulator.webhooks.subscriptions.get(self.request.path_params["webhook_id"])
+        if found is None:
+            raise not_found()
+        return found
 
     def write(self) -> None:
         """Refuses a token that may only read.
@@ -377,6 +389,58 @@ def get_project_environment(call: Call) -> Any:
     raise not_found()
 
 
+# Webhooks
+
+
+def list_webhooks(call: Call) -> Any:
+    """GET webhooks/subscriptions"""
+    subscriptions = call.simulator.webhooks.subscriptions.values()
+    return enveloped([webhooks.body(call.simulator.account.spec.id, each) for each in subscriptions])
+
+
+def create_webhook(call: Call) -> Any:
+    """POST webhooks/subscriptions"""
+    call.write()
+    made = call.simulator.webhooks.add(_webhook_spec(call.body))
+    call.simulator.webhooks.start()
+    return enveloped(webhooks.body(call.simulator.account.spec.id, made, new=True))
+
+
+def get_webhook(call: Call) -> Any:
+    """GET webhooks/subscription/{id}"""
+    return enveloped(webhooks.body(call.simulator.account.spec.id, call.subscription()))
+
+
+def put_webhook(call: Call) -> Any:
+    """PUT webhooks/subscription/{id}"""
+    subscription = call.subscription()
+    call.write()
+    call.simulator.webhooks.change(subscription, _webhook_spec(call.body))
+    return enveloped(webhooks.body(call.simulator.account.spec.id, subscription))
+
+
+def delete_webhook(call: Call) -> Any:
+    """DELETE webhooks/subscription/{id}"""
+    subscription = call.subscription()
+    call.write()
+    del call.simulator.webhooks.subscriptions[subscription.id]
+    return enveloped({"id": subscription.id})
+
+
+def _webhook_spec(body: bytes) -> WebhookSpec:
+    """Ids of jobs may be strings, as the API itself writes them.
+
+    Raises:
+        ApiError: a field is not as described.
+    """
+    try:
+        document = msgspec.json.decode(body or b"{}")
+        known = {name: document[name] for name in WebhookSpec.__struct_fields__ if name in document}
+        return msgspec.convert(known | {"hmac_secret": None}, WebhookSpec, strict=False)
+    except (msgspec.MsgspecError, TypeError) as error:
+        raise invalid(body=str(error)) from None
+
+
 def get_account(call: Call) -> Any:
     """GET accounts/{id}/"""
     return enveloped(wire.account_body(call.simulator.account))
@@ -399,6 +463,7 @@ ACCOUNT = "/accounts/{account_id}"
 RUN = f"{ACCOUNT}/runs/{{run_id}}"
 JOB = f"{ACCOUNT}/jobs/{{job_id}}"
 PROJECT = f"{ACCOUNT}/projects/{{project_id}}"
+WEBHOOKS = f"/api/v3{ACCOUNT}/webhooks"
 # (method, path without its trailing slash, kind, endpoint): the kinds are what faults and counts are named by
 ENDPOINTS: list[tuple[str, str, str, Callable[[Call], Any]]] = [
     ("GET", f"/api/v2{ACCOUNT}/runs", "list-runs", list_runs),
@@ -429,6 +494,11 @@ ENDPOINTS: list[tuple[str, str, str, Callable[[Call], Any]]] = [
     ("GET", f"/api/v3{PROJECT}/environments", "list-environments", list_project_environments),
     ("GET", f"/api/v3{PROJECT}/environments/{{environment_id}}", "get-environment", get_project_environment),
     ("GET", "/api/v2/whoami", "whoami", whoami),
+    ("GET", f"{WEBHOOKS}/subscriptions", "list-webhooks", list_webhooks),
+    ("POST", f"{WEBHOOKS}/subscriptions", "create-webhook", create_webhook),
+    ("GET", f"{WEBHOOKS}/subscription/{{webhook_id}}", "get-webhook", get_webhook),
+    ("PUT", f"{WEBHOOKS}/subscription/{{webhook_id}}", "put-webhook", put_webhook),
+    ("DELETE", f"{WEBHOOKS}/subscription/{{webhook_id}}", "delete-webhook", delete_webhook),
 ]
 KINDS = tuple(dict.fromkeys(kind for _, _, kind, _ in ENDPOINTS))
 

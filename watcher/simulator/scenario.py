@@ -112,6 +112,26 @@ class TokenSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         return f"TokenSpec(token='***', projects={self.projects!r}, read_only={self.read_only})"
 
 
+Event = Literal["job.run.started", "job.run.completed", "job.run.errored"]
+
+
+class WebhookSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A subscription. Without `job_ids` it is for every job."""
+
+    client_url: Name
+    name: Name = "webhook"
+    description: str | None = None
+    event_types: Annotated[list[Event], msgspec.Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: ["job.run.started", "job.run.completed", "job.run.errored"]
+    )
+    job_ids: list[Id] = []
+    active: bool = True
+    hmac_secret: Name | None = None  # null: the simulator makes one
+
+    def __repr__(self) -> str:
+        return f"WebhookSpec(client_url={self.client_url!r}, hmac_secret='***')"
+
+
 class AccountSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     id: Id = ACCOUNT_ID
     name: Name = "Simulated"
@@ -135,6 +155,7 @@ class Scenario(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         default_factory=lambda: [ProjectSpec(name="Analytics")]
     )
     jobs: list[JobSpec] = msgspec.field(default_factory=_default_jobs)
+    webhooks: list[WebhookSpec] = []
     faults: list[dict[str, Any]] = []  # rules that are in force from the start, as of POST /_simulator/faults
     seed: int = 0
 

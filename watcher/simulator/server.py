@@ -79,7 +79,7 @@ class AbortableProtocol(H11Protocol):
 class Server(uvicorn.Server):
     """A server that says when it is ready and leaves the signals to its caller."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], object]) -> None:
         super().__init__(config)
         self._ready = ready
 
@@ -101,7 +101,7 @@ class Server(uvicorn.Server):
         yield
 
 
-def make_server(app: ASGIApp, tls: ssl.SSLContext | None, ready: Callable[[], None]) -> Server:
+def make_server(app: ASGIApp, tls: ssl.SSLContext | None, ready: Callable[[], object]) -> Server:
     """A server of the application that writes no log of its own."""
     options: dict[str, Any] = {"ssl_context_factory": lambda _config, _default: tls} if tls else {}
     config = uvicorn.Config(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from watcher.simulator.clock import Clock
 from watcher.simulator.faults import Faults, Rule
 from watcher.simulator.journal import Entry, Journal, Requests
@@ -18,6 +20,7 @@ from watcher.simulator.scenario import (
     find_project,
 )
 from watcher.simulator.store import Facts, StateError, Store
+from watcher.simulator.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +40,9 @@ class Simulator:
         self.faults = Faults(self.clock)
         for rule in scenario.faults:
             self.faults.add(convert(rule, Rule))
+        self.webhooks = Webhooks(self.account, self.clock, scenario.seed)
+        for spec in scenario.webhooks:
+            self.webhooks.add(msgspec.structs.replace(spec))
         self.journal = Journal()
         self.requests = Requests()
         self.tokens: dict[str, TokenSpec] = {}
@@ -142,6 +148,7 @@ class Simulator:
         self.journal.entries = saved.journal
 
     def close(self) -> None:
-        """Closes the store."""
+        """Stops sending webhooks and closes the store."""
+        self.webhooks.close()
         if self._store:
             self._store.close()

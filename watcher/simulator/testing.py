@@ -79,6 +79,7 @@ async def running(
         listening = bind("127.0.0.1", port)
         host = f"127.0.0.1:{listening.getsockname()[1]}"
         server = make_server(application(simulator), context, ready.set)
+        simulator.webhooks.start()
         task = asyncio.create_task(server.serve([listening]))
         try:
             await ready.wait()
