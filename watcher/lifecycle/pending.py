@@ -75,7 +75,9 @@ def _report_copy(case: Case) -> Decision:
 def _hold_back(case: Case) -> Decision | None:
     if not (case.spec.adopts or case.run.may_start):
         return _report_copy(case)
-    if case.spec.suspend and not (case.spec.cancel or case.run.deleting):
+    if case.spec.cancel or case.run.deleting:
+        return None  # what was started, if anything, is looked up now and not when another attempt would be due
+    if case.spec.suspend:
         return case.rest(why="suspended", phase=Phase.PENDING, reason=Reason.SUSPENDED, message="spec.suspend is true.")
     not_before = case.attempt.not_before if case.attempt else None
     # Never this far ahead, unless a clock was wrong: then it means nothing.

@@ -118,6 +118,13 @@ def test_what_nobody_wants_any_more_is_searched_for_before_it_is_said_to_have_no
     assert written(obj, known_with(MET, looked_back=searched(19, facts(cause=MARK)))).phase is Phase.RUNNING
 
 
+@pytest.mark.parametrize("wish", [{"cancel": True}, {"deleted": 18.0}])
+def test_what_nobody_wants_any_more_is_searched_for_now_and_not_when_its_retry_is_due(wish: dict[str, object]) -> None:
+    backing_off = run(second(not_before=wall(3600)), retry=Retry(limit=1, backoff_seconds=3600), **wish)  # type: ignore[arg-type]
+    decided(SearchPast, backing_off, MET)
+    assert written(backing_off, known_with(MET, looked_back=searched(19, number=2))).phase is Phase.CANCELLED
+
+
 def test_an_object_with_a_broken_connection_is_deleted_all_the_same() -> None:
     memory = Known(since=RESTARTED, trouble=trouble(Reason.UNAUTHORIZED, retry_at=90))
     assert written(run(deleted=18), memory).phase is Phase.CANCELLED
