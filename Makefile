@@ -85,7 +85,7 @@ slow: export BRIEF := 1
 slow:
 	@$(BIN)/pytest tests --ignore=tests/unit --ignore=tests/node -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test-airflow: controlplane airflows ## the ones on real Airflow 3.3 and 2.11, side by side; a few more than in `make test`
+test-airflow: controlplane airflows ## all tests on real Airflow 3.3 and 2.11, side by side; `make test` runs a part of them
 	@$(BIN)/pytest tests/airflow -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-node: controlplane ## in real Pods on a node of its own: needs Linux, root and packages that it names

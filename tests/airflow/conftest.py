@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
-from typing import Final
 
 import pytest
 import pytest_asyncio
 
-from tests.airflow import environments
+from tests.airflow import environments, tiers
 from tests.airflow.rig import Rig
 from tests.controlplane import BuildError, build
 
@@ -18,23 +16,15 @@ collect_ignore = (
     [] if len(environments.tested()) == len(environments.RELEASES) else ["test_floors.py", "test_reacting_more.py"]
 )
 
-BRIEF: Final = (
-    "a_retry_after_a_failure",
-    "a_deferred_task_cleared_after_its_success",
-    "its_dag_run_deleted_and_created_again",
-    "mapped_tasks_cleared_when_there_are_fewer",
-)
-"""Ways to run a task again that `make test` tries on Airflow 2: one of each kind. `make test-airflow` tries all."""
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "thorough(*generations): not in `make test` on these generations of Airflow")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves out what BRIEF leaves out, if the environment asks for it: on Airflow 2 each takes several seconds."""
-    if "BRIEF" in os.environ:
-        items[:] = [item for item in items if not _of_airflow_2_again(item) or any(way in item.name for way in BRIEF)]
-
-
-def _of_airflow_2_again(item: pytest.Item) -> bool:
-    return item.path.name == "test_reruns.py" and "[2." in item.name
+    """Leaves out what `make test` leaves to `make test-airflow`."""
+    if tiers.BRIEF:
+        items[:] = [item for item in items if not tiers.left_out(item)]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from dbtrun.api import WATCHED_ANNOTATION
 from tests.airflow.rig import Rig
+from tests.airflow.tiers import thorough
 from tests.causes import CAUSES, jobs
 from tests.stack import until
 
@@ -22,6 +23,7 @@ FAILED_NODES = {
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
+@thorough(2)
 async def test_the_log_the_callback_and_the_xcom_tell_the_cause(rig: Rig) -> None:
     for job in jobs(FIRST):
         await rig.stack.ask("PUT", f"/jobs/{job['id']}", job)
@@ -46,6 +48,7 @@ UNUSABLE = {
 """Of each task of the DAG: the reason and the words for its connection."""
 
 
+@thorough(2)
 async def test_a_connection_that_cannot_be_used_is_in_the_log_while_the_task_waits(
     rig: Rig, capsys: pytest.CaptureFixture[str]
 ) -> None:

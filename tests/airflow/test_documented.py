@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from tests.airflow.rig import Rig
+from tests.airflow.tiers import chosen, thorough
 from tests.stack import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -18,14 +19,24 @@ Started = dict[str, str]
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def started(rig: Rig) -> Started:
+async def started(rig: Rig, request: pytest.FixtureRequest) -> Started:
     """DAG run ids by DAG: they begin side by side, each test ends the dbt runs of its own."""
-    dags = ("single", "sensed", "sensed_by_name", "files", "loop", "intervals", "called_back", "ten")
-    return {dag_id: await rig.airflow.trigger(dag_id) for dag_id in dags}
+    return {dag_id: await rig.airflow.trigger(dag_id) for dag_id in chosen(request, "run")}
 
 
-async def test_a_single_job_gives_what_the_provider_gives(rig: Rig, started: Started) -> None:
-    run = started["single"]
+@pytest.fixture
+def run(request: pytest.FixtureRequest, started: Started) -> str:
+    """The id of the DAG run that a test looks at."""
+    return started[request.param]
+
+
+def of(dag_id: str) -> pytest.MarkDecorator:
+    """The DAG of which a test gets a run."""
+    return pytest.mark.parametrize("run", [dag_id], indirect=True)
+
+
+@of("single")
+async def test_a_single_job_gives_what_the_provider_gives(rig: Rig, run: str) -> None:
     await rig.airflow.until_all("single", run, "deferred", 1)
     await rig.finish("single", run)
     await rig.airflow.until_state("single", run, "run_dbt_job", "success")
@@ -38,16 +49,18 @@ async def test_a_single_job_gives_what_the_provider_gives(rig: Rig, started: Sta
     assert await desk.links("single", run, "run_dbt_job") == {"Monitor Job Run": url}
 
 
-async def test_a_sensor_follows_the_run_that_another_task_started(rig: Rig, started: Started) -> None:
-    run = started["sensed"]
+@thorough(2)
+@of("sensed")
+async def test_a_sensor_follows_the_run_that_another_task_started(rig: Rig, run: str) -> None:
     await rig.airflow.until_state("sensed", run, "monitor_dbt_job", "deferred")
     await rig.finish("sensed", run)
     assert await rig.airflow.until_run("sensed", run) == "success"
     assert await rig.dbt_statuses("sensed", run) == [10]
 
 
-async def test_a_sensor_follows_an_object_in_every_mode(rig: Rig, started: Started) -> None:
-    run, desk = started["sensed_by_name"], rig.airflow.desk
+@of("sensed_by_name")
+async def test_a_sensor_follows_an_object_in_every_mode(rig: Rig, run: str) -> None:
+    desk = rig.airflow.desk
     for task, state in {"poked": "running", "rescheduled": "up_for_reschedule", "deferred": "deferred"}.items():
         await rig.airflow.until_state("sensed_by_name", run, task, state)
     await rig.finish("sensed_by_name", run)
@@ -57,8 +70,8 @@ async def test_a_sensor_follows_an_object_in_every_mode(rig: Rig, started: Start
     assert told == [dbt["id"]] * 3
 
 
-async def test_a_file_of_the_run_is_on_the_workers_disk_for_the_next_task(rig: Rig, started: Started) -> None:
-    run = started["files"]
+@of("files")
+async def test_a_file_of_the_run_is_on_the_workers_disk_for_the_next_task(rig: Rig, run: str) -> None:
     await rig.airflow.until_state("files", run, "build", "deferred")
     await rig.finish("files", run)
     await rig.airflow.until_state("files", run, "results", "success")
@@ -68,8 +81,8 @@ async def test_a_file_of_the_run_is_on_the_workers_disk_for_the_next_task(rig: R
     assert await asyncio.to_thread(written.read_bytes) == await rig.stack.file(dbt["id"], "run_results.json")
 
 
-async def test_a_task_lists_the_runs_of_its_dag(rig: Rig, started: Started) -> None:
-    run = started["files"]
+@of("files")
+async def test_a_task_lists_the_runs_of_its_dag(rig: Rig, run: str) -> None:
     await rig.airflow.until_state("files", run, "listed", "success")
     (dbt,) = await rig.dbt_runs("files", run)
     (listed,) = await rig.airflow.desk.xcom("files", run, "listed")
@@ -89,23 +102,27 @@ async def test_a_trigger_in_an_own_operator_gives_the_documented_event(rig: Rig)
     assert event["job_run_url"].endswith(f"/runs/{theirs}/")
 
 
-async def test_a_loop_over_job_ids_runs_each_once(rig: Rig, started: Started) -> None:
-    run = started["loop"]
+@thorough(2)
+@of("loop")
+async def test_a_loop_over_job_ids_runs_each_once(rig: Rig, run: str) -> None:
     await rig.airflow.until_all("loop", run, "deferred", 3)
     await rig.finish("loop", run)
     assert await rig.airflow.until_run("loop", run) == "success"
     assert sorted(each["job_id"] for each in await rig.dbt_runs("loop", run)) == [*JOBS_OF_THE_LOOP]
 
 
-async def test_a_long_check_interval_does_not_delay_the_end(rig: Rig, started: Started) -> None:
-    run = started["intervals"]
+@thorough(2)
+@of("intervals")
+async def test_a_long_check_interval_does_not_delay_the_end(rig: Rig, run: str) -> None:
     await rig.airflow.until_all("intervals", run, "deferred", 2)
     await rig.finish("intervals", run)
     assert await rig.airflow.until_run("intervals", run) == "success"
 
 
-async def test_a_failure_callback_tells_a_timeout_from_a_failure(rig: Rig, started: Started) -> None:
-    run, folder = started["called_back"], Path(rig.airflow.env["DBTRUN_TEST_FOLDER"])
+@thorough(2)
+@of("called_back")
+async def test_a_failure_callback_tells_a_timeout_from_a_failure(rig: Rig, run: str) -> None:
+    folder = Path(rig.airflow.env["DBTRUN_TEST_FOLDER"])
     await rig.airflow.until_state("called_back", run, "failing_job", "deferred")
     await rig.airflow.until_settled("called_back", run)
     (failing,) = (each for each in await rig.dbt_runs("called_back", run) if each["job_id"] == 111)
@@ -120,22 +137,25 @@ async def test_a_failure_callback_tells_a_timeout_from_a_failure(rig: Rig, start
     assert await until(told, what="both callbacks") == {"failing_job": "failure", "late_job": "timeout"}
 
 
-async def test_a_wait_that_timed_out_leaves_its_run_alone(rig: Rig, started: Started) -> None:
-    run = started["called_back"]
+@thorough(2)
+@of("called_back")
+async def test_a_wait_that_timed_out_leaves_its_run_alone(rig: Rig, run: str) -> None:
     assert await rig.airflow.until_run("called_back", run) == "failed"
     await rig.until_dbt("called_back", run, [3, 20])
 
 
-async def test_ten_jobs_run_between_a_start_and_a_finish(rig: Rig, started: Started) -> None:
-    run = started["ten"]
+@thorough(2)
+@of("ten")
+async def test_ten_jobs_run_between_a_start_and_a_finish(rig: Rig, run: str) -> None:
     await rig.airflow.until_all("ten", run, "deferred", 10)
     await rig.finish("ten", run)
     assert await rig.airflow.until_run("ten", run, seconds=120) == "success"
     assert await rig.dbt_statuses("ten", run) == [10] * 10
 
 
-async def test_airflow_never_has_a_dbt_token(rig: Rig, started: Started) -> None:
-    await rig.airflow.until_run("single", started["single"])
+@of("single")
+async def test_airflow_never_has_a_dbt_token(rig: Rig, run: str) -> None:
+    await rig.airflow.until_run("single", run)
     found = rig.airflow.holds("job_run_url")
     assert any(name.startswith("table xcom") for name in found), "the search must find what is there"
     assert not rig.airflow.holds(rig.stack.token)

@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 
 from tests.airflow.rig import Rig
+from tests.airflow.tiers import chosen, thorough
 from tests.stack import until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1500)]
@@ -28,13 +29,16 @@ BURSTS: Final = int(os.environ.get("BURSTS", "1"))
 Counts = dict[str, int]
 Way = Callable[[Rig], Awaitable[Counts]]
 WAYS: Final[dict[str, tuple[Way, Counts]]] = {}
+GENERATIONS: Final[dict[str, tuple[int, ...]]] = {}
+"""Of each way, those on which `make test` does not try it."""
 
 
-def way(*, runs: Counts) -> Callable[[Way], Way]:
+def way(*, runs: Counts, thorough: tuple[int, ...] = (2,)) -> Callable[[Way], Way]:
     """A way to run tasks again, and how many dbt runs each of its tasks, or DAG runs, has made in the end."""
 
     def add(act: Way) -> Way:
         WAYS[act.__name__] = (act, runs)
+        GENERATIONS[act.__name__] = thorough
         return act
 
     return add
@@ -80,18 +84,18 @@ async def cleared(rig: Rig, dag_id: str) -> Counts:
     return await counted(rig, dag_id)
 
 
-@way(runs={"job": 2})
+@way(runs={"job": 2}, thorough=())
 async def a_retry_after_a_failure(rig: Rig) -> Counts:
     assert await started(rig, "rerun_failed") == "failed"
     return await counted(rig, "rerun_failed")
 
 
-@way(runs={"job": 2})
+@way(runs={"job": 2}, thorough=(2, 3))
 async def cleared_after_its_success(rig: Rig) -> Counts:
     return await cleared(rig, "rerun_cleared")
 
 
-@way(runs={"job": 2})
+@way(runs={"job": 2}, thorough=())
 async def a_deferred_task_cleared_after_its_success(rig: Rig) -> Counts:
     return await cleared(rig, "rerun_deferred")
 
@@ -109,7 +113,7 @@ async def cleared_with_downstream(rig: Rig) -> Counts:
     return await counted(rig, "rerun_downstream")
 
 
-@way(runs={"2026-01-01": 2, "2026-01-02": 3, "2026-01-03": 2})
+@way(runs={"2026-01-01": 2, "2026-01-02": 3, "2026-01-03": 2}, thorough=(2, 3))
 async def cleared_with_past_and_with_future(rig: Rig) -> Counts:
     dag_id = "rerun_by_date"
     await rig.airflow.desk.unpause(dag_id)
@@ -141,7 +145,7 @@ async def its_dag_run_cleared(rig: Rig) -> Counts:
     return await counted(rig, "rerun_run_cleared")
 
 
-@way(runs={"job": 2})
+@way(runs={"job": 2}, thorough=())
 async def its_dag_run_deleted_and_created_again(rig: Rig) -> Counts:
     await started(rig, "rerun_created_again")
     await rig.airflow.desk.delete_run("rerun_created_again", "again")
@@ -149,7 +153,7 @@ async def its_dag_run_deleted_and_created_again(rig: Rig) -> Counts:
     return await counted(rig, "rerun_created_again")
 
 
-@way(runs={"2026-01-01": 2, "2026-01-02": 2})
+@way(runs={"2026-01-01": 2, "2026-01-02": 2}, thorough=(2, 3))
 async def its_dag_deleted_and_caught_up_again(rig: Rig) -> Counts:
     dag_id = "rerun_caught_up"
     runs = [f"scheduled__2026-01-0{day}T00:00:00+00:00" for day in (1, 2)]
@@ -173,7 +177,7 @@ async def its_dag_deleted_and_triggered_again(rig: Rig) -> Counts:
     return await counted(rig, "rerun_deleted")
 
 
-@way(runs={"job": 2})
+@way(runs={"job": 2}, thorough=(2, 3))
 async def backfilled_with_reprocessing(rig: Rig) -> Counts:
     await rig.airflow.desk.backfill("rerun_backfilled", "2026-01-01")
     await rig.airflow.desk.backfill("rerun_backfilled", "2026-01-01")
@@ -186,7 +190,7 @@ async def backfilled_with_reprocessing(rig: Rig) -> Counts:
     return await counted(rig, "rerun_backfilled")
 
 
-@way(runs={"job": 2})
+@way(runs={"job": 2}, thorough=(2, 3))
 async def triggered_with_reset_dag_run(rig: Rig) -> Counts:
     for number in (1, 2):
         assert await started(rig, "rerun_reset_parent", f"p{number}") == "success"
@@ -208,7 +212,7 @@ async def mapped_tasks_cleared_when_there_are_fewer(rig: Rig) -> Counts:
     return counts
 
 
-@way(runs={"up": 2, "down": 2})
+@way(runs={"up": 2, "down": 2}, thorough=(2, 3))
 async def setup_and_teardown_cleared(rig: Rig) -> Counts:
     await started(rig, "rerun_torn_down")
     await rig.airflow.desk.clear("rerun_torn_down", "again")
@@ -236,8 +240,7 @@ async def retries_changed(rig: Rig) -> None:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def reruns(request: pytest.FixtureRequest, rig: Rig) -> dict[str, Counts | BaseException]:
     """What came of each way of which there is a test."""
-    names = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
-    ways = [name for name in WAYS if name in names]
+    ways = chosen(request, "name", "exactly_when")
 
     async def kept() -> None:
         while True:
@@ -252,7 +255,7 @@ async def reruns(request: pytest.FixtureRequest, rig: Rig) -> dict[str, Counts |
     return dict(zip(ways, found, strict=True))
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=thorough(*GENERATIONS[name])) for name in WAYS])
 async def test_dbt_runs_again_exactly_when_airflow_runs_the_task_again(
     reruns: dict[str, Counts | BaseException], name: str
 ) -> None:
@@ -262,6 +265,7 @@ async def test_dbt_runs_again_exactly_when_airflow_runs_the_task_again(
     assert found == WAYS[name][1]
 
 
+@thorough(2)
 @pytest.mark.parametrize("name", CHANGED)
 async def test_a_task_cleared_after_its_retries_were_changed_runs_again(
     rig: Rig, reruns: object, retries_changed: None, name: str
@@ -271,6 +275,7 @@ async def test_a_task_cleared_after_its_retries_were_changed_runs_again(
     assert await counted(rig, f"rerun_{name}") == {"job": 2}
 
 
+@thorough(2)
 async def test_runs_of_seconds_do_not_meet_airflows_race(rig: Rig, reruns: object) -> None:
     """Twelve deferred tasks without a retry, on runs of one to four seconds."""
     for number in range(BURSTS):
@@ -282,6 +287,7 @@ async def test_runs_of_seconds_do_not_meet_airflows_race(rig: Rig, reruns: objec
 
 
 # Last, for it ends what other tests of this file look at.
+@thorough(2)
 async def test_a_database_that_was_reset_knows_no_run_of_before(
     rig: Rig, reruns: object, retries_changed: None
 ) -> None:

@@ -8,13 +8,13 @@ import pytest
 import pytest_asyncio
 
 from tests.airflow.rig import Rig
+from tests.airflow.tiers import BRIEF, thorough
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 STOP_SECONDS = 180.0
 """For a triggerer on a busy machine, whose end the tests after it need."""
-AWAY_SECONDS = {3: 60.0, 2: 20.0}
-"""By the generation: what waits is the same code, and a minute is long for whoever runs the tests."""
+AWAY_SECONDS = 20.0 if BRIEF else 60.0
 
 
 async def ends_well(rig: Rig, run: str) -> None:
@@ -59,6 +59,7 @@ async def test_a_task_that_is_ended_after_its_triggerer_was_killed_leaves_its_ru
     assert item["spec"]["activeDeadlineSeconds"] > 0
 
 
+@thorough(2)
 async def test_a_triggerer_that_is_stopped_in_peace_cancels_nothing(rig: Rig) -> None:
     run = await rig.waiting("endless")
     await rig.airflow.programs["triggerer"].stop(STOP_SECONDS)
@@ -66,6 +67,7 @@ async def test_a_triggerer_that_is_stopped_in_peace_cancels_nothing(rig: Rig) ->
     await ends_well(rig, run)
 
 
+@thorough(2)
 async def test_a_scheduler_that_crashed_goes_on(rig: Rig) -> None:
     run = await rig.waiting("endless")
     await rig.airflow.kill("scheduler")
@@ -73,6 +75,7 @@ async def test_a_scheduler_that_crashed_goes_on(rig: Rig) -> None:
     await ends_well(rig, run)
 
 
+@thorough(2)
 async def test_triggers_that_move_to_another_triggerer_cancel_nothing(rig: Rig) -> None:
     run = await rig.waiting("endless")
     first = await rig.airflow.until_triggerer("endless", run)
@@ -88,13 +91,14 @@ async def test_triggers_that_move_to_another_triggerer_cancel_nothing(rig: Rig) 
     await rig.airflow.until_bereft(second)
 
 
+@thorough(2)
 async def test_an_api_server_that_is_away_is_waited_for(rig: Rig) -> None:
     run = await rig.waiting("endless")
     await rig.all_waiting("endless")
     (dbt,) = await rig.dbt_runs("endless", run)
     await rig.plane.kill_apiserver()
     await rig.stack.ask("POST", f"/runs/{dbt['id']}/finish", {"status": 10})
-    await rig.airflow.stays("endless", run, "job", "deferred", seconds=AWAY_SECONDS[rig.release.generation])
+    await rig.airflow.stays("endless", run, "job", "deferred", seconds=AWAY_SECONDS)
     await rig.plane.start_apiserver()
     rig.keep_watcher()
     await rig.airflow.until_state("endless", run, "job", "success")

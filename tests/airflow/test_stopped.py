@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from tests.airflow.desk import Desk
 from tests.airflow.rig import Rig
+from tests.airflow.tiers import chosen, thorough
 from tests.stack import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -42,38 +43,42 @@ LIMITS = (
     "late_in_worker",
 )
 Runs = dict[str, str]
+OFTEN = ("marked failed", "DAG run marked failed")
+EACH_ACT = pytest.mark.parametrize(
+    "act", [pytest.param(act, marks=() if act in OFTEN else thorough(2)) for act in ACTS]
+)
 
 
-async def ended(rig: Rig, dag_id: str, state: str) -> Runs:
+async def ended(rig: Rig, acts: list[str], dag_id: str, state: str) -> Runs:
     """DAG run ids by what was done to each: done side by side, each test looks at its own."""
-    runs = dict(zip(ACTS, await rig.waiting_together(dag_id, len(ACTS), state), strict=True))
+    runs = dict(zip(acts, await rig.waiting_together(dag_id, len(acts), state), strict=True))
     for act, run in runs.items():
         await ACTS[act](rig.airflow.desk, dag_id, run)
     return runs
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def limited(rig: Rig) -> Runs:
+async def limited(rig: Rig, request: pytest.FixtureRequest) -> Runs:
     """DAG run ids by DAG: begun first, their times run beside the other tests."""
-    return {dag_id: await rig.airflow.trigger(dag_id) for dag_id in LIMITS}
+    return {dag_id: await rig.airflow.trigger(dag_id) for dag_id in chosen(request, "dag_id") if dag_id in LIMITS}
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def ended_deferred(rig: Rig, limited: Runs) -> Runs:
-    return await ended(rig, *DEFERRED)
+async def ended_deferred(rig: Rig, request: pytest.FixtureRequest, limited: Runs) -> Runs:
+    return await ended(rig, chosen(request, "act", "a_deferred_task_that_is_ended"), *DEFERRED)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def ended_on_a_worker(rig: Rig, limited: Runs) -> Runs:
-    return await ended(rig, *ON_A_WORKER)
+async def ended_on_a_worker(rig: Rig, request: pytest.FixtureRequest, limited: Runs) -> Runs:
+    return await ended(rig, chosen(request, "act", "a_task_on_a_worker_that_is_ended"), *ON_A_WORKER)
 
 
-@pytest.mark.parametrize("act", ACTS)
+@EACH_ACT
 async def test_a_deferred_task_that_is_ended_cancels_its_run(rig: Rig, ended_deferred: Runs, act: str) -> None:
     await rig.until_dbt("endless", ended_deferred[act], [CANCELLED])
 
 
-@pytest.mark.parametrize("act", ACTS)
+@EACH_ACT
 async def test_a_task_on_a_worker_that_is_ended_cancels_its_run(rig: Rig, ended_on_a_worker: Runs, act: str) -> None:
     await rig.until_dbt("endless_in_worker", ended_on_a_worker[act], [CANCELLED])
 
@@ -105,6 +110,7 @@ async def test_a_cleared_deferred_task_has_one_live_run_its_own_or_a_new_one(rig
     assert await rig.dbt_statuses("endless", run) in ([10], [10, CANCELLED])
 
 
+@thorough(2)
 async def test_a_cleared_task_on_a_worker_cancels_its_run_and_starts_a_new_one(rig: Rig) -> None:
     dag_id, state = ON_A_WORKER
     run = await rig.waiting(dag_id, state)
@@ -114,6 +120,7 @@ async def test_a_cleared_task_on_a_worker_cancels_its_run_and_starts_a_new_one(r
     await rig.airflow.until_state(dag_id, run, "job", "success", tries=2)
 
 
+@thorough(2)
 async def test_a_task_cleared_after_its_end_starts_a_new_run(rig: Rig) -> None:
     run = await rig.waiting("endless")
     await rig.finish("endless", run)
@@ -124,6 +131,7 @@ async def test_a_task_cleared_after_its_end_starts_a_new_run(rig: Rig) -> None:
     await rig.airflow.until_state("endless", run, "job", "success", tries=2)
 
 
+@thorough(2)
 async def test_a_deferred_task_told_to_leave_its_run_alone_does(rig: Rig) -> None:
     run = await rig.waiting("endless_left_alone")
     triggerer = await rig.airflow.until_triggerer("endless_left_alone", run)
@@ -133,6 +141,7 @@ async def test_a_deferred_task_told_to_leave_its_run_alone_does(rig: Rig) -> Non
     await rig.finish("endless_left_alone", run)
 
 
+@thorough(2)
 async def test_a_task_on_a_worker_told_to_leave_its_run_alone_does(rig: Rig) -> None:
     dag_id = "endless_left_alone_in_worker"
     run = await rig.waiting(dag_id, "running")
@@ -147,23 +156,25 @@ async def test_a_task_on_a_worker_told_to_leave_its_run_alone_does(rig: Rig) -> 
     await rig.finish(dag_id, run)
 
 
-@pytest.mark.parametrize("dag_id", ["limited", "limited_in_worker"])
+@pytest.mark.parametrize("dag_id", ["limited", pytest.param("limited_in_worker", marks=thorough(2))])
 async def test_execution_timeout_cancels_the_run(rig: Rig, limited: Runs, dag_id: str) -> None:
     await rig.airflow.until_state(dag_id, limited[dag_id], "job", "failed", "up_for_retry")
     await rig.until_dbt(dag_id, limited[dag_id], [CANCELLED])
 
 
+@thorough(2)
 @pytest.mark.parametrize("dag_id", ["limited_dag_run", "limited_dag_run_in_worker"])
 async def test_dagrun_timeout_cancels_the_run(rig: Rig, limited: Runs, dag_id: str) -> None:
     await rig.until_dbt(dag_id, limited[dag_id], [CANCELLED])
 
 
-@pytest.mark.parametrize("dag_id", ["late_in_worker", "limited_left_alone"])
+@pytest.mark.parametrize("dag_id", [pytest.param("late_in_worker", marks=thorough(2)), "limited_left_alone"])
 async def test_a_time_out_that_may_not_cancel_leaves_the_run_alone(rig: Rig, limited: Runs, dag_id: str) -> None:
     await rig.airflow.until_state(dag_id, limited[dag_id], "job", "failed")
     assert await rig.dbt_statuses(dag_id, limited[dag_id]) == [3]
 
 
+@thorough(2)
 @places(DEFERRED, ONCE_ON_A_WORKER)
 async def test_an_object_deleted_under_its_task_is_cancelled_and_fails_it(rig: Rig, dag_id: str, state: str) -> None:
     run = await rig.waiting(dag_id, state)
@@ -176,6 +187,7 @@ async def test_an_object_deleted_under_its_task_is_cancelled_and_fails_it(rig: R
     assert statuses[dbt["id"]] == CANCELLED
 
 
+@thorough(2)
 @places(DEFERRED, ON_A_WORKER)
 async def test_a_dag_run_that_is_deleted_cancels_the_runs_of_its_tasks(rig: Rig, dag_id: str, state: str) -> None:
     run = await rig.waiting(dag_id, state)

@@ -57,6 +57,8 @@ def test_the_unit_tests_run_on_every_python_that_is_promised() -> None:
 
 def test_the_targets_that_workflows_and_hooks_run_exist() -> None:
     commands = [step["run"] for path in WORKFLOWS for step in steps(path) if "run" in step]
+    for job in (job for path in WORKFLOWS for job in jobs(path).values()):
+        commands += job.get("strategy", {}).get("matrix", {}).get("command", [])
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     commands += [hook["entry"] for hook in hooks]
     run = {word for each in commands for word in re.findall(r"^make (.*)$", each, re.MULTILINE)}
