@@ -86,7 +86,8 @@ class Stack(Site):
         chosen = self.folder / "values.yaml"
         chosen.write_text(yaml.safe_dump({"crds": {"enabled": False}, **values}))
         await self.plane.helm("install", "dbtrun", str(ROOT / "helm/dbtrun"), "-n", self.namespace, "-f", str(chosen))
-        deployment = await self.json("get", "deployment", "dbtrun")
+        deployment = await self.plane.read(f"/apis/apps/v1/namespaces/{self.namespace}/deployments/dbtrun")
+        assert deployment is not None
         pod = deployment["spec"]["template"]["spec"]
         container = pod["containers"][0]
         kubeconfig = await self.plane.kubeconfig_for(self.namespace, pod["serviceAccountName"], seconds=DAY)
