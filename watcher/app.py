@@ -175,7 +175,13 @@ class Watcher:
                 writes=asyncio.Semaphore(WRITES_AT_ONCE),
             )
         )
-        self.mirrors = MirrorWatch(access, settings.served_namespaces, self.mirroring.changed, self.mirroring.gone)
+        self.mirrors = MirrorWatch(
+            access,
+            settings.served_namespaces,
+            self.mirroring.changed,
+            self.mirroring.gone,
+            self.mirroring.found_again,
+        )
         self.relay = Relay(lambda: self._leader.holder_address if self._leader is not None else "")
         self.receiver = Receiver(
             Signers(secrets, settings.hosts, access.clock),

@@ -143,10 +143,7 @@ class Serving:
         self._shell = shell
         now = shell.clock()
         stored = mirror.status.cursor
-        if stored is not None:
-            self._cursor = Cursor.stored(stored, known_as(mirror.spec.select))
-        else:
-            self._cursor = Cursor.beginning(begins_at(mirror.metadata.creation_timestamp, mirror.spec.since, now.wall))
+        self._cursor = _cursor_of(mirror, now.wall)
         self._bucket = Bucket(mirror.spec.max_per_minute, now.mono)
         self._account: Account | None = None
         self._projects: frozenset[int] | None = None
@@ -176,6 +173,14 @@ class Serving:
             self._cursor = self._cursor.for_another_selection()
         self.mirror = mirror
         self._bucket.resize(mirror.spec.max_per_minute)
+
+    def found_again(self, mirror: DbtRunMirror) -> None:
+        """The API server was away, and now has it like this, perhaps from a backup: what came after it is gone."""
+        self.mirror = mirror
+        self._cursor = _cursor_of(mirror, self._shell.clock().wall)
+        self._pruned_through, self._late = mirror.status.pruned_through, mirror.status.late_runs
+        self._bucket.resize(mirror.spec.max_per_minute)
+        self._woken.set()
 
     # ---- as the ledger sees it
 
@@ -411,6 +416,12 @@ class Serving:
             self._tell(self._teller.pruned(pruned, self._shell.clock().mono))
 
 
+def _cursor_of(mirror: DbtRunMirror, now: datetime) -> Cursor:
+    if mirror.status.cursor is not None:
+        return Cursor.stored(mirror.status.cursor, known_as(mirror.spec.select))
+    return Cursor.beginning(begins_at(mirror.metadata.creation_timestamp, mirror.spec.since, now))
+
+
 def _said(status: MirrorStatus) -> list[tuple[object, ...]]:
     """What the conditions say, without when they changed."""
     return [(c.type, c.status, c.reason, c.message, c.observed_generation) for c in status.conditions]
@@ -441,6 +452,15 @@ class Mirroring:
             serving[0].changed(mirror)
         elif self._group is not None:
             self._serve(self._group, mirror)
+
+    def found_again(self, mirror: DbtRunMirror) -> None:
+        """A mirror as it is after the API server was away."""
+        self._known[mirror.uid] = mirror
+        serving = self._serving.get(mirror.uid)
+        if serving is not None:
+            serving[0].found_again(mirror)
+        else:
+            self.changed(mirror)
 
     def gone(self, uid: str) -> None:
         """A mirror was deleted."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ from dbtrun.api.mirrors import (
     MirrorStatus,
     Select,
 )
-from dbtrun.kube.errors import AlreadyExists, Conflict, Forbidden
+from dbtrun.kube.errors import AlreadyExists, Conflict, Forbidden, Unreachable
 from tests.unit import virtual
 from watcher.connections import Unusable
 from watcher.dbtcloud.errors import Unauthorized
@@ -37,8 +38,19 @@ pytestmark = pytest.mark.looptime
 JOB = 10
 
 
-class Killed(Exception):
-    """The watcher ends here."""
+class Mishap(StrEnum):
+    """What happens at a write."""
+
+    DIES_BEFORE = "the watcher dies before"
+    DIES_AFTER = "the watcher dies after"
+    REQUEST_LOST = "the request is lost"
+    ANSWER_LOST = "the answer is lost"
+    RESTORED = "a backup is restored after, and the watcher dies"
+    RESTORED_UNDER = "a backup is restored after, under a watcher that goes on"
+
+
+BACK = 4
+"""Writes after the backup that is restored."""
 
 
 @dataclass
@@ -51,23 +63,61 @@ class Api:
     completed: dict[str, datetime] = field(default_factory=dict)
     mirrors: dict[str, DbtRunMirror] = field(default_factory=dict)
     writes: int = 0
-    fatal: int | None = None
+    blow: tuple[int, Mishap] | None = None
+    """The write, counted from 1, at which something happens once."""
+    happened: int = 0
     refusal: Exception | None = None
     killed: asyncio.Event = field(default_factory=asyncio.Event)
+    restored: Callable[[], object] = lambda: None
+    """Called when a backup was restored under a watcher."""
+    undone: set[str] = field(default_factory=set)
+    """Objects that a restore has taken away."""
     version: int = 100
+    backups: list[tuple[dict[str, DbtRun], dict[str, DbtRunMirror]]] = field(default_factory=list)
 
-    def _effect(self) -> str:
+    async def _arrives(self) -> str:
+        """A write is about to happen; its version."""
         self.writes += 1
         self.version += 1
-        return str(self.version)
+        version = str(self.version)
+        self.backups.append((dict(self.objects), dict(self.mirrors)))
+        if self._befalls(Mishap.DIES_BEFORE):
+            await self._die()
+        if self._befalls(Mishap.REQUEST_LOST):
+            raise Unreachable("no route to host")
+        return version
 
-    async def _survive(self) -> None:
-        if self.fatal is not None:
-            self.fatal -= 1
-            if self.fatal <= 0:
-                self.fatal = None
-                self.killed.set()
-                await asyncio.Event().wait()  # its process is gone: nothing comes back
+    async def _happened(self) -> None:
+        """The write has happened, and its answer is on the way."""
+        if self._befalls(Mishap.DIES_AFTER):
+            await self._die()
+        if self._befalls(Mishap.ANSWER_LOST):
+            raise Unreachable("connection reset")
+        if self._befalls(Mishap.RESTORED):
+            self._restore()
+            await self._die()
+        if self._befalls(Mishap.RESTORED_UNDER):
+            self._restore()
+            asyncio.get_running_loop().call_later(0.05, self.restored)
+            raise Unreachable("connection reset")
+
+    def _befalls(self, mishap: Mishap) -> bool:
+        found = self.blow == (self.writes, mishap)
+        self.happened += found
+        return found
+
+    async def _die(self) -> None:
+        self.killed.set()
+        await asyncio.Event().wait()  # its process is gone: nothing comes back
+
+    def _restore(self) -> None:
+        """As with a bumped revision: versions only grow."""
+        objects, mirrors = self.backups[max(0, len(self.backups) - BACK)]
+        self.undone |= self.objects.keys() - objects.keys()
+        self.objects = dict(objects)
+        for uid, mirror in mirrors.items():
+            self.version += 1_000
+            self.mirrors[uid] = replace(mirror, metadata=replace(mirror.metadata, resource_version=str(self.version)))
 
     async def create(self, namespace: str, body: dict[str, Any]) -> DbtRun:
         if self.refusal is not None:
@@ -75,29 +125,33 @@ class Api:
         name = body["metadata"]["name"]
         if name in self.objects:
             raise AlreadyExists(name)
-        metadata = body["metadata"] | {"uid": f"uid-{name}-{len(self.made)}", "resourceVersion": self._effect()}
+        version = await self._arrives()
+        metadata = body["metadata"] | {"uid": f"uid-{name}-{len(self.made)}", "resourceVersion": version}
         self.objects[name] = msgspec.convert({"metadata": metadata, "spec": body["spec"]}, DbtRun)
         self.made.append(name)
-        await self._survive()
-        return self.objects[name]
+        created = self.objects[name]
+        await self._happened()
+        return created
 
     async def delete(self, namespace: str, name: str, uid: str) -> None:
-        self._effect()
-        assert self.objects[name].uid == uid
-        del self.objects[name]
-        self.deleted.append(name)
-        await self._survive()
+        await self._arrives()
+        if name in self.objects:
+            assert self.objects[name].uid == uid
+            del self.objects[name]
+            self.deleted.append(name)
+        await self._happened()
 
     async def patch_status(self, mirror: DbtRunMirror, status: MirrorStatus) -> DbtRunMirror:
         stored = self.mirrors[mirror.uid]
         if stored.metadata.resource_version != mirror.metadata.resource_version:
             raise Conflict("changed")
-        metadata = replace(stored.metadata, resource_version=self._effect())
+        metadata = replace(stored.metadata, resource_version=await self._arrives())
         # As the API server keeps it: through JSON.
         kept = msgspec.json.decode(msgspec.json.encode(status), type=MirrorStatus)
         self.mirrors[mirror.uid] = replace(stored, metadata=metadata, status=kept)
-        await self._survive()
-        return self.mirrors[mirror.uid]
+        patched = self.mirrors[mirror.uid]
+        await self._happened()
+        return patched
 
 
 class Account:
@@ -199,6 +253,11 @@ class Process:
         )
         self.objects.seen(replace(run, status=status))
 
+    def heard_again(self) -> None:
+        """The watch was broken, and lists what there is now."""
+        for mirror in self.api.mirrors.values():
+            self.mirroring.found_again(mirror)
+
     async def live(self, until: Callable[[], bool], seconds: float = 600.0) -> bool:
         """Runs until the condition holds, or it is killed. Whether the condition holds."""
         for mirror in self.api.mirrors.values():
@@ -270,20 +329,31 @@ def conditions(api: Api, name: str = "all") -> dict[str, tuple[str, str]]:
     return {each.type.value: (each.status.value, each.reason) for each in status.conditions}
 
 
-@pytest.mark.parametrize("fatal", range(1, 24))
-async def test_a_watcher_that_ends_after_any_write_loses_nothing_and_shows_nothing_twice(fatal: int) -> None:
+@pytest.mark.parametrize(
+    ("write", "mishap"),
+    [
+        (write, mishap)
+        for number, mishap in enumerate(Mishap)
+        for write in range(1, 24)
+        if mishap is Mishap.DIES_AFTER or (write + number) % 3 == 0
+    ],
+)
+async def test_whatever_happens_at_a_write_nothing_is_lost_and_nothing_shown_twice(write: int, mishap: Mishap) -> None:
     api, account = world(mirror(history_limit=HistoryLimit(succeeded=3)))
     for number in range(1, 13):
         account.end(number)
         await asyncio.sleep(0.01)
     wanted = [f"all-{number}" for number in range(1, 13)]
-    api.fatal = fatal
+    api.blow = write, mishap
     for _ in range(3):
-        settled = await Process(api, account).live(lambda: sorted(api.objects) == sorted(wanted[-3:]))
-        if settled:
+        process = Process(api, account)
+        api.restored = process.heard_again
+        if await process.live(lambda: sorted(api.objects) == sorted(wanted[-3:])):
             break
+    assert api.happened == 1
     await Process(api, account).live(lambda: False, seconds=60)
-    assert sorted(api.made) == sorted(wanted)
+    assert set(api.made) == set(wanted)
+    assert {name for name in wanted if api.made.count(name) > 1} <= api.undone
     assert sorted(api.objects) == sorted(wanted[-3:])
     assert api.mirrors["uid-of-all"].status.pruned_through is not None
 

@@ -46,6 +46,8 @@ class MirrorWatch:
     Args:
         changed: called with each that is new or has changed.
         gone: called with the uid of each that is gone.
+        found_again: called instead of `changed` with each that is listed after the API server was away. Meanwhile a
+            backup may have been restored.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class MirrorWatch:
         namespaces: Collection[str],
         changed: Callable[[DbtRunMirror], object],
         gone: Callable[[str], object],
+        found_again: Callable[[DbtRunMirror], object],
     ) -> None:
+        self._found_again = found_again
         self._access = access
         self._namespaces = tuple(dict.fromkeys(namespaces or (None,)))
         self._changed = changed
@@ -69,30 +73,37 @@ class MirrorWatch:
     async def _follow(self, namespace: str | None) -> None:
         mirrors = DbtRunMirrors(self._access, namespace, read_mirror)
         known: set[str] = set()
-        failures, told = 0, ""
+        failures, told, listed = 0, "", self._changed
         while True:
             try:
-                await self._watch(mirrors, known)
+                await self._watch(mirrors, known, listed)
             except Expired:
+                listed = self._found_again
                 await asyncio.sleep(jittered(PAUSES[0]))  # a server that says so for ever is not asked without a pause
             except KubeError as error:
+                listed = self._found_again
                 failures = MOST_FAILURES if isinstance(error, Denial | NotFound) else failures + 1
                 if str(error) != told:
                     told = str(error)
                     log.info("DbtRunMirrors cannot be watched: %s", told, extra={"namespace": namespace})
                 await asyncio.sleep(jittered(backoff(failures, *PAUSES)))
             else:
-                failures, told = 0, ""
+                failures, told, listed = 0, "", self._changed
 
-    async def _watch(self, mirrors: DbtRunMirrors[DbtRunMirror], known: set[str]) -> None:
+    async def _watch(
+        self,
+        mirrors: DbtRunMirrors[DbtRunMirror],
+        known: set[str],
+        listed: Callable[[DbtRunMirror], object],
+    ) -> None:
         """A list, and a watch from there until the server ends it."""
-        listed, version = await mirrors.snapshot()
-        for uid in known - {mirror.uid for mirror in listed}:
+        found, version = await mirrors.snapshot()
+        for uid in known - {mirror.uid for mirror in found}:
             known.discard(uid)
             self._gone(uid)
-        for mirror in listed:
+        for mirror in found:
             known.add(mirror.uid)
-            self._changed(mirror)
+            listed(mirror)
         changes = mirrors.watch(self._access, version, fields="", silence_seconds=SILENCE_SECONDS)
         async with contextlib.aclosing(changes):
             async for change in changes:

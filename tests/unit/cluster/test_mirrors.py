@@ -30,10 +30,15 @@ class Seen:
     def __init__(self) -> None:
         self.mirrors: dict[str, DbtRunMirror] = {}
         self.lags: list[float | None] = []
+        self.again: list[str] = []
 
     def changed(self, mirror: DbtRunMirror) -> None:
         self.mirrors[mirror.uid] = mirror
         self.lags.append(mirror.status.lag_seconds)
+
+    def found_again(self, mirror: DbtRunMirror) -> None:
+        self.mirrors[mirror.uid] = mirror
+        self.again.append(mirror.metadata.name)
 
     def gone(self, uid: str) -> None:
         del self.mirrors[uid]
@@ -46,7 +51,7 @@ class Seen:
 @asynccontextmanager
 async def watching(at: World, *namespaces: str) -> AsyncIterator[Seen]:
     seen = Seen()
-    task = asyncio.create_task(MirrorWatch(at.access, namespaces, seen.changed, seen.gone).run())
+    task = asyncio.create_task(MirrorWatch(at.access, namespaces, seen.changed, seen.gone, seen.found_again).run())
     try:
         yield seen
     finally:
@@ -88,6 +93,19 @@ async def test_what_went_while_no_watch_was_open_is_reported(tmp_path: Path) -> 
             await at.server.drop("dbtrunmirrors", "goes")
             gap.set()
             await until(lambda: seen.names == {"stays"})
+
+
+async def test_what_is_listed_after_the_api_server_was_away_may_come_from_a_backup(tmp_path: Path) -> None:
+    async with world(tmp_path) as at:
+        await created(at)
+        async with watching(at) as seen:
+            await until(lambda: seen.names == {"all"})
+            assert seen.again == []
+            at.server.plan("GET", EVERYWHERE, Refused(500, "InternalError"), times=2)
+            await at.server.cut()
+            await until(lambda: seen.again == ["all"])
+            await at.server.put("dbtrunmirrors", "all", {"status": {"lagSeconds": 7}})
+            await until(lambda: 7 in seen.lags)
 
 
 @pytest.mark.parametrize(
