@@ -161,6 +161,11 @@ class Performer:
             account.searches.interrupt(uid)
             account.starts.interrupt(uid)
 
+    def crowded(self, uid: str) -> bool:
+        """Whether starts of the object's connection wait for others."""
+        account = self.connections.account(uid)
+        return account is not None and account.starts.crowded
+
     def forget(self, uid: str) -> None:
         """The object is gone: nothing is polled for it any more."""
         self.connections.forget(uid)

@@ -19,7 +19,7 @@ from dbtrun.kube.retry import jittered
 from dbtrun.values import backoff
 from watcher.clock import Clock
 from watcher.knowledge import Knowledge
-from watcher.lifecycle.decide import OTHERS, Interest, decide, interest
+from watcher.lifecycle.decide import OTHERS, Interest, decide, interest, may_wait
 from watcher.lifecycle.decisions import Decision, Event, Wait, Write
 from watcher.lifecycle.known import Known, remember
 from watcher.lifecycle.policy import Policy
@@ -62,6 +62,9 @@ class Performer(Protocol):
     def follow(self, run: DbtRun, wanted: Interest | None) -> None:
         """Tells the poller of the object's connection what to watch for it."""
 
+    def crowded(self, uid: str) -> bool:
+        """Whether starts of the object's connection wait for others."""
+
     def interrupt(self, uid: str) -> None:
         """What the object's owner wants has changed while it is being worked on."""
 
@@ -81,6 +84,8 @@ class Entry:
     generation: int = 0
     """Of the object when it was last looked at."""
     connected_at: float = 0.0
+    put_off_at: float | None = None
+    """When a write that may wait was first decided upon."""
 
 
 class Reconciler:
@@ -304,11 +309,24 @@ class Reconciler:
             if isinstance(decision, Wait):
                 self._note_contest(run, contested=decision.why == OTHERS)
                 return decision.until
+            later = self._put_off(decision, run, entry, now.mono)
+            if later is not None:
+                return later
             await self._act(decision, run, entry)
             after = self._mirror.get(uid)
             if self._stopping and (after is None or after.status.phase is not Phase.SUBMITTING):
                 return None  # a claim without its answer would have to be resolved by the next watcher
         raise RestlessObject(f"{MAX_STEPS} decisions in a row did not settle it")
+
+    def _put_off(self, decision: Decision, run: DbtRun, entry: Entry, now: float) -> float | None:
+        """Until when a decision waits for the starts of other runs; None: it does not."""
+        if not (may_wait(run, decision, self._policy) and self._performer.crowded(run.uid)):
+            entry.put_off_at = None
+            return None
+        if entry.put_off_at is None:
+            entry.put_off_at = now
+        until = entry.put_off_at + self._policy.news_grace
+        return until if until > now else None
 
     def _note_contest(self, run: DbtRun, *, contested: bool) -> None:
         """Logs once for each object that two watchers serve it."""

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace as changed
 
 from dbtrun.api import DbtRun, Job, Metadata, Phase, Reason, Spec, Status
+from tests.unit.lifecycle.builders import RUN, UID, facts, following, live, run, seen
 from tests.unit.virtual import NOON, clock
 from watcher.knowledge import Knowledge
 from watcher.lifecycle.decide import Interest
@@ -50,6 +51,8 @@ class World:
     metrics: Metrics = field(default_factory=Metrics)
     stray: set[str] = field(default_factory=set)
     pause: float = 0.0
+    rush: bool = False
+    """Starts wait for others."""
     knowledge: Knowledge = field(init=False)
 
     def get(self, uid: str) -> DbtRun | None:
@@ -93,6 +96,9 @@ class World:
 
     def interrupt(self, uid: str) -> None:
         self.interrupted.append(uid)
+
+    def crowded(self, _uid: str) -> bool:
+        return self.rush
 
     def forget(self, uid: str) -> None:
         self.forgotten.append(uid)
@@ -381,3 +387,36 @@ async def test_a_status_that_cannot_be_written_is_remembered_until_one_is(loop_o
     world.poison.clear()
     await asyncio.sleep(5)
     assert not world.knowledge.of("a").unwritten
+
+
+def begun(loop_of: Loops, *, rush: bool) -> World:
+    """A run that dbt Cloud has begun, of which the status says that it is queued."""
+    told = changed(live(Phase.QUEUED), observed_generation=1)
+    world = World({UID: run(told)}, rush=rush)
+    loop_of(world).wake(UID)
+    world.knowledge.keep(UID, following(world.runs[UID], seen(facts(started_at=NOON))))
+    return world
+
+
+async def test_that_a_run_has_begun_is_told_at_once(loop_of: Loops) -> None:
+    world = begun(loop_of, rush=False)
+    await asyncio.sleep(0.1)
+    assert world.runs[UID].status.phase is Phase.RUNNING
+
+
+async def test_that_a_run_has_begun_is_told_in_time_while_starts_wait(loop_of: Loops) -> None:
+    world = begun(loop_of, rush=True)
+    await asyncio.sleep(Policy().news_grace - 0.1)
+    assert world.done == []
+    await asyncio.sleep(0.2)
+    assert world.runs[UID].status.phase is Phase.RUNNING
+
+
+async def test_an_end_is_told_at_once_while_starts_wait(loop_of: Loops) -> None:
+    world = begun(loop_of, rush=True)
+    await asyncio.sleep(0.1)
+    ended = facts(RunState.SUCCESS, started_at=NOON, finished_at=NOON)
+    world.knowledge.observed(UID, RUN, seen(ended, 30))
+    await asyncio.sleep(0.1)
+    assert world.done.count((UID, "Write")) == 1
+    assert world.runs[UID].status.phase is Phase.SUCCEEDED

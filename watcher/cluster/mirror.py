@@ -96,17 +96,34 @@ def interpret(body: Mapping[str, Any]) -> DbtRun | Unreadable:
         )
 
 
+def read_json(raw: bytes | msgspec.Raw) -> DbtRun:
+    """As `read`, from JSON, in a fraction of the time where the object is as it should be.
+
+    Raises:
+        UnreadableObject: as `read`.
+        MsgspecError: it is not JSON.
+    """
+    try:
+        return _typed(raw)
+    except msgspec.ValidationError:
+        return read(msgspec.json.decode(raw))
+
+
 def interpret_json(raw: bytes | msgspec.Raw) -> DbtRun | Unreadable:
-    """The same from JSON, in a fraction of the time and memory where the object is as it should be.
+    """As `interpret`, from JSON, in a fraction of the time and memory where the object is as it should be.
 
     Raises:
         MsgspecError: it is not an object that the API server stores: its name, uid or version is missing.
     """
     try:
-        return _slim(msgspec.json.decode(raw, type=DbtRun))
+        return _typed(raw)
     except msgspec.ValidationError:
         msgspec.json.decode(raw, type=_Stored)
         return interpret(msgspec.json.decode(raw))
+
+
+def _typed(raw: bytes | msgspec.Raw) -> DbtRun:
+    return _slim(msgspec.json.decode(raw, type=DbtRun))
 
 
 def _slim(run: DbtRun) -> DbtRun:

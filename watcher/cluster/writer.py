@@ -18,7 +18,7 @@ from dbtrun.kube.paths import api_path
 from dbtrun.kube.runs import PREFIX, DbtRuns
 from dbtrun.kube.turns import Urgency
 from watcher.cluster.access import ClusterAccess
-from watcher.cluster.mirror import read
+from watcher.cluster.mirror import read, read_json
 
 METADATA_ONLY: Final = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
 
@@ -102,7 +102,10 @@ class Writer:
         return self._as_written(await self._patch(run, {"status": diff}, "status", urgency), status)
 
     def _as_written(self, stored: DbtRun, status: Status) -> DbtRun:
-        dropped = left_out(to_wire(status), to_wire(stored.status), "status")
+        if stored.status == status:
+            dropped = frozenset[str]()
+        else:
+            dropped = left_out(to_wire(status), to_wire(stored.status), "status")
         if not dropped or status.final:
             self._incomplete.discard(stored.uid)
         else:
@@ -168,7 +171,7 @@ class Writer:
         return await runs.patch(run.metadata.name, body, sub=sub, strict=False, urgency=urgency)
 
     def _runs(self, namespace: str) -> DbtRuns[DbtRun]:
-        return DbtRuns(self._access, namespace, _read)
+        return DbtRuns(self._access, namespace, read_json)
 
 
 class _Owner(msgspec.Struct):
@@ -207,7 +210,3 @@ def _content(files: Mapping[str, bytes]) -> dict[str, dict[str, str]]:
         except UnicodeDecodeError:
             content["binaryData"][key] = b64encode(file).decode()
     return content
-
-
-def _read(answer: bytes | msgspec.Raw) -> DbtRun:
-    return read(msgspec.json.decode(answer))

@@ -43,6 +43,11 @@ class Starts:
         """How many objects of each namespace wait for a place."""
         return self._queue.by_namespace
 
+    @property
+    def crowded(self) -> bool:
+        """Whether objects wait for a place."""
+        return bool(self._queue)
+
     async def begin(self, applicant: Applicant) -> bool:
         """Waits for a place; False when it was interrupted and has none."""
         if applicant.uid in self._held:

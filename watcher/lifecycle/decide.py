@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -67,6 +68,17 @@ def _shown_at_its_end(case: Case, step: Decision) -> Decision:
     taken = replace(case, run=structs.replace(case.run, status=step.status))
     following = following_step(taken, step.status.attempt)
     return replace(following, event=None) if isinstance(following, Write) else following
+
+
+def may_wait(run: DbtRun, decision: Decision, policy: Policy) -> bool:
+    """Whether the decision only reports that a queued run has begun, so that starts of other runs may go first.
+
+    A deadline that could pass meanwhile counts from the times in the status, so such a run is reported at once.
+    """
+    queue, active = run.spec.queue_deadline_seconds, run.spec.active_deadline_seconds
+    if not isinstance(decision, Write) or queue or (active or math.inf) <= policy.news_grace:
+        return False
+    return (run.status.phase, decision.status.phase) == (Phase.QUEUED, Phase.RUNNING)
 
 
 class Interest(NamedTuple):

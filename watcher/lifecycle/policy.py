@@ -57,6 +57,9 @@ class Policy:
     """How often the failed nodes, or the artifacts, of an ended run are asked for before its end is written without
     them."""
 
+    news_grace: float = 10.0
+    """While other runs wait to be started, the status may say this much later that a run has begun."""
+
     artifacts_pause: float = 5.0
     """Pause between two tries: dbt Cloud may still be uploading the artifacts when it reports the end."""
 

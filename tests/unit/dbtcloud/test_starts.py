@@ -30,14 +30,14 @@ async def test_no_more_than_so_many_are_under_way_and_the_others_follow_in_order
 
     tasks = [asyncio.create_task(one(uid)) for uid in "abcd"]
     await turns()
-    assert begun == ["a", "b"]
+    assert (begun, starts.crowded) == (["a", "b"], True)
     starts.end("b")
     starts.end("unknown")
     await turns()
     assert begun == ["a", "b", "c"]
     starts.end("a")
     await asyncio.gather(*tasks)
-    assert (begun, starts.under_way) == (["a", "b", "c", "d"], 2)
+    assert (begun, starts.under_way, starts.crowded) == (["a", "b", "c", "d"], 2, False)
 
 
 async def test_one_that_waits_can_be_interrupted_and_takes_no_place() -> None:

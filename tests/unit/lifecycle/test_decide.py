@@ -7,21 +7,25 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from dbtrun.api import Attempt, Phase, Reason, Status
+from dbtrun.api import Attempt, DbtRun, Phase, Reason, Status
 from tests.unit.lifecycle.builders import (
     ACCOUNT,
+    POLICY,
     RUN,
     claimed,
+    facts,
     following,
     known,
     live,
     mono,
+    next_step,
     over,
     run,
     seen,
     written,
 )
-from watcher.lifecycle.decide import Interest, interest
+from watcher.lifecycle.decide import Interest, interest, may_wait
+from watcher.lifecycle.facts import RunState
 from watcher.lifecycle.known import DENIED_INTERVAL, Known
 from watcher.lifecycle.tampering import tampered
 
@@ -89,3 +93,36 @@ def test_a_run_that_was_denied_is_polled_more_often() -> None:
 @pytest.mark.parametrize("obj", [run(), run(claimed()), run(over())])
 def test_nothing_is_polled_without_a_live_run(obj: Any) -> None:
     assert interest(obj, known(account_id=ACCOUNT)) is None
+
+
+# ── what may wait for other runs' starts ──
+
+
+def waits(obj: DbtRun, state: RunState = RunState.RUNNING) -> bool:
+    """Whether what is to be done may wait, once dbt Cloud says this of the run."""
+    return may_wait(obj, next_step(obj, following(obj, seen(facts(state)))), POLICY)
+
+
+def test_that_a_run_has_begun_may_wait() -> None:
+    assert waits(run(live(Phase.QUEUED)))
+    assert waits(run(live(Phase.QUEUED), active_deadline_seconds=600))
+
+
+def test_that_a_run_has_begun_does_not_wait_where_a_deadline_counts_from_it() -> None:
+    assert not waits(run(live(Phase.QUEUED), queue_deadline_seconds=600))
+    assert not waits(run(live(Phase.QUEUED), active_deadline_seconds=int(POLICY.news_grace)))
+
+
+@pytest.mark.parametrize(
+    ("obj", "state"),
+    [
+        (run(live(Phase.QUEUED)), RunState.SUCCESS),
+        (run(live(Phase.QUEUED)), RunState.CANCELLED),
+        (run(live(Phase.QUEUED), deleted=15), RunState.RUNNING),
+        (run(live(Phase.QUEUED), cancel=True), RunState.RUNNING),
+        (run(live(Phase.RUNNING)), RunState.RUNNING),
+        (run(live(Phase.RUNNING)), RunState.SUCCESS),
+    ],
+)
+def test_nothing_else_waits(obj: DbtRun, state: RunState) -> None:
+    assert not waits(obj, state)
