@@ -152,7 +152,7 @@ def test_airflow_may_use_dbtruns_and_neither_their_status_nor_secrets(installed:
     installed.kubectl_sync("create", "serviceaccount", "airflow-worker", "--namespace=team-b")
     airflow = identity_of(installed, "team-b", "airflow-worker")
     expected = rights("dbtrun.dev", "dbtruns", "get", "list", "watch", "create", "patch")
-    expected |= rights("", "configmaps", "get")
+    expected |= rights("dbtrun.dev", "dbtrunmirrors", "get") | rights("", "configmaps", "get")
     assert rights_of(installed, airflow, "team-a") == expected
     assert rights_of(installed, airflow, "dbtrun-system") == set()
 
