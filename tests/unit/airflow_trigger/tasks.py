@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from airflow_trigger.task.run import TaskRun
+from airflow_trigger.task.runs import PAGE, read
+from dbtrun.api import PLURAL
 from dbtrun.kube.config import ClusterConfig
-from dbtrun.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
+from dbtrun.kube.errors import KubeError
+from dbtrun.kube.runs import DbtRuns
+from tests.unit.world.apiserver import ApiServer, Direct, merged
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -22,62 +23,51 @@ NAMESPACE = "team"
 URL = "https://cloud.getdbt.com/deploy/1/projects/2/runs/{}/"
 
 
-class FakeTaskRuns:
-    """An API server; what is created is started by the watcher at once, unless `asleep`."""
+class FakeTaskRuns(DbtRuns[TaskRun]):
+    """The real ones, at an API server in memory; what is created is started by the watcher at once, unless `asleep`."""
 
     def __init__(self) -> None:
-        self.objects: dict[str, dict[str, Any]] = {}
+        self._server = ApiServer()
+        super().__init__(Direct(self._server), NAMESPACE, read, page=PAGE)
         self.failing: list[KubeError] = []
         self.failing_after: list[KubeError] = []
         """Told after the request was done: its answer is lost."""
         self.asleep = False
         self.before: Callable[[str], None] = lambda verb: None
         self.calls: list[str] = []
-        self._version = 0
 
     @asynccontextmanager
     async def connect(self, config: ClusterConfig, namespace: str) -> AsyncIterator[FakeTaskRuns]:
         assert namespace == NAMESPACE
         yield self
 
-    async def list(self, labels: str = "", fields: str = "") -> list[TaskRun]:
+    async def list(self, labels: str = "", fields: str = "") -> Sequence[TaskRun]:
         self._ask("list")
-        wanted = dict(pair.split("=", 1) for pair in labels.split(",") if pair)
-        found = [body for body in self.objects.values() if wanted.items() <= body["metadata"]["labels"].items()]
-        return [self._told(body) for body in found]
+        return await super().list(labels, fields)
 
     async def get(self, name: str) -> TaskRun:
         self._ask("get")
-        if name not in self.objects:
-            raise NotFound(f'dbtruns.dbtrun.dev "{name}" not found')
-        return self._told(self.objects[name])
+        return await super().get(name)
 
     async def create(self, body: Mapping[str, Any]) -> TaskRun:
         self._ask("create")
-        name = body["metadata"]["name"]
-        if name in self.objects:
-            raise AlreadyExists(f'dbtruns.dbtrun.dev "{name}" already exists')
+        await super().create(body)
         self.put(body)
-        return self._answered(name)
+        return await self._answered(body["metadata"]["name"])
 
-    async def patch(self, name: str, body: Mapping[str, Any]) -> TaskRun:
+    async def patch(self, name: str, body: Mapping[str, Any], **how: Any) -> TaskRun:
         self._ask("patch")
-        if name not in self.objects:
-            raise NotFound(f'dbtruns.dbtrun.dev "{name}" not found')
-        metadata = dict(body.get("metadata", {}))
-        version = metadata.pop("resourceVersion", None)
-        if version not in (None, self.objects[name]["metadata"]["resourceVersion"]):
-            raise Conflict("the object has been modified")
-        self._merge(name, {**body, "metadata": metadata})
-        return self._answered(name)
+        await super().patch(name, body, **how)
+        return await self._answered(name)
 
     # ── the watcher's doing ──
 
     def put(self, body: Mapping[str, Any]) -> None:
         """An object as it was created."""
         name = body["metadata"]["name"]
-        self.objects[name] = copy.deepcopy({"metadata": {"labels": {}, "annotations": {}}, **body, "status": {}})
-        self._merge(name, {"metadata": {"uid": f"u-{name}", "namespace": NAMESPACE, "creationTimestamp": "2026-01-01"}})
+        given = {"labels": {}, "annotations": {}, "uid": f"u-{name}", "creationTimestamp": "2026-01-01T00:00:00Z"}
+        metadata = {"namespace": NAMESPACE, **given, **body["metadata"]}
+        self._server.store(PLURAL, name, {**body, "metadata": metadata, "status": {}}, namespace=NAMESPACE)
         if not self.asleep:
             self.starts(name)
 
@@ -93,7 +83,12 @@ class FakeTaskRuns:
         self.says(name, phase=phase, reason=reason, **status)
 
     def delete(self, name: str) -> None:
-        del self.objects[name]
+        del self._server.objects[PLURAL, NAMESPACE, name]
+
+    @property
+    def objects(self) -> dict[str, dict[str, Any]]:
+        """The objects by name."""
+        return {name: body for (_, _, name), body in self._server.objects.items()}
 
     @property
     def names(self) -> Sequence[str]:
@@ -121,31 +116,13 @@ class FakeTaskRuns:
         if self.failing:
             raise self.failing.pop(0)
 
-    def _answered(self, name: str) -> TaskRun:
+    async def _answered(self, name: str) -> TaskRun:
         if self.failing_after:
             raise self.failing_after.pop(0)
-        return self._told(self.objects[name])
-
-    def _told(self, body: Mapping[str, Any]) -> TaskRun:
-        return msgspec.json.decode(msgspec.json.encode(body), type=TaskRun)
+        return await super().get(name)
 
     def _merge(self, name: str, change: Mapping[str, Any]) -> None:
-        self._version += 1
-        version = {"metadata": {"resourceVersion": str(self._version)}}
-        self.objects[name] = merged(merged(self.objects[name], change), version)
-
-
-def merged(target: Any, change: Any) -> Any:
-    """A merge patch, RFC 7386."""
-    if not isinstance(change, dict):
-        return change
-    result = dict(target) if isinstance(target, dict) else {}
-    for key, value in change.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merged(result.get(key), value)
-    return result
+        self._server.store(PLURAL, name, merged(self.objects[name], change), namespace=NAMESPACE)
 
 
 @dataclass

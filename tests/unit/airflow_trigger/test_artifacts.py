@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,9 +12,11 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_trigger.artifacts import DbtRunArtifactOperator
 from airflow_trigger.failures import DbtRunException, DbtRunLostContact, DbtRunRefused, InvalidArgument
+from dbtrun.api import PLURAL
 from dbtrun.kube import retry
-from dbtrun.kube.errors import Forbidden, NotFound, Unreachable
-from dbtrun.kube.turns import Urgency
+from dbtrun.kube.errors import Forbidden, Unreachable
+from dbtrun.kube.lists import FIRST_PAGE
+from tests.unit.world.apiserver import ApiServer, Direct
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -25,59 +26,44 @@ if TYPE_CHECKING:
     from dbtrun.kube.config import ClusterConfig
     from dbtrun.kube.errors import KubeError
 
-RUNS = "/apis/dbtrun.dev/v1alpha1/namespaces/data/dbtruns"
-CONFIG_MAPS = "/api/v1/namespaces/data/configmaps"
 RUN = 70_403_000_000_001
 RESULTS = {"path": "run_results.json", "configMap": "nightly-artifacts", "key": "run_results.json", "bytes": 9}
-COMPILED = {"path": "compiled/shop/a.sql", "configMap": "nightly-artifacts", "key": "compiled..shop..a.sql", "bytes": 3}
+COMPILED: dict[str, Any] = {
+    "path": "compiled/shop/a.sql",
+    "configMap": "nightly-artifacts",
+    "key": "compiled..shop..a.sql",
+    "bytes": 3,
+}
 HUGE = {"path": "manifest.json", "problem": "It is too large."}
 
 
-def dbtrun(name: str = "nightly", phase: str = "Succeeded", run_id: int = RUN, *files: Mapping[str, Any]) -> Any:
-    spec = {"job": {"id": 1}, "artifacts": [file["path"] for file in files] or ["lost.json"]}
-    metadata = {"name": name, "uid": f"uid-{name}", "resourceVersion": "1"}
-    return {"metadata": metadata, "spec": spec, "status": {"phase": phase, "runId": run_id, "artifacts": list(files)}}
-
-
-class Server:
-    """An API server: what it answers, by path."""
+class Server(ApiServer):
+    """With a run that keeps files."""
 
     def __init__(self) -> None:
-        self.errors: list[KubeError] = []
-        self.answers: dict[str, Any] = {
-            f"{RUNS}/nightly": dbtrun("nightly", "Succeeded", RUN, RESULTS, COMPILED, HUGE),
-            f"{CONFIG_MAPS}/nightly-artifacts": {
-                "data": {"run_results.json": '{"a":  1}'},
-                "binaryData": {"compiled..shop..a.sql": b64encode(b"\xff\x00\xfe").decode()},
-            },
-        }
+        super().__init__()
+        self.has("nightly", "Succeeded", RUN, RESULTS, COMPILED, HUGE)
+        self.keeps({"run_results.json": '{"a":  1}'}, {COMPILED["key"]: b64encode(b"\xff\x00\xfe").decode()})
+
+    def has(self, name: str, phase: str = "Succeeded", run_id: int = RUN, *files: Mapping[str, Any]) -> None:
+        """A DbtRun."""
+        spec = {"job": {"id": 1}, "artifacts": [file["path"] for file in files] or ["lost.json"]}
+        status = {"phase": phase, "runId": run_id, "artifacts": list(files)}
+        self.store(PLURAL, name, {"spec": spec, "status": status}, namespace="data")
+
+    def keeps(self, data: Mapping[str, str], binary_data: Mapping[str, str] | None = None) -> None:
+        """The ConfigMap of `nightly`."""
+        files = {"data": dict(data), "binaryData": dict(binary_data or {})}
+        self.store("configmaps", "nightly-artifacts", files, namespace="data")
+
+    def fails(self, *errors: KubeError) -> None:
+        """The next requests."""
+        for error in errors:
+            self.plan("GET", "", error)
 
     @asynccontextmanager
-    async def connect(self, config: ClusterConfig) -> AsyncIterator[Server]:
-        yield self
-
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str | int] | None = None,
-        body: object = None,
-        accept: str = "",
-        urgency: Urgency | None = None,
-    ) -> bytes:
-        assert (method, body) == ("GET", None)
-        if self.errors:
-            raise self.errors.pop(0)
-        place = path if "continue" not in (query or {}) else f"{path}?{(query or {})['continue']}"
-        if place not in self.answers:
-            raise NotFound(f"{path} not found")
-        return json.dumps(self.answers[place]).encode()
-
-    def lists(self, *pages: list[Any]) -> None:
-        for number, page in enumerate(pages):
-            more = {"continue": str(number + 1)} if number + 1 < len(pages) else {}
-            self.answers[f"{RUNS}?{number}" if number else RUNS] = {"items": page, "metadata": more}
+    async def connect(self, config: ClusterConfig) -> AsyncIterator[Direct]:
+        yield Direct(self)
 
 
 @pytest.fixture
@@ -127,8 +113,10 @@ def test_a_name_of_ones_own_may_have_folders(server: Server) -> None:
 
 
 def test_the_run_is_found_by_its_id_among_many(server: Server) -> None:
-    keeping = server.answers[f"{RUNS}/nightly"]
-    server.lists([dbtrun("other", run_id=5), dbtrun("adopted", "Running")], [keeping, dbtrun("late", "Error")])
+    server.has("adopted", "Running")
+    server.has("late", "Error")
+    for number in range(FIRST_PAGE):
+        server.has(f"other-{number}", run_id=number + 1)
     assert read(server, run_id=str(RUN)) == f"{RUN}_run_results.json"
 
 
@@ -147,45 +135,45 @@ def test_a_file_that_is_not_kept_fails_for_good_and_says_why(server: Server, pat
 
 
 def test_an_end_without_files_says_which_end(server: Server) -> None:
-    server.answers[f"{RUNS}/nightly"] = dbtrun("nightly", "Error")
+    server.has("nightly", "Error")
     with pytest.raises(DbtRunRefused, match=r"lost\.json of DbtRun nightly was not kept: it ended as Error\."):
         read(server, path="lost.json")
 
 
 def test_a_run_that_is_not_over_may_be_tried_again(server: Server) -> None:
-    server.answers[f"{RUNS}/nightly"] = dbtrun("nightly", "Running")
+    server.has("nightly", "Running")
     with pytest.raises(DbtRunException, match="is Running") as caught:
         read(server)
     assert not isinstance(caught.value, AirflowFailException)
 
 
 def test_a_run_that_no_object_is_about_is_an_error(server: Server) -> None:
-    server.lists([dbtrun("other", run_id=5)])
+    server.has("nightly", run_id=5)
     with pytest.raises(DbtRunRefused, match=f"no DbtRun of dbt Cloud run {RUN}"):
         read(server, run_id=RUN)
 
 
 def test_a_server_that_does_not_answer_is_asked_again(server: Server) -> None:
-    server.errors = [Unreachable("no answer"), Unreachable("HTTP 503")]
+    server.fails(Unreachable("no answer"), Unreachable("HTTP 503"))
     assert Path(read(server)).exists()
 
 
 @pytest.mark.parametrize("error", [Forbidden("Kubernetes refuses it."), Unreachable("away", retry_after=100.0)])
 def test_what_cannot_be_read_is_a_lost_contact(server: Server, error: KubeError) -> None:
-    server.errors = [error]
+    server.fails(error)
     with pytest.raises(DbtRunLostContact, match=str(error)):
         read(server)
 
 
-@pytest.mark.parametrize("left", [{}, {"data": {"other": ""}}])
-def test_a_config_map_that_somebody_emptied_is_a_lost_contact(server: Server, left: dict[str, Any]) -> None:
-    server.answers[f"{CONFIG_MAPS}/nightly-artifacts"] = left
+@pytest.mark.parametrize("left", [{}, {"other": ""}])
+def test_a_config_map_that_somebody_emptied_is_a_lost_contact(server: Server, left: dict[str, str]) -> None:
+    server.keeps(left)
     with pytest.raises(DbtRunLostContact, match="has no key run_results"):
         read(server)
 
 
 def test_a_dbtrun_that_is_gone_is_a_lost_contact(server: Server) -> None:
-    server.answers.clear()
+    server.objects.clear()
     with pytest.raises(DbtRunLostContact, match="it goes when its DbtRun goes"):
         read(server)
 

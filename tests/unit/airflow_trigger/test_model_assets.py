@@ -13,7 +13,7 @@ from airflow_trigger.failures import DbtRunException, DbtRunLostContact, DbtRunR
 from airflow_trigger.model_assets import DbtRunAssetsOperator
 from dbtrun.kube.errors import Forbidden
 from tests.unit.airflow_trigger.reacting.test_models import node, results
-from tests.unit.airflow_trigger.test_artifacts import CONFIG_MAPS, RESULTS, RUN, RUNS, Server, dbtrun
+from tests.unit.airflow_trigger.test_artifacts import RESULTS, RUN, Server
 
 
 class Events:
@@ -39,8 +39,8 @@ def emit(server: Server, content: bytes | None = None, phase: str = "Succeeded",
         connect = staticmethod(server.connect)
 
     if content is not None:
-        server.answers[f"{RUNS}/nightly"] = dbtrun("nightly", phase, RUN, RESULTS)
-        server.answers[f"{CONFIG_MAPS}/nightly-artifacts"] = {"data": {"run_results.json": content.decode()}}
+        server.has("nightly", phase, RUN, RESULTS)
+        server.keeps({"run_results.json": content.decode()})
     events = Events()
     operator = Operator(**{"task_id": "emit", "namespace": "data", "name": "nightly"} | arguments)
     assert operator.execute(cast("Context", {"outlet_events": events})) == [uri for uri, _ in events.told]
@@ -71,7 +71,7 @@ def test_too_many_for_one_transaction_are_refused_with_the_way_out(server: Serve
 
 
 def test_a_run_whose_results_are_not_kept_says_how_to_keep_them(server: Server) -> None:
-    server.answers[f"{RUNS}/nightly"] = dbtrun("nightly", "Succeeded", RUN)
+    server.has("nightly")
     with pytest.raises(DbtRunRefused, match=r"spec\.artifacts"):
         emit(server)
 
@@ -87,7 +87,7 @@ def test_results_that_cannot_be_read_are_no_success(server: Server) -> None:
 
 
 def test_an_api_server_that_refuses_is_told(server: Server) -> None:
-    server.errors = [Forbidden("no")]
+    server.fails(Forbidden("no"))
     with pytest.raises(DbtRunLostContact):
         emit(server)
 

@@ -10,11 +10,13 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from dbtrun.api import PLURAL
 from dbtrun.cli.runs import keep_steps_fresh
 from dbtrun.cli.top import KEPT, State
 from dbtrun.cli.view import read
 from dbtrun.kube.watch import Added, Removed
 from tests.unit.cli.builders import body, shown
+from tests.unit.world.apiserver import ApiServer, Direct
 
 NOW = datetime.now(UTC)
 
@@ -88,27 +90,23 @@ def test_the_time_left_is_shown_where_it_is_known() -> None:
     assert screen(state)[2].split()[4:6] == ["1/2", "5m30s"]
 
 
-class Api:
-    """An API server that takes patches."""
+class Api(Direct):
+    """An API server with a clock."""
 
-    def __init__(self) -> None:
-        self.patched: list[str] = []
-        self.now = NOW
-
-    async def request(self, method: str, path: str, **_: object) -> bytes:
-        assert method == "PATCH"
-        self.patched.append(path.rpartition("/")[2])
-        return b"{}"
+    now = NOW
 
 
 @pytest.mark.parametrize(("running", "asked"), [(100, 9), (3, 3)])
 async def test_fresh_steps_are_asked_for_of_the_running_runs_on_the_screen_alone(running: int, asked: int) -> None:
-    state, api = State(), Api()
+    state, api = State(), Api(ApiServer())
     state.reset([raw(f"run-{number}", phase="Running") for number in range(running)] + [raw("waits", phase="Pending")])
+    for number in range(running):
+        api.server.store(PLURAL, f"run-{number}", namespace="data")
     screen(state, height=12)
     asking = asyncio.create_task(keep_steps_fresh(cast(Any, api), lambda: state.shown))
     for _ in range(100):
         await asyncio.sleep(0)
     asking.cancel()
-    assert len(api.patched) == asked
-    assert "waits" not in api.patched
+    patched = [path for method, path in api.server.writes() if method == "PATCH"]
+    assert len(patched) == asked
+    assert not any("waits" in path for path in patched)

@@ -3,19 +3,21 @@
 Clients cannot tell it from a real one by what they rely on: versions that grow, refused writes with an old version,
 merge patches, finalizers, metadata-only answers, pages, watches that go on from a version. It does not validate, has no
 defaults, and grants every right.
-`plan` has it answer requests in another way, or wait before it does.
+`plan` has it answer requests in another way, or wait before it does. It is asked over HTTP (`listening`), or directly by
+what needs no more than `Requests` and `Streams` (`Direct`), also where time is simulated.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlencode
 from uuid import uuid4
 
 from aiohttp import web
@@ -23,6 +25,9 @@ from aiohttp.test_utils import TestServer
 
 from dbtrun.api import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from dbtrun.api.mirrors import MIRROR_KIND, MIRROR_PLURAL
+from dbtrun.kube.answers import JSON
+from dbtrun.kube.errors import KubeError, failure
+from dbtrun.kube.turns import Urgency
 
 Body = dict[str, Any]
 KINDS: Final = {
@@ -50,6 +55,21 @@ class Change(NamedTuple):
     body: Body
 
 
+class Asked(NamedTuple):
+    """A request."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    accept: str
+    body: Any
+
+    @property
+    def full_path(self) -> str:
+        """With the query."""
+        return f"{self.path}?{urlencode(self.query)}" if self.query else self.path
+
+
 class Refused(Exception):
     """An answer that is a Status."""
 
@@ -62,6 +82,10 @@ class Refused(Exception):
         said = {"kind": "Status", "code": self.code, "reason": self.reason, "message": str(self)}
         said |= {"details": self.details} if self.details else {}
         return web.json_response(said, status=self.code)
+
+
+Answer = Refused | web.Response | asyncio.Event | KubeError
+"""What a test has answered. An Event is awaited first; a KubeError is for those that ask directly."""
 
 
 class ApiServer:
@@ -80,14 +104,15 @@ class ApiServer:
         self.version = 100
         """Of the last write."""
         self._history: list[Change] = []
-        self._changed = asyncio.Condition()
+        self._news: set[asyncio.Event] = set()
+        """One for each watch."""
         self._watches: set[asyncio.Task[Any]] = set()
-        self._plans: list[tuple[str, str, Refused | web.Response | asyncio.Event]] = []
+        self._plans: list[tuple[str, str, Answer]] = []
 
     # ── what a test does ──
 
-    def plan(self, method: str, part: str, answer: Refused | web.Response | asyncio.Event, times: int = 1) -> None:
-        """The next requests of this method whose path and query contain `part` get this; an Event is awaited first."""
+    def plan(self, method: str, part: str, answer: Answer, times: int = 1) -> None:
+        """The next requests of this method whose path and query contain `part` get this."""
         self._plans += [(method, part, answer)] * times
 
     def forget_plans(self) -> None:
@@ -96,16 +121,20 @@ class ApiServer:
 
     async def put(self, plural: str, name: str, fields: Body | None = None, *, namespace: str = "ns") -> Body:
         """Creates an object, or changes the one of that name, with these fields at its top."""
+        return self.store(plural, name, fields, namespace=namespace)
+
+    def store(self, plural: str, name: str, fields: Body | None = None, *, namespace: str = "ns") -> Body:
+        """As `put`, from where nothing can be awaited."""
         place = Place(plural, namespace, name, "")
         known = self.objects.get(place[:3])
         body: Body = deepcopy(known) if known else self._new(place)
         body |= deepcopy(fields or {})
-        return await self._keep("MODIFIED" if known else "ADDED", place, body)
+        return self._keep("MODIFIED" if known else "ADDED", place, body)
 
     async def drop(self, plural: str, name: str, *, namespace: str = "ns") -> None:
         """Deletes an object, whatever its finalizers."""
         place = Place(plural, namespace, name, "")
-        await self._keep("DELETED", place, self.objects[place[:3]])
+        self._keep("DELETED", place, self.objects[place[:3]])
 
     async def cut(self) -> None:
         """Ends all watches in the middle."""
@@ -123,42 +152,55 @@ class ApiServer:
         """Method and path of all requests that change something."""
         return [(method, path) for method, path in self.asked if method != "GET"]
 
-    # ── HTTP ──
+    # ── requests ──
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Any request."""
-        asked = request.method, request.path_qs
-        self.asked.append(asked)
-        for planned in self._plans:
-            method, part, answer = planned
-            if method == request.method and part in request.path_qs:
-                self._plans.remove(planned)
-                if isinstance(answer, web.Response):
-                    return web.Response(body=answer.body, status=answer.status, headers=answer.headers)
-                if isinstance(answer, Refused):
-                    return answer.response()
-                await answer.wait()
-                break
+        """Any request over HTTP."""
+        body = await request.json() if request.can_read_body else None
+        asked = Asked(request.method, request.path, request.query, request.headers.get("Accept", ""), body)
+        if not asked.query.get("watch"):
+            return await self.answer(asked)
+        planned = await self._planned(asked)
+        return planned or await self._watch(request, asked)
+
+    async def answer(self, asked: Asked) -> web.Response:
+        """The answer to a request that is not a watch. It raises the KubeError that is planned."""
+        planned = await self._planned(asked)
+        if planned is not None:
+            return planned
         try:
-            return await self._answer(request)
+            return web.json_response(self._answer(asked))
         except Refused as refused:
             return refused.response()
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
-        place = _place(request.path)
+    async def _planned(self, asked: Asked) -> web.Response | None:
+        self.asked.append((asked.method, asked.full_path))
+        found = next((each for each in self._plans if each[0] == asked.method and each[1] in asked.full_path), None)
+        if found is None:
+            return None
+        self._plans.remove(found)
+        answer = found[2]
+        if isinstance(answer, asyncio.Event):
+            await answer.wait()
+            return None
+        if isinstance(answer, KubeError):
+            raise answer
+        if isinstance(answer, Refused):
+            return answer.response()
+        return web.Response(body=answer.body, status=answer.status, headers=answer.headers)
+
+    def _answer(self, asked: Asked) -> Body:
+        place = _place(asked.path)
         if place is None:
-            return web.json_response(self._discovered(request.path))
+            return self._discovered(asked.path)
         if place.plural not in KINDS:
             raise Refused(404, "NotFound", "404 page not found")
-        if request.query.get("watch"):
-            return await self._watch(request, place)
-        if request.method == "GET":
-            found = self._read(place) if place.name else self._list(place, request.query)
-            return web.json_response(_metadata_only(found) if "as=Partial" in request.headers["Accept"] else found)
-        body = await request.json()
-        self.bodies.append(body)
+        if asked.method == "GET":
+            found = self._read(place) if place.name else self._list(place, asked.query)
+            return _metadata_only(found) if "as=Partial" in asked.accept else found
+        self.bodies.append(asked.body)
         write = {"POST": self._create, "PUT": self._replace, "PATCH": self._patch, "DELETE": self._delete}
-        return web.json_response(await write[request.method](place, body))
+        return write[asked.method](place, asked.body)
 
     def _discovered(self, path: str) -> Body:
         answers: dict[str, Body] = {
@@ -172,25 +214,38 @@ class ApiServer:
             raise Refused(404, "NotFound", "404 page not found")
         return answers[path]
 
-    async def _watch(self, request: web.Request, place: Place) -> web.StreamResponse:
-        seen = int(request.query.get("resourceVersion", "0"))
+    async def changes(self, asked: Asked) -> AsyncGenerator[bytes]:
+        """The lines of a watch, without an end."""
+        place, seen = _place(asked.path), int(asked.query.get("resourceVersion", "0"))
+        assert place is not None
+        news = asyncio.Event()
+        self._news.add(news)
+        try:
+            while True:
+                news.clear()
+                for change in [one for one in self._history if one.version > seen]:
+                    seen = change.version
+                    if _contains(place, change.place) and not self.mute:
+                        yield json.dumps({"type": change.type, "object": change.body}).encode() + b"\n"
+                await news.wait()
+        finally:
+            self._news.discard(news)
+
+    async def _watch(self, request: web.Request, asked: Asked) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         task = asyncio.current_task()
         assert task is not None
         self._watches.add(task)
         try:
-            while True:
-                for change in [one for one in self._history if one.version > seen]:
-                    seen = change.version
-                    if _contains(place, change.place) and not self.mute:
-                        await response.write(json.dumps({"type": change.type, "object": change.body}).encode() + b"\n")
-                async with self._changed:
-                    await self._changed.wait()
+            async with aclosing(self.changes(asked)) as lines:
+                async for line in lines:
+                    await response.write(line)
         except asyncio.CancelledError:
             return response
         finally:
             self._watches.discard(task)
+        return response
 
     # ── objects ──
 
@@ -202,7 +257,7 @@ class ApiServer:
         }  # fmt: skip
         return {"apiVersion": api_version, "kind": kind, "metadata": metadata}
 
-    async def _keep(self, change: str, place: Place, body: Body) -> Body:
+    def _keep(self, change: str, place: Place, body: Body) -> Body:
         self.version += 1
         body["metadata"]["resourceVersion"] = str(self.version)
         if change == "DELETED":
@@ -210,53 +265,56 @@ class ApiServer:
         else:
             self.objects[place[:3]] = body
         self._history.append(Change(self.version, change, place, deepcopy(body)))
-        async with self._changed:
-            self._changed.notify_all()
+        for news in self._news:
+            news.set()
         return body
 
     def _read(self, place: Place) -> Body:
         if place[:3] not in self.objects:
             # Without details it would be a path that is not served.
-            raise Refused(404, "NotFound", f"{place.name} not found", name=place.name, kind=place.plural)
+            raise Refused(
+                404, "NotFound", f'{place.plural} "{place.name}" not found', name=place.name, kind=place.plural
+            )
         return self.objects[place[:3]]
 
     def _list(self, place: Place, query: Mapping[str, str]) -> Body:
         kind = KINDS[place.plural][1]
-        selector = query.get("fieldSelector", "")
+        selector, labels = query.get("fieldSelector", ""), _labels(query.get("labelSelector", ""))
         found = [
             body
             for key, body in sorted(self.objects.items())
             if _contains(place, Place(*key, "")) and _selected(selector, body)
+            if labels.items() <= body["metadata"].get("labels", {}).items()
         ]
         start, limit = int(query.get("continue", "0")), int(query.get("limit", "500"))
         more = {"continue": str(start + limit)} if start + limit < len(found) else {}
         page = found[start : start + limit]
         return {"kind": f"{kind}List", "metadata": {"resourceVersion": str(self.version), **more}, "items": page}
 
-    async def _create(self, place: Place, body: Body) -> Body:
+    def _create(self, place: Place, body: Body) -> Body:
         place = place._replace(name=body["metadata"]["name"])
         if place[:3] in self.objects:
             raise Refused(409, "AlreadyExists", f'{place.plural} "{place.name}" already exists')
         new = self._new(place)
-        return await self._keep("ADDED", place, body | {"metadata": body["metadata"] | new["metadata"]})
+        return self._keep("ADDED", place, body | {"metadata": body["metadata"] | new["metadata"]})
 
-    async def _replace(self, place: Place, body: Body) -> Body:
+    def _replace(self, place: Place, body: Body) -> Body:
         known = self._fresh(place, body["metadata"])
-        return await self._keep("MODIFIED", place, known | body | {"metadata": known["metadata"] | body["metadata"]})
+        return self._keep("MODIFIED", place, known | body | {"metadata": known["metadata"] | body["metadata"]})
 
-    async def _patch(self, place: Place, body: Body) -> Body:
+    def _patch(self, place: Place, body: Body) -> Body:
         known = self._fresh(place, body.get("metadata", {}))
         change = {key: value for key, value in body.items() if (key == "status") is (place.sub == "status")}
-        changed = _merged(known, change)
+        changed = merged(known, change)
         gone = changed["metadata"].get("deletionTimestamp") and not changed["metadata"].get("finalizers")
-        return await self._keep("DELETED" if gone else "MODIFIED", place, changed)
+        return self._keep("DELETED" if gone else "MODIFIED", place, changed)
 
-    async def _delete(self, place: Place, body: Body) -> Body:
+    def _delete(self, place: Place, body: Body) -> Body:
         known = deepcopy(self._fresh(place, body.get("preconditions", {})))
         if known["metadata"].get("finalizers"):
             known["metadata"].setdefault("deletionTimestamp", "2026-01-01T00:00:00Z")
-            return await self._keep("MODIFIED", place, known)
-        await self._keep("DELETED", place, known)
+            return self._keep("MODIFIED", place, known)
+        self._keep("DELETED", place, known)
         return {"kind": "Status", "status": "Success"}
 
     def _fresh(self, place: Place, basis: Mapping[str, Any]) -> Body:
@@ -288,6 +346,10 @@ def _selected(selector: str, body: Body) -> bool:
     return f"status.phase!={phase}" not in selector.split(",") and all(body["metadata"]["name"] == one for one in names)
 
 
+def _labels(selector: str) -> dict[str, str]:
+    return dict(pair.split("=", 1) for pair in selector.split(",") if pair)
+
+
 def _metadata_only(found: Body) -> Body:
     if "items" in found:
         items = [{"metadata": item["metadata"]} for item in found["items"]]
@@ -295,7 +357,7 @@ def _metadata_only(found: Body) -> Body:
     return {"kind": "PartialObjectMetadata", "metadata": found["metadata"]}
 
 
-def _merged(old: Any, change: Any) -> Any:
+def merged(old: Any, change: Any) -> Any:
     """A merge patch (RFC 7386)."""
     if not isinstance(change, dict):
         return change
@@ -304,7 +366,7 @@ def _merged(old: Any, change: Any) -> Any:
         if value is None:
             kept.pop(key, None)
         else:
-            kept[key] = _merged(kept.get(key), value)
+            kept[key] = merged(kept.get(key), value)
     return kept
 
 
@@ -316,6 +378,58 @@ def _group(name: str, version: str) -> Body:
 def _resource(plural: str, kind: str, *, namespaced: bool = True) -> Body:
     verbs = ["create", "delete", "get", "list", "patch", "update", "watch"]
     return {"name": plural, "singularName": kind.lower(), "namespaced": namespaced, "kind": kind, "verbs": verbs}
+
+
+class Direct:
+    """The way to an ApiServer for what needs only `Requests` and `Streams`: no sockets, so time may be simulated."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self.server = server
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str | int] | None = None,
+        body: object = None,
+        accept: str = JSON,
+        urgency: Urgency | None = Urgency.OTHER,
+    ) -> bytes:
+        """One request. Its errors are those that a Cluster raises for the same answer."""
+        answer = await self.server.answer(_asked(method, path, query, accept, body))
+        content = answer.body
+        assert isinstance(content, bytes)
+        if answer.status >= 400:
+            raise failure(answer.status, content, answer.headers)
+        return content
+
+    @asynccontextmanager
+    async def stream(self, path: str, query: Mapping[str, str | int], silence_seconds: float) -> AsyncIterator[Lines]:
+        """A watch."""
+        asked = _asked("GET", path, query, JSON, None)
+        planned = await self.server._planned(asked)
+        if planned is not None:
+            assert isinstance(planned.body, bytes)
+            raise failure(planned.status, planned.body, planned.headers)
+        async with aclosing(self.server.changes(asked)) as lines:
+            yield Lines(lines)
+
+
+class Lines:
+    """A watch's body."""
+
+    def __init__(self, lines: AsyncIterator[bytes]) -> None:
+        self._lines = lines
+
+    def iter_any(self) -> AsyncIterator[bytes]:
+        """As it comes."""
+        return self._lines
+
+
+def _asked(method: str, path: str, query: Mapping[str, str | int] | None, accept: str, body: object) -> Asked:
+    sent = None if body is None else json.loads(json.dumps(body))
+    return Asked(method, path, {key: str(value) for key, value in (query or {}).items()}, accept, sent)
 
 
 def kubeconfig(folder: Path, server: str, **cluster: Any) -> Path:
