@@ -10,7 +10,7 @@ import gzip
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -21,12 +21,11 @@ from aiohttp import web
 import tests.stack
 from airflow_trigger.trigger import DbtRunTrigger
 from airflow_trigger.waiting.hub import Pace
-from dbtrun.api import API_VERSION, FINAL_PHASES, KIND
+from dbtrun.api import KIND, PLURAL
 from dbtrun.kube import cluster, errors
-from tests.unit.world.apiserver import listening
+from tests.unit.world.apiserver import ApiServer, Asked, Body, Place, listening
 
 QUICK: Final = Pace(linger=0.0, silence=30.0, recheck=0.2, first_retry=0.01, longest_retry=0.05, denied_retry=0.01)
-PATH: Final = "/apis/dbtrun.dev/v1alpha1/namespaces/team/dbtruns"
 Attack = Callable[[web.Request, bytes], web.Response]
 
 
@@ -39,92 +38,41 @@ class QuickTrigger(DbtRunTrigger):
         super().__init__(name=name, namespace="team", config_file=str(where), denied_grace=0.0, **arguments)
 
 
-class Server:
-    """An API server of one namespace: lists in pages, watches, objects; `attack` may answer in its place."""
+class Server(ApiServer):
+    """An API server of one namespace; `attack` may answer in its place."""
 
     def __init__(self) -> None:
-        self.objects: dict[str, dict[str, Any]] = {}
+        super().__init__()
         self.odd: list[Any] = []
         """Items that stand in every list, before all others."""
-        self.version = 1
-        self.asked = 0
         self.attack: Callable[[web.Request], Attack | None] = lambda request: None
-        self._watches: set[asyncio.Queue[bytes | None]] = set()
 
-    def put(self, name: str, phase: str = "Running", **status: Any) -> None:
-        self.version += 1
-        self.objects[name] = {
-            "apiVersion": API_VERSION,
-            "kind": KIND,
-            "metadata": {"name": name, "uid": f"u-{name}", "resourceVersion": str(self.version)},
-            "spec": {"job": {"id": 1}},
-            "status": {"phase": phase, "reason": "Because", "runId": 5, **status},
-        }
-        if phase in FINAL_PHASES:
-            self.say({"type": "MODIFIED", "object": self.objects[name]})
-
-    def say(self, event: object) -> None:
-        """To all watches."""
-        line = event if isinstance(event, bytes) else json.dumps(event).encode() + b"\n"
-        for queue in self._watches:
-            queue.put_nowait(line)
-
-    def hang_up(self) -> None:
-        """Ends all watches."""
-        for queue in self._watches:
-            queue.put_nowait(None)
+    def has(self, name: str, phase: str = "Running", **status: Any) -> None:
+        """A DbtRun."""
+        told = {"phase": phase, "reason": "Because", "runId": 5, **status}
+        self.store(PLURAL, name, {"spec": {"job": {"id": 1}}, "status": told}, namespace="team")
 
     @asynccontextmanager
     async def up(self, folder: Path) -> AsyncIterator[Path]:
         """The kubeconfig that leads to it."""
-        async with listening(folder, self._answer) as path:
+        async with listening(folder, self.serve) as path:
             try:
                 yield path
             finally:
                 self.hang_up()
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
-        self.asked += 1
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Any request, or what the attack makes of its answer."""
         attack = self.attack(request)
-        if "watch" in request.query and attack is None:
-            return await self._watch(request)
-        body, status = self._body(request) if request.method == "GET" else (b"", 405)
-        if attack is not None:
-            return attack(request, body)
-        return web.Response(body=body, status=status, content_type="application/json")
+        if attack is None:
+            return await super().serve(request)
+        body = await request.json() if request.can_read_body else None
+        answer = await self.answer(Asked(request.method, request.path, request.query, "", body))
+        return attack(request, answer.body if isinstance(answer.body, bytes) else b"")
 
-    def _body(self, request: web.Request) -> tuple[bytes, int]:
-        name = request.path.removeprefix(PATH).strip("/")
-        if not name:
-            return self._page(request), 200
-        if name not in self.objects:
-            return status_body(404, "not found", "NotFound", details={"name": name, "kind": "dbtruns"}), 404
-        return json.dumps(self.objects[name]).encode(), 200
-
-    def _page(self, request: web.Request) -> bytes:
-        names, begin = list(self.objects), int(request.query.get("continue", "0"))
-        limit = int(request.query["limit"])
-        items = [self.objects[name] for name in names[begin : begin + limit]]
-        more = {"continue": str(begin + limit)} if begin + limit < len(names) else {}
-        return json.dumps(
-            {"metadata": {"resourceVersion": str(self.version), **more}, "items": [*self.odd, *items]}
-        ).encode()
-
-    async def _watch(self, request: web.Request) -> web.StreamResponse:
-        answer = web.StreamResponse()
-        queue: asyncio.Queue[bytes | None] = asyncio.Queue()
-        since = int(request.query["resourceVersion"])
-        for item in self.objects.values():
-            if int(item["metadata"]["resourceVersion"]) > since and item["status"]["phase"] in FINAL_PHASES:
-                queue.put_nowait(json.dumps({"type": "MODIFIED", "object": item}).encode() + b"\n")
-        self._watches.add(queue)
-        await answer.prepare(request)
-        try:
-            while (line := await queue.get()) is not None:
-                await answer.write(line)
-        finally:
-            self._watches.discard(queue)
-        return answer
+    def _list(self, place: Place, query: Mapping[str, str]) -> Body:
+        found = super()._list(place, query)
+        return found | {"items": [*self.odd, *found["items"]]}
 
 
 def status_body(code: int, message: str, reason: str = "", **more: Any) -> bytes:
@@ -197,21 +145,21 @@ async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 async def test_no_answer_that_is_not_one_fires_a_trigger(
     tmp_path: Path, server: Server, attack: str, when: str
 ) -> None:
-    server.put("nightly")
+    server.has("nightly")
     async with server.up(tmp_path) as where, asyncio.timeout(120):
         if when == "in the middle":
             waits = asyncio.create_task(payload(QuickTrigger("nightly", where)))
-            await until(lambda: bool(server._watches))
+            await until(lambda: server.watched)
             server.attack = lambda _request: ATTACKS[attack]
             server.hang_up()
         else:
             server.attack = lambda _request: ATTACKS[attack]
             waits = asyncio.create_task(payload(QuickTrigger("nightly", where)))
-        asked = server.asked
-        await until(lambda: server.asked >= asked + 5 or waits.done())
+        asked = len(server.asked)
+        await until(lambda: len(server.asked) >= asked + 5 or waits.done())
         assert not waits.done(), waits.result()
         server.attack = lambda _request: None
-        server.put("nightly", "Succeeded")
+        server.has("nightly", "Succeeded")
         told = await waits
     assert (told["status"], told["run_id"]) == ("success", 5)
 
@@ -245,12 +193,12 @@ async def test_nothing_that_one_object_is_made_of_keeps_the_events_of_the_others
 ) -> None:
     body = DEEP if ODD[odd] is None else json.dumps(ODD[odd]).encode()
     server.odd = [] if ODD[odd] is None else [ODD[odd]]
-    server.put("nightly")
+    server.has("nightly")
     async with server.up(tmp_path) as where, asyncio.timeout(60):
         waits = asyncio.create_task(payload(QuickTrigger("nightly", where)))
-        await until(lambda: bool(server._watches))
+        await until(lambda: server.watched)
         server.say(b'{"type": "MODIFIED", "object": ' + body + b"}\n")
-        server.put("nightly", "Failed")
+        server.has("nightly", "Failed")
         told = await waits
     assert told["status"] == "error"
     assert "not foreseen" not in caplog.text
@@ -272,14 +220,14 @@ async def test_nothing_that_one_object_is_made_of_keeps_the_events_of_the_others
     ids=lambda line: line[:24].decode("latin-1"),
 )
 async def test_nothing_in_a_watch_fires_a_trigger(tmp_path: Path, server: Server, line: bytes) -> None:
-    server.put("nightly")
+    server.has("nightly")
     async with server.up(tmp_path) as where, asyncio.timeout(60):
         waits = asyncio.create_task(payload(QuickTrigger("nightly", where)))
-        await until(lambda: bool(server._watches))
+        await until(lambda: server.watched)
         server.say(line)
         await asyncio.sleep(0.05)
         assert not waits.done(), waits.result()
-        server.put("nightly", "Succeeded")
+        server.has("nightly", "Succeeded")
         told = await waits
     assert told["status"] == "success"
 
@@ -304,7 +252,7 @@ async def test_a_thousand_triggers_end_right_beside_a_server_that_misbehaves(tmp
     attacks = list(ATTACKS.values())
     server.odd = [item for item in ODD.values() if item is not None]
     for name in wanted:
-        server.put(name)
+        server.has(name)
     async with server.up(tmp_path) as where, asyncio.timeout(280):
         met: list[Attack] = []
 
@@ -317,7 +265,7 @@ async def test_a_thousand_triggers_end_right_beside_a_server_that_misbehaves(tmp
         server.attack = attack
         waits = {name: asyncio.create_task(payload(QuickTrigger(name, where))) for name in wanted}
         for number, name in enumerate(chance.sample(list(wanted), MANY)):
-            server.put(name, wanted[name])
+            server.has(name, wanted[name])
             if number % 50 == 0:
                 server.hang_up()
                 await asyncio.sleep(0.02)
@@ -328,11 +276,11 @@ async def test_a_thousand_triggers_end_right_beside_a_server_that_misbehaves(tmp
 
 async def test_fifty_thousand_objects_are_listed_page_by_page(tmp_path: Path, server: Server) -> None:
     for number in range(50_000):
-        server.put(f"old-{number}", "Succeeded")
-    server.put("nightly")
+        server.has(f"old-{number}", "Succeeded")
+    server.has("nightly")
     async with server.up(tmp_path) as where, asyncio.timeout(280):
         waits = asyncio.create_task(payload(QuickTrigger("nightly", where)))
-        await until(lambda: bool(server._watches), 240)
-        server.put("nightly", "Failed")
+        await until(lambda: server.watched, 240)
+        server.has("nightly", "Failed")
         told = await waits
     assert told["status"] == "error"

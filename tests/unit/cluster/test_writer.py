@@ -2,91 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, cast
 
-import msgspec
 import pytest
 from msgspec.structs import replace
 
-from dbtrun.api import Attempt, Phase, Status, parse
+from dbtrun.api import PLURAL, Attempt, DbtRun, Phase, Status, parse
+from tests.unit.world.apiserver import ApiServer, Body, Direct
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.writer import Writer, left_out
 
-BODY = {
+BODY: dict[str, Any] = {
     "metadata": {"name": "run", "namespace": "ns", "uid": "u1", "resourceVersion": "1"},
     "spec": {"job": {"id": 1}},
     "status": {"phase": "Running", "reason": "OfALaterVersion", "progress": "1/2"},
 }
 
 
-class Access:
-    """Takes every patch."""
+def holding(body: dict[str, Any]) -> tuple[ApiServer, Writer]:
+    """An API server that has this object, and the writer beside it."""
+    server = ApiServer()
+    server.objects[PLURAL, "ns", "run"] = deepcopy(body)
+    return server, Writer(cast(ClusterAccess, Direct(server)))
 
-    def __init__(self) -> None:
-        self.sent: list[Mapping[str, Any]] = []
 
-    async def request(self, *_: str, body: Mapping[str, Any], **__: object) -> bytes:
-        self.sent.append(body["status"])
-        return msgspec.json.encode(BODY)
+def sent(server: ApiServer) -> list[dict[str, Any]]:
+    return [body["status"] for body in server.bodies]
 
 
 async def test_what_could_not_be_read_is_replaced() -> None:
-    access = Access()
+    server, writer = holding(BODY)
     run = parse(BODY)
-    await Writer(cast(ClusterAccess, access)).patch_status(run, replace(run.status, phase=Phase.QUEUED))
-    assert access.sent == [{"phase": "Queued", "reason": None}]
+    await writer.patch_status(run, replace(run.status, phase=Phase.QUEUED))
+    assert sent(server) == [{"phase": "Queued", "reason": None}]
+    assert server.objects[PLURAL, "ns", "run"]["status"] == {"phase": "Queued", "progress": "1/2"}
 
 
 async def test_what_could_not_be_read_is_replaced_though_nothing_else_is_new() -> None:
-    access = Access()
+    server, writer = holding(BODY)
     run = parse(BODY)
-    await Writer(cast(ClusterAccess, access)).patch_status(run, run.status)
-    assert access.sent == [{"reason": None}]
+    await writer.patch_status(run, run.status)
+    assert sent(server) == [{"reason": None}]
 
 
 async def test_a_status_that_is_the_same_is_not_sent() -> None:
-    access = Access()
-    run = parse({**BODY, "status": {"phase": "Running"}})
-    await Writer(cast(ClusterAccess, access)).patch_status(run, Status(phase=Phase.RUNNING))
-    assert access.sent == []
+    body = {**BODY, "status": {"phase": "Running"}}
+    server, writer = holding(body)
+    await writer.patch_status(parse(body), Status(phase=Phase.RUNNING))
+    assert sent(server) == []
 
 
-class OlderServer(Access):
+class OlderServer(ApiServer):
     """Its CRD has no status.host, and no attempts[].marker."""
 
-    async def request(self, *_: str, body: Mapping[str, Any], **__: object) -> bytes:
-        self.sent.append(body["status"])
-        status = {key: value for key, value in body["status"].items() if key != "host"}
-        status["attempts"] = [{"number": 1, "phase": "Submitting"}]
-        return msgspec.json.encode({**BODY, "status": status})
+    def known(self, body: Body) -> Body:
+        status = deepcopy({key: value for key, value in body["status"].items() if key != "host"})
+        for attempt in status.get("attempts", []):
+            attempt.pop("marker", None)
+        return {**body, "status": status}
+
+
+def older() -> tuple[OlderServer, Writer, list[frozenset[str]], DbtRun]:
+    """Such a server, the writer beside it, what the writer finds left out, and an object without a status."""
+    server, dropped = OlderServer(), list[frozenset[str]]()
+    body: dict[str, Any] = {**BODY, "status": {}}
+    server.objects[PLURAL, "ns", "run"] = deepcopy(body)
+    return server, Writer(cast(ClusterAccess, Direct(server)), dropped.append), dropped, parse(body)
+
+
+ATTEMPT = Attempt(number=1, phase=Phase.SUBMITTING, marker="dbtrun:u1/1")
+SUBMITTING = Status(phase=Phase.SUBMITTING, host="cloud.getdbt.com", attempts=(ATTEMPT,))
 
 
 async def test_what_an_older_crd_leaves_out_is_told_and_not_written_again() -> None:
-    access, dropped = OlderServer(), list[frozenset[str]]()
-    writer = Writer(cast(ClusterAccess, access), dropped.append)
-    run = parse({**BODY, "status": {}})
-    attempt = Attempt(number=1, phase=Phase.SUBMITTING, marker="dbtrun:u1/1")
-    status = Status(phase=Phase.SUBMITTING, host="cloud.getdbt.com", attempts=(attempt,))
+    server, writer, dropped, run = older()
     for _ in range(2):
-        written = await writer.patch_status(run, status)
-        assert written.status == status, "the core sees what it wrote"
-        await writer.patch_status(written, status)
-    assert len(access.sent) == 2
+        written = await writer.patch_status(run, SUBMITTING)
+        assert written.status == SUBMITTING, "the core sees what it wrote"
+        run = await writer.patch_status(written, SUBMITTING)
+        run = replace(run, status=Status())
+    assert len(sent(server)) == 2
     assert dropped == [{"status.host", "status.attempts[].marker"}] * 2
 
 
 async def test_what_was_left_out_is_written_again_with_the_next_change() -> None:
     """The CRD may have been upgraded since."""
-    access = OlderServer()
-    writer = Writer(cast(ClusterAccess, access))
-    run = parse({**BODY, "status": {}})
-    attempt = Attempt(number=1, phase=Phase.SUBMITTING, marker="dbtrun:u1/1")
-    status = Status(phase=Phase.SUBMITTING, host="cloud.getdbt.com", attempts=(attempt,))
-    written = await writer.patch_status(run, status)
+    server, writer, _, run = older()
+    written = await writer.patch_status(run, SUBMITTING)
     await writer.patch_status(written, replace(written.status, progress="1/2"))
-    assert access.sent[1]["host"] == "cloud.getdbt.com"
-    assert access.sent[1]["progress"] == "1/2"
+    assert sent(server)[1]["host"] == "cloud.getdbt.com"
+    assert sent(server)[1]["progress"] == "1/2"
 
 
 @pytest.mark.parametrize("got", [{"a": 2}, {"a": 1, "c": 1}, {"a": 1, "b": [1, 2]}])

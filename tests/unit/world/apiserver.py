@@ -3,14 +3,15 @@
 Clients cannot tell it from a real one by what they rely on: versions that grow, refused writes with an old version,
 merge patches, finalizers, metadata-only answers, pages, watches that go on from a version. It does not validate, has no
 defaults, and grants every right.
-`plan` has it answer requests in another way, or wait before it does. It is asked over HTTP (`listening`), or directly by
-what needs no more than `Requests` and `Streams` (`Direct`), also where time is simulated.
+`plan` has it answer requests in another way, or wait before it does. It is asked over HTTP (`listening`), or directly
+(`Direct`) by what needs no more than `Requests` and `Streams`, also where time is simulated.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from bisect import bisect_right
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from copy import deepcopy
@@ -50,9 +51,10 @@ class Change(NamedTuple):
     """A change as watches report it."""
 
     version: int
-    type: str
     place: Place
     body: Body
+    line: bytes
+    """As it was then."""
 
 
 class Asked(NamedTuple):
@@ -104,9 +106,11 @@ class ApiServer:
         self.version = 100
         """Of the last write."""
         self._history: list[Change] = []
-        self._news: set[asyncio.Event] = set()
-        """One for each watch."""
+        self._news: dict[asyncio.Event, list[bytes]] = {}
+        """Of each watch: what wakes it, and the lines that a test has said."""
         self._watches: set[asyncio.Task[Any]] = set()
+        self._listed: tuple[object, list[Body]] = (None, [])
+        """What the last list was of, and all that it found: the next page is of the same."""
         self._plans: list[tuple[str, str, Answer]] = []
 
     # ── what a test does ──
@@ -138,8 +142,23 @@ class ApiServer:
 
     async def cut(self) -> None:
         """Ends all watches in the middle."""
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """As `cut`, from where nothing can be awaited."""
         for watch in tuple(self._watches):
             watch.cancel()
+
+    @property
+    def watched(self) -> bool:
+        """Whether there is a watch."""
+        return bool(self._watches)
+
+    def say(self, line: bytes) -> None:
+        """Has all watches bring this line."""
+        for news, lines in self._news.items():
+            lines.append(line)
+            news.set()
 
     def go_back(self) -> None:
         """Versions begin again below those of before, as after a restore from a backup."""
@@ -147,6 +166,10 @@ class ApiServer:
         self._history.clear()
         for body in self.objects.values():
             body["metadata"]["resourceVersion"] = "1"
+
+    def known(self, body: Body) -> Body:
+        """The part of an object that the installed CRD knows: all of it."""
+        return body
 
     def writes(self) -> list[tuple[str, str]]:
         """Method and path of all requests that change something."""
@@ -217,19 +240,23 @@ class ApiServer:
     async def changes(self, asked: Asked) -> AsyncGenerator[bytes]:
         """The lines of a watch, without an end."""
         place, seen = _place(asked.path), int(asked.query.get("resourceVersion", "0"))
+        selector = asked.query.get("fieldSelector", "")
         assert place is not None
         news = asyncio.Event()
-        self._news.add(news)
+        said = self._news[news] = []
         try:
             while True:
                 news.clear()
-                for change in [one for one in self._history if one.version > seen]:
+                while said:
+                    yield said.pop(0)
+                first = bisect_right(self._history, seen, key=lambda change: change.version)
+                for change in self._history[first:]:
                     seen = change.version
-                    if _contains(place, change.place) and not self.mute:
-                        yield json.dumps({"type": change.type, "object": change.body}).encode() + b"\n"
+                    if _contains(place, change.place) and not self.mute and _selected(selector, change.body):
+                        yield change.line
                 await news.wait()
         finally:
-            self._news.discard(news)
+            del self._news[news]
 
     async def _watch(self, request: web.Request, asked: Asked) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
@@ -264,7 +291,8 @@ class ApiServer:
             self.objects.pop(place[:3])
         else:
             self.objects[place[:3]] = body
-        self._history.append(Change(self.version, change, place, deepcopy(body)))
+        line = json.dumps({"type": change, "object": body}).encode() + b"\n"
+        self._history.append(Change(self.version, place, body, line))
         for news in self._news:
             news.set()
         return body
@@ -280,12 +308,16 @@ class ApiServer:
     def _list(self, place: Place, query: Mapping[str, str]) -> Body:
         kind = KINDS[place.plural][1]
         selector, labels = query.get("fieldSelector", ""), _labels(query.get("labelSelector", ""))
-        found = [
-            body
-            for key, body in sorted(self.objects.items())
-            if _contains(place, Place(*key, "")) and _selected(selector, body)
-            if labels.items() <= body["metadata"].get("labels", {}).items()
-        ]
+        wanted = (place, selector, query.get("labelSelector", ""), self.version, len(self.objects))
+        if "continue" not in query or self._listed[0] != wanted:
+            found = [
+                body
+                for key, body in sorted(self.objects.items())
+                if _contains(place, Place(*key, "")) and _selected(selector, body)
+                if labels.items() <= body["metadata"].get("labels", {}).items()
+            ]
+            self._listed = (wanted, found)
+        found = self._listed[1]
         start, limit = int(query.get("continue", "0")), int(query.get("limit", "500"))
         more = {"continue": str(start + limit)} if start + limit < len(found) else {}
         page = found[start : start + limit]
@@ -307,7 +339,7 @@ class ApiServer:
         change = {key: value for key, value in body.items() if (key == "status") is (place.sub == "status")}
         changed = merged(known, change)
         gone = changed["metadata"].get("deletionTimestamp") and not changed["metadata"].get("finalizers")
-        return self._keep("DELETED" if gone else "MODIFIED", place, changed)
+        return self._keep("DELETED" if gone else "MODIFIED", place, self.known(changed))
 
     def _delete(self, place: Place, body: Body) -> Body:
         known = deepcopy(self._fresh(place, body.get("preconditions", {})))
