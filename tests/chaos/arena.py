@@ -36,11 +36,14 @@ SETTINGS: Final = {
 """The defaults, about ten times faster."""
 PAST: Final = "past"
 """The search for a run before the first claim, which matters only where a backup is restored."""
+CURSOR: Final = "cursor"
+"""That a mirror saves its cursor after the objects: without it, a watcher that dies in between loses runs."""
 MUTANTS: Final[dict[str, dict[str, str]]] = {
     "look-up": {},
     "quiet-period": {"DBTRUN_QUIET_PERIOD_SECONDS": "0"},
     "precondition": {"DBTRUN_LEADER_ELECTION": "false"},
     PAST: {},
+    CURSOR: {},
 }
 """Parts of the protocol that can be taken away (mutants/sitecustomize.py), and the settings that go with each."""
 SCENARIO: Final[dict[str, Any]] = {

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from dbtrun.api import FINALIZER, Phase
 from tests.chaos.arena import AWAY_ACCOUNT, MUTANTS, PAST, SCENARIO, SETTINGS, STRANGE_JOB, WATCHERS, Arena
 from tests.chaos.faults import DOUBTFUL, FAULTS
+from tests.chaos.mirrors import Mirrors
 from tests.chaos.oracle import Seen, Verdict, judge, started_in_both
 from tests.chaos.people import People
 from tests.controlplane import ControlPlane
@@ -79,6 +80,12 @@ class Figures:
     untruthful: int = 0
     left_alive: int = 0
     strangers_touched: int = 0
+    started_elsewhere: int = 0
+    """Runs that mirrors have to show."""
+    mirrored: dict[str, int] = field(default_factory=dict)
+    """Their DbtRuns at the end, by the mirror."""
+    mirrors_lost: int = 0
+    mirrors_doubled: int = 0
     lost_with_a_restore: int = 0
     """Objects that were created after the snapshot."""
     broken: list[str] = field(default_factory=list)
@@ -248,7 +255,9 @@ class Campaign:
         seen = await self.people.look()
         file = self.arena.folder / f"snapshot-{self.rounds}"
         await self.arena.plane.snapshot(file)
-        self._snapshots.append(Snapshot(file, frozenset(one.run.metadata.name for one in seen)))
+        self._snapshots.append(
+            Snapshot(file, frozenset(one.run.metadata.name for one in seen) | self.people.mirrors.names)
+        )
         self._keep(self._snapshots[-SNAPSHOTS:])
 
     def _keep(self, snapshots: list[Snapshot]) -> None:
@@ -314,7 +323,7 @@ class Campaign:
     async def _rest(self, rests: Callable[[Seen], bool], what: str) -> None:
         async def at_rest() -> bool:
             self.arena.revive()
-            return all(map(rests, await self.people.look()))
+            return all(map(rests, await self.people.look())) and self.people.mirrors.complete
 
         await until(at_rest, SETTLE_SECONDS, what, pause=1.0)
 
@@ -325,6 +334,7 @@ class Campaign:
         verdict.add(self._judge([one for one in seen if lives_elsewhere(one)], there))
         verdict.duplicates += started_in_both(here, there)
         touched = [f"run {run['id']} of strangers is {run['status']}" for run in there if is_touched(run)]
+        mirrored = self.people.mirrors.judge(here)
         statuses = [one.run.status for one in seen if not one.gone]
         ends = Counter(f"{status.phase}/{status.reason}" for status in statuses)
         return Figures(
@@ -333,8 +343,11 @@ class Campaign:
             disturbances=dict(self.disturbed), faults_hit=dict(sorted(self.arena.hits.items())),
             ends=dict(ends) | {"gone": sum(one.gone for one in seen)},
             duplicates=len(verdict.duplicates), lost=len(verdict.lost), untruthful=len(verdict.untruthful),
-            left_alive=len(verdict.left_alive), strangers_touched=len(touched), lost_with_a_restore=self._forgotten,
-            broken=[*verdict.broken, *touched],
+            left_alive=len(verdict.left_alive), strangers_touched=len(touched) + len(mirrored.touched),
+            lost_with_a_restore=self._forgotten,
+            broken=[*verdict.broken, *touched, *mirrored.broken],
+            started_elsewhere=len(self.people.mirrors.started), mirrored=self.people.mirrors.counted(),
+            mirrors_lost=len(mirrored.lost), mirrors_doubled=len(mirrored.doubled),
         )  # fmt: skip
 
     def _judge(self, seen: list[Seen], runs: list[dict[str, Any]]) -> Verdict:
@@ -402,7 +415,9 @@ async def campaign(
             assert isinstance(arena, Arena)
             arena.revive()
             await arena.ask("POST", "/clock", {"offset": random.uniform(-120, 120)})
-            people = People(arena, access, random)
+            mirrors = Mirrors(arena, random)
+            await mirrors.begin()
+            people = People(arena, access, random, mirrors)
             doubt, goes_back = (0.5, True) if without is None else (1.0, without == PAST)
             day = Campaign(arena, people, random, doubt=doubt, goes_back=goes_back)
             began = time.monotonic()

@@ -12,6 +12,7 @@ from dbtrun.api import API_VERSION, PLURAL, DbtRun, parse
 from dbtrun.kube.errors import AlreadyExists, Conflict, Forbidden, KubeError, NotFound, Rejected
 from dbtrun.kube.paths import api_path
 from tests.chaos.arena import HOME_ACCOUNT, JOBS, Arena
+from tests.chaos.mirrors import Mirrors
 from tests.chaos.oracle import Seen
 from tests.stack import dbt_run, until
 from watcher.cluster.access import ClusterAccess
@@ -25,8 +26,8 @@ CHANGES: Final = ("cancel", "delete", "edit", "resume")
 class People:
     """Whatever they do is drawn from `random`, so that a seed gives the same people."""
 
-    def __init__(self, arena: Arena, access: ClusterAccess, random: Random) -> None:
-        self.arena, self.random = arena, random
+    def __init__(self, arena: Arena, access: ClusterAccess, random: Random, mirrors: Mirrors) -> None:
+        self.arena, self.random, self.mirrors = arena, random, mirrors
         self.done: dict[str, int] = {}
         self.last: dict[str, DbtRun] = {}
         """Every object by its name, as it was seen last."""
@@ -45,6 +46,7 @@ class People:
             await self._create(self.random.choice(KINDS))
         for _ in range(self.random.randint(0, 3)):
             await self._change(self.random.choice(CHANGES))
+        await self.mirrors.act()
 
     async def _create(self, kind: str) -> None:
         name = f"{kind}-{next(self._numbers)}"
@@ -127,6 +129,7 @@ class People:
     def forget(self, known: Collection[str]) -> None:
         """etcd was restored: what was created after the snapshot is gone, and nobody answers for its runs."""
         self.last = {name: run for name, run in self.last.items() if name in known}
+        self.mirrors.forget(known)
 
     # ── looking ──
 
@@ -134,9 +137,9 @@ class People:
         """Every object that there ever was, as it is now, or was when it was seen last."""
         body = await self._send("GET", api_path(PREFIX, self.arena.namespace, PLURAL))
         assert body is not None
-        for item in body["items"]:
-            self._saw(parse(item))
-        self.there = {item["metadata"]["name"] for item in body["items"]}
+        self.there = set()
+        for run in self.mirrors.saw(map(parse, body["items"])):
+            self._saw(run)
         return [Seen(run, name not in self.there) for name, run in self.last.items()]
 
     def _saw(self, run: DbtRun) -> None:

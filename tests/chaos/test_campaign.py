@@ -22,4 +22,5 @@ async def test_no_kill_and_no_fault_loses_a_run_or_starts_it_twice(own_plane: Co
     assert figures.broken == []
     assert figures.kills >= KILLS
     assert figures.runs > ENOUGH
+    assert figures.started_elsewhere > ENOUGH
     assert sum(figures.faults_hit.values()) > ENOUGH

@@ -1,4 +1,4 @@
-"""A campaign finds what is wrong: without a part of the protocol, watchers that die start a run twice.
+"""A campaign finds what is wrong: without a part of the protocol, watchers that die start a run twice, or lose one.
 
 `make test` takes away the part that is found out first, `make soak` each. `test_mutations.py` has each in virtual time.
 """
@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.arena import CURSOR
 from tests.chaos.campaign import campaign
 from tests.controlplane import ControlPlane
 
 KILLS = 100
+KILLS_OF_CURSOR = 15
+"""A run that a mirror has lost is only known at the end."""
 SEED = 8
 """Of ten that were tried the one that takes least; others took up to 52 kills."""
 PARTS = os.environ.get("MUTANTS", "precondition").split()
@@ -21,9 +24,10 @@ PARTS = os.environ.get("MUTANTS", "precondition").split()
 
 @pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("part", PARTS)
-async def test_without_a_part_of_the_protocol_a_run_is_started_twice(
+async def test_without_a_part_of_the_protocol_a_run_is_started_twice_or_lost(
     stormy_plane: ControlPlane, tmp_path: Path, part: str
 ) -> None:
-    figures = await campaign(stormy_plane, tmp_path, kills=KILLS, seed=SEED, seconds=600, without=part)
+    kills = KILLS_OF_CURSOR if part == CURSOR else KILLS
+    figures = await campaign(stormy_plane, tmp_path, kills=kills, seed=SEED, seconds=600, without=part)
     print(f"without the {part}: {figures.kills} kills, {figures.seconds} s")
-    assert figures.duplicates
+    assert figures.mirrors_lost if part == CURSOR else figures.duplicates

@@ -46,11 +46,29 @@ def _without_past() -> None:
     setattr(pending, "past_is_clear", lambda _case: True)  # noqa: B010 - as above
 
 
+def _cursor_first() -> None:
+    import asyncio
+
+    from watcher.mirroring import Serving
+    from watcher.mirrors.progress import Reading
+
+    async def careless(self: Serving, reading: Reading) -> None:
+        fresh = [run for run in self._cursor.fresh(reading.runs) if self._selects(run)]
+        self._cursor = self._cursor.moved(reading, fresh, [])
+        self._read_through = reading.through
+        await self._save(bool(fresh))
+        await asyncio.sleep(0.5)
+        await self._deal_with(fresh)
+
+    setattr(Serving, "take_finished", careless)  # noqa: B010 - as above
+
+
 MUTANTS = {
     "look-up": _without_look_up,
     "quiet-period": _without_quiet_period,
     "precondition": _without_precondition,
     "past": _without_past,
+    "cursor": _cursor_first,
 }
 if "CHAOS_MUTANT" in os.environ:
     MUTANTS[os.environ["CHAOS_MUTANT"]]()

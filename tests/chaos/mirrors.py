@@ -1,0 +1,118 @@
+"""Mirrors in a campaign: runs that others start appear once each, whatever dies, and are left alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any, Final
+
+from dbtrun.api import MIRROR_LABEL, DbtRun, Phase
+from tests.chaos.arena import JOBS, Arena
+from tests.chaos.oracle import MARK
+from tests.stack.mirrors import mirror
+from watcher.lifecycle.facts import RunState
+
+KEEPS: Final = "keeps"
+"""The mirror that keeps every DbtRun: what it lacks at the end is lost."""
+PRUNES: Final = "prunes"
+"""The mirror that keeps a few: what it has pruned must not come back."""
+SPECS: Final[dict[str, dict[str, Any]]] = {
+    KEEPS: {"historyLimit": {"succeeded": 1000, "failed": 1000}},
+    PRUNES: {"historyLimit": {"succeeded": 3, "failed": 3}},
+}
+ENDS: Final = {"success": (RunState.SUCCESS, Phase.SUCCEEDED), "failure": (RunState.ERROR, Phase.FAILED)}
+"""How runs of these jobs end if nobody touches them."""
+
+
+@dataclass(slots=True)
+class Mirrored:
+    """What the mirrors did wrong, each in a sentence."""
+
+    lost: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    touched: list[str] = field(default_factory=list)
+
+    @property
+    def broken(self) -> list[str]:
+        return [*self.lost, *self.doubled, *self.touched]
+
+
+class Mirrors:
+    """Two mirrors of all runs, and the people elsewhere whose runs they show."""
+
+    def __init__(self, arena: Arena, random: Random) -> None:
+        self.arena, self.random = arena, random
+        self.started: dict[int, str] = {}
+        """The jobs of the runs that people elsewhere have started, by the ids of the runs."""
+        self.there: dict[str, DbtRun] = {}
+        self._uids: dict[str, set[str]] = {}
+        """The uids that an object of each name has had."""
+
+    async def begin(self) -> None:
+        """Before anybody starts anything. dbt Cloud's clock may be behind that of the API server."""
+        since = (datetime.now(UTC) - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        await self.arena.apply(*(mirror(name, since=since, maxPerMinute=1000, **SPECS[name]) for name in SPECS))
+
+    async def act(self) -> None:
+        """People elsewhere start runs."""
+        for _ in range(self.random.randint(0, 3)):
+            job = self.random.choice(sorted(ENDS))
+            run = await self.arena.ask("POST", "/runs", {"job_id": JOBS[job]})
+            self.started[int(run["id"])] = job
+
+    def saw(self, objects: Iterable[DbtRun]) -> list[DbtRun]:
+        """Takes those that mirrors have created out of all DbtRuns; the others are left."""
+        own, self.there = [], {}
+        for run in objects:
+            if MIRROR_LABEL not in run.metadata.labels:
+                own.append(run)
+                continue
+            self.there[run.metadata.name] = run
+            self._uids.setdefault(run.metadata.name, set()).add(run.uid)
+        return own
+
+    def forget(self, known: Collection[str]) -> None:
+        """etcd was restored: what was created after the backup is created again."""
+        self._uids = {name: uids for name, uids in self._uids.items() if name in known}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of the objects that exist."""
+        return frozenset(self.there)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run has its object, which says how it ended."""
+        return not any(self._missing(run_id, job) for run_id, job in self.started.items())
+
+    def _missing(self, run_id: int, job: str) -> str:
+        run = self.there.get(f"{KEEPS}-{run_id}")
+        if run is None:
+            return f"run {run_id} has no object"
+        phase = run.status.phase
+        return "" if phase is ENDS[job][1] else f"{run} says {phase} of a run of the job {job}"
+
+    def judge(self, runs: Iterable[Mapping[str, Any]]) -> Mirrored:
+        """Holds the objects against the runs of the account."""
+        by_id = {run["id"]: run for run in runs}
+        found = Mirrored()
+        found.lost = [told for run_id, job in self.started.items() if (told := self._missing(run_id, job))]
+        found.doubled = [f"{name} was created {len(uids)} times" for name, uids in self._uids.items() if len(uids) > 1]
+        found.doubled += [
+            f"{run} shows run {run.spec.run_id} of a DbtRun"
+            for run in self.there.values()
+            if MARK.match(by_id[run.spec.run_id]["cause"])
+        ]
+        found.touched = [
+            f"run {run_id} of somebody else is {by_id[run_id]['status']}"
+            for run_id, job in self.started.items()
+            if by_id[run_id]["status"] != ENDS[job][0]
+        ]
+        return found
+
+    def counted(self) -> dict[str, int]:
+        """How many objects each mirror has."""
+        return dict(Counter(run.metadata.labels[MIRROR_LABEL] for run in self.there.values()))
