@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.shared_stream import SharedStreamManager
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow_trigger.event_trigger import DbtRunEventTrigger
 
 
@@ -18,6 +20,7 @@ class Triggerer:
         self.streams = SharedStreamManager()
         self.seqs: list[int] = []
         self.events: list[tuple[int, dict[str, Any]]] = []
+        self.listen: Callable[[int, dict[str, Any]], object] = lambda _number, _payload: None
         self._tasks: list[asyncio.Task[None]] = []
 
     def run(self, number: int, trigger: DbtRunEventTrigger) -> None:
@@ -33,6 +36,7 @@ class Triggerer:
                 assert seq is not None, "an event that Airflow does not confirm"
                 self.seqs.append(seq)
                 self.events.append((number, event.payload))
+                self.listen(number, event.payload)
         finally:
             await self.streams.unsubscribe(number, key)
 
