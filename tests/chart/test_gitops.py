@@ -20,6 +20,7 @@ from dbtrun.api import API_VERSION, FINAL_PHASES, KIND, Phase, Reason, Status
 from tests.chart.argocd import health
 from tests.chart.helm import ROOT, Helm, chart_of
 from tests.controlplane import ControlPlane, build
+from tests.patience import patience
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.writer import Writer
 from watcher.lifecycle.statuses import stamped
@@ -102,7 +103,7 @@ def by_own_code(objects: Objects) -> dict[str, dict[str, str]]:
     program = build.ensure("gitops")["gitops"]
     given = json.dumps([objects[state] for state in STATES])
     answer = subprocess.run(
-        [program, *workflow_conditions()], input=given, capture_output=True, text=True, check=True, timeout=60
+        [program, *workflow_conditions()], input=given, capture_output=True, text=True, check=True, timeout=patience(60)
     )
     told = dict(zip(STATES, json.loads(answer.stdout), strict=True))
     columns = {"kstatus": "kstatus", "Flux": "flux", "Argo Workflows": "workflow"}

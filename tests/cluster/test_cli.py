@@ -18,6 +18,7 @@ import yaml
 from tests.cluster.shell import Ended, Shell
 from tests.controlplane import ControlPlane
 from tests.node.documents import commands
+from tests.patience import patience
 from tests.stack import JOBS, Own, Stack, until
 from tests.stack.dbt import ACCOUNT
 from tests.stack.mirrors import elsewhere, mirror, mirrored, ready, status
@@ -246,7 +247,7 @@ async def test_on_a_terminal_an_interrupt_asks(shell: Shell, stack: Stack) -> No
         os.write(leader, b"y\n")
         await stack.reaches("asked", "Cancelled")
         await says(b"Cancelled")
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(patience(60)):
             assert await following.wait() == 11
         assert b"\x1b[" in shown, "a terminal gets colours"
     finally:

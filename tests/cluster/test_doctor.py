@@ -254,7 +254,7 @@ async def checked(stack: Stack, *arguments: str, **environ: str) -> tuple[dict[s
     process = await asyncio.create_subprocess_exec(
         *command, env=stack.watcher.env | environ, stdout=pipe, stderr=pipe, stdin=asyncio.subprocess.DEVNULL
     )
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(patience(SECONDS)):
         out, err = await process.communicate()
     assert (process.returncode, err) == (0, b"")
     assert stack.token.encode() not in out

@@ -13,6 +13,7 @@ import pytest
 from dbtrun.api import DbtRun
 from tests.cluster.objects import create
 from tests.controlplane import ControlPlane
+from tests.patience import patience
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.events import Events
 from watcher.cluster.mirror import read
@@ -93,4 +94,4 @@ async def test_emitting_never_waits_even_when_nothing_is_sent(admin: ClusterAcce
     events = Events(admin)
     for n in range(1_500):
         events.emit(run, "Normal", "Started", f"{n}", "Submit")
-    await asyncio.wait_for(events.flush(0.01), 1)
+    await asyncio.wait_for(events.flush(0.01), patience(1))

@@ -21,6 +21,7 @@ from dbtrun.kube import cluster, errors
 from tests.cluster.objects import kubeconfig_to
 from tests.cluster.trigger_support import Namespace, QuickTrigger, administering, eventually
 from tests.controlplane import ControlPlane
+from tests.patience import patience
 from tests.unit.airflow_trigger.test_hostile import ATTACKS, ODD, Attack, payload
 
 MANY: Final = 300
@@ -149,7 +150,7 @@ async def test_no_answer_of_something_in_between_fires_a_trigger(
     await objects.create("nightly")
     await objects.set_status("nightly", "Running", runId=5)
     between.attack = lambda _request: ATTACKS[attack]
-    async with between.up(served, tmp_path) as where, asyncio.timeout(LONG):
+    async with between.up(served, tmp_path) as where, asyncio.timeout(patience(LONG)):
         waits = waiting(objects, where, "nightly")
 
         async def asked() -> bool:
@@ -184,7 +185,7 @@ async def test_hundreds_of_triggers_end_right_whatever_stands_between(
 
     between.attack = attack
     await at_once(objects.create(name) for name in wanted)
-    async with between.up(served, tmp_path) as where, asyncio.timeout(LONG):
+    async with between.up(served, tmp_path) as where, asyncio.timeout(patience(LONG)):
         waits = {name: waiting(objects, where, name) for name in wanted}
         await at_once(objects.set_status(name, end, "Because", runId=5) for name, end in wanted.items())
         told = {name: await wait for name, wait in waits.items()}
@@ -198,7 +199,7 @@ async def test_ten_thousand_other_objects_keep_no_trigger_from_its_own(
 ) -> None:
     between.crowd = CROWD
     await objects.create("nightly")
-    async with between.up(served, tmp_path) as where, asyncio.timeout(LONG):
+    async with between.up(served, tmp_path) as where, asyncio.timeout(patience(LONG)):
         waits = waiting(objects, where, "nightly")
 
         async def listed() -> bool:

@@ -28,6 +28,7 @@ from tests.cluster.trigger_support import (
     install_crd,
     watches,
 )
+from tests.patience import patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -55,13 +56,13 @@ def config(served: ControlPlane) -> ClusterConfig:
 
 
 async def told(states: Subscription) -> State:
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(patience(SECONDS)):
         return await anext(states)
 
 
 async def phase(states: Subscription, wanted: str) -> None:
     """Waits until that phase is told; what else is told must be the object, too."""
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(patience(SECONDS)):
         async for state in states:
             assert isinstance(state, Seen), state
             if state.run.status.phase == wanted:
@@ -131,7 +132,7 @@ async def test_the_watch_tells_of_ends_and_deletions_alone(objects: Namespace) -
         await objects.set_status("a", phase)
     await objects.delete("a")
     told = objects.runs.watch(version, 10.0)
-    async with asyncio.timeout(SECONDS), contextlib.aclosing(told):
+    async with asyncio.timeout(patience(SECONDS)), contextlib.aclosing(told):
         seen = [await anext(told), await anext(told)]
     assert [(type(change), change.run.status.phase) for change in seen if not isinstance(change, Progress)] == [
         (Added, "Cancelled"),
@@ -246,7 +247,7 @@ async def test_a_missing_crd_is_told_and_the_wait_goes_on_when_it_is_there(own_p
         assert isinstance(state, Denied)
         assert "is the chart installed" in state.message
         await asyncio.to_thread(install_crd, own_plane)
-        async with administering(own_plane, "default") as objects, asyncio.timeout(SECONDS):
+        async with administering(own_plane, "default") as objects, asyncio.timeout(patience(SECONDS)):
             await objects.create("a")
             while not isinstance(await anext(states), Seen):
                 pass

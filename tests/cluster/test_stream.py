@@ -253,7 +253,7 @@ async def test_a_watch_that_never_works_ends_the_stream_with_its_reason(served: 
     access = await Unable.load(served.kubeconfig)
     stream = Stream(access, Mirror(), lambda _: None, namespaces=[namespace], settings=replace(QUICK, give_up_after=1))
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(patience(60)):
             with pytest.raises(StreamBroken, match=r"does not open|ended"):
                 await stream.run()
     finally:

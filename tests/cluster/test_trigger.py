@@ -20,6 +20,7 @@ from tests.cluster.trigger_support import (
     install_crd,
     watches,
 )
+from tests.patience import patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -63,7 +64,7 @@ def trigger(objects: Namespace, kubeconfig: Path, **arguments: Any) -> DbtRunTri
 
 async def events_of(trigger: DbtRunTrigger) -> list[dict[str, Any]]:
     """All events, each as a task gets it: through the database."""
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(patience(SECONDS)):
         return [json.loads(json.dumps(event.payload)) async for event in trigger.run()]
 
 
@@ -265,7 +266,7 @@ async def test_a_thousand_triggers_wait_on_one_watch(
     ended: dict[str, float] = {}
 
     async def wait(name: str) -> dict[str, Any]:
-        async with asyncio.timeout(200):
+        async with asyncio.timeout(patience(200)):
             events = [event.payload async for event in trigger(objects, served.kubeconfig, name=name).run()]
         ended[name] = time.perf_counter()
         (event,) = events

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.patience import patience
 from watcher.simulator.scenario import ACCOUNT_ID, DEFAULT_TOKEN
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ def reached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
 def use(script: str, environment: dict[str, str]) -> dict[str, Any]:
     command = [sys.executable, str(CLIENTS / script)]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    finished = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=patience(120), check=False
+    )
     assert finished.returncode == 0, finished.stderr
     seen: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
     return seen

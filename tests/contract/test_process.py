@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from tests.patience import patience
 from watcher.simulator.scenario import ACCOUNT_ID, JOB_BASE
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def launch() -> Iterator[Callable[..., Process]]:
     yield launch
     for process in processes:
         process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=patience(10))
 
 
 def test_a_run_and_the_journal_survive_kill_9_at_any_time(launch: Callable[..., Process], tmp_path: Path) -> None:

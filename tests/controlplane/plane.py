@@ -355,7 +355,7 @@ class ControlPlane(Opened):
             headers={"Authorization": f"Bearer {self._admin_token}"},
             verify=ssl.create_default_context(cafile=str(layout.ca)),
             trust_env=False,
-            timeout=30.0,
+            timeout=patience(30.0),
         )
         self._etcd_name = secrets.token_hex(8)
         self._start_etcd()

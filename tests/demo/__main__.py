@@ -15,6 +15,7 @@ from rich.live import Live
 
 from tests.controlplane import ControlPlane
 from tests.demo.screen import Recording, line, row, table
+from tests.patience import patience
 from tests.stack import Program, Stack, dbt_run
 from tests.stack.site import ROOT
 
@@ -47,7 +48,7 @@ async def show(stack: Stack) -> Recording:
     say(f"kubectl apply -f …  # {', '.join(RUNS)}")
     await stack.apply(*(dbt_run(name, job) for name, job in RUNS.items()))
     waiter = await airflow_waits_for(stack, "nightly")
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(patience(SECONDS)):
         items = await watch(stack)
     event = json.loads((await waiter.says(r"(?m)^\{.*\}$")).group())
     say("and this is what Airflow got, without a worker, a dbt Cloud token or a poll:")

@@ -13,6 +13,8 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from tests.patience import patience
+
 ROOT: Final = Path(__file__).parents[2]
 RULES: Final = ROOT / "helm/dbtrun/files/alerts.yaml"
 TESTS: Final = Path(__file__).parent / "alerts.test.yaml"
@@ -51,7 +53,11 @@ def passes(promtool: Path, folder: Path, changed: dict[str, Any], asked: dict[st
     (folder / "alerts.yaml").write_text(yaml.safe_dump(changed))
     (folder / "test.yaml").write_text(yaml.safe_dump(asked))
     answer = subprocess.run(
-        [promtool, "test", "rules", str(folder / "test.yaml")], capture_output=True, text=True, check=False, timeout=60
+        [promtool, "test", "rules", str(folder / "test.yaml")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=patience(60),
     )
     return answer.returncode == 0, answer.stdout + answer.stderr
 

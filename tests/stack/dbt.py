@@ -13,6 +13,7 @@ from typing import Any, Final
 import httpx
 import yaml
 
+from tests.patience import patience
 from tests.stack.program import Program
 
 ROOT: Final = Path(__file__).parents[2]
@@ -57,7 +58,7 @@ class DbtCloud:
         self.token = f"dbtc_{secrets.token_hex(20)}"
         self.ca: str | None = None
         """The certificate that clients must trust; None: it speaks http."""
-        self.control = httpx.AsyncClient(timeout=10, trust_env=False)
+        self.control = httpx.AsyncClient(timeout=patience(10), trust_env=False)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -93,7 +94,7 @@ class DbtCloud:
         if address is not None:
             self.ca = (tls / "ca.pem").read_text()
             trusted = ssl.create_default_context(cadata=self.ca)
-            self.control = httpx.AsyncClient(timeout=10, trust_env=False, verify=trusted)
+            self.control = httpx.AsyncClient(timeout=patience(10), trust_env=False, verify=trusted)
 
     async def close(self) -> None:
         if hasattr(self, "simulator") and self.simulator.running:
