@@ -21,6 +21,7 @@ from dbtrun.kube.paths import api_path
 
 if TYPE_CHECKING:
     from airflow_trigger.reacting.selection import Plan
+    from dbtrun.kube.lists import Requests
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +77,20 @@ class MirrorHistory:
         if not name:
             return False
         try:
-            path = api_path(f"apis/{API_VERSION}", self._plan.namespace, MIRROR_PLURAL, name)
             async with leased(self._plan.config) as cluster:
-                return decode(await cluster.request("GET", path), Mirror).spans(since, now)
+                return (await read_mirror(cluster, self._plan.namespace, name)).spans(since, now)
         except KubeError as error:
             log.warning(
                 "Asset %r is told of a gap, as DbtRunMirror %s cannot be read: %s", self._plan.asset, name, error
             )
             return False
+
+
+async def read_mirror(requests: Requests, namespace: str, name: str) -> Mirror:
+    """A DbtRunMirror as it is now.
+
+    Raises:
+        KubeError: it cannot be read.
+    """
+    path = api_path(f"apis/{API_VERSION}", namespace, MIRROR_PLURAL, name)
+    return decode(await requests.request("GET", path), Mirror)

@@ -19,6 +19,7 @@ import pytest_asyncio
 import yaml
 
 from airflow_trigger.artifacts import Files
+from airflow_trigger.reacting.mirror import read_mirror
 from airflow_trigger.task.runs import task_runs
 from airflow_trigger.waiting.runs import HubRuns
 from dbtrun.api import API_VERSION
@@ -364,6 +365,19 @@ async def serves_airflow(stack: Stack, right: Right) -> None:
         await cluster.close()
 
 
+async def tells_gaps(stack: Stack, right: Right) -> None:
+    """An asset that names a mirror asks it what it has deleted."""
+    kubeconfig = await stack.plane.kubeconfig_for(HERE, "airflow")
+    mirror = {"apiVersion": API_VERSION, "kind": "DbtRunMirror", "metadata": {"name": "asked"}}
+    await stack.apply(mirror | {"spec": {"select": {"jobIds": [1]}}})
+    async with connect(ClusterConfig(config_file=str(kubeconfig))) as cluster:
+        async with without(stack, right):
+            with pytest.raises(Forbidden, match='cannot get resource "dbtrunmirrors"'):
+                await read_mirror(cluster, HERE, "asked")
+        assert (await read_mirror(cluster, HERE, "asked")).metadata.deletion_timestamp is None
+    await stack.kubectl("delete", "drm", "asked")
+
+
 NEEDED: Final[dict[Right, Callable[[Stack, Right], Awaitable[None]]]] = {
     Right("dbtrun", "dbtruns", "get"): looks_again,
     Right("dbtrun", "dbtruns", "list"): begins,
@@ -393,6 +407,7 @@ NEEDED: Final[dict[Right, Callable[[Stack, Right], Awaitable[None]]]] = {
     Right("dbtrun-airflow", "dbtruns", "create"): serves_airflow,
     Right("dbtrun-airflow", "dbtruns", "patch"): serves_airflow,
     Right("dbtrun-airflow", "configmaps", "get"): serves_airflow,
+    Right("dbtrun-airflow", "dbtrunmirrors", "get"): tells_gaps,
 }
 """Each right of the chart, and what does not work without it."""
 
