@@ -145,14 +145,14 @@ def test_a_check_cannot_take_more_memory_than_it_may() -> None:
 
 def test_a_check_that_has_too_little_memory_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     script = (
-        "from dbtrun.cli.doctor import memory; memory.ALLOWED = 40 << 20; "
+        "from dbtrun.cli.doctor import memory; memory.ALLOWED = 20 << 20; "
         "from dbtrun.cli.main import main; main(['check'])"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     (finding,) = json.loads(ended.stdout)["findings"]
     assert finding["check"] == "memory"
-    assert finding["message"] == "The check needs more than the 40 MiB that it may use."
+    assert finding["message"] == "The check needs more than the 20 MiB that it may use."
 
 
 def check(*arguments: str, **environ: str) -> tuple[int, Mapping[str, Any], str]:
