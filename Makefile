@@ -46,6 +46,7 @@ types: $(READY) ## mypy --strict
 unit: $(READY) ## the unit tests
 	@$(BIN)/pytest tests/unit -q
 
+# Not in `make test`, which runs the same tests: to count branches takes three times as long.
 coverage: $(READY) ## every branch of the core is run by its unit tests, and nearly all of what talks to dbt Cloud, Kubernetes and Airflow
 	@$(BIN)/coverage run --branch --source=watcher/lifecycle --data-file=.venv/.coverage -m pytest tests/unit/lifecycle -q
 	@$(BIN)/coverage report --data-file=.venv/.coverage --skip-covered --fail-under=100
@@ -71,13 +72,9 @@ test: $(READY) ## everything: for every hour
 	@$(MAKE) --no-print-directory lint controlplane prometheus airflows
 	@$(MAKE) --no-print-directory -j2 quick slow
 
-.PHONY: quick others slow
+.PHONY: quick slow
 quick:
-	@$(MAKE) --no-print-directory --output-sync=target types coverage others
-
-others: $(READY)
-	@$(BIN)/pytest tests/unit --ignore=tests/unit/lifecycle --ignore=tests/unit/dbtcloud --ignore=tests/unit/cluster \
-	  --ignore=tests/unit/kube --ignore=tests/unit/airflow_trigger -q
+	@$(MAKE) --no-print-directory --output-sync=target types unit
 
 # Control planes side by side: no Go program is to spread over all processors.
 slow test-airflow: export GOMAXPROCS := 1
