@@ -108,6 +108,8 @@ class DbtRunEventTrigger(BaseEventTrigger):
         Airflow takes a watcher with other arguments for another one: it must not become one by an upgrade, or because a
         set has no order.
         """
+        # Airflow compares a hash of both at each parse of a DAG file. A tuple comes back from its database as a list,
+        # and made a new watcher at each parse (apache/airflow#64626).
         stored = {name: _sorted(getattr(self, name)) for name in DEFAULTS}
         changed = {name: value for name, value in stored.items() if value != DEFAULTS[name]}
         return f"{type(self).__module__}.{type(self).__qualname__}", changed | self.unknown
@@ -127,6 +129,7 @@ class DbtRunEventTrigger(BaseEventTrigger):
         try:
             plan = self.plan()
         except InvalidArgument:
+            # Airflow then calls `run`, which says from time to time what is wrong.
             return None
         return ("dbtrun", plan.config, plan.namespace)
 
@@ -143,10 +146,13 @@ class DbtRunEventTrigger(BaseEventTrigger):
             async def open_stream(self) -> AsyncIterator[tuple[Tick, int]]:
                 where = (plan.config, plan.namespace, pace)
                 async with tickers.lease(where) as self.ticker, aclosing(self.ticker.ticks()) as ticks:
+                    # A tick carries no runs that only its receiver would know of: a watcher that subscribes late, or
+                    # whose queue of 1,024 has overflowed, finds in its next tick whatever it has not told.
                     async for tick in ticks:
                         yield tick, tick.number
 
             async def advance(self, batch: Sequence[AdvanceItem]) -> None:
+                # Called when all events that came of these ticks are in Airflow's database: no other call says so.
                 self.ticker.confirm(batch[-1].broker_payload)
 
         return Producer()
@@ -182,6 +188,8 @@ class DbtRunEventTrigger(BaseEventTrigger):
         loop = asyncio.get_running_loop()
         async for tick in ticks:
             told = await reader.take(tick)
+            # What is yielded and not yet stored when the triggerer stops is lost, also after SIGTERM: so the position
+            # is not stored here, but by the reader at a later tick, once this one is confirmed.
             for payload in told:
                 yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
             if not told:
@@ -228,4 +236,6 @@ def _leaves_events_unseen() -> bool:
     """Before 3.4 an event that comes while the scheduler has not taken the one before waits for a third."""
     from airflow import __version__
 
+    # apache/airflow#54659, #56050: the scheduler takes events by time, and the row of a second one meets ON CONFLICT DO
+    # NOTHING. From 3.4 on it takes them by their ids (#70972).
     return tuple(int(part) for part in __version__.split(".")[:2]) < (3, 4)

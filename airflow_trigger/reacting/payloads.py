@@ -23,6 +23,8 @@ def ended(namespace: str, run: Run) -> Payload:
     """The event of a run."""
     status = run.status
     counts = sorted(status.results.counts.items())[:MAX_STATUSES]
+    # Text for times: a datetime passes the trigger and then ends the triggerer's supervisor, which has to store it as
+    # JSON, again after each restart (read in Airflow 3.3).
     return {
         "key": key_of(run),
         "namespace": namespace,

@@ -53,6 +53,7 @@ class Position:
 
         An instant in the future raises no floor: one watcher's wrong clock would hide the runs of all others.
         """
+        # Seconds, also of what was told before: a position must come back from JSON as it was.
         told = dict(self.told) | {_name(run): int(ended_at(run).timestamp()) for run in runs}
         newest = max(told.values(), default=0)
         floor = max(self.floor, min(_instant(newest), now) - OVERLAP)

@@ -61,6 +61,8 @@ class InVariable:
 
 def store_of(state: AssetState | None, name: str) -> Store:
     """Where this watcher keeps its position. An asset's state is not there if the watcher serves several assets."""
+    # With equal arguments in one DAG file, several assets share a row, and then reading the state raises ValueError
+    # (apache/airflow#71460).
     return InVariable(name) if state is None or getattr(state, "_total", 1) != 1 else BesideAsset(state, name)
 
 

@@ -101,6 +101,7 @@ class Ticker:
         beats = asyncio.create_task(self._beats())
         try:
             while True:
+                # Asked before anything was waited for: the ends are in `finished`, and `ended` may stay empty.
                 ended = [] if self._asked else await ends.take(PULSE_SECONDS)
                 if ended:
                     await asyncio.sleep(GATHER_SECONDS)

@@ -131,6 +131,8 @@ async def standing_of(task: Mapping[str, Any]) -> Standing:
         log.warning("The task's state cannot be read, so its run is not cancelled.", exc_info=True)
         return Standing.WAITS
     if state == DEFERRED:
+        # After a clear, the next try may be deferred by now (observed in 3.3). Nothing is cancelled for this one then:
+        # the next try finds the object and decides.
         return Standing.WAITS
     return Standing.ENDED if cause_of(state) is Cause.ENDED else Standing.GOES_ON
 

@@ -262,7 +262,9 @@ class Hub:
         """Whether the mirror was complete at some time, and is not known to be cut off by a refusal."""
         self._source = source
         self._mirror: dict[str, Run] = {}
+        # Names of objects that an answer of ours brought before the watch: a list that is older does not take them away.
         self._ahead: set[str] = set()
+        # Versions at which names were deleted: an answer that was asked for before does not bring them back.
         self._buried: dict[str, int] = {}
         self._version = 0
         self._heard = False
@@ -363,6 +365,7 @@ class Hub:
             async for change in changes:
                 heard = self._heard = True
                 self._apply(change)
+        # Something in between that ends each watch at once would be asked again without a pause.
         if not heard:
             raise Unreachable("the watch ended without a word")
 

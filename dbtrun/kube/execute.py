@@ -98,6 +98,7 @@ async def _read(socket: aiohttp.ClientWebSocketResponse, limit: int) -> Executed
     async for message in socket:
         if not isinstance(message.data, bytes) or not message.data:
             continue
+        # Also streams that are not known are kept: they count against the limit.
         streams.setdefault(message.data[0], bytearray()).extend(message.data[1:])
         if sum(map(len, streams.values())) > limit:
             raise TooLarge(f"The command printed more than {limit} bytes.")
@@ -118,6 +119,7 @@ def _ended(body: bytes) -> _Status:
 def _code(ended: _Status) -> int:
     if ended.status == "Success":
         return 0
+    # As kubectl reads it. A command that could not be started has no cause of this kind.
     causes = ended.details.causes if ended.details is not None else ()
     return next(
         (int(each.message) for each in causes if each.reason == "ExitCode" and each.message.isdigit()), NOT_STARTED

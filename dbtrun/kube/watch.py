@@ -84,6 +84,7 @@ def read_change(line: bytes | bytearray, read: Read[S]) -> Added[S] | Removed[S]
         case "BOOKMARK":
             return Progress(comparable(decode(event.object, _Bookmark).metadata.resource_version))
         case "ERROR":
+            # Observed: a version that is too old is answered with 200 and this event, and not with 410.
             raise failure(decode(event.object, _ErrorStatus).code, bytes(event.object))
         case "ADDED" | "MODIFIED" | "DELETED" as kind:
             try:
@@ -91,6 +92,7 @@ def read_change(line: bytes | bytearray, read: Read[S]) -> Added[S] | Removed[S]
             except UNREADABLE as error:
                 log.warning("A DbtRun cannot be read and is left out: %s", short(str(error)))
                 return None
+            # With a field selector, an object that no longer matches comes as DELETED, too.
             change = Removed if kind == "DELETED" else Added
             return change(run, comparable(run.metadata.resource_version))
         case kind:

@@ -43,6 +43,7 @@ class Events:
         """`instance` names this watcher among others; by default the host's name."""
         self._access = access
         self._instance = (instance or socket.gethostname())[:128]
+        # The number keeps Events of one kind in their order, and the bodies from being compared, which raises.
         self._queue: asyncio.PriorityQueue[tuple[bool, int, str, dict[str, Any]]] = asyncio.PriorityQueue()
         self._numbers = itertools.count()
         self._said: dict[tuple[str, str, str], float] = {}
@@ -52,6 +53,7 @@ class Events:
         note, normal, waiting = cut_bytes(message, MAX_NOTE), kind == "Normal", self._queue.qsize()
         said = about.uid, reason, note
         now = asyncio.get_running_loop().time()
+        # In the order of the instants, as nothing is put twice: the oldest are first.
         while self._said and now - next(iter(self._said.values())) >= REPEAT_SECONDS:
             del self._said[next(iter(self._said))]
         if said in self._said:

@@ -148,11 +148,14 @@ class Leader:
                 logger.warning("The Lease %s/%s: %s", self._namespace, self._name, trouble)
             self._trouble = trouble
         else:
+            # From before the request: others count from when they see the renewal, which is later.
             self._until = asked + self._settings.renew_deadline if held else 0.0
             self._trouble = ""
 
     async def _compete(self) -> bool:
         """One try; whether the Lease is ours now."""
+        # Our own is not read before it is renewed: the version that the last write returned is its precondition, and a
+        # Conflict says that somebody else has written.
         if self._lease is None or not self._ours(self._lease):
             self._lease = await self._look()
         if self._lease is None:
@@ -221,11 +224,13 @@ class Leader:
         if not lease.spec.holder_identity:
             return True
         duration = lease.spec.lease_duration_seconds or self._settings.duration
+        # Not by renewTime, which is another machine's clock, but by ours, since the last change that we saw.
         return _clock() - self._seen_at > duration
 
     def _pause(self) -> float:
         jittered = self._settings.retry * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
         left = self._until - _clock()
+        # At the instant at which the leadership ends, `_tell` has to say so.
         return min(jittered, left) if left > 0 else jittered
 
     def _tell(self) -> None:

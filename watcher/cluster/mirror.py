@@ -287,6 +287,7 @@ class Mirror:
         """The object is gone for good (a uid never comes back); False when that is no news."""
         if uid in self._dead:
             return False
+        # A watch that opens again, or a list that began before, may still bring the object: it must not come back.
         self._dead[uid] = version(self.resource_version(uid) or "") or 0
         if len(self._dead) > REMEMBERED_DEAD:
             del self._dead[next(iter(self._dead))]
@@ -299,7 +300,7 @@ class Mirror:
         found = []
         while self._expiring and self._expiring[0].due <= now:
             expiring = heapq.heappop(self._expiring)
-            if expiring.uid in self._resting:
+            if expiring.uid in self._resting:  # else it was changed or deleted since, and this entry is left over
                 found.append(expiring)
         return found
 

@@ -106,6 +106,7 @@ class Budget:
         """
         self.check()
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # By arrival plus the priority's seconds: the least urgent goes first in the end, so none waits for ever.
         heapq.heappush(self._queue, (self._clock() + priority.value, next(_arrivals), priority, turn))
         self._serve()
         await turn
@@ -141,7 +142,7 @@ class Budget:
         self._refill()
         while self._queue and self._level >= 1:
             *_, priority, turn = heapq.heappop(self._queue)
-            if not turn.done():
+            if not turn.done():  # else its task was cancelled while it waited
                 turn.set_result(None)
                 self.spent[priority] += 1
                 self.granted_at = self._clock()

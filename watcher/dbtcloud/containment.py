@@ -71,6 +71,8 @@ class Containment:
             self.report(error.reason, error.message)
             raise
         except (Exception, asyncio.CancelledError) as error:
+            # A CancelledError that nobody asked for comes from within a library. It would end the poller as if the
+            # process was being stopped, and with it the polls of every object of the connection.
             if isinstance(error, asyncio.CancelledError) and being_ended():
                 raise
             surprise = Surprise(
@@ -105,6 +107,7 @@ class Containment:
         if kind in self._kinds or len(self._kinds) >= MAX_KINDS:
             return
         self._kinds.add(kind)
+        # An exception may quote the request, whose headers have the token.
         told = "".join(traceback.format_exception(error)).replace(self._connection.token.reveal(), MASK)
         log.error(
             "A %s met an unforeseen %s, which is contained.", what, type(error).__name__, extra=self._extra(trace=told)

@@ -100,6 +100,8 @@ class Schedule:
     def put(self, run: Followed, due: float) -> None:
         """Polls the run at `due`."""
         run.due = due
+        # The entry of before stays, as taking it out would cost a search; `_valid` skips it when it comes up. The number
+        # keeps two runs that are due at once from being compared.
         heapq.heappush(self._heap, (due, next(self._order), run))
         if len(self._heap) > 2 * len(self._runs) + SPARE:
             self._heap = [entry for entry in self._heap if self._valid(entry)]
@@ -126,6 +128,7 @@ class Schedule:
     def give_back(self, run: Followed, due: float, now: float) -> None:
         """Ends a poll of a run that was taken."""
         run.asked = False
+        # Meanwhile everybody may have left, and another entry for the same run id may have come.
         if self._runs.get(run.run_id) is run:
             self.put(run, now if run.again else due)
         run.again = False

@@ -44,6 +44,7 @@ def following_step(case: Case, attempt: Attempt) -> Decision:
     """The next thing to do for an object whose run is known and was live when last seen."""
     if case.run.deleting and not case.run.cancels_on_deletion:
         return RemoveFinalizer()
+    # An end that is known is reported first: neither a deadline nor an outage can change it any more.
     facts = case.facts
     if facts is not None and facts.state.over:
         return _fetch_details(case, facts) or _end(case, attempt, facts)
@@ -150,11 +151,13 @@ def _perhaps_our_cancel(case: Case, attempt: Attempt, outcome: Outcome) -> bool:
 def _next_attempt(case: Case, attempt: Attempt, facts: RunFacts, outcome: Outcome) -> Decision:
     retry = case.spec.retry
     number = attempt.number + 1
+    # `can_retry` is dbt Cloud's word at the end of the run: a younger run of the job may have made it outdated.
     resumes = retry.strategy is RetryStrategy.FROM_FAILURE and facts.can_retry
     ended = replace(attempt, phase=outcome.phase, reason=outcome.reason, message=outcome.message, sweep_after=None)
     following = Attempt(
         number=number,
         phase=Phase.PENDING,
+        # A retry from failure has no cause of its own: it is recognized by the run that it resumes.
         marker="" if resumes else marker(case.run.uid, number),
         retry_of=facts.run_id if resumes else None,
         not_before=seconds(case.now.wall) + timedelta(seconds=retry.backoff_seconds),

@@ -35,6 +35,8 @@ FIRST: Final = datetime(2001, 1, 1, tzinfo=UTC)
 def pending_step(case: Case) -> Decision:
     """The next thing to do for an object whose present attempt has not been claimed."""
     overdue = case.deletion_overdue("The object was let go before its run was seen.")
+    # The order: an object that is not wanted ends also while it is suspended or its connection does not work, and one
+    # that is held back asks nothing of its connection.
     return (
         overdue
         or _end_unwanted(case)
@@ -104,6 +106,7 @@ def _adopt_or_claim(case: Case) -> Decision:
     if job_id is None:
         assert case.spec.job is not None, "the API server holds that job or runId is set"  # noqa: S101
         return ResolveJob(case.spec.job)
+    # Before the search and the look for a live run: outside of its projects, a namespace learns nothing of runs.
     outside = _check_projects(case, job_id)
     if outside is not None:
         return outside
@@ -116,6 +119,8 @@ def _adopt_or_claim(case: Case) -> Decision:
             return _take_hold(case) or take_on(
                 case, Attempt(number=1, phase=Phase.PENDING, adopted=True), case.known.reusable
             )
+    # The finalizer precedes whatever a deletion would have to cancel. The claim comes last: the start must be sent
+    # within the submit window after it, so nothing else may have to be waited for then.
     return _take_hold(case) or _wait_for_slot(case) or _prove_token(case, job_id) or _claim(case, job_id)
 
 
@@ -273,6 +278,7 @@ def _past_since(case: Case) -> datetime:
     if before is not None and before.queued_at is not None:
         return before.queued_at
     created = case.run.metadata.creation_timestamp or FIRST
+    # The instant is compared with dbt Cloud's, whose clock may be behind the API server's.
     return created - timedelta(seconds=case.policy.clock_skew)
 
 
@@ -287,6 +293,7 @@ def _take_up_again(case: Case, found: tuple[RunFacts, ...]) -> Decision:
         marker=marker(case.run.uid, attempt.number) if resumed is None else "",
         not_before=None,
         first_claim_time=attempt.first_claim_time or seconds(_past_since(case)),
+        # Of several, the others are to be cancelled, and at once: they run beside this one.
         sweep_after=seconds(case.now.wall) if len(found) > 1 else _swept_later(case, attempt),
     )
     told = (

@@ -32,6 +32,7 @@ def submitting_step(case: Case, attempt: Attempt) -> Decision:
     assert claim is not None, "remember() dates every claim"  # noqa: S101
     if case.run.deleting and not case.run.cancels_on_deletion:
         return RemoveFinalizer()
+    # Only the process that wrote a claim may send it, and only once: what another one has sent is not known here.
     if claim.own and not claim.sent:
         return _send(case, claim, attempt)
     match claim.submission:
@@ -48,6 +49,8 @@ def _send(case: Case, claim: Claim, attempt: Attempt) -> Decision:
     unwanted = _end_unwanted(case, attempt)
     if unwanted is not None:
         return unwanted
+    # By the monotonic clock, as the wall clock may be set back in between. Another process that finds this claim counts
+    # on nothing being sent after the window.
     if case.now.mono - claim.since > case.policy.submit_window:
         return _release(case, attempt)
     away = case.reconnect()
@@ -91,6 +94,8 @@ def _release(case: Case, attempt: Attempt) -> Decision:
 def _handle_refusal(case: Case, attempt: Attempt, reason: Reason, message: str) -> Decision:
     if attempt.retry_of is None:
         return case.finish(Outcome(Phase.ERROR, reason, message))
+    # A retry from failure has conditions that only dbt Cloud checks: the job's latest run, dbt 1.6 or newer, and a
+    # run_results.json (documented as `retry_not_supported_reason`).
     fresh = replace(_without_claim(attempt), retry_of=None, marker=marker(case.run.uid, attempt.number))
     told = f"dbt Cloud would not resume run {attempt.retry_of} from its failure, so the job runs anew: {message}"
     return case.change(
