@@ -398,7 +398,7 @@ class DbtRunOperator(ClusterOperator):
         unread = run is not None and not (run.consumed or run.unwanted) and self._attempt.mark.in_life_of(run.mark)
         if run is not None and run.final and unread:
             return self._finish(context, run)
-        # TaskDeferralTimeout in Airflow 3. In 2.11 it is the TaskDeferralError of a trigger that broke, with other words.
+        # Airflow 2.11 raises the same TaskDeferralError for a time-out and for a trigger that broke: the words differ.
         if "timeout" not in str(stopped).lower():
             raise stopped
         who = Subject(self._home.namespace, run.name).of(run).within if run else "the run of this task"
@@ -544,7 +544,7 @@ class DbtRunOperator(ClusterOperator):
         return dict(await trigger.outcome())
 
     def _longest_deferral(self, context: Context) -> timedelta:
-        # Observed: while a task is deferred, Airflow 3.3 does not enforce execution_timeout; the deferral's own it does.
+        # Observed: Airflow 3.3 does not enforce execution_timeout while a task is deferred, but this one it does.
         rest = self._rest(context)
         longest = self._timeout + DEFER_MARGIN
         return timedelta(seconds=longest if rest is None else max(1.0, min(longest, rest)))

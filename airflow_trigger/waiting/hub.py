@@ -262,7 +262,7 @@ class Hub:
         """Whether the mirror was complete at some time, and is not known to be cut off by a refusal."""
         self._source = source
         self._mirror: dict[str, Run] = {}
-        # Names of objects that an answer of ours brought before the watch: a list that is older does not take them away.
+        # Names of objects that an answer of ours brought before the watch: an older list does not take them away.
         self._ahead: set[str] = set()
         # Versions at which names were deleted: an answer that was asked for before does not bring them back.
         self._buried: dict[str, int] = {}

@@ -100,7 +100,7 @@ class Schedule:
     def put(self, run: Followed, due: float) -> None:
         """Polls the run at `due`."""
         run.due = due
-        # The entry of before stays, as taking it out would cost a search; `_valid` skips it when it comes up. The number
+        # The entry of before stays, as taking it out would cost a search; `_valid` skips it. The number
         # keeps two runs that are due at once from being compared.
         heapq.heappush(self._heap, (due, next(self._order), run))
         if len(self._heap) > 2 * len(self._runs) + SPARE:
