@@ -5,9 +5,10 @@ No test skips because a binary is missing: it is built first, outside the time l
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -61,6 +62,19 @@ class Scopes(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
             return "the chart's release"
         release = re.search(r"\d+\.\d+\.\d+", test) if file.startswith("tests/airflow/") else None
         return release[0] if release else file
+
+
+NICE: Final = 5
+_GAVE_WAY: Final = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Workers beside the one with an Airflow release leave it the processors: it would be the last to end."""
+    gives_way = "PYTEST_XDIST_WORKER" in os.environ and not item.nodeid.startswith("tests/airflow/")
+    if gives_way and not item.config.stash.get(_GAVE_WAY, False):
+        item.config.stash[_GAVE_WAY] = True
+        os.nice(NICE)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
