@@ -17,7 +17,7 @@ import httpx
 
 from dbtrun.connection.hosts import Hosts
 from dbtrun.connection.secret import Connection
-from watcher.clock import system_clock
+from watcher.clock import Clock, system_clock
 from watcher.cluster.secrets import SecretData, SecretMissing
 from watcher.sources import SecretName
 from watcher.telemetry.serving import Limits, serve
@@ -110,15 +110,15 @@ class Watching:
 
 
 @asynccontextmanager
-async def receiving(limits: Limits = LIMITS, **state: Any) -> AsyncIterator[Watching]:
+async def receiving(limits: Limits = LIMITS, clock: Clock = system_clock, **state: Any) -> AsyncIterator[Watching]:
     """A receiver that serves until the block is left."""
     at = Watching(**state)
     listener = socket.create_server(("127.0.0.1", 0))
     at.port = listener.getsockname()[1]
     at.url = f"http://127.0.0.1:{at.port}"
     relay = Relay(lambda: at.leader)
-    signers = Signers(at.secrets, Hosts(("getdbt.com",), loopback=False), system_clock)
-    receiver = Receiver(signers, at.act, lambda: at.leads, relay, at.count, system_clock)
+    signers = Signers(at.secrets, Hosts(("getdbt.com",), loopback=False), clock)
+    receiver = Receiver(signers, at.act, lambda: at.leads, relay, at.count, clock)
     serving = asyncio.create_task(serve(receiver, listener, limits))
     try:
         yield at
