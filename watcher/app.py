@@ -110,6 +110,7 @@ class Watcher:
             elsewhere=self.history.note_facts,
             late=self.metrics.mirror_late_runs.inc,
             looked=self.metrics.webhook_looks.inc,
+            subscribed=lambda state: self.metrics.webhook_subscriptions.labels(state).inc(),
             clock=access.clock,
             weights=settings.weights,
         )

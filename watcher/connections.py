@@ -21,7 +21,7 @@ from watcher.sources import SecretName, Sources
 
 MAX_TOLD: Final = 5_000
 """Connections that are remembered as logged to be unusable."""
-KEYS: Final = ("token", "account-id", "host", "ca.crt", "max-concurrent-runs")
+KEYS: Final = ("token", "account-id", "host", "ca.crt", "max-concurrent-runs", "webhook-url", "webhook-token")
 
 
 log = logging.getLogger(__name__)

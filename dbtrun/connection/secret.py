@@ -87,6 +87,10 @@ class Connection:
     """PEM certificates trusted instead of the usual ones; None: the usual ones."""
     max_runs: int | None = None
     """Live runs of the account at which nothing more is started; None: no limit."""
+    webhook_url: str | None = None
+    """Where dbt Cloud sends webhooks for it, if the watcher is to keep that webhook active."""
+    webhook_token: Token | None = None
+    """The token that may do so; None: the usual one."""
     tls: bool = True
     """False only for loopback: the simulator."""
 
@@ -108,7 +112,8 @@ def parse_connection(data: Mapping[str, bytes], where: str, hosts: Hosts) -> Con
     """Reads a connection from the keys of a Secret, or from files of the same names.
 
     Args:
-        data: `token` and `account-id`; optional `host` (default cloud.getdbt.com), `ca.crt` and `max-concurrent-runs`.
+        data: `token` and `account-id`; optional `host` (default cloud.getdbt.com), `ca.crt`, `max-concurrent-runs`,
+            `webhook-url` and `webhook-token`.
         where: what holds the keys, as "Secret team/dbt-cloud": it opens every message.
         hosts: those that it may name.
 
@@ -124,6 +129,8 @@ def parse_connection(data: Mapping[str, bytes], where: str, hosts: Hosts) -> Con
         token=_token(keys),
         ca=_ca(keys),
         max_runs=_max_runs(keys),
+        webhook_url=_webhook_url(keys),
+        webhook_token=_token(keys, "webhook-token") if keys.text("webhook-token") else None,
     )
 
 
@@ -167,10 +174,17 @@ class _Keys(NamedTuple):
         raise InvalidConnection(f"{self.where}: key `{key}` {wrong}; {remedy}.")
 
 
-def _token(keys: _Keys) -> Token:
-    value = keys.required("token", "put a dbt Cloud service token there")
+def _webhook_url(keys: _Keys) -> str | None:
+    value = keys.text("webhook-url") or None
+    if value is not None and not re.fullmatch(r"https?://[!-~]{1,2000}", value):
+        keys.refuse("webhook-url", "is not the address of a webhook", "write it as it is in dbt Cloud, with https://")
+    return value
+
+
+def _token(keys: _Keys, key: str = "token") -> Token:
+    value = keys.required(key, "put a dbt Cloud service token there")
     if not (value.isascii() and value.isprintable() and " " not in value):
-        keys.refuse("token", "has spaces or characters that no token has", "copy the dbt Cloud token again, alone")
+        keys.refuse(key, "has spaces or characters that no token has", "copy the dbt Cloud token again, alone")
     return Token(value)
 
 

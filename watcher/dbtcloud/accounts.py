@@ -21,7 +21,7 @@ from dbtrun.connection.secret import Connection
 from dbtrun.fair import NO_WEIGHTS
 from watcher.clock import Clock, system_clock
 from watcher.dbtcloud.budget import BURST, REQUESTS_PER_MINUTE, UNPROVEN, Budget, Share
-from watcher.dbtcloud.channel import TOTAL_SECONDS
+from watcher.dbtcloud.channel import TOTAL_SECONDS, Channel
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.containment import Containment
 from watcher.dbtcloud.hints import Hints, Looked
@@ -33,6 +33,7 @@ from watcher.dbtcloud.poller import FEED_SECONDS, Poller
 from watcher.dbtcloud.requests import Observe
 from watcher.dbtcloud.slots import LiveRuns, Slots
 from watcher.dbtcloud.starts import Starts
+from watcher.dbtcloud.subscription import Subscription, managing
 from watcher.lifecycle.facts import RunFacts
 
 LINGER_SECONDS: Final = 300.0
@@ -68,6 +69,8 @@ class Account:
     """None: the connection has no limit of live runs."""
     clock: Clock = system_clock
     looked: Looked = lambda _requests: None
+    subscription: Subscription | None = None
+    """None: the watcher does not look after the connection's webhook."""
     looks: Looks = field(init=False)
     hints: Hints = field(init=False)
 
@@ -83,6 +86,8 @@ class Account:
             group.create_task(self.hints.run())
             if self.slots is not None:
                 group.create_task(self.slots.run())
+            if self.subscription is not None:
+                group.create_task(self.subscription.run())
 
     def follow(self, uid: str, run_id: int, interval: float) -> None:
         """Polls this run for the object, and no other."""
@@ -118,6 +123,7 @@ class Accounts:
         observe: called with each request that has come to an end, for the metrics.
         late: called with the number of runs that dbt Cloud has listed too late for the mirrors.
         looked: called with the number of requests that hints cause.
+        subscribed: called with what each look at a connection's webhook has found.
         elsewhere: called with the host and each finished run of an account that no object follows.
         transport: in place of the network, in tests.
         weights: turns of the namespaces, for starts and run slots.
@@ -138,6 +144,7 @@ class Accounts:
         elsewhere: Callable[[str, RunFacts], object] = lambda _host, _run: None,
         late: Callable[[int], object] = lambda _runs: None,
         looked: Looked = lambda _requests: None,
+        subscribed: Callable[[str], object] = lambda _state: None,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock = system_clock,
         weights: Mapping[str, int] = NO_WEIGHTS,
@@ -154,6 +161,7 @@ class Accounts:
         self._elsewhere = elsewhere
         self._late = late
         self._looked = looked
+        self._subscribed = subscribed
         self._intake = Intake()
         self._transport = transport
         self._clock = clock
@@ -268,10 +276,19 @@ class Accounts:
             slots=self._slots(connection, client, poller, users, containment),
             clock=self._clock,
             looked=self._looked,
+            subscription=self._subscription(connection),
         )
         self._accounts[connection] = account
         self._launch(account)
         return account
+
+    def _subscription(self, connection: Connection) -> Subscription | None:
+        """With a channel of its own: what its token may not do says nothing of the connection's."""
+        if connection.webhook_url is None:
+            return None
+        own = Budget(*UNPROVEN, lambda: self._clock().mono)
+        channel = Channel(managing(connection), own, self._transport, self._clock, self._request_seconds)
+        return Subscription(channel, connection.webhook_url, self._subscribed, self._clock)
 
     def _slots(
         self, connection: Connection, client: Client, poller: Poller, users: set[str], containment: Containment

@@ -18,6 +18,8 @@ KINDS: Final = (
     ("GET", r"runs/\d+/artifacts/.*", "get_file"),
     ("GET", r"jobs/\d+/", "get_job"),
     ("GET", r"(jobs|projects|environments|projects/\d+/environments)/", "find_job"),
+    ("GET", r"webhooks/subscriptions", "list_webhooks"),
+    ("PUT", r"webhooks/subscription/[^/]+", "activate_webhook"),
     ("GET", r"", "get_account"),
 )
 """Method, path below the account, and the word."""

@@ -334,8 +334,21 @@ class Account(Wire, frozen=True):
 
 
 # `strict=False`: observed in webhooks, ids are texts there; a number as text must not make a run unreadable.
+class Webhook(Wire, frozen=True):
+    """A webhook subscription. dbt Cloud writes the ids of its jobs as strings."""
+
+    id: str
+    client_url: str
+    name: str
+    active: bool = False
+    description: str | None = None
+    job_ids: list[str] | None = None
+    event_types: list[str] = []
+
+
 ONE_RUN: Final = msgspec.json.Decoder(Reply[Run], strict=False)
 RUNS: Final = msgspec.json.Decoder(Reply[list[Run]], strict=False)
+WEBHOOKS: Final = msgspec.json.Decoder(Reply[list[Webhook]], strict=False)
 ONE_NAMED: Final = msgspec.json.Decoder(Reply[Named], strict=False)
 NAMED: Final = msgspec.json.Decoder(Reply[list[Named]], strict=False)
 ACCOUNT: Final = msgspec.json.Decoder(Reply[Account], strict=False)

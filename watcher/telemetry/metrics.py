@@ -271,6 +271,13 @@ class Metrics:
         self.webhook_looks = Counter(
             "dbtrun_webhook_looks", "Requests to dbt Cloud that webhooks have caused.", registry=registry
         )
+        self.webhook_subscriptions = Counter(
+            "dbtrun_webhook_subscription_looks",
+            "Looks at the webhook of a connection, by what was found: active, activated, inactive, missing, refused or "
+            "failed.",
+            ["state"],
+            registry=registry,
+        )
         self.known = Gauge("dbtrun_objects", "DbtRuns known.", registry=registry)
         self.active = Gauge("dbtrun_reconciles_active", "Objects that are being reconciled now.", registry=registry)
         self.end_lag = Histogram(

@@ -28,6 +28,15 @@ def test_token_and_account_are_enough() -> None:
     assert connection.token.reveal() == SECRET
 
 
+def test_a_webhook_may_have_an_address_and_a_token_of_its_own() -> None:
+    url = "https://hooks.example.com/hooks/data/dbt-cloud"
+    connection = parse(webhook_url=url.encode(), webhook_token=b"manager\n")
+    assert (connection.webhook_url, connection.webhook_token) == (url, Token("manager"))
+    plain = parse(webhook_url=b" ", webhook_token=b"")
+    assert (plain.webhook_url, plain.webhook_token) == (None, None)
+    assert "manager" not in repr(connection)
+
+
 def test_whitespace_that_editors_add_is_no_part_of_a_value() -> None:
     assert parse(token=b"  dbtc_s3cr3t\r\n", account_id=b" 4242\n", host=b"emea.dbt.com\n") == parse(
         host=b"emea.dbt.com"
@@ -61,6 +70,9 @@ def test_a_host_may_have_a_port_and_a_scheme(host: bytes, base_url: str) -> None
     [
         ({"account-id": b"1"}, "token", "missing"),
         ({"token": b" \n", "account-id": b"1"}, "token", "empty"),
+        (GOOD | {"webhook-token": b"dbtc s3cr3t"}, "webhook-token", "spaces"),
+        (GOOD | {"webhook-url": b"hooks.example.com"}, "webhook-url", "not the address of a webhook"),
+        (GOOD | {"webhook-url": b"https://a b"}, "webhook-url", "not the address of a webhook"),
         ({"token": b"dbtc s3cr3t", "account-id": b"1"}, "token", "spaces"),
         ({"token": b"dbtc_s3\ncr3t", "account-id": b"1"}, "token", "spaces"),
         ({"token": b"dbtc_s3\x00cr3t", "account-id": b"1"}, "token", "spaces"),
