@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
 
+AIRFLOW: Final = "tests/airflow/"
 _NEED_BINARIES = {"plane", "stormy_plane", "own_plane", "binaries"}
 # These only compute, for minutes: one worker alone would still be at work when the others have ended.
 _SHARE_NOTHING = {f"tests/chaos/test_{name}.py" for name in ("crash_points", "clocks", "outages")}
 # A control plane of their own with the chart on it.
 _SHARE_A_RELEASE = {f"tests/chart/test_{name}.py" for name in ("gitops", "install", "sidecar")}
 _FIRST = (
-    *("tests/airflow/", "tests/hostile/test_attacks", "tests/hostile/test_kills", "tests/chaos/test_campaign"),
+    *(AIRFLOW, "tests/hostile/test_attacks", "tests/hostile/test_kills", "tests/chaos/test_campaign"),
     *("tests/abuse/", "tests/chaos/test_mutant_campaigns", "tests/cluster/", "tests/hostile/", "tests/monitoring/"),
     *("tests/packaging/", "tests/chart/", "tests/demo/", "tests/contract/", "tests/controlplane/"),
 )
@@ -60,7 +61,7 @@ class Scopes(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
             return nodeid.partition("[")[0]
         if file in _SHARE_A_RELEASE:
             return "the chart's release"
-        release = re.search(r"\d+\.\d+\.\d+", test) if file.startswith("tests/airflow/") else None
+        release = re.search(r"\d+\.\d+\.\d+", test) if file.startswith(AIRFLOW) else None
         return release[0] if release else file
 
 
@@ -71,9 +72,11 @@ _GAVE_WAY: Final = pytest.StashKey[bool]()
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Workers beside the one with an Airflow release leave it the processors: it would be the last to end."""
-    gives_way = "PYTEST_XDIST_WORKER" in os.environ and not item.nodeid.startswith("tests/airflow/")
-    if gives_way and not item.config.stash.get(_GAVE_WAY, False):
-        item.config.stash[_GAVE_WAY] = True
+    stash = item.config.stash
+    if "PYTEST_XDIST_WORKER" not in os.environ or item.nodeid.startswith(AIRFLOW) or stash.get(_GAVE_WAY, False):
+        return
+    stash[_GAVE_WAY] = True
+    if any(each.nodeid.startswith(AIRFLOW) for each in item.session.items):
         os.nice(NICE)
 
 
