@@ -82,7 +82,8 @@ class Airflow(Records):
         self.port, *self._spare = free_ports(6)
         self.env = self._environment(env)
         self.programs: dict[str, Program] = {}
-        self._sessions: set[int] = set()
+        self._sessions: dict[int, float] = {}
+        """When each began: a session that is over may leave its number to a stranger's."""
         self._numbers = itertools.count(1)
         self._parsing = asyncio.Lock()
         self.desk = self._new_desk()
@@ -132,7 +133,7 @@ class Airflow(Records):
             # Not `python -m`, which would import what lies in the current folder before what is installed.
             self.programs[name] = self.program(name, [str(self.python.with_name("airflow")), command], port)
         self.programs[name].start()
-        self._sessions.add(self.programs[name].pid)
+        self._began(self.programs[name])
         return self.programs[name]
 
     async def command(self, *argv: str, name: str | None = None) -> None:
@@ -140,7 +141,7 @@ class Airflow(Records):
         name = name or "-".join(argv[:2])
         program = self.program(name, [str(self.python.with_name("airflow")), *argv])
         program.start()
-        self._sessions.add(program.pid)
+        self._began(program)
         status = await program.wait(600)
         assert status == 0, f"airflow {' '.join(argv)} ended with {status}:\n{program.tail()}"
 
@@ -193,11 +194,15 @@ class Airflow(Records):
 
     def end(self) -> None:
         """Ends every process of every session that was started here, whoever its parent is by now."""
-        mine = [process for process in psutil.process_iter() if session_of(process.pid) in self._sessions]
+        sessions = {pid for pid, began in self._sessions.items() if began_at(pid) in (began, None)}
+        mine = [process for process in psutil.process_iter() if session_of(process.pid) in sessions]
         for process in mine:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(mine, timeout=10)
+
+    def _began(self, program: Program) -> None:
+        self._sessions[program.pid] = psutil.Process(program.pid).create_time()
 
     @contextlib.asynccontextmanager
     async def reading(self, file: str) -> AsyncIterator[None]:
@@ -368,6 +373,14 @@ def session_of(pid: int) -> int | None:
     try:
         return os.getsid(pid)
     except ProcessLookupError:
+        return None
+
+
+def began_at(pid: int) -> float | None:
+    """When a process began; None: it is gone, and others of its session may not be."""
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
         return None
 
 

@@ -61,6 +61,15 @@ class Children:
         """At the end, kill whoever is in a session that the owner began."""
         self._adopted.add(session)
 
+    def adopted(self) -> list[int]:
+        return sorted(self._adopted)
+
+    def forget(self) -> None:
+        """Drop sessions that are over: where many processes start, strangers have their numbers within minutes."""
+        without_leader = {session for session in self._adopted if _session_of(session) != session}
+        if without_leader:
+            self._adopted -= without_leader - {_session_of(pid) for pid in _pids()}
+
     def at_end(self, argv: list[str]) -> None:
         """Run a command once everybody is dead."""
         self._last.append(argv)
@@ -114,10 +123,11 @@ def _die_with_parent() -> Callable[[], None] | None:
     return lambda: prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
-def _requests(owner: int) -> Iterator[dict[str, Any]]:
+def _requests(owner: int, in_between: Callable[[], None]) -> Iterator[dict[str, Any]]:
     """Yield requests until the owner is gone."""
     buffer = b""
     while os.getppid() == owner:
+        in_between()
         if not select.select([0], [], [], OWNER_CHECK_SECONDS)[0]:
             continue
         chunk = os.read(0, 65536)
@@ -141,7 +151,7 @@ def main(owner: int, workdir: Path) -> None:
         signal.signal(number, lambda *_: sys.exit())
     children = Children()
     try:
-        for request in _requests(owner):
+        for request in _requests(owner, children.forget):
             if request["do"] == "exit":
                 return
             os.write(1, json.dumps(_answer(children, request)).encode() + b"\n")

@@ -57,6 +57,11 @@ class Supervisor:
         """Kill whoever is in this session when the owner is gone."""
         self._ask("adopt", session=session)
 
+    def adopted(self) -> list[int]:
+        """The adopted sessions that are not over."""
+        sessions: list[int] = self._ask("adopted")
+        return sessions
+
     def at_end(self, argv: Sequence[str]) -> None:
         """Run a command when the owner is gone and the processes are dead, before the folder is removed."""
         self._ask("at_end", argv=list(argv))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.controlplane.supervisor import Supervisor
 from tests.stack import Program, until
 from tests.stack.program import ProgramError
 
@@ -48,6 +50,30 @@ async def test_a_program_that_ends_early_shows_its_last_words(tmp_path: Path) ->
     program.start()
     with pytest.raises(ProgramError, match=r"short ended before it said 'ready'(.|\n)*last words"):
         await program.says("ready")
+
+
+def session(script: str) -> tuple[int, str]:
+    """The number of a session whose leader has ended, and what that printed."""
+    with subprocess.Popen(["sh", "-c", script], start_new_session=True, stdout=subprocess.PIPE, text=True) as leader:
+        assert leader.stdout is not None
+        return leader.pid, leader.stdout.readline()
+
+
+async def test_a_session_that_is_over_is_forgotten_as_strangers_get_its_number(tmp_path: Path) -> None:
+    """Where a few suites run at once, the numbers of processes come again within minutes."""
+    (over, _), (living, child) = session("true"), session("sleep 300 & echo $!")
+    supervisor = Supervisor(tmp_path)
+    try:
+        for each in (over, living):
+            supervisor.adopt(each)
+
+        async def forgotten() -> bool:
+            return await asyncio.to_thread(supervisor.adopted) == [living]
+
+        await until(forgotten, what="only the session of which a process lives")
+    finally:
+        await asyncio.to_thread(supervisor.close)
+    assert not psutil.pid_exists(int(child))
 
 
 async def both(log: Path) -> list[psutil.Process] | None:
