@@ -95,7 +95,7 @@ class Watcher:
         self.streaks = Streaks()
         self.objects = Objects(lambda uid: self.mirror.namespace(uid) is not None)
         self.mirror = Mirror(lambda run: rests_until(run, access.clock().wall), self._ended, self.objects.seen)
-        self.events = Events(access, own_pod())
+        self.events = Events(access, own_pod(), lambda: any(account.starts.crowded for account in self.accounts))
         secrets = SecretReader(access)
         self.sources = Sources(secrets)
         self.knowledge = Knowledge(access.clock, self.wake, self.sources.doubt)

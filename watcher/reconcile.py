@@ -39,6 +39,8 @@ BEGUN_AT_ONCE: Final = 32
 """Objects whose work begins in one turn of the loop: thousands that wake together must not hold up the rest of it."""
 FINISHED_AT_ONCE: Final = 8
 """Finished objects that are reconciled at a time: no one waits for them, and new runs must not wait behind them."""
+CALM_SECONDS: Final = 1.0
+"""Between two looks at whether starts still wait, while writes wait for them."""
 RECONNECT: Final = 300.0
 """Seconds after which a connection is read again: a changed Secret is used even while the old token still works."""
 
@@ -84,8 +86,6 @@ class Entry:
     generation: int = 0
     """Of the object when it was last looked at."""
     connected_at: float = 0.0
-    put_off_at: float | None = None
-    """When a write that may wait was first decided upon."""
 
 
 class Reconciler:
@@ -130,6 +130,9 @@ class Reconciler:
         self._begins: asyncio.Handle | None = None
         self._stopping = False
         self._contested: set[str] = set()
+        self._put_off: dict[str, float] = {}
+        """When a write that may wait was first decided upon, by the uid."""
+        self._calm: asyncio.TimerHandle | None = None
 
     # ── reasons to look ──
 
@@ -208,6 +211,8 @@ class Reconciler:
     async def stop(self, seconds: float) -> None:
         """Begins nothing new and waits for what is under way, so that no start is left without its answer."""
         self._stopping = True
+        if self._calm is not None:
+            self._calm.cancel()
         for entry in self._entries.values():
             if entry.timer is not None:
                 entry.timer.cancel()
@@ -293,6 +298,7 @@ class Reconciler:
                 self._knowledge.forget(uid)
                 self._failing.discard(uid)
                 self._contested.discard(uid)
+                self._put_off.pop(uid, None)
                 self._performer.forget(uid)
                 return None
             now = self._clock()
@@ -306,27 +312,37 @@ class Reconciler:
             if known.account_id is not None or wanted is None:
                 self._performer.follow(run, wanted)
             decision = decide(run, known, now, self._policy)
+            later = self._wait_for_starts(decision, run, now.mono)
+            if later is not None:
+                return later
             if isinstance(decision, Wait):
                 self._note_contest(run, contested=decision.why == OTHERS)
                 return decision.until
-            later = self._put_off(decision, run, entry, now.mono)
-            if later is not None:
-                return later
             await self._act(decision, run, entry)
             after = self._mirror.get(uid)
             if self._stopping and (after is None or after.status.phase is not Phase.SUBMITTING):
                 return None  # a claim without its answer would have to be resolved by the next watcher
         raise RestlessObject(f"{MAX_STEPS} decisions in a row did not settle it")
 
-    def _put_off(self, decision: Decision, run: DbtRun, entry: Entry, now: float) -> float | None:
-        """Until when a decision waits for the starts of other runs; None: it does not."""
-        if not (may_wait(run, decision, self._policy) and self._performer.crowded(run.uid)):
-            entry.put_off_at = None
-            return None
-        if entry.put_off_at is None:
-            entry.put_off_at = now
-        until = entry.put_off_at + self._policy.news_grace
-        return until if until > now else None
+    def _wait_for_starts(self, decision: Decision, run: DbtRun, now: float) -> float | None:
+        """Until when at most a decision waits for the starts of other runs; None: it does not."""
+        if may_wait(run, decision, self._policy) and self._performer.crowded(run.uid):
+            until = self._put_off.setdefault(run.uid, now) + self._policy.news_grace
+            if until > now:
+                self._await_calm()
+                return until
+        self._put_off.pop(run.uid, None)
+        return None
+
+    def _await_calm(self) -> None:
+        if self._calm is None and self._put_off and not self._stopping:
+            self._calm = asyncio.get_running_loop().call_later(CALM_SECONDS, self._look_for_calm)
+
+    def _look_for_calm(self) -> None:
+        self._calm = None
+        for uid in [uid for uid in self._put_off if not self._performer.crowded(uid)]:
+            self.wake(uid)
+        self._await_calm()
 
     def _note_contest(self, run: DbtRun, *, contested: bool) -> None:
         """Logs once for each object that two watchers serve it."""

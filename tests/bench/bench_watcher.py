@@ -13,21 +13,24 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import ssl
 import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import msgspec
 import psutil
 import yaml
 
-from dbtrun.api import API_VERSION, FINALIZER, PLURAL
+from dbtrun.api import API_VERSION, FINALIZER, PLURAL, UID_ANNOTATION
 from tests.controlplane import ControlPlane
 from tests.stack import Stack, dbt_run, until
 
@@ -49,14 +52,16 @@ LIVE_TARGET: Final = 10_000
 """Live runs for which the targets of memory and CPU hold."""
 ENDS: Final = 500
 SETTLE_SECONDS: Final = 15.0
+UID: Final = "01234567-89ab-cdef-0123-456789abcdef"
 STATUS: Final = {
     "phase": "Queued", "reason": "RunQueued", "message": "Started run 70403104000001.", "runId": 70403104000001,
-    "jobId": 103, "projectId": 1, "environmentId": 1, "accountId": 70403103922125, "observedGeneration": 1,
+    "job": "103", "jobId": 103, "projectId": 70403103937001, "environmentId": 70403103940001,
+    "accountId": 70403103922125, "host": "127.0.0.1:50000", "observedGeneration": 1,
     "url": "http://127.0.0.1:50000/deploy/70403103922125/projects/70403103937001/runs/70403104000001/",
     "startTime": "2025-01-01T00:00:00Z", "queuedAt": "2025-01-01T00:00:00Z",
     "attempts": [
-        {"number": 1, "phase": "Queued", "marker": "dbtrun:01234567-89ab-cdef-0123-456789abcdef/1",
-         "claimTime": "2025-01-01T00:00:00Z", "runId": 70403104000001},
+        {"number": 1, "phase": "Queued", "marker": f"dbtrun:{UID}/1", "claimTime": "2025-01-01T00:00:00.123456Z",
+         "firstClaimTime": "2025-01-01T00:00:00Z", "queuedAt": "2025-01-01T00:00:00Z", "runId": 70403104000001},
     ],
     "conditions": [
         {"type": kind, "status": "Unknown", "reason": "RunQueued", "message": "Started run 70403104000001.",
@@ -65,6 +70,39 @@ STATUS: Final = {
     ],
 }  # fmt: skip
 """As long as a status that the watcher writes when it has started a run."""
+HELD: Final = {"metadata": {"finalizers": [FINALIZER], "annotations": {UID_ANNOTATION: UID}}}
+BEGUN: Final = STATUS | {
+    "phase": "Running",
+    "startedAt": "2025-01-01T00:00:00Z",
+    "lastObservedAt": "2025-01-01T00:00:00Z",
+}
+REQUESTS: Final = re.compile(
+    r'apiserver_request_total\{.*resource="(dbtruns|events)",.*subresource="(\w*)",verb="(POST|PATCH)".*\} (\S+)'
+)
+WATCHES: Final = re.compile(r'apiserver_longrunning_requests\{.*resource="dbtruns",.*verb="WATCH".*\} [1-9]')
+
+
+class SeenMetadata(msgspec.Struct):
+    name: str
+
+
+class SeenStatus(msgspec.Struct, rename="camel"):
+    run_id: int | None = None
+    completion_time: str | None = None
+
+
+class Seen(msgspec.Struct):
+    """What the bench reads of an object: it shares the processors with what it measures."""
+
+    metadata: SeenMetadata
+    status: SeenStatus = msgspec.field(default_factory=SeenStatus)
+
+
+class SeenEvent(msgspec.Struct):
+    object: Seen
+
+
+SEEN: Final = msgspec.json.Decoder(SeenEvent)
 
 
 class Api:
@@ -90,13 +128,13 @@ class Api:
         await self._send("POST", _path(), manifest)
 
     async def write_as_the_watcher(self, name: str) -> None:
-        """The finalizer, the claim, the record, the Event, and that it runs: what a start costs the API server."""
+        """The finalizer, the claim, the record, the Event, and that it runs: all that a start costs the API server."""
         merge = "application/merge-patch+json"
-        await self._send("PATCH", _path(name), {"metadata": {"finalizers": [FINALIZER]}}, merge)
+        await self._send("PATCH", _path(name), HELD, merge)
         await self._send("PATCH", f"{_path(name)}/status", {"status": STATUS | {"phase": "Submitting"}}, merge)
         await self._send("PATCH", f"{_path(name)}/status", {"status": STATUS}, merge)
         await self._send("POST", f"/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events", _event(name))
-        await self._send("PATCH", f"{_path(name)}/status", {"status": STATUS | {"phase": "Running"}}, merge)
+        await self._send("PATCH", f"{_path(name)}/status", {"status": BEGUN}, merge)
 
     async def unhold(self, name: str) -> None:
         await self._send("PATCH", _path(name), {"metadata": {"finalizers": None}}, "application/merge-patch+json")
@@ -111,13 +149,29 @@ class Api:
             await answer.read()
             return answer.ok
 
-    async def watch(self) -> AsyncIterator[dict[str, Any]]:
+    async def watched(self) -> bool:
+        """Whether somebody watches DbtRuns. The garbage collector begins half a minute after the CRD exists."""
+        return WATCHES.search(await self._metrics()) is not None
+
+    async def writes(self) -> Counter[str]:
+        """Writes that it has taken, by their kind."""
+        found: Counter[str] = Counter()
+        for resource, subresource, verb, count in REQUESTS.findall(await self._metrics()):
+            found[" ".join(filter(None, (verb, resource, subresource)))] += int(float(count))
+        return found
+
+    async def watch(self) -> AsyncIterator[Seen]:
         """Every object, then every change."""
         query = {"watch": "1", "timeoutSeconds": "3600"}
         async with self._session.get(_path(), params=query, read_bufsize=2**22) as answer:
             answer.raise_for_status()
             async for line in answer.content:
-                yield json.loads(line)["object"]
+                yield SEEN.decode(line).object
+
+    async def _metrics(self) -> str:
+        async with self._session.get("/metrics") as answer:
+            answer.raise_for_status()
+            return await answer.text()
 
     async def _send(self, method: str, path: str, body: dict[str, Any], kind: str = "application/json") -> None:
         async with self._session.request(method, path, data=json.dumps(body), headers={"Content-Type": kind}) as answer:
@@ -164,13 +218,12 @@ class Observer:
 
     async def run(self) -> None:
         async for body in self._api.watch():
-            status = body.get("status", {})
-            if "runId" not in status:
+            if body.status.run_id is None:
                 continue
             now = time.monotonic()
-            self.started.setdefault(body["metadata"]["name"], now)
-            if "completionTime" in status:
-                self.ended.setdefault(status["runId"], now)
+            self.started.setdefault(body.metadata.name, now)
+            if body.status.completion_time is not None:
+                self.ended.setdefault(body.status.run_id, now)
 
 
 class Cpu:
@@ -199,10 +252,7 @@ async def sustained(api: Api, names: list[str]) -> float:
         await api.write_as_the_watcher(name)
 
     await each(names, start)
-    rate = len(names) / (time.monotonic() - begin)
-    await each(names, api.unhold)
-    await api.remove_all()
-    return rate
+    return len(names) / (time.monotonic() - begin)
 
 
 async def started(api: Api, seen: Observer, names: list[str]) -> float:
@@ -272,12 +322,21 @@ async def measured(stack: Stack, api: Api, objects: int, live: int, seconds: flo
 
 
 async def without_watcher(stack: Stack, api: Api, objects: int) -> tuple[float, dict[str, float]]:
-    """What the API server takes alone, and the CPU for each object; the watcher is back afterwards."""
+    """What the API server takes alone, and the CPU for each object; the watcher is back afterwards.
+
+    Whoever else watches does so here too: the garbage collector, and an observer as that of the starts.
+    """
     await stack.watcher.says("Watching 0 DbtRuns")
     await stack.watcher.stop()
+    await until(api.watched, 120, "the garbage collector watches DbtRuns")
+    observing = asyncio.create_task(Observer(api).run())
+    names = [f"peer-{number}" for number in range(objects)]
     cpu = Cpu(stack.plane.pids | {"bench": os.getpid()})
-    rate = await sustained(api, [f"peer-{number}" for number in range(objects)])
+    rate = await sustained(api, names)
     spent, said = cpu.per(objects), len(stack.watcher.text())
+    observing.cancel()
+    await each(names, api.unhold)
+    await api.remove_all()
     stack.watcher.start()
     await stack.watcher.says(r"Watching \d+ DbtRuns", after=said)
     return rate, spent
@@ -287,13 +346,14 @@ async def starts(
     stack: Stack, api: Api, observer: Observer, names: list[str], alone: tuple[float, dict[str, float]]
 ) -> bool:
     own = {"watcher": stack.watcher.pid, "simulator": stack.simulator.pid, "bench": os.getpid()}
-    cpu = Cpu(stack.plane.pids | own)
+    cpu, before = Cpu(stack.plane.pids | own), await api.writes()
     rate = await started(api, observer, names)
-    spent = cpu.per(len(names))
+    spent, made = cpu.per(len(names)), await api.writes() - before
+    writes = {kind: round(count / len(names), 2) for kind, count in made.items()}
     peer = {"api_server_alone": round(alone[0], 1), "cpu_ms_alone": alone[1]}
     share = rate / alone[0]
     return all([
-        row("starts_per_second", rate, RATE_TARGET, least=True, objects=len(names), cpu_ms=spent),
+        row("starts_per_second", rate, RATE_TARGET, least=True, objects=len(names), cpu_ms=spent, writes=writes),
         row("starts_of_what_the_api_server_takes", share, SHARE_TARGET, least=True, peer=peer),
     ])  # fmt: skip
 

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace as changed
 
 from dbtrun.api import DbtRun, Job, Metadata, Phase, Reason, Spec, Status
-from tests.unit.lifecycle.builders import RUN, UID, facts, following, live, run, seen
+from tests.unit.lifecycle.builders import RUN, UID, facts, following, live, next_step, run, seen
 from tests.unit.virtual import NOON, clock
 from watcher.knowledge import Knowledge
 from watcher.lifecycle.decide import Interest
@@ -18,7 +18,7 @@ from watcher.lifecycle.decisions import Connect, Decision, Event, Write
 from watcher.lifecycle.facts import Observation, RunFacts, RunState, Trouble
 from watcher.lifecycle.known import Known
 from watcher.lifecycle.policy import Policy
-from watcher.reconcile import BEGUN_AT_ONCE, FINISHED_AT_ONCE, STUCK_SECONDS, Reconciler
+from watcher.reconcile import BEGUN_AT_ONCE, CALM_SECONDS, FINISHED_AT_ONCE, STUCK_SECONDS, Reconciler
 from watcher.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.looptime
@@ -410,6 +410,28 @@ async def test_that_a_run_has_begun_is_told_in_time_while_starts_wait(loop_of: L
     assert world.done == []
     await asyncio.sleep(0.2)
     assert world.runs[UID].status.phase is Phase.RUNNING
+
+
+async def test_that_a_run_has_begun_is_told_as_soon_as_no_starts_wait(loop_of: Loops) -> None:
+    world = begun(loop_of, rush=True)
+    await asyncio.sleep(3)
+    world.rush = False
+    await asyncio.sleep(CALM_SECONDS + 0.1)
+    assert world.runs[UID].status.phase is Phase.RUNNING
+
+
+async def test_an_object_with_nothing_to_tell_any_more_is_left_alone(loop_of: Loops) -> None:
+    world = begun(loop_of, rush=True)
+    await asyncio.sleep(0.1)
+    told = next_step(world.runs[UID], world.knowledge.of(UID), 0)
+    assert isinstance(told, Write)
+    world.runs[UID] = changed(world.runs[UID], status=told.status)
+    world.rush = False
+    await asyncio.sleep(CALM_SECONDS + 0.1)
+    looked = world.metrics.reconciles._value.get()
+    await asyncio.sleep(10)
+    assert world.metrics.reconciles._value.get() == looked
+    assert world.done == []
 
 
 async def test_an_end_is_told_at_once_while_starts_wait(loop_of: Loops) -> None:

@@ -1,7 +1,8 @@
 """Kubernetes Events: what happened to a run or a mirror, for `kubectl describe` and `kubectl events`.
 
 Events are best effort. No one waits for them, they are never retried, and the status says everything that they say.
-Warnings are sent first: a thousand runs that begin must not hide the one that cannot.
+Warnings are sent first: a thousand runs that begin must not hide the one that cannot. Normal Events wait, for a while,
+as long as runs wait to be started.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import secrets
 import socket
+from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -28,8 +32,13 @@ logger = logging.getLogger(__name__)
 CONTROLLER: Final = f"{GROUP}/watcher"
 MAX_NOTE: Final = 1024
 """Bytes of a note that the API server accepts."""
-QUEUE: Final = 1_000
+QUEUE: Final = 2_000
 """Events that wait to be sent; more are dropped, Warnings at twice as many."""
+PATIENT: Final = QUEUE * 3 // 4
+"""So many Events wait for starts at most."""
+PATIENCE_SECONDS: Final = 30.0
+"""How long an Event waits for starts at most."""
+PAUSE_SECONDS: Final = 0.5
 REPEAT_SECONDS: Final = 60.0
 """The same reason and note for the same object is sent once in this time."""
 
@@ -39,9 +48,18 @@ EventType = Literal["Normal", "Warning"]
 class Events:
     """`emit` never waits and never fails; `run` sends what it was given until it is cancelled."""
 
-    def __init__(self, access: ClusterAccess, instance: str = "") -> None:
-        """`instance` names this watcher among others; by default the host's name."""
+    def __init__(self, access: ClusterAccess, instance: str = "", crowded: Callable[[], bool] = lambda: False) -> None:
+        """Makes one.
+
+        Args:
+            instance: names this watcher among others; by default the host's name.
+            crowded: whether runs wait to be started.
+        """
         self._access = access
+        self._crowded = crowded
+        self._normal: deque[float] = deque()
+        """When each Event was emitted that is queued and no Warning."""
+        self._flushing = False
         self._instance = (instance or socket.gethostname())[:128]
         # The number keeps Events of one kind in their order, and the bodies from being compared, which raises.
         self._queue: asyncio.PriorityQueue[tuple[bool, int, str, dict[str, Any]]] = asyncio.PriorityQueue()
@@ -63,12 +81,18 @@ class Events:
             return
         self._said[said] = now
         body = self._body(about, kind, reason, note, action)
+        if normal:
+            self._normal.append(now)
         self._queue.put_nowait((normal, next(self._numbers), about.metadata.namespace, body))
 
     async def run(self) -> None:
         """Sends one after another: Warnings first, else in their order."""
         while True:
-            _, _, namespace, body = await self._queue.get()
+            while self._crowded() and self._can_wait():  # noqa: ASYNC110 - one event does not stand for all of this
+                await asyncio.sleep(PAUSE_SECONDS)
+            normal, _, namespace, body = await self._queue.get()
+            if normal:
+                self._normal.popleft()
             try:
                 path = api_path("apis/events.k8s.io/v1", namespace, "events")
                 await self._access.request("POST", path, body=body, urgency=Urgency.EVENT)
@@ -77,8 +101,14 @@ class Events:
             finally:
                 self._queue.task_done()
 
+    def _can_wait(self) -> bool:
+        waiting, oldest = len(self._normal), self._normal[0] if self._normal else -math.inf
+        no_warnings = self._queue.qsize() == waiting <= PATIENT
+        return no_warnings and asyncio.get_running_loop().time() < oldest + PATIENCE_SECONDS and not self._flushing
+
     async def flush(self, seconds: float = 2.0) -> None:
         """Waits until all are sent, or for so many seconds at most: for a clean stop, while `run` still runs."""
+        self._flushing = True
         try:
             async with asyncio.timeout(seconds):
                 await self._queue.join()

@@ -57,7 +57,7 @@ class Policy:
     """How often the failed nodes, or the artifacts, of an ended run are asked for before its end is written without
     them."""
 
-    news_grace: float = 10.0
+    news_grace: float = 30.0
     """While other runs wait to be started, the status may say this much later that a run has begun."""
 
     artifacts_pause: float = 5.0

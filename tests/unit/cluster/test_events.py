@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+import pytest
+
 from dbtrun.api import parse
 from watcher.cluster.access import ClusterAccess
-from watcher.cluster.events import QUEUE, Events
+from watcher.cluster.events import PATIENCE_SECONDS, PATIENT, QUEUE, Events
 
 RUN = parse(
     {
@@ -77,3 +79,53 @@ async def test_what_was_dropped_is_told_when_it_happens_again() -> None:
     assert "Retried" not in await sent(events, server)
     events.emit(RUN, "Normal", "Retried", "too much", "Retry")
     assert await sent(events, server) == ["Retried"]
+
+
+def held(server: Sent) -> Events:
+    """As long as runs wait to be started."""
+    return Events(cast(ClusterAccess, server), crowded=lambda: True)
+
+
+@pytest.mark.looptime
+async def test_what_is_normal_waits_for_starts_and_not_for_ever() -> None:
+    server = Sent()
+    events = held(server)
+    events.emit(RUN, "Normal", "Started", "", "Submit")
+    sending = asyncio.create_task(events.run())
+    await asyncio.sleep(PATIENCE_SECONDS - 1)
+    assert server.reasons == []
+    await asyncio.sleep(1.1)
+    assert server.reasons == ["Started"]
+    sending.cancel()
+
+
+@pytest.mark.looptime
+async def test_a_warning_does_not_wait_with_what_is_normal() -> None:
+    server = Sent()
+    events = held(server)
+    events.emit(RUN, "Normal", "Started", "", "Submit")
+    sending = asyncio.create_task(events.run())
+    await asyncio.sleep(1)
+    events.emit(RUN, "Warning", "ReconcileFailed", "", "Reconcile")
+    await asyncio.sleep(1)
+    assert server.reasons == ["ReconcileFailed"]
+    sending.cancel()
+
+
+async def test_nothing_waits_for_starts_at_the_end() -> None:
+    server = Sent()
+    events = held(server)
+    events.emit(RUN, "Normal", "Started", "", "Submit")
+    assert await sent(events, server) == ["Started"]
+
+
+@pytest.mark.looptime
+async def test_only_so_many_wait_for_starts() -> None:
+    server = Sent()
+    events = held(server)
+    for number in range(PATIENT + 5):
+        events.emit(RUN, "Normal", "Started", f"{number}", "Submit")
+    sending = asyncio.create_task(events.run())
+    await asyncio.sleep(1)
+    assert len(server.reasons) == 5
+    sending.cancel()
