@@ -101,6 +101,7 @@ class DbtRunAssetsOperator(ClusterOperator):
         events = context["outlet_events"][self.alias]
         for node in nodes:
             uri = uris[node.unique_id]
+            # The name is the address: names are unique in Airflow, and models of two projects can have the same.
             events.add(Asset(name=uri, uri=uri), extra=_extra(run, node))
         self.log.info("DbtRun %s: %s asset events.", run.metadata.name, len(nodes))
         return list(uris.values())

@@ -77,6 +77,7 @@ def scrub(text: str, secret: str = "") -> str:
 
 def told(text: str, limit: int, secret: str = "") -> str:
     """Words of dbt Cloud as a person may see them: plain, without secrets, at most `limit` characters."""
+    # Scrubbed before it is cut: half of a secret is not known by its form any more.
     return clean(scrub(clean(text, 4 * limit), secret), limit)
 
 

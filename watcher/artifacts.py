@@ -47,6 +47,7 @@ async def keep(
     earlier = {artifact.path: artifact for artifact in (before.artifacts if before else ())}
     files: dict[str, bytes] = {}
     lacks: dict[str, Lack] = {}
+    # The files of an earlier try count too: all of them share one ConfigMap.
     room = MAX_BYTES - sum(artifact.bytes or 0 for artifact in earlier.values())
     for path in decision.paths:
         try:
@@ -62,6 +63,7 @@ async def keep(
             else:
                 files[path], room = content, room - len(content)
     name = config_map_name(run)
+    # All together: a ConfigMap that is written file by file would be written again and again.
     unstored = await _stored(store, name, files, run.metadata.namespace)
     if unstored is not None:
         lacks |= dict.fromkeys(files, unstored)

@@ -28,6 +28,7 @@ def cancel(ctx: click.Context, names: Sequence[str], waits: bool, place: Place) 
 
     async def ask() -> bool:
         async with connected(place) as (api, namespace):
+            # A list and not a generator: one that cannot be cancelled must not keep the others from it.
             return all([await _cancelled(Runs(api, namespace), name) for name in names])
 
     done = running(ask())

@@ -85,6 +85,7 @@ def _credentials(files: str | None, context: str | None) -> Credentials:
     if os.pathsep not in files:
         return kubeconfig(Path(files), context)
 
+    # Several files are merged as kubectl merges them: only the library's own loader does that.
     async def read() -> Configuration:
         configuration = Configuration()
         try:

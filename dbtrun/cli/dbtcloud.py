@@ -91,6 +91,7 @@ class DbtCloud:
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(**self._connector_options),
+            # The environment may name a proxy, which cannot reach this machine by its loopback address.
             trust_env=not self._connection.loopback,
             headers={"Authorization": f"Token {self._connection.token.reveal()}", "Accept": "application/json"},
         )
@@ -127,6 +128,7 @@ class DbtCloud:
         url = f"{self._connection.base_url}/api/v2/accounts/{self._connection.account_id}/{path}"
         began, now = time.monotonic(), datetime.now(UTC)
         try:
+            # A redirect that is followed would carry the token to another host.
             answer = await self._session.request(
                 method, url, params=params, json=body, allow_redirects=False, timeout=_timeout(seconds)
             )
@@ -189,6 +191,7 @@ def _words(said: Mapping[str, Any], body: Any, content: bytes) -> str:
 def _kind(status: int, *, enveloped: bool) -> Kind:
     if status >= 500:
         return Kind.SERVER_ERROR
+    # A 404 without dbt Cloud's envelope is that of another server: the host is wrong, and not the number.
     if status in BY_STATUS and (enveloped or status != HTTPStatus.NOT_FOUND):
         return BY_STATUS[HTTPStatus(status)]
     if not enveloped:

@@ -78,6 +78,7 @@ def _offered(
         async with asyncio.timeout(COMPLETION_SECONDS), connected(place) as (api, namespace):
             return await listed(api, namespace)
 
+    # Whatever goes wrong, nothing is offered: a message would land in the line that is being typed.
     try:
         return [name for name in asyncio.run(names()) if name.startswith(incomplete)]
     except (KubeError, UnreadableRun, TimeoutError):

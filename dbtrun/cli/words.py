@@ -59,4 +59,5 @@ def ahead(date: str | None, sent: datetime, seconds: float) -> float | None:
         told = http_date(date)
     except (ValueError, OverflowError):
         return None
+    # A Date has whole seconds, and what is cut off is half a second in the mean.
     return (told - sent).total_seconds() + 0.5 - seconds / 2

@@ -106,6 +106,7 @@ async def _once(
 def next_limit(limit: int, size: int, most: int) -> int:
     """How many objects the next page shall have, after `limit` objects came in `size` bytes."""
     fitting = limit * PAGE_BYTES // max(size, 1)
+    # Four times as many at most: the objects of a small page may have been small by chance.
     return max(1, min(fitting, 4 * limit, most))
 
 

@@ -41,7 +41,7 @@ async def patiently(ask: Callable[[], Awaitable[T]], seconds: float) -> T:
     for growing in pauses(FIRST_PAUSE, LONGEST_PAUSE):
         try:
             return await ask()
-        except QuotaExceeded:
+        except QuotaExceeded:  # which is an Unreachable
             raise
         except Unreachable as error:
             pause = max(growing, error.retry_after)

@@ -83,6 +83,7 @@ class Merge:
             return True
         if self._full:
             return False
+        # Hashes of 64 bits: 60,000 names would take megabytes. Two names that share one would count as one node.
         before = frozenset(self._seen)
         seen = before.union(hash(node.unique_id) for node in report.results)
         self._full = len(seen) > MAX_NODES
