@@ -220,9 +220,10 @@ def reference(crd: Schema) -> str:
 
 
 MIRRORS_HEAD: Final = """\
-A DbtRunMirror shows runs that nobody started with a DbtRun: of dbt Cloud's own scheduler, of CI, of people. For each
-run that matches, the watcher creates the DbtRun `MIRROR-RUNID`, which follows the run and starts nothing. Deleting the
-DbtRun or the DbtRunMirror does nothing to the run. If the DbtRunMirror is deleted, Kubernetes deletes its DbtRuns.
+A DbtRunMirror shows runs that were started without a DbtRun: by dbt Cloud's own scheduler, by CI, or by people. For
+each run that matches, the watcher creates the DbtRun `MIRROR-RUNID`, which follows the run and starts nothing. If you
+delete the DbtRun, the run continues. If you delete the DbtRunMirror, Kubernetes deletes its DbtRuns, and the runs
+continue.
 
 ```yaml
 apiVersion: dbtrun.dev/v1alpha1
@@ -234,12 +235,12 @@ spec:
 
 - Each DbtRun has the labels `dbtrun.dev/mirror`, `dbtrun.dev/job-id`, `dbtrun.dev/environment-id` and
   `dbtrun.dev/cause`, and those of the template. It has no finalizer, and no Event for its end.
-- A run appears once, also when the watcher is restarted in between, and does not come back when its DbtRun is deleted.
-- dbt Cloud may list a run late. One that it lists more than two minutes after its end appears up to ten minutes later,
-  or when the watcher starts again. `status.lateRuns` counts them. A run that is first listed two hours after its end
-  does not appear. This time is shorter if more than 2,000 runs that match have finished in it.
-- If you change `select`, runs that finished more than two minutes before do not appear.
-- Runs of the cluster's own DbtRuns do not appear, nor what resumes one of them.
+- A run appears once, even if the watcher restarts. If you delete its DbtRun, the run does not appear again.
+- dbt Cloud may list a run late. A run that it lists more than two minutes after the end appears up to ten minutes
+  later, or when the watcher starts again; `status.lateRuns` counts these. A run that it lists more than two hours after
+  the end does not appear. If more than 2,000 matching runs finish within two hours, this limit is shorter.
+- If you change `select`, runs that finished more than two minutes before the change do not appear.
+- Runs that DbtRuns of this cluster have started do not appear. Neither do runs that resume one of them.
 - If more runs finish than `maxPerMinute`, they wait: the condition CaughtUp is False, and none is left out.
 - The watcher sends about 12 requests a minute for all mirrors of a connection together, and 14 if one has
   `appear: Started`; more while it reads a backlog.
