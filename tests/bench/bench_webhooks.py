@@ -29,13 +29,14 @@ from tests.controlplane import ControlPlane
 from tests.stack import Stack, until
 from tests.stack.dbt import ACCOUNT
 from tests.stack.stack import SECRET
+from watcher.dbtcloud.hints import FOR_HINTS
 
 WITHOUT_TARGET, WITH_TARGET, BROKEN_TARGET = 10.0, 1.0, 10.0
 """Seconds from the end of a run in dbt Cloud to the watch event of its status, for 99 of 100."""
 BROKEN: Final = {"drop": 0.2, "double": 0.2, "delay": [0, 1]}
 FORGED: Final = 0.2
-REQUESTS_TARGET: Final = 0.1
-"""Of the account's budget, what webhooks may cost."""
+REQUESTS_TARGET: Final = FOR_HINTS + 0.02
+"""Of the account's budget: what webhooks may cost, and the watcher's own looks."""
 PER_MINUTE: Final = 1_500
 
 

@@ -23,6 +23,7 @@ from tests.stack.dbt import ACCOUNT
 from tests.stack.mirrors import elsewhere, mirror
 from tests.stack.program import Program
 from tests.stack.stack import SECRET, page
+from watcher.dbtcloud.hints import BURST, FOR_HINTS
 
 NEVER: Final = 3_000
 """Seconds between two looks that the watcher takes by itself: longer than a test waits."""
@@ -131,9 +132,8 @@ async def test_forged_repeated_and_broken_webhooks_change_nothing(hooked: Hooked
 
     minutes = (time.monotonic() - began) / 60
     asked = (await stack.ask("GET", "/requests"))["kinds"].get("list-runs", 0)
-    assert 0 < asked <= PER_MINUTE * 0.1 * minutes + 5 + 2, (
-        "a tenth of the budget, a burst, and the watcher's own looks"
-    )
+    own_looks = 2
+    assert 0 < asked <= PER_MINUTE * FOR_HINTS * minutes + BURST + own_looks
     after = await own.status()
     assert (after["phase"], after["runId"]) == ("Running", run_id)
     counts = await outcomes(stack.watcher)

@@ -1,7 +1,7 @@
 """Looks at runs of which a webhook says that something has happened: now, and again while dbt Cloud's API is behind.
 
 Webhooks come in any number and say what they like. However many there are, the runs that they name are read together,
-the looks spend a tenth of the account's budget at most, and nothing is asked about a run that nobody waits for.
+the looks spend a fifth of the account's budget at most, and nothing is asked about a run that nobody waits for.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from watcher.clock import Clock
 from watcher.dbtcloud.budget import Share
 from watcher.dbtcloud.channel import PAGE_SIZE
 
-GATHER_SECONDS: Final = 0.1
+GATHER_SECONDS: Final = 0.05
 """From the first hint to the look: runs often end together."""
 LOOKS: Final = (0.0, 1.0, 3.0)
 """Seconds after the hint. The webhook can be faster than dbt Cloud's API; what is later is found without webhooks."""
-FOR_HINTS: Final = 0.1
+FOR_HINTS: Final = 0.2
 """The part of the account's budget that these looks may spend."""
 BURST: Final = 5
 """Of these looks, how many at once."""
-BUSY_SECONDS: Final = 0.25
+BUSY_SECONDS: Final = 0.1
 """Until the next try after the looks have spent their part."""
 MAX_HINTED: Final = PAGE_SIZE * (BURST - 2)
 """Runs that are looked at at once, as many as a burst can. More are found without webhooks."""

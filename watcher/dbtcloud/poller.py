@@ -96,7 +96,8 @@ class Poller:
         self._anybody = asyncio.Event()
         self._offset: timedelta | None = None
         self._watermark: datetime | None = None
-        self._feed_pages = 1
+        self._feed_is_dear = False
+        """As the last look found it. It stays so until the next one, however many runs are followed by then."""
         self._feed_seconds = feed_seconds
         self._feed_wait = feed_seconds
         self._refused: dict[str, float] = {}
@@ -319,7 +320,7 @@ class Poller:
         if not batch.supported:
             self._refuse("finished_at__range")
         was_dear = self._feed_is_dear
-        self._feed_pages = batch.pages + (not batch.complete) if batch.supported else 1
+        self._feed_is_dear = batch.supported and batch.pages + (not batch.complete) > self._batches
         self._feed_wait = PROBE_SECONDS if self._feed_is_dear else self._feed_seconds
         if self._feed_is_dear and not was_dear:
             for run in self._schedule:
@@ -330,10 +331,6 @@ class Poller:
     def _batches(self) -> int:
         """Requests that poll everything once."""
         return max(1, -(-len(self._schedule) // PAGE_SIZE))
-
-    @property
-    def _feed_is_dear(self) -> bool:
-        return self._feed_pages > self._batches
 
     # ---- reporting
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.virtual import clock, now
 from watcher.dbtcloud.budget import Budget, Share
-from watcher.dbtcloud.hints import BURST, FOR_HINTS, MAX_HINTED, OUTDATED_SECONDS, Hints
+from watcher.dbtcloud.hints import BURST, FOR_HINTS, GATHER_SECONDS, MAX_HINTED, OUTDATED_SECONDS, Hints
 
 pytestmark = pytest.mark.looptime
 
@@ -87,7 +87,7 @@ async def test_a_run_that_is_followed_is_looked_at_at_once_and_once() -> None:
         start = now()
         assert scene.hints.note(1, ended=True)
         await asyncio.sleep(60)
-        assert scene.looks == [pytest.approx(start + 0.1)]
+        assert scene.looks == [pytest.approx(start + GATHER_SECONDS)]
         assert scene.asked == [1]
 
 
@@ -97,7 +97,7 @@ async def test_while_the_api_is_behind_the_webhook_it_is_looked_at_again_and_not
         start = now()
         scene.hints.note(1, ended=True)
         await asyncio.sleep(60)
-        assert [at - start for at in scene.looks] == pytest.approx([0.1, 1.0, 3.0])
+        assert [at - start for at in scene.looks] == pytest.approx([GATHER_SECONDS, 1.0, 3.0])
 
 
 async def test_runs_that_end_together_are_looked_at_together() -> None:
@@ -129,10 +129,10 @@ async def test_a_mirror_reads_for_many_runs_once_and_again_until_the_list_has_th
         await asyncio.sleep(0.7)
         scene.ledger.waiting = set()
         await asyncio.sleep(60)
-        assert [at - start for at in scene.ledger.hurried] == pytest.approx([0.1, 1.0])
+        assert [at - start for at in scene.ledger.hurried] == pytest.approx([GATHER_SECONDS, 1.0])
 
 
-async def test_a_flood_spends_a_tenth_of_the_budget_and_the_memory_of_so_many() -> None:
+async def test_a_flood_spends_a_fifth_of_the_budget_and_the_memory_of_so_many() -> None:
     async with hinted() as scene:
         scene.poller.runs, scene.poller.ends_when_looked_at = set(range(100_000)), False
         scene.ledger.waiting, scene.ledger.lists = set(range(100_000, 200_000)), 2
@@ -143,6 +143,15 @@ async def test_a_flood_spends_a_tenth_of_the_budget_and_the_memory_of_so_many() 
             await asyncio.sleep(1)
         allowed = 10 * PER_MINUTE * FOR_HINTS + BURST
         assert 0.5 * allowed < sum(scene.asked) <= allowed
+
+
+async def test_only_so_many_runs_wait_for_their_look() -> None:
+    async with hinted() as scene:
+        scene.poller.runs = set(range(10_000))
+        noted = sum(scene.hints.note(run_id, ended=True) for run_id in range(10_000))
+        assert noted == len(scene.hints._hinted) == MAX_HINTED
+        await asyncio.sleep(2)
+        assert scene.hints.note(9_999, ended=True), "there is room again"
 
 
 async def test_a_run_that_is_hinted_at_a_thousand_times_is_looked_at_a_few_times() -> None:
@@ -162,7 +171,7 @@ async def test_the_end_of_a_short_run_is_looked_at_at_once_although_its_start_wa
         ended = now()
         scene.hints.note(1, ended=True)
         await asyncio.sleep(0.2)
-        assert scene.looks[-1] == pytest.approx(ended + 0.1)
+        assert scene.looks[-1] == pytest.approx(ended + GATHER_SECONDS)
 
 
 async def test_a_paused_account_is_left_alone_and_the_hint_is_followed_or_forgotten() -> None:

@@ -705,3 +705,19 @@ async def test_a_hint_does_not_shorten_the_backoff() -> None:
             scene.poller.look_at([1])
             await asyncio.sleep(0.2)
         assert scene.cloud.requests() - before <= 2
+
+
+async def test_the_last_of_many_runs_is_not_forgotten_when_the_others_were_seen_before_the_feed() -> None:
+    """Then a hundred runs are cheaper to poll than to find among all that has finished: somebody must poll them."""
+    async with polling() as scene:
+        scene.follow(range(1, 301), interval=60)
+        await asyncio.sleep(70)
+        scene.cloud.end(range(1, 151))
+        await asyncio.sleep(6)
+        scene.cloud.end(range(151, 300))
+        scene.poller.look_at(range(151, 300))
+        await asyncio.sleep(12)
+        ended = now()
+        scene.cloud.end([300])
+        await asyncio.sleep(60)
+        assert scene.ended_at("300") - ended < 10
