@@ -8,6 +8,8 @@ READY := .venv/.ready
 # Most tests wait for a process more than they compute: on two processors, four left a quarter of the time unused.
 WORKERS ?= 6
 KILLS ?= 1000
+RUNS ?= 1000
+AWAY ?= 600
 COUNT ?= 10000
 SEED ?= 1
 # The dependency group of .venv. `unit` is enough for the unit tests, on every supported Python.
@@ -16,7 +18,7 @@ GROUP ?= dev
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup check lint types unit coverage controlplane prometheus airflows test test-airflow test-airflow-all test-node \
-  test-airflow-pods soak crash-points hostile abuse bench bench-airflow demo \
+  test-airflow-pods soak mirror-campaign crash-points hostile abuse bench bench-airflow demo \
   docs site dist format lock clean
 
 help: ## list the targets
@@ -102,6 +104,9 @@ test-airflow-pods: controlplane ## Airflow with KubernetesExecutor on such a nod
 soak: controlplane ## kill watchers under every fault: make soak KILLS=1000 SEED=1
 	@MUTANTS="look-up quiet-period precondition past cursor" $(BIN)/pytest tests/chaos/test_mutant_campaigns.py -q
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(SEED)
+
+mirror-campaign: controlplane airflows ## runs started elsewhere while everything is killed, on real Airflow 3.3: make mirror-campaign RUNS=1000 AWAY=600
+	@$(BIN)/python -m tests.airflow.mirror_campaign --runs $(RUNS) --away $(AWAY)
 
 crash-points: $(READY) ## every mishap at every side effect of every path, of which `make test` tries a third
 	@EVERY=1 $(BIN)/pytest tests/chaos/test_crash_points.py -q -n $(WORKERS)

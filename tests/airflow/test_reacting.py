@@ -7,12 +7,12 @@ import asyncio
 import pytest
 
 from tests.airflow import environments
+from tests.airflow.reacting import Reacting
 from tests.airflow.rig import MANY_MODELS, MODELS, Rig
-from tests.stack import dbt_run, until
+from tests.stack import dbt_run
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-ASSET = "reacting"
 WITH_ASSETS = pytest.mark.parametrize(
     "rig", [each for each in environments.tested() if each.startswith("3.3.")], indirect=True
 )
@@ -20,73 +20,6 @@ WITH_ASSETS = pytest.mark.parametrize(
 
 
 KILLS = 1
-POSITIONS = "select * from asset_state_store where starts_with(key, 'dbtrun_position_')"
-
-
-class Reacting:
-    """The DAG `reacting`, its asset, and the DbtRuns that it reacts to."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.rig, self.airflow = rig, rig.airflow
-
-    async def end(self, *names: str, job: str = "success") -> dict[str, str]:
-        """Runs that end, started by nobody in Airflow; their keys by name."""
-        for name in names:
-            body = dbt_run(name, job)
-            body["metadata"]["labels"] = {"test": ASSET}
-            await self.rig.stack.apply(body)
-        statuses = [await self.rig.stack.reaches(name, "Succeeded", "Failed") for name in names]
-        return {name: f"{status['accountId']}/{status['runId']}" for name, status in zip(names, statuses, strict=True)}
-
-    def emitted(self) -> list[str]:
-        """The keys of all asset events, in their order."""
-        query = (
-            "select event.extra from asset_event event join asset on asset.id = asset_id"
-            " where asset.name = %s order by event.id"
-        )
-        told = [row["extra"] for row in self.airflow.rows(query, ASSET)]
-        return [extra["payload"]["key"] for extra in told if not extra["payload"].get("nudge")]
-
-    async def until_emitted(self, keys: set[str], seconds: float = 120.0) -> None:
-        """Waits until each of these has an asset event."""
-
-        async def there() -> bool:
-            return keys <= set(self.emitted())
-
-        await until(there, seconds, f"asset events of {keys}", pause=0.3)
-
-    async def until_given(self, keys: set[str], seconds: float = 240.0) -> list[str]:
-        """What the DAG's tasks were given by `new_runs`, once each of these is among it and all tasks are over."""
-
-        async def there() -> list[str] | None:
-            query = "select run_id, state from dag_run where dag_id = 'reacting'"
-            runs = self.airflow.rows(query)
-            if any(row["state"] not in ("success", "failed") for row in runs):
-                return None
-            given.clear()
-            for row in runs:
-                if row["run_id"] not in known:
-                    known[row["run_id"]] = await self.airflow.desk.xcom("reacting", row["run_id"], "collect")
-                given.extend(known[row["run_id"]])
-            return given if keys <= set(given) else None
-
-        known: dict[str, list[str]] = {}
-        given: list[str] = []
-        return await until(there, seconds, f"{keys} given to the DAG", pause=1)
-
-    async def until_watched(self, seconds: float = 120.0) -> int:
-        """Waits until a triggerer has the asset's trigger and where it begins is stored; the trigger's id."""
-
-        async def there() -> int | None:
-            rows = self.airflow.rows(
-                "select trigger.id from trigger join asset_watcher on trigger_id = trigger.id"
-                " join asset on asset.id = asset_id where asset.name = %s and triggerer_id is not null",
-                ASSET,
-            )
-            stored = self.airflow.rows(POSITIONS)
-            return rows[0]["id"] if rows and stored else None
-
-        return await until(there, seconds, "the asset is watched", pause=0.3)
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from tests.airflow.reacting import Reacting
 from tests.airflow.rig import Rig
-from tests.airflow.test_reacting import WITH_ASSETS, Reacting
+from tests.airflow.test_reacting import WITH_ASSETS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

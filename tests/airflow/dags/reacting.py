@@ -26,7 +26,9 @@ if AssetWatcher is not None:
     from airflow_trigger.assets import dbt_asset, new_runs
     from airflow_trigger.model_assets import DbtRunAssetsOperator
 
-    RUNS = dbt_asset(name="reacting", labels={"test": "reacting"}, phases=["Succeeded", "Failed"], **CLUSTER)
+    RUNS = dbt_asset(
+        name="reacting", labels={"test": "reacting"}, phases=["Succeeded", "Failed"], max_replay=2_000, **CLUSTER
+    )
 
     class Collect(BaseOperator):
         """Returns the keys of the runs that are new."""

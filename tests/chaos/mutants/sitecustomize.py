@@ -57,7 +57,7 @@ def _cursor_first() -> None:
         self._cursor = self._cursor.moved(reading, fresh, [])
         self._read_through = reading.through
         await self._save(bool(fresh))
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(3.0)  # the API server is slow
         await self._deal_with(fresh)
 
     setattr(Serving, "take_finished", careless)  # noqa: B010 - as above
