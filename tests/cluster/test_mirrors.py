@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Final
 
 import pytest
+import yaml
 
 from tests.controlplane import ControlPlane
+from tests.node.documents import commands
 from tests.stack import Stack, until
 from tests.stack.dbt import JOBS
 from tests.stack.mirrors import condition, elsewhere, mirror, mirrored, ready, status
+from tests.stack.site import ROOT
 
 SETTINGS: Final = {"DBTRUN_LEADER_ELECTION": "false"}
 PATIENCE: Final = 120.0
@@ -66,6 +70,24 @@ async def test_a_run_that_somebody_starts_appears_with_its_end(stack: Stack) -> 
     nodes = found[f"all-{failed}"]["status"]["results"]["failures"]
     assert [node["uniqueId"] for node in nodes] == ["model.shop.orders"]
     assert len(await stack.runs()) == 2, "nothing was started"
+
+
+async def test_the_guide_for_kubectl(stack: Stack) -> None:
+    """Every command about mirrors of docs/reacting.md, as it stands but for the namespace and the job."""
+    text = (ROOT / "docs/reacting.md").read_text().partition("## With Airflow")[0]
+    create, wait, listed, scheduled = commands(text)
+    _, _, manifest = create.partition("<<'END'\n")
+    body = manifest.rpartition("END")[0].replace("12345", str(JOBS["success"]))
+    await stack.apply(yaml.safe_load(body))
+    await stack.kubectl(*_arguments(wait))
+    run_id = await elsewhere(stack)
+    await appear(stack, "orders", [run_id])
+    assert f"orders-{run_id}" in await stack.kubectl(*_arguments(listed))
+    assert await stack.kubectl(*_arguments(scheduled)) == ""
+
+
+def _arguments(command: str) -> list[str]:
+    return shlex.split(command.removeprefix("kubectl -n data "))
 
 
 async def test_runs_of_the_watchers_own_do_not_appear(stack: Stack) -> None:
