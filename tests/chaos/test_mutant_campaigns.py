@@ -15,7 +15,7 @@ from tests.chaos.campaign import campaign
 from tests.controlplane import ControlPlane
 
 KILLS = 100
-KILLS_OF_CURSOR = 15
+KILLS_OF_CURSOR = 40
 """A run that a mirror has lost is only known at the end."""
 SEED = 8
 """Of ten that were tried the one that takes least; others took up to 52 kills."""
