@@ -62,7 +62,7 @@ class Figures:
     objects: int = 0
     asset_events: int = 0
     gaps: int = 0
-    dag_runs_given: int = 0
+    runs_given: int = 0
     lost_objects: list[int] = field(default_factory=list)
     lost_events: list[int] = field(default_factory=list)
     not_given: list[int] = field(default_factory=list)
@@ -182,7 +182,7 @@ class Campaign:
             objects=len(objects),
             asset_events=len(payloads),
             gaps=sum(bool(payload.get("gap")) for payload in payloads),
-            dag_runs_given=len(given),
+            runs_given=len(given),
             lost_objects=[run for run in self.started if f"{MIRROR}-{run}" not in ended],
             lost_events=[run for run in self.started if self._key(run) not in emitted],
             not_given=[run for run in self.started if self._key(run) not in given],
