@@ -70,6 +70,9 @@ def test_the_command_line_works_and_says_what_a_command_lacks(
     assert "Run a dbt Cloud on this machine." in text
     assert installed.says("--version")[0] == 0
     assert installed.says("watcher", "--help")[0] == 0
+    # Without rights and settings the check finds nothing, but it says so: its modules need the watcher's extra alone.
+    code, text = installed.says("check")
+    assert (code, "Traceback" in text) == (0 if extra == "watcher" else code, False), text
     for arguments, (expected, words) in ((["watcher"], watcher_says), (["simulate", "--help"], simulate_says)):
         code, text = installed.says(*arguments)
         assert code == expected, text

@@ -10,8 +10,7 @@ from dbtrun.api.mirrors import MIRROR_PLURAL, MirrorCondition
 from dbtrun.api.views import Condition
 from dbtrun.cli.doctor.cluster_facts import SILENT, Absent, ClusterFacts, MirrorFacts, Unknown
 from dbtrun.cli.doctor.finding import Finding, bad, good, unknown, warning
-from dbtrun.cli.mirrors.description import remedy
-from dbtrun.cli.mirrors.view import Mirror
+from dbtrun.cli.mirrors.view import Mirror, remedy
 from dbtrun.cli.words import duration, one_line
 
 QUIET: Final = 3_600.0

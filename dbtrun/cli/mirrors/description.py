@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Final
 
 from rich.text import Text
 
-from dbtrun.api import REASON_DOCS, Reason
 from dbtrun.cli import sections
 from dbtrun.cli.mirrors.rows import STYLES
-from dbtrun.cli.mirrors.view import Mirror
+from dbtrun.cli.mirrors.view import Mirror, remedy
 from dbtrun.cli.sections import Event, ago, field, indented, title
 from dbtrun.cli.table import Cell, Column, lines
 from dbtrun.cli.words import clock, duration, one_line
-
-REMEDIES: Final[Mapping[str, str]] = {
-    "Behind": "Nothing, if the lag becomes smaller. Otherwise raise spec.maxPerMinute, or select fewer jobs.",
-    "CreateRefused": "Correct what the message names: a ResourceQuota, an admission policy or the watcher's rights.",
-    "Suspended": "Set spec.suspend to false. The mirror continues where it was.",
-}
-"""By the reason of a condition."""
 
 
 def described(mirror: Mirror, phases: Sequence[str], events: Sequence[Event], now: datetime) -> Iterator[Text]:
@@ -39,18 +30,6 @@ def described(mirror: Mirror, phases: Sequence[str], events: Sequence[Event], no
     yield from field("What to do", remedy(mirror))
     yield from _conditions(mirror, now)
     yield from sections.events(events, now)
-
-
-def remedy(mirror: Mirror) -> str:
-    """What a person can do; empty if nothing is to be done."""
-    if not mirror.status.conditions:
-        return "No watcher has seen it yet. `dbtrun doctor` finds out why."
-    told = mirror.trouble
-    if told is None:
-        return ""
-    if told.reason in set(Reason):
-        return REASON_DOCS[Reason(told.reason)].remedy.replace("`", "")
-    return REMEDIES.get(told.reason, "")
 
 
 def _head(mirror: Mirror, now: datetime) -> Iterator[Text]:

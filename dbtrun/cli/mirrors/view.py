@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
+from dbtrun.api import REASON_DOCS, Reason
 from dbtrun.api.mirrors import MIRROR_KIND, Appear, MirrorCondition
 from dbtrun.api.views import Condition, Reference, View
 from dbtrun.cli.view import Meta, readable
@@ -14,6 +16,12 @@ from dbtrun.cli.words import one_line
 
 SHOWN: Final = 3
 """Ids of a selection that are shown."""
+REMEDIES: Final[Mapping[str, str]] = {
+    "Behind": "Nothing, if the lag becomes smaller. Otherwise raise spec.maxPerMinute, or select fewer jobs.",
+    "CreateRefused": "Correct what the message names: a ResourceQuota, an admission policy or the watcher's rights.",
+    "Suspended": "Set spec.suspend to false. The mirror continues where it was.",
+}
+"""By the reason of a condition."""
 
 
 class Select(View, frozen=True, kw_only=True):
@@ -85,6 +93,18 @@ class Mirror(View, frozen=True, kw_only=True):
 
 
 MIRROR: Final = msgspec.json.Decoder(Mirror)
+
+
+def remedy(mirror: Mirror) -> str:
+    """What a person can do; empty if nothing is to be done."""
+    if not mirror.status.conditions:
+        return "No watcher has seen it yet. `dbtrun doctor` finds out why."
+    told = mirror.trouble
+    if told is None:
+        return ""
+    if told.reason in set(Reason):
+        return REASON_DOCS[Reason(told.reason)].remedy.replace("`", "")
+    return REMEDIES.get(told.reason, "")
 
 
 def read(body: bytes | msgspec.Raw) -> Mirror:
