@@ -79,7 +79,7 @@ class Airflow(Records):
     ) -> None:
         self.release, self.python, self.database, self.home = release, made.python, database, folder
         self.dags = folder / "dags"
-        self.port, *self._spare = free_ports(6)
+        (self.port,) = free_ports(1)
         self.env = self._environment(env)
         self.programs: dict[str, Program] = {}
         self._sessions: dict[int, float] = {}
@@ -121,17 +121,18 @@ class Airflow(Records):
             return ("api-server", "dag-processor", "scheduler", "triggerer")
         return ("scheduler", "triggerer")
 
-    def program(self, name: str, argv: Iterable[str], env: Mapping[str, str] | None = None) -> Program:
+    def program(self, name: str, argv: Iterable[str]) -> Program:
         """A program in Airflow's environment, not started."""
-        return Program(name, [str(self.python), *argv], self.env | dict(env or {}), self.home / f"{name}.log")
+        return Program(name, [str(self.python), *argv], self.env, self.home / f"{name}.log")
 
     def start(self, command: str, name: str | None = None) -> Program:
         """Starts one of Airflow's commands; `name` tells several of one kind apart."""
         name = name or command
         if name not in self.programs:
-            port = {"AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(self._spare.pop())} if "trigger" in name else {}
+            # Nobody reads logs through their servers, each of which is a process that imports Airflow once more.
+            options = ["--skip-serve-logs"] if command in ("scheduler", "triggerer") else []
             # Not `python -m`, which would import what lies in the current folder before what is installed.
-            self.programs[name] = self.program(name, [str(self.python.with_name("airflow")), command], port)
+            self.programs[name] = self.program(name, [str(self.python.with_name("airflow")), command, *options])
         self.programs[name].start()
         self._began(self.programs[name])
         return self.programs[name]
@@ -337,7 +338,6 @@ class Airflow(Records):
             "API__PORT": str(self.port),
             "API__BASE_URL": url,
             "DATABASE__SQL_ALCHEMY_CONN": self.database.url,
-            "LOGGING__WORKER_LOG_SERVER_PORT": str(self._spare.pop()),
         }
         return {
             **kept(),
