@@ -28,7 +28,8 @@ WATCHER: Final = """\
 One watcher process while this many dbt Cloud runs are live. CPU, memory and requests are those of a minute in which no
 run starts or ends, with `pollIntervalSeconds: 60`. The time from an end to the status is that from the end of a run in
 dbt Cloud until a watch shows the final status. Starts are limited by the API server: the last column says what part
-they are of the starts that the same API server takes from a client that does nothing else.
+they are of the starts that the same API server takes from a client that does nothing else. While starts wait, the
+watcher puts off writes that only report that a run has begun, which that client does not.
 
 """
 TRIGGERS: Final = """\
