@@ -333,7 +333,6 @@ class Account(Wire, frozen=True):
     name: str | None = None
 
 
-# `strict=False`: observed in webhooks, ids are texts there; a number as text must not make a run unreadable.
 class Webhook(Wire, frozen=True):
     """A webhook subscription. dbt Cloud writes the ids of its jobs as strings."""
 
@@ -346,6 +345,7 @@ class Webhook(Wire, frozen=True):
     event_types: list[str] = []
 
 
+# `strict=False`: observed in webhooks, ids are texts there; a number as text must not make a run unreadable.
 ONE_RUN: Final = msgspec.json.Decoder(Reply[Run], strict=False)
 RUNS: Final = msgspec.json.Decoder(Reply[list[Run]], strict=False)
 WEBHOOKS: Final = msgspec.json.Decoder(Reply[list[Webhook]], strict=False)
