@@ -276,19 +276,20 @@ class Accounts:
             slots=self._slots(connection, client, poller, users, containment),
             clock=self._clock,
             looked=self._looked,
-            subscription=self._subscription(connection),
+            subscription=self._subscription(connection, mono),
         )
         self._accounts[connection] = account
         self._launch(account)
         return account
 
-    def _subscription(self, connection: Connection) -> Subscription | None:
+    def _subscription(self, connection: Connection, mono: Callable[[], float]) -> Subscription | None:
         """With a channel of its own: what its token may not do says nothing of the connection's."""
         if connection.webhook_url is None:
             return None
-        own = Budget(*UNPROVEN, lambda: self._clock().mono)
-        channel = Channel(managing(connection), own, self._transport, self._clock, self._request_seconds)
-        return Subscription(channel, connection.webhook_url, self._subscribed, self._clock)
+        manager = managing(connection)
+        channel = Channel(manager, Budget(*UNPROVEN, mono), self._transport, self._clock, self._request_seconds)
+        surprises = Containment(manager, tuple, mono).surprises
+        return Subscription(channel, connection.webhook_url, self._subscribed, self._clock, surprises)
 
     def _slots(
         self, connection: Connection, client: Client, poller: Poller, users: set[str], containment: Containment

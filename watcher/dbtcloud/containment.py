@@ -60,32 +60,39 @@ class Containment:
 
     @contextmanager
     def contain(self, what: str) -> Iterator[None]:
-        """Lets nothing out but DbtCloudError and the cancellation of the caller's own task.
+        """As `surprises`, and judges the connection by how it ends.
 
         Args:
             what: is being done, for the log: "poll", "start".
         """
         try:
-            yield
+            with self.surprises(what):
+                yield
         except DbtCloudError as error:
             self.report(error.reason, error.message)
+            raise
+        self.reason = None
+        if self._told is not None:
+            self._told = None
+            log.info("dbt Cloud can be used again.", extra=self._extra())
+
+    @contextmanager
+    def surprises(self, what: str) -> Iterator[None]:
+        """Lets nothing out but DbtCloudError and the cancellation of the caller's own task."""
+        try:
+            yield
+        except DbtCloudError:
             raise
         except (Exception, asyncio.CancelledError) as error:
             # A CancelledError that nobody asked for comes from within a library. It would end the poller as if the
             # process was being stopped, and with it the polls of every object of the connection.
             if isinstance(error, asyncio.CancelledError) and being_ended():
                 raise
-            surprise = Surprise(
+            self._log_once(what, error)
+            raise Surprise(
                 f"The reply of {self._connection.host} could not be processed ({type(error).__name__}); "
                 "the watcher's log has the details"
-            )
-            self._log_once(what, error)
-            self.report(surprise.reason, surprise.message)
-            raise surprise from None
-        self.reason = None
-        if self._told is not None:
-            self._told = None
-            log.info("dbt Cloud can be used again.", extra=self._extra())
+            ) from None
 
     def report(self, reason: Reason, message: str) -> None:
         """Counts a fault, and logs it with the connection and its objects: once, until the reason changes."""

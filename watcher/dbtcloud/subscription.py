@@ -11,6 +11,7 @@ import logging
 import math
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from enum import StrEnum
 from typing import Any, Final
@@ -62,13 +63,22 @@ class Subscription:
         channel: of the token that manages webhooks.
         url: the webhook's address.
         told: called with the state that each look has found.
+        contain: around each look; lets nothing out but DbtCloudError.
     """
 
-    def __init__(self, channel: Channel, url: str, told: Callable[[str], object], clock: Clock) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        url: str,
+        told: Callable[[str], object],
+        clock: Clock,
+        contain: Callable[[str], AbstractContextManager[None]],
+    ) -> None:
         self._channel = channel
         self._url = url
         self._told = told
         self._clock = clock
+        self._contain = contain
         self._state: State | None = None
         self._activated_at = -math.inf
 
@@ -85,7 +95,8 @@ class Subscription:
         """One look; activates the webhook if it is there and inactive."""
         why = None
         try:
-            state = await self._found()
+            with self._contain("look at the webhook"):
+                state = await self._found()
         except (Unauthorized, Forbidden) as error:
             state, why = State.REFUSED, error.message
         except DbtCloudError as error:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpx
 import pytest
 
 from dbtrun.connection.secret import Connection, Token
@@ -13,6 +15,7 @@ from watcher.clock import system_clock
 from watcher.dbtcloud.accounts import Accounts
 from watcher.dbtcloud.budget import Budget
 from watcher.dbtcloud.channel import Channel
+from watcher.dbtcloud.containment import Containment
 from watcher.dbtcloud.subscription import AGAIN_SECONDS, Subscription, managing
 from watcher.simulator.faults import Reply, Rule
 from watcher.simulator.model import TriggerRequest
@@ -38,12 +41,14 @@ def connection(cloud: Running, manager: str) -> Connection:
 
 @asynccontextmanager
 async def looking(
-    *webhooks: WebhookSpec, manager: str = "manager"
+    *webhooks: WebhookSpec, manager: str = "manager", transport: httpx.AsyncBaseTransport | None = None
 ) -> AsyncIterator[tuple[Running, Subscription, list[str]]]:
     states: list[str] = []
     async with running(Scenario(tokens=TOKENS, webhooks=[*webhooks])) as cloud:
-        channel = Channel(managing(connection(cloud, manager)), Budget(), None, system_clock)
-        yield cloud, Subscription(channel, URL, states.append, system_clock), states
+        managed = managing(connection(cloud, manager))
+        channel = Channel(managed, Budget(), transport, system_clock)
+        surprises = Containment(managed, tuple, time.monotonic).surprises
+        yield cloud, Subscription(channel, URL, states.append, system_clock, surprises), states
         await channel.close()
 
 
@@ -100,6 +105,21 @@ async def test_a_token_that_may_not_is_told_in_one_sentence(token: str, caplog: 
         assert found[0] == "refused"
         assert caplog.text.count("The token may not read or change webhooks") == 1
         assert token not in caplog.text
+
+
+async def test_what_nobody_foresaw_is_a_fault_and_is_logged_once_without_the_token(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def breaks(_request: httpx.Request) -> httpx.Response:
+        raise RuntimeError("a library broke on manager")
+
+    async with looking(OURS, transport=httpx.MockTransport(breaks)) as (_, subscription, states):
+        await subscription.look()
+        await subscription.look()
+    assert states == ["failed", "failed"]
+    (told,) = [record for record in caplog.records if "unforeseen RuntimeError" in record.getMessage()]
+    assert "a library broke on" in told.__dict__["trace"]
+    assert "a library broke on manager" not in told.__dict__["trace"]
 
 
 async def test_a_fault_is_no_refusal() -> None:
