@@ -183,15 +183,16 @@ class Watcher:
             self.mirroring.gone,
             self.mirroring.found_again,
         )
-        self.relay = Relay(lambda: self._leader.holder_address if self._leader is not None else "")
-        self.receiver = Receiver(
-            Signers(secrets, settings.hosts, access.clock),
-            self._hinted,
-            self._may_act,
-            self.relay,
-            self.metrics.webhook,
-            access.clock,
-        )
+        self.receiver: Receiver | None = None
+        if settings.webhooks_address is not None:
+            self.receiver = Receiver(
+                Signers(secrets, settings.hosts, access.clock),
+                self._hinted,
+                self._may_act,
+                Relay(lambda: self._leader.holder_address if self._leader is not None else ""),
+                self.metrics.webhook,
+                access.clock,
+            )
         self._acting = False
         self._leading = asyncio.Event()
         self._lost = asyncio.Event()
@@ -353,7 +354,7 @@ class Watcher:
             "mirrors": self.mirrors.run(),
             "mirroring": self._begin_mirroring(),
         }
-        if webhooks is not None:
+        if webhooks is not None and self.receiver is not None:
             parts["webhooks"] = serve(self.receiver, webhooks, receiver.LIMITS)
         async with asyncio.TaskGroup() as group:
             workers = [group.create_task(_lasting(name, work), name=name) for name, work in parts.items()]
@@ -364,7 +365,8 @@ class Watcher:
             for worker in workers:
                 worker.cancel()
             await asyncio.wait(workers)
-            await self.relay.close()
+            if self.receiver is not None:
+                await self.receiver.close()
             if leader is not None:
                 leader.cancel()  # last: the next holder begins at once
 

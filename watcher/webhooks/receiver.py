@@ -127,6 +127,10 @@ class Receiver:
         else:
             await self._answer(Outcome.TOO_MANY, self._clock(), peer)(scope, receive, send)
 
+    async def close(self) -> None:
+        """Closes the connections to other watchers."""
+        await self._relay.close()
+
     async def _other(self, _request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - Starlette calls it for no other
         self._count(Outcome.OTHER, 0.0)
