@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from airflow_trigger.reacting.position import OVERLAP
-from dbtrun.api import API_VERSION, MIRROR_LABEL
-from dbtrun.api.mirrors import MIRROR_PLURAL, Template
+from dbtrun.api import MIRROR_LABEL
+from dbtrun.api.mirrors import Template
 from dbtrun.api.views import View
-from dbtrun.kube.answers import decode
 from dbtrun.kube.connect import leased
 from dbtrun.kube.errors import KubeError
-from dbtrun.kube.paths import api_path
+from dbtrun.kube.runs import DbtRunMirrors
 
 if TYPE_CHECKING:
     from airflow_trigger.reacting.selection import Plan
@@ -65,6 +66,9 @@ class Mirror(View, frozen=True, kw_only=True):
         )
 
 
+_READ: Final = msgspec.json.Decoder(Mirror).decode
+
+
 class MirrorHistory:
     """Asks the mirror that the selection names."""
 
@@ -92,5 +96,4 @@ async def read_mirror(requests: Requests, namespace: str, name: str) -> Mirror:
     Raises:
         KubeError: it cannot be read.
     """
-    path = api_path(f"apis/{API_VERSION}", namespace, MIRROR_PLURAL, name)
-    return decode(await requests.request("GET", path), Mirror)
+    return await DbtRunMirrors(requests, namespace, _READ).get(name)
