@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Final
 
@@ -81,8 +81,9 @@ def emitted(folder: Path = ROOT / "watcher") -> dict[str, set[str]]:
     for path in sorted(folder.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "Event" and len(node.args) == 3:
-                for reason in _reasons(node.args[1]):
-                    found.setdefault(reason, set()).update(_types(node.args[0]))
+                types = set(_types(node.args[0]))
+                for reason in _reasons(node.args[1], types):
+                    found.setdefault(reason, set()).update(types)
     return found
 
 
@@ -90,18 +91,18 @@ def _types(node: ast.expr) -> Iterator[str]:
     yield from (each.value for each in ast.walk(node) if isinstance(each, ast.Constant) and isinstance(each.value, str))
 
 
-def _reasons(node: ast.expr) -> Iterator[str]:
+def _reasons(node: ast.expr, types: Set[str]) -> Iterator[str]:
     """The constant texts, members of Reason, and the final phases where the reason is a phase."""
     text = ast.unparse(node)
     if text == "outcome.phase.value":
         yield from ENDS
     elif text == "trouble.reason.value":
         yield from (reason.value for reason in TROUBLES)
+    elif text == "told.reason" and types == {"Normal"}:
+        yield from MIRROR_WELL
     elif text == "told.reason":
         yield from MIRROR_TROUBLES
         yield from (reason.value for reason in TROUBLES)
-    elif text == "well.reason":
-        yield from MIRROR_WELL
     elif text.startswith("Reason."):
         yield Reason[text.split(".")[1]].value
     else:

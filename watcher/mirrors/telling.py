@@ -41,8 +41,7 @@ class Teller:
                     self._troubles[told.type], self._at[told.type, told.reason] = told.reason, now
                     yield Event("Warning", told.reason, told.message)
             elif told.status is ConditionStatus.TRUE and self._troubles.pop(told.type, None) is not None:
-                well = told
-                yield Event("Normal", well.reason, well.message)
+                yield Event("Normal", told.reason, told.message)
 
     def _is_new(self, told: MirrorConditionStatus, now: float) -> bool:
         if self._troubles.get(told.type) == told.reason:
