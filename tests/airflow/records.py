@@ -78,18 +78,27 @@ class Records(ABC):
         If the trigger fires before, the scheduler takes the task's first process for its second and fails the task:
         that is Airflow's, on a slow machine and with a run of seconds.
         """
-        rows = [row for row in self.tasks(dag_id, run_id) if row["state"] == "deferred"]
+        deferred = [row for row in self.tasks(dag_id, run_id) if row["state"] == "deferred"]
+        await self._until_known(deferred, self.settled, seconds)
+
+    async def until_forgettable(self, dag_id: str, run_id: str, seconds: float = 120.0) -> None:
+        """Waits until the scheduler knows of every task of a DAG run that succeeded that its process is over.
+
+        If the DAG run is deleted and created again before, the scheduler takes the end of the first task's process for
+        that of the second, whose key is the same, and fails the second one before it began.
+        """
+        await self._until_known(self.tasks(dag_id, run_id), "success", seconds)
+
+    async def _until_known(self, rows: list[Row], state: str, seconds: float) -> None:
         keys = [
-            f"TaskInstanceKey(dag_id='{dag_id}', task_id='{row['task_id']}', run_id='{run_id}', "
+            f"TaskInstanceKey(dag_id='{row['dag_id']}', task_id='{row['task_id']}', run_id='{row['run_id']}', "
             f"try_number={row['try_number']}, map_index={row['map_index']})"
             for row in rows
         ]
 
         async def knows() -> bool:
             text = await self.scheduler_log()
-            return all(
-                f"Received executor event with state {self.settled} for task instance {key}" in text for key in keys
-            )
+            return all(f"Received executor event with state {state} for task instance {key}" in text for key in keys)
 
         await until(knows, seconds, f"the scheduler knows of {keys}", pause=0.3)
 
