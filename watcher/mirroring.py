@@ -38,8 +38,11 @@ log = logging.getLogger(__name__)
 
 CYCLE_SECONDS: Final = 10.0
 """Between two looks at whether something is to be saved or pruned. The connection is read again then, too."""
-SAVE_SECONDS: Final = 30.0
-"""Between two saves of a cursor while runs come."""
+SAVE_SECONDS: Final = 120.0
+"""Between two saves of a cursor while runs come, so that what a run costs does not depend on them. Runs that were dealt
+with since the last save are found to have their objects by a watcher that starts."""
+PRUNED_PER_CREATED: Final = 2
+"""Objects are deleted faster than they are created, so that the history limits hold at any rate."""
 IDLE_SAVE_SECONDS: Final = 600.0
 """The same while none come: the cursor then only says from where a restarted watcher reads."""
 ENOUGH: Final = 30
@@ -145,6 +148,7 @@ class Serving:
         stored = mirror.status.cursor
         self._cursor = _cursor_of(mirror, now.wall)
         self._bucket = Bucket(mirror.spec.max_per_minute, now.mono)
+        self._prunes = Bucket(PRUNED_PER_CREATED * mirror.spec.max_per_minute, now.mono)
         self._account: Account | None = None
         self._projects: frozenset[int] | None = None
         self._ready: Told = Told(MirrorCondition.READY, None, "Waiting", "The connection was not read yet.")
@@ -153,8 +157,8 @@ class Serving:
         self._read_through: datetime | None = None
         self._refusal: str | None = None
         self._dealt = stored is None
-        """Whether runs were dealt with that the saved cursor does not know of."""
-        self._saved_at = -IDLE_SAVE_SECONDS if stored is None else now.mono
+        """Whether runs were dealt with that the saved cursor does not know of, or objects are to be pruned."""
+        self._saved_at = now.mono - (IDLE_SAVE_SECONDS if stored is None else SAVE_SECONDS)
         self._pruned_through = mirror.status.pruned_through
         self._late = mirror.status.late_runs
         self._woken = asyncio.Event()
@@ -172,15 +176,20 @@ class Serving:
         if mirror.spec.select != self.mirror.spec.select:
             self._cursor = self._cursor.for_another_selection()
         self.mirror = mirror
-        self._bucket.resize(mirror.spec.max_per_minute)
+        self._resize()
 
     def found_again(self, mirror: DbtRunMirror) -> None:
         """The API server was away, and now has it like this, perhaps from a backup: what came after it is gone."""
         self.mirror = mirror
         self._cursor = _cursor_of(mirror, self._shell.clock().wall)
         self._pruned_through, self._late = mirror.status.pruned_through, mirror.status.late_runs
-        self._bucket.resize(mirror.spec.max_per_minute)
+        self._resize()
         self._woken.set()
+
+    def _resize(self) -> None:
+        most = self.mirror.spec.max_per_minute
+        self._bucket.resize(most)
+        self._prunes.resize(PRUNED_PER_CREATED * most)
 
     # ---- as the ledger sees it
 
@@ -333,12 +342,13 @@ class Serving:
         if not self._shell.may_act() or self.mirror.deleting:
             return
         gone = [kept for kept in surplus(self._shell.objects.kept(self.mirror), self._limit) if self._may_go(kept)]
-        gone = gone[: self._bucket.left(self._shell.clock().mono)]
+        gone = gone[: self._prunes.left(self._shell.clock().mono)]
         if gone:
             # Not the runs' ends: a reader knows until when it has seen objects become final.
             latest = max(kept.completed_at for kept in gone)
             self._pruned_through = max(self._pruned_through or latest, latest)
-        if await self._save(bool(gone)):
+            self._dealt = True
+        if await self._save():
             self._tell(self._teller.told(self.mirror.status.conditions, self._shell.clock().mono))
             await self._prune(gone)
 
@@ -353,14 +363,14 @@ class Serving:
     def _may_go(self, kept: Kept) -> bool:
         return self._cursor.knows(kept.run_id, kept.finished_at + WHOLE_SECOND)
 
-    async def _save(self, must: bool) -> bool:
+    async def _save(self) -> bool:
         """Whether the stored status knows of all that was dealt with."""
         now = self._shell.clock()
         wanted = self._status(now)
         told = _said(wanted) != _said(self.mirror.status)
         age = now.mono - self._saved_at
-        due = age >= (SAVE_SECONDS if self._dealt else IDLE_SAVE_SECONDS)
-        if not (must or due or told):
+        due = age >= (self._save_seconds if self._dealt else IDLE_SAVE_SECONDS)
+        if not (due or told):
             return False
         dealt, self._dealt = self._dealt, False
         try:
@@ -372,6 +382,12 @@ class Serving:
             raise
         self._saved_at = now.mono
         return True
+
+    @property
+    def _save_seconds(self) -> float:
+        """The cursor must know of an object before its TTL deletes it, or a watcher that starts shows it again."""
+        ttl = self.mirror.spec.template.ttl_seconds_after_finished
+        return SAVE_SECONDS if ttl is None else min(SAVE_SECONDS, ttl / 2)
 
     def _status(self, now: Instant) -> MirrorStatus:
         lag = (now.wall - self._cursor.finished_at).total_seconds()
@@ -406,7 +422,7 @@ class Serving:
         pruned = 0
         try:
             for kept in gone:
-                if not (self._shell.may_act() and self._bucket.take(self._shell.clock().mono)):
+                if not (self._shell.may_act() and self._prunes.take(self._shell.clock().mono)):
                     return
                 await self._shell.writer.delete(self.mirror.metadata.namespace, kept.name, kept.uid)
                 self._shell.forget(kept.uid)

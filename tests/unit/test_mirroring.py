@@ -23,6 +23,7 @@ from dbtrun.api.mirrors import (
     MirrorSpec,
     MirrorStatus,
     Select,
+    Template,
 )
 from dbtrun.kube.errors import AlreadyExists, Conflict, Forbidden, Unreachable
 from tests.unit import virtual
@@ -465,6 +466,51 @@ async def test_a_run_costs_one_object_and_idle_mirrors_next_to_nothing() -> None
     before = api.writes
     await Process(api, account).live(lambda: False, seconds=3_000)
     assert api.writes - before <= 3_000 / 600 + 3
+
+
+@pytest.mark.parametrize("pause", [3, 20, 130])
+async def test_a_run_costs_two_writes_and_its_deletion_and_the_mirror_one_in_two_minutes(pause: float) -> None:
+    """The second write of a run, its status, is the reconciler's."""
+    api, account = world(mirror(history_limit=HistoryLimit(succeeded=5), max_per_minute=1_000))
+    seconds = 40 * pause + 130
+    async with living(Process(api, account)):
+        for number in range(1, 41):
+            account.end(number)
+            await asyncio.sleep(pause)
+        await asyncio.sleep(130)
+    assert len(api.made) == 40
+    assert len(api.objects) == 5
+    saves = api.writes - len(api.made) - len(api.deleted)
+    assert saves <= seconds / 120 + 3, "beside one in two minutes, each condition becomes known once"
+
+
+async def test_the_history_limits_hold_at_the_highest_rate() -> None:
+    """As many runs end as may be shown: there are never more objects than end between two saves."""
+    rate, most = 20, 0
+    api, account = world(mirror(history_limit=HistoryLimit(succeeded=5), max_per_minute=rate))
+    async with living(Process(api, account)):
+        for number in range(1, 10 * rate + 1):
+            account.end(number)
+            await asyncio.sleep(60 / rate)
+            most = max(most, len(api.objects))
+        assert await sleep_until(lambda: len(api.objects) == 5)
+    assert len(api.made) == 10 * rate
+    assert most <= 5 + 3 * rate
+
+
+async def test_the_cursor_knows_of_a_run_before_the_ttl_deletes_its_object() -> None:
+    template = Template(ttl_seconds_after_finished=60)
+    api, account = world(mirror(template=template))
+    process = Process(api, account)
+    async with living(process):
+        await asyncio.sleep(600)
+        for number in (1, 2):
+            account.end(number)
+            await asyncio.sleep(45)
+    assert api.made == ["all-1", "all-2"]
+    recent = api.mirrors["uid-of-all"].status.cursor
+    assert recent is not None
+    assert {each.run_id for each in recent.recent} >= {1, 2}
 
 
 async def test_more_than_the_rate_waits_and_says_so() -> None:
