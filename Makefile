@@ -102,7 +102,7 @@ test-airflow-pods: controlplane ## Airflow with KubernetesExecutor on such a nod
 	@$(BIN)/pytest tests/node/airflow -q -s
 
 soak: controlplane ## kill watchers under every fault: make soak KILLS=1000 SEED=1
-	@MUTANTS="look-up quiet-period precondition past" $(BIN)/pytest tests/chaos/test_mutant_campaigns.py -q
+	@MUTANTS="look-up quiet-period precondition past cursor" $(BIN)/pytest tests/chaos/test_mutant_campaigns.py -q
 	@$(BIN)/python -m tests.chaos --kills $(KILLS) --seed $(SEED)
 
 mirror-campaign: controlplane airflows ## runs started elsewhere while everything is killed, on real Airflow 3.3: make mirror-campaign RUNS=1000 AWAY=600

@@ -29,9 +29,12 @@ from watcher.lifecycle.facts import RunState
 
 CALM_SECONDS: Final = 30.0
 """Longer than the quiet period and a fail-over."""
+WRITE_SECONDS: Final = 15.0
+"""From the start of short runs elsewhere until a mirror shows one of them, if nothing is in the way."""
 SETTLE_SECONDS: Final = 240.0
 """From the last fault until every object has come to its end; backoff alone may take a minute."""
-DISTURBANCES: Final = {"kill": 8, "kill all": 8, "crash loop": 10, "pause": 3, "pause for long": 1,
+DISTURBANCES: Final = {"kill": 8, "kill all": 8, "crash loop": 10,
+                       "kill all at a mirror's write": 4, "pause": 3, "pause for long": 1,
                        "partition": 2, "cut connections": 2, "silence connections": 1, "rotate token": 2,
                        "restart dbt Cloud": 3, "freeze API server": 1, "restart API server": 1, "compact etcd": 2,
                        "calm": 2}  # fmt: skip
@@ -112,17 +115,18 @@ class Campaign:
     async def run(self, kills: int, seconds: float, progress: Callable[[int], None]) -> None:
         """Until so many watchers were killed, or the time is over."""
         end = time.monotonic() + seconds
-        while self.killed < kills and time.monotonic() < end and not await self._doubled():
+        while self.killed < kills and time.monotonic() < end and not await self._beyond_repair():
             before = self.killed
             await self._round()
             progress(self.killed - before)
-        if not await self._doubled():
+        if not await self._beyond_repair():
             await self._settle()
 
-    async def _doubled(self) -> bool:
-        """Nothing that follows can mend a second run."""
+    async def _beyond_repair(self) -> bool:
+        """Nothing that follows can mend a second run, or a run that a mirror has passed over."""
         here, there = await self._runs()
-        return bool(judge([], here).duplicates + judge([], there).duplicates + started_in_both(here, there))
+        doubled = judge([], here).duplicates + judge([], there).duplicates + started_in_both(here, there)
+        return bool(doubled or self.people.mirrors.passed_over)
 
     async def _runs(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Of both accounts."""
@@ -161,6 +165,7 @@ class Campaign:
             "kill": lambda: self._kill(1),
             "kill all": lambda: self._kill(WATCHERS),
             "crash loop": self._crash_loop,
+            "kill all at a mirror's write": self._kill_at_write,
             "pause": lambda: self._pause(drawn(LEASE, 3 * LEASE)),
             "pause for long": lambda: self._pause(drawn(QUIET_PERIOD, QUIET_PERIOD + LEASE)),
             "partition": self._partition,
@@ -192,6 +197,19 @@ class Campaign:
             self.arena.revive()
             await asyncio.sleep(self.random.uniform(0.0, 4.0))
             await self._kill(WATCHERS)
+
+    async def _kill_at_write(self) -> None:
+        """Several runs end elsewhere, and the watchers die as soon as a mirror has written anything about them."""
+        before = self.people.mirrors.written
+        await self.people.mirrors.act_together()
+
+        async def written() -> bool:
+            await self.people.look()
+            return self.people.mirrors.written != before
+
+        with contextlib.suppress(AssertionError):
+            await until(written, WRITE_SECONDS, "a mirror writes", pause=0.05)
+        await self._kill(WATCHERS)
 
     async def _calm(self) -> bool:
         """As long as it takes to find out about every start whose answer was lost."""
@@ -323,7 +341,8 @@ class Campaign:
     async def _rest(self, rests: Callable[[Seen], bool], what: str) -> None:
         async def at_rest() -> bool:
             self.arena.revive()
-            return all(map(rests, await self.people.look())) and self.people.mirrors.complete
+            seen, mirrors = await self.people.look(), self.people.mirrors
+            return bool(mirrors.passed_over) or (all(map(rests, seen)) and mirrors.complete)
 
         await until(at_rest, SETTLE_SECONDS, what, pause=1.0)
 
@@ -402,8 +421,8 @@ async def campaign(
     Args:
         kills: how many watchers are killed.
         seconds: after which no further one is killed.
-        without: a part of the protocol that is taken away, of `MUTANTS`. The first double start ends it, and in every
-            round something makes starts doubtful, not in every other one.
+        without: a part of the protocol that is taken away, of `MUTANTS`. The first run that is started twice, or that a
+            mirror has passed over, ends it, and in every round something makes starts doubtful, not in every other one.
         progress: is told the kills of each round.
     """
     settings = SETTINGS if without is None else {**SETTINGS, **MUTANTS[without], "CHAOS_MUTANT": without}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from random import Random
 from typing import Any, Final
 
 from dbtrun.api import MIRROR_LABEL, DbtRun, Phase
+from dbtrun.api.mirrors import DbtRunMirror
 from tests.chaos.arena import JOBS, Arena
 from tests.chaos.oracle import MARK
 from tests.stack.mirrors import mirror
@@ -25,6 +27,10 @@ SPECS: Final[dict[str, dict[str, Any]]] = {
 }
 ENDS: Final = {"success": (RunState.SUCCESS, Phase.SUCCEEDED), "failure": (RunState.ERROR, Phase.FAILED)}
 """How runs of these jobs end if nobody touches them."""
+UNSEEN_SECONDS: Final = 15.0
+"""For longer than an API server is frozen, or a watcher stopped that may still act when it goes on."""
+TOGETHER: Final = 6
+"""Runs that end at nearly the same time, so that a watcher can die between their DbtRuns."""
 
 
 @dataclass(slots=True)
@@ -50,6 +56,10 @@ class Mirrors:
         self.there: dict[str, DbtRun] = {}
         self._uids: dict[str, set[str]] = {}
         """The uids that an object of each name has had."""
+        self._dealt_with: frozenset[int] = frozenset()
+        """The runs that the cursor of the mirror that keeps all has dealt with."""
+        self._unseen: dict[int, float] = {}
+        """Since when such a run has no object."""
 
     async def begin(self) -> None:
         """Before anybody starts anything. dbt Cloud's clock may be behind that of the API server."""
@@ -59,9 +69,28 @@ class Mirrors:
     async def act(self) -> None:
         """People elsewhere start runs."""
         for _ in range(self.random.randint(0, 3)):
-            job = self.random.choice(sorted(ENDS))
-            run = await self.arena.ask("POST", "/runs", {"job_id": JOBS[job]})
-            self.started[int(run["id"])] = job
+            await self._start()
+
+    async def _start(self) -> None:
+        job = self.random.choice(sorted(ENDS))
+        run = await self.arena.ask("POST", "/runs", {"job_id": JOBS[job]})
+        self.started[int(run["id"])] = job
+
+    async def act_together(self) -> None:
+        """Several runs, of which the watcher is likely to read more than one at once."""
+        for _ in range(TOGETHER):
+            await self._start()
+
+    @property
+    def written(self) -> tuple[frozenset[int], int]:
+        """Changes with the first write of a mirror: its cursor, or one of its objects."""
+        return self._dealt_with, sum(map(len, self._uids.values()))
+
+    def saw_cursors(self, mirrors: Iterable[DbtRunMirror]) -> None:
+        """Takes what the mirrors say of themselves. To be read before the objects: those come first."""
+        for each in mirrors:
+            if each.metadata.name == KEEPS and each.status.cursor is not None:
+                self._dealt_with = frozenset(recent.run_id for recent in each.status.cursor.recent)
 
     def saw(self, objects: Iterable[DbtRun]) -> list[DbtRun]:
         """Takes those that mirrors have created out of all DbtRuns; the others are left."""
@@ -72,11 +101,21 @@ class Mirrors:
                 continue
             self.there[run.metadata.name] = run
             self._uids.setdefault(run.metadata.name, set()).add(run.uid)
+        now = time.monotonic()
+        unseen = [run_id for run_id in self._dealt_with & self.started.keys() if f"{KEEPS}-{run_id}" not in self.there]
+        self._unseen = {run_id: self._unseen.get(run_id, now) for run_id in unseen}
         return own
+
+    @property
+    def passed_over(self) -> list[int]:
+        """Runs that a saved cursor has dealt with and that have no object: no watcher looks for them again."""
+        now = time.monotonic()
+        return [run_id for run_id, since in self._unseen.items() if now - since > UNSEEN_SECONDS]
 
     def forget(self, known: Collection[str]) -> None:
         """etcd was restored: what was created after the backup is created again."""
         self._uids = {name: uids for name, uids in self._uids.items() if name in known}
+        self._dealt_with, self._unseen = frozenset(), {}
 
     @property
     def names(self) -> frozenset[str]:

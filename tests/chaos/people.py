@@ -8,7 +8,10 @@ from collections.abc import Collection, Mapping
 from random import Random
 from typing import Any, Final
 
+import msgspec
+
 from dbtrun.api import API_VERSION, PLURAL, DbtRun, parse
+from dbtrun.api.mirrors import MIRROR_PLURAL, DbtRunMirror
 from dbtrun.kube.errors import AlreadyExists, Conflict, Forbidden, KubeError, NotFound, Rejected
 from dbtrun.kube.paths import api_path
 from tests.chaos.arena import HOME_ACCOUNT, JOBS, Arena
@@ -135,8 +138,11 @@ class People:
 
     async def look(self) -> list[Seen]:
         """Every object that there ever was, as it is now, or was when it was seen last."""
+        mirrors = await self._send("GET", api_path(PREFIX, self.arena.namespace, MIRROR_PLURAL))
         body = await self._send("GET", api_path(PREFIX, self.arena.namespace, PLURAL))
+        assert mirrors is not None
         assert body is not None
+        self.mirrors.saw_cursors(msgspec.convert(each, DbtRunMirror) for each in mirrors["items"])
         self.there = set()
         for run in self.mirrors.saw(map(parse, body["items"])):
             self._saw(run)

@@ -48,6 +48,7 @@ def _without_past() -> None:
 
 def _cursor_first() -> None:
     import asyncio
+    import math
 
     from watcher.mirroring import Serving
     from watcher.mirrors.progress import Reading
@@ -56,7 +57,9 @@ def _cursor_first() -> None:
         fresh = [run for run in self._cursor.fresh(reading.runs) if self._selects(run)]
         self._cursor = self._cursor.moved(reading, fresh, [])
         self._read_through = reading.through
-        await self._save(bool(fresh))
+        if fresh:
+            self._dealt, self._saved_at = True, -math.inf
+            await self._save()
         await asyncio.sleep(3.0)  # the API server is slow
         await self._deal_with(fresh)
 
