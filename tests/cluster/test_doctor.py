@@ -264,10 +264,10 @@ async def checked(stack: Stack, *arguments: str, **environ: str) -> tuple[dict[s
 
 async def test_the_watchers_pod_finds_nothing_in_the_way_and_changes_nothing(stack: Stack) -> None:
     journal, objects = await stack.journal(), await stack.kubectl("get", "dr,secrets", "-o", "name")
-    wrong, document = await checked(stack, "--job", str(JOBS["success"]))
+    wrong, document = await checked(stack, "--job", str(JOBS["success"]), "--mirrored", str(JOBS["failure"]))
     assert wrong == {}, document
     checks = {one["check"] for one in document["findings"] if one["verdict"] == "good"}
-    assert {"connection", "account", "clock", "job", "list order", "causes", "filters"} <= checks
+    assert {"connection", "account", "clock", "job", "list order", "causes", "filters", "mirrored jobs"} <= checks
     assert document["requests"] <= 20
     assert document["record"]["jobs"]
     assert await stack.journal() == journal

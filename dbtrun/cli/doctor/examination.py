@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -30,17 +30,18 @@ SECRET: Final = "DBTRUN_CONNECTION_SECRET"  # noqa: S105 - the name of a variabl
 FOLDER: Final = "DBTRUN_CONNECTION_DIR"
 
 
-async def examined(where: tuple[str, str] | None, job_id: int | None, *, start: bool) -> Told:
+async def examined(where: tuple[str, str] | None, job_id: int | None, mirrored: Sequence[int], *, start: bool) -> Told:
     """What dbt Cloud is like through this connection.
 
     Args:
         where: namespace and name of the Secret; None: the watcher's default connection.
         job_id: the job that the user wants to run, if it is known.
+        mirrored: jobs that mirrors select.
         start: whether to start, find and cancel a run of that job.
     """
     try:
         async with asyncio.timeout(TOTAL_SECONDS), connected(as_watcher(os.environ)) as (api, _):
-            return await _told(api, where, job_id, start=start)
+            return await _told(api, where, job_id, mirrored, start=start)
     except TimeoutError:
         slow = f"dbt Cloud and the API server took more than {TOTAL_SECONDS:.0f} s in all."
         return Told((bad("account", slow, "Check the network of the watcher's pod."),))
@@ -54,13 +55,15 @@ def as_watcher(environ: Mapping[str, str]) -> Place:
     return Place(environ.get("DBTRUN_KUBECONFIG") or None, environ.get("DBTRUN_CONTEXT") or None)
 
 
-async def _told(api: Api, where: tuple[str, str] | None, job_id: int | None, *, start: bool) -> Told:
+async def _told(
+    api: Api, where: tuple[str, str] | None, job_id: int | None, mirrored: Sequence[int], *, start: bool
+) -> Told:
     asker = Asker(api)
     finding, connection = await _connection(asker, where, os.environ)
     if connection is None:
         return Told((finding,), asker.requests)
     async with DbtCloud(connection, trusted(os.environ)) as cloud:
-        facts = await dbt_facts.gather(cloud, job_id, datetime.now(UTC), start=start)
+        facts = await dbt_facts.gather(cloud, job_id, datetime.now(UTC), start=start, selected=mirrored)
     if api.offset is None:  # the connection was in files: this only compares the clocks
         await asker.json("GET", "/version")
     findings = (finding, *dbt_checks.findings(facts, api.offset))

@@ -25,12 +25,17 @@ SLOWER: Final = 10
 @click.option("--connection", metavar="SECRET", help="This Secret, instead of the watcher's default connection.")
 @click.option("--job", "job_id", type=click.IntRange(min=1), metavar="ID", help="Look at this job, too.")
 @click.option(
+    "--mirrored", type=click.IntRange(min=1), multiple=True, metavar="ID", help="A job that a mirror selects."
+)
+@click.option(
     "--start",
     type=click.IntRange(min=1),
     metavar="ID",
     help="Start a run of this job, find it, and cancel it immediately. Without this, nothing is changed.",
 )
-def check(namespace: str | None, connection: str | None, job_id: int | None, start: int | None) -> None:
+def check(
+    namespace: str | None, connection: str | None, job_id: int | None, mirrored: tuple[int, ...], start: int | None
+) -> None:
     """Check dbt Cloud from a watcher's pod.
 
     Uses the settings, the network and the ServiceAccount of the watcher, and prints what it finds as one JSON document,
@@ -39,10 +44,12 @@ def check(namespace: str | None, connection: str | None, job_id: int | None, sta
     if (namespace is None) != (connection is None):
         raise click.UsageError("--connection and --namespace go together.")
     where = (namespace, connection) if namespace is not None and connection is not None else None
-    click.echo(msgspec.json.encode(_within_memory(where, start or job_id, start=start is not None)))
+    click.echo(msgspec.json.encode(_within_memory(where, start or job_id, mirrored, start=start is not None)))
 
 
-def _within_memory(where: tuple[str, str] | None, job_id: int | None, *, start: bool) -> Told:
+def _within_memory(
+    where: tuple[str, str] | None, job_id: int | None, mirrored: tuple[int, ...], *, start: bool
+) -> Told:
     os.nice(SLOWER)
     try:
         memory.keep_within(memory.ALLOWED)
@@ -54,7 +61,7 @@ def _within_memory(where: tuple[str, str] | None, job_id: int | None, *, start: 
             # Python says so when it, or a library that it maps, gets no memory in the middle of an import.
             raise MemoryError from error
 
-        return asyncio.run(examined(where, job_id, start=start))
+        return asyncio.run(examined(where, job_id, mirrored, start=start))
     except memory.TooLittle as error:
         return Told((_memory(str(error)),))
     except MemoryError:

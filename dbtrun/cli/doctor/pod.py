@@ -10,7 +10,9 @@ import msgspec
 from dbtrun.cli.cluster import Api
 from dbtrun.cli.doctor.cluster_checks import serving
 from dbtrun.cli.doctor.cluster_facts import ClusterFacts, LeaseFacts
+from dbtrun.cli.doctor.dbt_facts import MAX_SELECTED
 from dbtrun.cli.doctor.finding import Finding, Told, Verdict, bad, unknown
+from dbtrun.cli.doctor.mirror_checks import selected_jobs
 from dbtrun.cli.words import one_line
 from dbtrun.kube.errors import Forbidden, KubeError
 from dbtrun.kube.execute import Executed, Place, execute
@@ -58,7 +60,9 @@ def argv(facts: ClusterFacts, job_id: int | None, *, start: bool) -> Sequence[st
     """The command that the pod runs."""
     connection = () if facts.wanted is None else ("--namespace", facts.namespace, "--connection", facts.wanted)
     job = () if job_id is None else ("--start" if start else "--job", str(job_id))
-    return ("dbtrun", "check", *connection, *job)
+    jobs = list(dict.fromkeys(selected_jobs(facts)))[:MAX_SELECTED]
+    mirrored = [word for one in jobs for word in ("--mirrored", str(one))]
+    return ("dbtrun", "check", *connection, *job, *mirrored)
 
 
 def understood(place: Place, ended: Executed) -> Told:

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from dbtrun.cli.doctor.dbt_facts import MAX_SELECTED
 from dbtrun.cli.doctor.examination import as_watcher, trusted
 from dbtrun.cli.doctor.finding import Told, Verdict
 from dbtrun.cli.doctor.memory import MIB, NEEDED, TooLittle, keep_within, room
 from dbtrun.cli.doctor.pod import acting, argv, understood
 from dbtrun.kube.execute import Executed, Place
-from tests.unit.cli.test_doctor_cluster import facts, watcher
+from tests.unit.cli.test_doctor_cluster import facts, shows, watcher
 
 PLACE = Place("data", "dbtrun-7d4-x2p", "watcher")
 
@@ -39,6 +40,14 @@ def test_a_run_is_started_only_on_request() -> None:
     assert argv(facts(), 7, start=True) == ("dbtrun", "check", "--start", "7")
     named = argv(facts(wanted="mine"), None, start=False)
     assert named == ("dbtrun", "check", "--namespace", "data", "--connection", "mine")
+
+
+def test_the_jobs_of_mirrors_are_looked_at_and_no_more_than_the_check_takes() -> None:
+    selects = {"select": {"jobIds": [5, 6]}}
+    told = argv(facts(mirrors=(shows(spec=selects), shows(spec=selects))), 7, start=False)
+    assert told == ("dbtrun", "check", "--job", "7", "--mirrored", "5", "--mirrored", "6")
+    many = {"select": {"jobIds": list(range(1, 501))}}
+    assert argv(facts(mirrors=(shows(spec=many),)), None, start=False).count("--mirrored") == MAX_SELECTED
 
 
 def words(message: str, verdict: str = "good") -> bytes:
