@@ -153,16 +153,16 @@ class KeepingRun(Run, frozen=True, kw_only=True):
         return next((file for file in self.status.artifacts if file.path == path), None)
 
 
-def keeper(runs: Iterable[KeepingRun], run_id: int | None, path: str) -> KeepingRun:
-    """The DbtRun of a dbt Cloud run; of several, one that keeps the file.
+def keeper(runs: Iterable[KeepingRun], run_id: int | None, *paths: str) -> KeepingRun:
+    """The DbtRun of a dbt Cloud run; of several, one that keeps the first of these files, or else the next.
 
     Raises:
         DbtRunRefused: there is none.
     """
 
-    def rank(run: KeepingRun) -> tuple[bool, bool]:
-        file = run.file(path)
-        return file is not None and file.config_map is not None, run.final
+    def rank(run: KeepingRun) -> tuple[bool, ...]:
+        files = map(run.file, paths)
+        return *(file is not None and file.config_map is not None for file in files), run.final
 
     found = max((run for run in runs if run.run_id == run_id), key=rank, default=None)
     if found is None:

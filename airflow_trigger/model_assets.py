@@ -25,6 +25,7 @@ from airflow_trigger.shared.arguments import boolean, number, text, texts
 from airflow_trigger.shared.blocking import blocking
 from airflow_trigger.shared.naming import object_name
 from dbtrun.api import Phase
+from dbtrun.api.status import ALL_RESULTS, RUN_RESULTS
 from dbtrun.kube.connect import connect
 from dbtrun.kube.errors import KubeError
 from dbtrun.kube.retry import patiently
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from dbtrun.kube.config import ClusterConfig
     from dbtrun.kube.lists import Requests
 
-RUN_RESULTS: Final = "run_results.json"
+RESULTS: Final = (ALL_RESULTS, RUN_RESULTS)
+"""The files that say what was built, the better one first."""
 MAX_ASSETS: Final = 1_500
 """Of one task: Airflow stores them in one transaction."""
 
@@ -45,9 +47,9 @@ MAX_ASSETS: Final = 1_500
 class DbtRunAssetsOperator(ClusterOperator):
     """Emits one asset event for each model, seed and snapshot that a finished run built, and returns the assets' names.
 
-    The DbtRun must keep `run_results.json`: name it in `artifacts` of the task or of the object that makes it. The
-    assets need not be declared: the task has one AssetAlias, to which Airflow adds them. `ClusterOperator` has the
-    arguments that find the cluster.
+    The DbtRun must keep `dbtrun/results.json`: name it in `artifacts` of the task or of the object that makes it. If it
+    keeps `run_results.json` instead, only what the last dbt step built has an event. The assets need not be declared:
+    the task has one AssetAlias, to which Airflow adds them. `ClusterOperator` has the arguments that find the cluster.
 
     :param name: the DbtRun; or
     :param run_id: the dbt Cloud run, of which there is a DbtRun in the namespace.
@@ -112,29 +114,32 @@ class DbtRunAssetsOperator(ClusterOperator):
             raise InvalidArgument("Give name (of a DbtRun) or run_id (of a dbt Cloud run), and not both.")
         models = texts("models", self.models, "models")
         try:
-            run, content = blocking(patiently(lambda: self._read(self._home, name, run_id), READ_SECONDS))
+            run, path, content = blocking(patiently(lambda: self._read(self._home, name, run_id), READ_SECONDS))
         except KubeError as error:
             raise DbtRunLostContact(f"The run's results cannot be read. {error}") from None
         if run.status.phase != Phase.SUCCEEDED and not boolean("include_failed_runs", self.include_failed_runs):
             raise AirflowSkipException(
                 f"DbtRun {run.metadata.name} is {run.status.phase}: include_failed_runs is not set."
             )
+        if path == RUN_RESULTS:
+            self.log.info("%s has the results of the last step only: keep %s for those of all.", path, ALL_RESULTS)
         try:
             nodes = built(content, models, include_reused=bool(boolean("include_reused", self.include_reused)))
         except ValueError as error:
-            raise DbtRunRefused(f"{RUN_RESULTS} of DbtRun {run.metadata.name} cannot be read: {error}") from None
+            raise DbtRunRefused(f"{path} of DbtRun {run.metadata.name} cannot be read: {error}") from None
         if len(nodes) > MAX_ASSETS:
             raise DbtRunRefused(
                 f"The run built {len(nodes)} models, and a task emits {MAX_ASSETS} at most: name some in models."
             )
         return run, nodes
 
-    async def _read(self, home: Access, name: str | None, run_id: int | None) -> tuple[KeepingRun, bytes]:
+    async def _read(self, home: Access, name: str | None, run_id: int | None) -> tuple[KeepingRun, str, bytes]:
         async with self.connect(home.config) as requests:
             files = Files(requests, home.namespace)
-            run = await files.run(name) if name is not None else keeper(await files.runs(), run_id, RUN_RESULTS)
-            kept = kept_file(run, RUN_RESULTS)
-            return run, await files.content(str(kept.config_map), str(kept.key))
+            run = await files.run(name) if name is not None else keeper(await files.runs(), run_id, *RESULTS)
+            # If the results of all steps were asked for and could not be kept, those of one step are no answer.
+            kept = kept_file(run, next((path for path in RESULTS if path in run.spec.artifacts), ALL_RESULTS))
+            return run, kept.path, await files.content(str(kept.config_map), str(kept.key))
 
 
 def _where(run: KeepingRun) -> tuple[str, int | None]:

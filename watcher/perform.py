@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol, assert_never
 
 from dbtrun.api import DbtRun, Phase, Reason, Status
+from dbtrun.api.status import ALL_RESULTS
 from dbtrun.fair import Applicant
 from dbtrun.kube import errors as kube
 from dbtrun.values import Instant
@@ -426,15 +427,18 @@ class Performer:
         return replace(known, details=replace(tried, run=observation.run))
 
     async def _keep_artifacts(self, decision: KeepArtifacts, run: DbtRun, known: Known, account: Account) -> Known:
+        before = known.kept if known.kept and known.kept.run_id == decision.run_id else None
+
         async def fetch(path: str, room: int) -> bytes | None:
             with account.containment.contain("file"):
+                if path == ALL_RESULTS:
+                    return await account.client.builds(decision.run_id, room, early=before is None)
                 return await account.client.artifact(decision.run_id, path, room)
 
         async def store(name: str, files: Mapping[str, bytes]) -> None:
             self._check_lead()
             await self.objects.keep_artifacts(run, name, files)
 
-        before = known.kept if known.kept and known.kept.run_id == decision.run_id else None
         kept = await artifacts.keep(decision, run, before, fetch, store, lambda: self.clock().mono)
         return replace(known, kept=kept)
 

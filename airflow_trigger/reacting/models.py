@@ -13,11 +13,12 @@ from typing import Any, Final
 
 import msgspec
 
+from dbtrun.api.status import KINDS
+
 # Other statuses built nothing: `no-op` came with dbt 1.10 and `reused` with 1.12. Of a microbatch model with the status
 # `partial success`, some batches failed, and dbt itself skips what depends on it.
 BUILT: Final = frozenset({"success"})
 REUSED: Final = frozenset({"reused"})
-KINDS: Final = ("model.", "seed.", "snapshot.")
 _PART: Final = re.compile(r'"((?:[^"]|"")*)"|`([^`]*)`|\[([^\]]*)\]|([^."`\[\]\s]+)')
 
 

@@ -101,6 +101,14 @@ class FailedStep(Fields, frozen=True, kw_only=True):
     log_tail: str = ""
 
 
+RUN_RESULTS: Final = "run_results.json"
+"""The file in which dbt writes the results of a step."""
+KINDS: Final = ("model.", "seed.", "snapshot.")
+"""How the unique ids of the nodes begin that a warehouse has as relations."""
+ALL_RESULTS: Final = "dbtrun/results.json"
+"""A file that the watcher makes: the last result of each model, seed and snapshot of a run, whichever step it is of."""
+
+
 class Artifact(Fields, frozen=True, kw_only=True):
     """A file of the run that was asked for: where it is kept, or the `problem` for which it is not."""
 

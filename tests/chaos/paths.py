@@ -36,9 +36,9 @@ async def _start(world: World) -> None:
 
 
 async def _keep_artifacts(world: World) -> None:
-    world.create("success", artifacts=("run_results.json", "manifest.json"))
-    (told, _) = (await world.phase(Phase.SUCCEEDED)).status.artifacts
-    assert told.key in world.objects.files[str(told.config_map)]
+    world.create("success", artifacts=("run_results.json", "dbtrun/results.json", "manifest.json"))
+    for told in (await world.phase(Phase.SUCCEEDED)).status.artifacts[:2]:
+        assert told.key in world.objects.files[str(told.config_map)]
 
 
 async def _fail(world: World) -> None:

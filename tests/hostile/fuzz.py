@@ -115,6 +115,7 @@ def _questions(runs: list[int]) -> dict[str, Question]:
         "retry": lambda client: client.retry(runs[1]),
         "cancel": lambda client: client.cancel(runs[2]),
         "results": lambda client: client.results(runs[1]),
+        "builds": lambda client: client.builds(runs[1], 1 << 20, early=False),
         "file": lambda client: client.artifact(runs[0], "manifest.json", 1 << 20),
         "account": lambda client: client.check(),
     }

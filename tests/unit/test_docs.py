@@ -17,7 +17,8 @@ DECISIONS = ROOT / "docs/decisions"
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 SECTIONS = ["Context", "Decision", "Consequences", "Alternatives"]
 FILE = re.compile(
-    r"`((?:watcher|airflow_trigger|dbtrun|tests|deploy|helm|docs)/[\w./-]+\.(?:py|ya?ml|json|lua|md))(?:::\w+)?`"
+    r"`((?:watcher|airflow_trigger|dbtrun(?!/results\.json)|tests|deploy|helm|docs)"
+    r"/[\w./-]+\.(?:py|ya?ml|json|lua|md))(?:::\w+)?`"
 )
 
 

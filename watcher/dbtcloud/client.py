@@ -6,6 +6,7 @@ Nothing here is retried: the caller, who knows what a request is for, decides wh
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -14,14 +15,17 @@ from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
+import msgspec
 
 from dbtrun.api import Job, Overrides, PullRequestId, Reason, Results
+from dbtrun.api.status import RUN_RESULTS
 from dbtrun.connection.secret import Connection
 from dbtrun.values import keep_newest
 from watcher.clock import Clock, system_clock
 from watcher.dbtcloud import search, wire
 from watcher.dbtcloud.batch import Batch, Findings
 from watcher.dbtcloud.budget import Budget, Priority, Share
+from watcher.dbtcloud.builds import Builds
 from watcher.dbtcloud.channel import MAX_FILE, PAGE_SIZE, TOTAL_SECONDS, Channel
 from watcher.dbtcloud.errors import DbtCloudError, JobNotFound, NotFound, Rejected, ServerFault, TooLarge, submission_of
 from watcher.dbtcloud.intake import Intake
@@ -231,13 +235,39 @@ class Client:
         """Whether the step's results are counted now, or there are none."""
 
         def count(body: bytes | bytearray) -> bool:
-            report = _report(body)
+            report = _decoded(body, wire.REPORT)
             return report is not None and merge.add(report)
 
         try:
             return await self._file(run_id, file.path, file.step, MAX_FILE, count) is not False
         except TooLarge:
             return False
+
+    async def builds(self, run_id: int, limit: int, *, early: bool) -> bytes | None:
+        """What each step of an ended run built, as a file: see `Builds`. None: no step has left results.
+
+        Args:
+            limit: the bytes that the file may have.
+            early: dbt Cloud may still be uploading: None also if a step that succeeded has left no results.
+
+        Raises:
+            TooLarge: the file would have more than `limit` bytes.
+            DbtCloudError: the results of a step cannot be read.
+        """
+        run = (await self.run(run_id, steps=True)).run
+        steps = (run.steps if run is not None else None) or ()
+        succeeded = {step.index for step in steps if step.state == RunState.SUCCESS}
+        files = [file for file in files_of(steps) if file.path == RUN_RESULTS]
+        if len(files) > MAX_FILES:
+            raise ServerFault(f"The run has results of {len(files)} steps; those of {MAX_FILES} are read at most.")
+        builds, found = Builds(limit), False
+        async with self._merging:
+            for file in files:
+                left = await self._file(run_id, file.path, file.step, MAX_FILE, functools.partial(_add, builds, file))
+                if left is None and early and file.step in succeeded:
+                    return None
+                found = found or left is not None
+        return builds.file() if found or not files else None
 
     async def artifact(self, run_id: int, path: str, limit: int = MAX_FILE, *, step: int | None = None) -> bytes | None:
         """Reads a file below the target directory, as a step left it (1-based; None: the last). None: there is none.
@@ -393,14 +423,28 @@ def _one_named(received: Received) -> wire.Named:
     return received.data(wire.ONE_NAMED).data
 
 
-def _report(body: bytes | bytearray) -> wire.Report | None:
+def _decoded(body: bytes | bytearray, decoder: msgspec.json.Decoder[T]) -> T | None:
     """What dbt wrote after a step; None if it cannot be read."""
     if body.count(b"{") > MAX_OBJECTS:
         return None
     try:
-        return wire.REPORT.decode(body)
+        return decoder.decode(body)
     except UNDECODABLE:
         return None
+
+
+def _add(builds: Builds, file: File, body: bytes | bytearray) -> bool:
+    """Takes what a step built.
+
+    Raises:
+        TooLarge: of `Builds.add`.
+        ServerFault: the file cannot be read.
+    """
+    report = _decoded(body, wire.BUILD_REPORT)
+    if report is None:
+        raise ServerFault(f"{file.path} of step {file.step or 'last'} cannot be read.")
+    builds.add(report, file.step)
+    return True
 
 
 def _body(overrides: Overrides) -> dict[str, Any]:

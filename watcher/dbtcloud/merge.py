@@ -13,7 +13,14 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from dbtrun.api import FailedNode, Results
-from dbtrun.api.status import FAILED_NODE, MAX_FAILURE_MESSAGE, MAX_FAILURES, MAX_STEP_NAME, MAX_UNREAD_STEPS
+from dbtrun.api.status import (
+    FAILED_NODE,
+    MAX_FAILURE_MESSAGE,
+    MAX_FAILURES,
+    MAX_STEP_NAME,
+    MAX_UNREAD_STEPS,
+    RUN_RESULTS,
+)
 from dbtrun.scrub import told
 from dbtrun.text import clean
 from watcher.dbtcloud import wire
@@ -52,9 +59,9 @@ def files_of(steps: Sequence[StepFacts]) -> list[File]:
     named = [(step, COMMAND.search(step.name)) for step in steps]
     # Observed: "Invoke dbt with `dbt build`". Where no name has a command, nothing says which steps have results.
     if not any(command for _, command in named):
-        return [File(None, "run_results.json")]  # an older dbt Cloud, or one that did not list its steps
+        return [File(None, RUN_RESULTS)]  # an older dbt Cloud, or one that did not list its steps
     ran = [
-        File(step.index, "sources.json" if "freshness" in words else "run_results.json")
+        File(step.index, "sources.json" if "freshness" in words else RUN_RESULTS)
         for step, command in named
         if command is not None and step.started_at is not None and step.state >= RunState.SUCCESS
         if not (words := set(command[1].split())) & NO_RESULTS or words & RUNS_NODES

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -298,6 +298,34 @@ class Arguments(Wire, frozen=True):
     which: str | None = None
 
 
+class NodeBuild(Wire, frozen=True):
+    """One node of run_results.json, as far as those need it who use what it built."""
+
+    status: str
+    unique_id: str | None = None
+    relation_name: str | None = None
+    adapter_response: msgspec.Raw = ABSENT
+
+    @property
+    def rows_affected(self) -> int | None:
+        """As the adapter counts them. Each adapter has fields of its own."""
+        try:
+            return msgspec.json.decode(self.adapter_response, type=_AdapterResponse).rows_affected
+        except (msgspec.DecodeError, RecursionError):
+            return None
+
+
+class _AdapterResponse(Wire, frozen=True):
+    rows_affected: Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)] | None = None
+
+
+class BuildReport(Wire, frozen=True):
+    """run_results.json again."""
+
+    results: list[NodeBuild]
+    args: Arguments | None = None
+
+
 class Report(Wire, frozen=True):
     """run_results.json, which dbt writes after each command (schema run-results v4 to v6), or sources.json (v3)."""
 
@@ -353,4 +381,5 @@ ONE_NAMED: Final = msgspec.json.Decoder(Reply[Named], strict=False)
 NAMED: Final = msgspec.json.Decoder(Reply[list[Named]], strict=False)
 ACCOUNT: Final = msgspec.json.Decoder(Reply[Account], strict=False)
 REPORT: Final = msgspec.json.Decoder(Report, strict=False)
+BUILD_REPORT: Final = msgspec.json.Decoder(BuildReport, strict=False)
 REFUSAL: Final = msgspec.json.Decoder(Refusal, strict=False)

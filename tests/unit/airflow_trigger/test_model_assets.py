@@ -15,6 +15,8 @@ from dbtrun.kube.errors import Forbidden
 from tests.unit.airflow_trigger.reacting.test_models import node, results
 from tests.unit.airflow_trigger.test_artifacts import RESULTS, RUN, Server
 
+ALL: dict[str, Any] = RESULTS | {"path": "dbtrun/results.json", "key": "dbtrun..results.json"}
+
 
 class Events:
     """What the task emits."""
@@ -39,8 +41,8 @@ def emit(server: Server, content: bytes | None = None, phase: str = "Succeeded",
         connect = staticmethod(server.connect)
 
     if content is not None:
-        server.has("nightly", phase, RUN, RESULTS)
-        server.keeps({"run_results.json": content.decode()})
+        server.has("nightly", phase, RUN, ALL)
+        server.keeps({ALL["key"]: content.decode()})
     events = Events()
     operator = Operator(**{"task_id": "emit", "namespace": "data", "name": "nightly"} | arguments)
     assert operator.execute(cast("Context", {"outlet_events": events})) == [uri for uri, _ in events.told]
@@ -70,9 +72,33 @@ def test_too_many_for_one_transaction_are_refused_with_the_way_out(server: Serve
         emit(server, results(*(node(f"m{number}") for number in range(1_501))))
 
 
+def test_the_results_of_the_last_step_do_where_those_of_all_were_not_asked_for(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.has("nightly", "Succeeded", RUN, RESULTS)
+    server.keeps({"run_results.json": results(node("a")).decode(), ALL["key"]: "of somebody else"})
+    ((uri, _),) = emit(server).told
+    assert uri.endswith("model.shop.a")
+    assert "results of the last step only: keep dbtrun/results.json" in capsys.readouterr().out
+
+
+def test_the_results_of_the_last_step_do_not_stand_for_those_of_all(server: Server) -> None:
+    server.has("nightly", "Succeeded", RUN, RESULTS, {"path": ALL["path"], "problem": "It is too large."})
+    server.keeps({"run_results.json": results(node("a")).decode()})
+    with pytest.raises(DbtRunRefused, match=r"dbtrun/results\.json .* was not kept\. It is too large"):
+        emit(server)
+
+
+def test_of_two_objects_of_a_run_the_one_with_the_results_of_all_steps_is_read(server: Server) -> None:
+    server.has("adopted", "Succeeded", RUN, RESULTS | {"configMap": "others"})
+    server.has("nightly", "Succeeded", RUN, ALL)
+    server.keeps({ALL["key"]: results(node("a"), node("b")).decode()})
+    assert len(emit(server, name=None, run_id=RUN).told) == 2
+
+
 def test_a_run_whose_results_are_not_kept_says_how_to_keep_them(server: Server) -> None:
     server.has("nightly")
-    with pytest.raises(DbtRunRefused, match=r"spec\.artifacts"):
+    with pytest.raises(DbtRunRefused, match=r"does not keep dbtrun/results\.json: name it in spec\.artifacts"):
         emit(server)
 
 
