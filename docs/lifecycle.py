@@ -83,7 +83,7 @@ STORIES: Final[tuple[tuple[str, RunState, tuple[tuple[int, str], ...]], ...]] = 
     ("start", RunState.SUCCESS, ((7, "down"), (1, "hours"))),
     ("start", RunState.SUCCESS, ((3, "down"), (3, "lost"), (5, "hours"), (4, "down"))),
     ("start", RunState.SUCCESS, ((6, "fails"), (0, "cancel"))),
-    ("active", RunState.CANCELLED, ((6, "minutes"), (2, "is cancelled"), (0, "watcher dies"))),
+    ("active", RunState.CANCELLED, ((6, "minutes"), (1, "is cancelled"), (0, "watcher dies"))),
     ("retry", RunState.ERROR, ()),
     ("retry", RunState.ERROR, ((4, "goes on"),)),
     ("retry", RunState.ERROR, ((7, "goes on"), (0, "delete"))),

@@ -12,7 +12,7 @@ from watcher.clock import Clock
 from watcher.lifecycle.facts import Observation, Place, Trouble
 from watcher.lifecycle.known import DOUBTFUL, Known
 
-REPORTED: Final = ("observation", "missing_since", "trouble", "answered", "place")
+REPORTED: Final = ("observation", "missing_since", "trouble", "answered", "place", "turn")
 """What is reported by dbt Cloud while a decision is carried out."""
 
 
@@ -117,6 +117,13 @@ class Knowledge:
                 trouble = replace(known.trouble, retry_at=self._clock().mono)
                 self._known[uid] = replace(known, trouble=trouble, account_id=None)
                 self._wake(uid)
+
+    def turned(self, uid: str) -> None:
+        """It is the object's turn to have the steps of its run read."""
+        known = self._known.get(uid)
+        if known is not None:
+            self._known[uid] = replace(known, turn=self._clock().mono)
+            self._wake(uid)
 
     def placed(self, uid: str, place: Place | None) -> None:
         """The object's place in the line for a run slot has changed; None: it may start."""

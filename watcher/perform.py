@@ -150,7 +150,7 @@ class Performer:
         if wanted is None:
             account.unfollow(run.uid)
         else:
-            account.follow(run.uid, wanted.run_id, wanted.interval)
+            account.follow(run.uid, *wanted)
         phase = run.status.phase
         if run.spec.suspend if phase in (None, Phase.PENDING) else phase.final:
             account.leave(run.uid)
@@ -421,8 +421,6 @@ class Performer:
             turn = account.looks.turn(tried.at, before.turn if before and before.run_id == decision.run_id else None)
             if turn is None or turn > tried.at:
                 return replace(known, details=replace(tried, turn=turn))
-        elif not (decision.over or account.looks.may_look(tried.at)):
-            return replace(known, details=tried)
         observation = await account.client.run(decision.run_id, steps=True)
         return replace(known, details=replace(tried, run=observation.run))
 

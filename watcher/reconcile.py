@@ -308,7 +308,7 @@ class Reconciler:
                 known = replace(known, account_id=None)
             known = self._estimated(run, remember(run, known, now))
             self._knowledge.keep(uid, known)
-            wanted = interest(run, known)
+            wanted = interest(run, known, now, self._policy)
             if known.account_id is not None or wanted is None:
                 self._performer.follow(run, wanted)
             decision = decide(run, known, now, self._policy)

@@ -103,6 +103,15 @@ def test_what_a_decision_brought_does_not_undo_what_was_reported_meanwhile(scene
     assert (after.place, after.job_id, after.answered) == (Place(within=3, limit=5, priority=0), 9, True)
 
 
+def test_a_turn_is_dated_wakes_and_outlives_what_is_being_done(scene: Scene) -> None:
+    before = scene.knowledge.of("a")
+    scene.knowledge.turned("a")
+    scene.knowledge.turned("unknown")
+    assert scene.woken == ["a"]
+    scene.knowledge.learn("a", before, replace(before, job_id=5))
+    assert scene.knowledge.of("a") == replace(before, job_id=5, turn=100)
+
+
 def test_a_forgotten_object_is_met_anew(scene: Scene) -> None:
     scene.knowledge.forget("a")
     scene.knowledge.forget("a")

@@ -15,6 +15,7 @@ from dbtrun.api import DbtRun, Job, Metadata, Phase, Reason, Spec, Status
 from dbtrun.connection.secret import Connection, Token
 from dbtrun.kube.errors import Conflict, NotFound
 from tests.unit.dbtcloud import account
+from tests.unit.dbtcloud.heard import Heard
 from tests.unit.virtual import NOON, clock
 from watcher.cluster.mirror import Mirror
 from watcher.cluster.scope import is_older
@@ -52,7 +53,7 @@ class OneAccount:
         self, answer: Callable[[httpx.Request], httpx.Response] = lambda _request: httpx.Response(500)
     ) -> None:
         connection = Connection(host="dbt.example.com", account_id=1, token=Token("t"))
-        accounts = Accounts(cast(Any, None), transport=httpx.MockTransport(answer), clock=clock)
+        accounts = Accounts(Heard(), transport=httpx.MockTransport(answer), clock=clock)
         self._account = accounts.use("uid", connection)
         self._account.share.heard(200)
 
@@ -201,6 +202,16 @@ async def test_watched_runs_are_looked_at_in_turn_and_not_while_others_need_the_
     await asyncio.sleep(0.4)
     assert await tried(Known(account_id=1)) == DetailsTry(run_id=7, at=clock().mono, tries=1, over=False)
     assert used.budget.spent[asked] == 2
+
+
+async def test_steps_that_nobody_watches_are_read_at_once_as_the_object_had_its_turn() -> None:
+    connections = OneAccount()
+    performer = performing(None)
+    performer.connections = cast(Any, connections)
+    for _ in range(2):
+        after = await performer.perform(FetchDetails(7, over=False), wanted(1), Known(account_id=1))
+        assert after.details is not None
+    assert connections.account("").budget.spent[Priority.DETAILS] == 2
 
 
 async def test_a_token_that_is_taken_for_a_question_is_proven_and_the_trouble_stays() -> None:

@@ -69,13 +69,15 @@ class Account:
     """None: the connection has no limit of live runs."""
     clock: Clock = system_clock
     looked: Looked = lambda _requests: None
+    turned: Callable[[str], object] = lambda _uid: None
+    """Told whose turn it is to have the steps of its run read."""
     subscription: Subscription | None = None
     """None: the watcher does not look after the connection's webhook."""
     looks: Looks = field(init=False)
     hints: Hints = field(init=False)
 
     def __post_init__(self) -> None:
-        self.looks = Looks(self.share)
+        self.looks = Looks(self.share, self.turned, self.clock)
         self.hints = Hints(self.share, self.poller, self.ledger, self.clock, self.looked)
 
     async def run(self) -> None:
@@ -84,18 +86,21 @@ class Account:
             group.create_task(self.poller.run())
             group.create_task(self.ledger.run())
             group.create_task(self.hints.run())
+            group.create_task(self.looks.run())
             if self.slots is not None:
                 group.create_task(self.slots.run())
             if self.subscription is not None:
                 group.create_task(self.subscription.run())
 
-    def follow(self, uid: str, run_id: int, interval: float) -> None:
-        """Polls this run for the object, and no other."""
+    def follow(self, uid: str, run_id: int, interval: float, looks_from: float | None = None) -> None:
+        """Polls this run for the object, and no other. From a time on, the object gets turns to look at its steps."""
+        self.looks.want(uid, looks_from)
         if self.poller.follow(uid, run_id, interval) and self.slots is not None:
             self.slots.known(uid, run_id)
 
     def unfollow(self, uid: str) -> None:
         """Polls nothing for the object any more."""
+        self.looks.want(uid, None)
         if self.poller.unfollow(uid):
             self.leave(uid)
 
@@ -195,7 +200,7 @@ class Accounts:
         """The uid is done with dbt Cloud; unknown ones are no error."""
         account = self._account_of.pop(uid, None)
         if account is not None:
-            account.poller.unfollow(uid)
+            account.unfollow(uid)
             account.ledger.remove(uid)
             account.leave(uid)
             account.users.discard(uid)
@@ -276,6 +281,7 @@ class Accounts:
             slots=self._slots(connection, client, poller, users, containment),
             clock=self._clock,
             looked=self._looked,
+            turned=self._listener.turned,
             subscription=self._subscription(connection, mono),
         )
         self._accounts[connection] = account

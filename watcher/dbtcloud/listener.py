@@ -1,4 +1,4 @@
-"""What a connection's poller and run slots report, to whom."""
+"""What a connection's poller, run slots and looks report, to whom."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ class Listener(Protocol):
 
     def answering(self, uids: Collection[str]) -> None:
         """dbt Cloud answers about these objects, for the first time or again."""
+
+    def turned(self, uid: str) -> None:
+        """It is the object's turn to have the steps of its run read."""
 
     def placed(self, uid: str, place: Place | None) -> None:
         """The object's place in the line for a run slot; None: it may start."""

@@ -13,7 +13,7 @@ from dbtrun.values import Instant
 from watcher.lifecycle.case import Case
 from watcher.lifecycle.decisions import AddFinalizer, Decision, Wait, Write
 from watcher.lifecycle.ended import ended_step
-from watcher.lifecycle.following import following_step
+from watcher.lifecycle.following import following_step, looks_from
 from watcher.lifecycle.known import DENIED_INTERVAL, Known, wanted_run
 from watcher.lifecycle.outcome import Outcome
 from watcher.lifecycle.pending import pending_step
@@ -86,9 +86,11 @@ class Interest(NamedTuple):
 
     run_id: int
     interval: int
+    looks_from: float | None = None
+    """Monotonic seconds from which the object wants a turn to look at the run's steps; None: it wants none."""
 
 
-def interest(run: DbtRun, known: Known) -> Interest | None:
+def interest(run: DbtRun, known: Known, now: Instant, policy: Policy) -> Interest | None:
     """What the poller shall watch for this object: a live run, or one that it wants to adopt."""
     phase = run.status.phase or Phase.PENDING
     adopting = phase is Phase.PENDING and run.spec.adopts and known.account_id is not None
@@ -96,4 +98,6 @@ def interest(run: DbtRun, known: Known) -> Interest | None:
     if run_id is None or not (phase.live or adopting):
         return None
     denied = known.missing_since is not None
-    return Interest(run_id, DENIED_INTERVAL if denied else run.spec.poll_interval_seconds)
+    case = Case(run=run, known=known, now=now, policy=policy)
+    interval = DENIED_INTERVAL if denied else run.spec.poll_interval_seconds
+    return Interest(run_id, interval, looks_from(case, case.facts) if phase.live else None)

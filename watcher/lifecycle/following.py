@@ -250,30 +250,44 @@ def _deadline(case: Case) -> tuple[datetime, Reason] | None:
 
 
 def _fetch_steps(case: Case, facts: RunFacts | None) -> Decision | None:
-    due = _details_due(case, facts)
-    if facts is None or due is None or due > case.now.mono or case.pausing:
+    if facts is None or case.pausing:
         return None
-    return FetchDetails(facts.run_id, over=False, watched=_watched(case))
+    watched = _watched(case)
+    due = _watched_due(case, facts) if watched else looks_from(case, facts) if _has_turn(case) else None
+    if due is None or due > case.now.mono:
+        return None
+    return FetchDetails(facts.run_id, over=False, watched=watched)
 
 
 def _watched(case: Case) -> bool:
     return is_watched(case.run.metadata.annotations, case.now.wall)
 
 
-def _details_due(case: Case, facts: RunFacts | None) -> float | None:
-    """When the steps are worth a look.
-
-    Unless somebody reads them as they come: not for a run that may end before anybody asks, then sparsely.
-    """
-    observation = case.known.observation
-    if facts is None or observation is None or facts.started_at is None:
+def _watched_due(case: Case, facts: RunFacts | None) -> float | None:
+    """When the steps are read next because somebody watches them."""
+    if facts is None or facts.started_at is None or not _watched(case):
         return None
     tried = _details(case, facts)
-    if _watched(case):
-        return max(tried.turn or 0.0, tried.at + case.policy.watched_interval) if tried else case.now.mono
+    return max(tried.turn or 0.0, tried.at + case.policy.watched_interval) if tried else case.now.mono
+
+
+def looks_from(case: Case, facts: RunFacts | None) -> float | None:
+    """From when on the steps are worth a look when it is the object's turn; None: not, or somebody watches them.
+
+    No timer of the object waits for it: where there are thousands, few get their turn.
+    """
+    observation = case.known.observation
+    if facts is None or observation is None or facts.started_at is None or facts.state.over or _watched(case):
+        return None
+    tried = _details(case, facts)
     if tried is not None:
         return tried.at + case.policy.details_interval
     return case.mono(facts.started_at - observation.clock_offset) + case.policy.details_after
+
+
+def _has_turn(case: Case) -> bool:
+    turn = case.known.turn
+    return turn is not None and case.now.mono - turn <= case.policy.turn_seconds
 
 
 def _tell(case: Case, attempt: Attempt, facts: RunFacts | None) -> Decision:
@@ -316,6 +330,6 @@ def _wakeups(case: Case, attempt: Attempt, facts: RunFacts | None) -> list[float
         case.mono(deadline[0]) if deadline and not cancelling else None,
         cancel.at + case.policy.cancel_repeat if cancelling and cancel else None,
         case.mono(attempt.sweep_after) if attempt.sweep_after else None,
-        _details_due(case, facts),
+        _watched_due(case, facts),
         trouble.retry_at if trouble else None,
     ]

@@ -192,6 +192,8 @@ class Known:
     cancel: CancelTry | None = None
     unwritten: bool = False
     """The last try to write the status failed: what is owed to dbt Cloud and to a deletion does not wait for it."""
+    turn: float | None = None
+    """Monotonic seconds at which it was the object's turn to have the steps of its run read; None: it had none."""
     details: DetailsTry | None = None
     results: ResultsTry | None = None
     kept: KeepTry | None = None

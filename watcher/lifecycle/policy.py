@@ -50,6 +50,9 @@ class Policy:
     details_interval: float = 300.0
     """Pause between two looks at the steps of a running run."""
 
+    turn_seconds: float = 5.0
+    """A turn to look at the steps of a run is lost after this: those of an outage would all be taken at its end."""
+
     watched_interval: float = 5.0
     """The same while somebody reads the steps as they come."""
 

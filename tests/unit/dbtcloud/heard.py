@@ -21,6 +21,7 @@ class Heard:
     """The last of each object."""
     placings: int = 0
     granted: list[str] = field(default_factory=list)
+    turns: list[tuple[float, str]] = field(default_factory=list)
     log: list[tuple[str, object]] = field(default_factory=list)
     """Of each object in their order: the id of a run that was observed, the reason of a trouble, or a place."""
     on_end: Callable[[str], object] = lambda _uid: None
@@ -48,6 +49,9 @@ class Heard:
         if place is None:
             self.granted.append(uid)
             self.on_grant(uid)
+
+    def turned(self, uid: str) -> None:
+        self.turns.append((now(), uid))
 
     def reasons(self, uids: Collection[str]) -> list[Reason]:
         """Why these objects together were in trouble, and that they no longer are."""

@@ -38,9 +38,10 @@ def dbt_cloud(request: httpx.Request) -> httpx.Response:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[tuple[Accounts, list[tuple[str, object]]]]:
-    log: list[tuple[str, object]] = []
-    accounts = Accounts(Heard(log=log), transport=httpx.MockTransport(dbt_cloud), linger=300, clock=clock)
+async def running(heard: Heard | None = None) -> AsyncIterator[tuple[Accounts, list[tuple[str, object]]]]:
+    heard = heard or Heard()
+    log = heard.log
+    accounts = Accounts(heard, transport=httpx.MockTransport(dbt_cloud), linger=300, clock=clock)
     task = asyncio.create_task(accounts.run())
     await asyncio.sleep(0)
     try:
@@ -299,3 +300,17 @@ async def test_one_whose_run_is_no_longer_followed_waits_for_no_slot() -> None:
         assert [uid for uid, told in log if told is None] == ["a", "c"]
         accounts.release("a")
         assert accounts.of("a") is None
+
+
+async def test_who_follows_a_run_gets_turns_to_look_at_it_until_it_leaves() -> None:
+    heard = Heard()
+    async with running(heard) as (accounts, _):
+        for number, uid in enumerate(("left", "released", "stays")):
+            used = accounts.use(uid, ROTATED)
+            used.follow(uid, 7 + number, 30, clock().mono + 60)
+        used.unfollow("left")
+        accounts.release("released")
+        await asyncio.sleep(59)
+        assert heard.turns == []
+        await asyncio.sleep(10)
+        assert [uid for _, uid in heard.turns] == ["stays"]

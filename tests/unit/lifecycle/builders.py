@@ -24,7 +24,7 @@ from dbtrun.api import (
     Status,
 )
 from dbtrun.values import Instant
-from watcher.lifecycle.decide import decide
+from watcher.lifecycle.decide import Interest, decide, interest
 from watcher.lifecycle.decisions import Decision, Wait, Write
 from watcher.lifecycle.facts import Observation, RunFacts, RunState, StepFacts, Trouble
 from watcher.lifecycle.known import Claim, Known, LookUp, ResultsTry, remember
@@ -180,6 +180,11 @@ def decided(kind: type[D], obj: DbtRun, memory: Known, seconds: float = 20, poli
         decision = next_step(replace(obj, status=decision.status), memory, seconds, policy)
     assert isinstance(decision, kind), decision
     return decision
+
+
+def interested(obj: DbtRun, memory: Known, seconds: float = 20) -> Interest | None:
+    """What the poller shall watch."""
+    return interest(obj, memory, at(seconds), POLICY)
 
 
 def written(obj: DbtRun, memory: Known, seconds: float = 20) -> Status:

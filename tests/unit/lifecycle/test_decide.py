@@ -15,6 +15,7 @@ from tests.unit.lifecycle.builders import (
     claimed,
     facts,
     following,
+    interested,
     known,
     live,
     mono,
@@ -24,7 +25,7 @@ from tests.unit.lifecycle.builders import (
     seen,
     written,
 )
-from watcher.lifecycle.decide import Interest, interest, may_wait
+from watcher.lifecycle.decide import Interest, may_wait
 from watcher.lifecycle.facts import RunState
 from watcher.lifecycle.known import DENIED_INTERVAL, Known
 from watcher.lifecycle.tampering import tampered
@@ -76,23 +77,23 @@ def test_a_forged_status_ends_the_object(status: Status) -> None:
 
 
 def test_a_live_run_is_polled_as_often_as_the_object_wants() -> None:
-    assert interest(run(live(), poll_interval_seconds=300), known()) == Interest(RUN, 300)
+    assert interested(run(live(), poll_interval_seconds=300), known()) == Interest(RUN, 300)
 
 
 def test_a_run_to_be_adopted_is_polled_once_the_connection_is_known() -> None:
-    assert interest(run(run_id=RUN), known()) == Interest(RUN, 30)
-    assert interest(run(run_id=RUN), Known()) is None
+    assert interested(run(run_id=RUN), known()) == Interest(RUN, 30)
+    assert interested(run(run_id=RUN), Known()) is None
 
 
 def test_a_run_that_was_denied_is_polled_more_often() -> None:
     obj = run(live(), poll_interval_seconds=3_600)
     denied = following(obj, seen(None), missing_since=mono(20))
-    assert interest(obj, denied) == Interest(RUN, DENIED_INTERVAL)
+    assert interested(obj, denied) == Interest(RUN, DENIED_INTERVAL)
 
 
 @pytest.mark.parametrize("obj", [run(), run(claimed()), run(over())])
 def test_nothing_is_polled_without_a_live_run(obj: Any) -> None:
-    assert interest(obj, known(account_id=ACCOUNT)) is None
+    assert interested(obj, known(account_id=ACCOUNT)) is None
 
 
 # ── what may wait for other runs' starts ──

@@ -33,6 +33,7 @@ from tests.unit.lifecycle.builders import (
     decided,
     facts,
     following,
+    interested,
     live,
     mono,
     next_step,
@@ -129,25 +130,60 @@ def test_an_estimate_stays() -> None:
 
 def test_the_steps_of_a_young_run_are_not_asked_for() -> None:
     obj = run(live())
-    _, until = rested(obj, following(obj, seen(facts())))
-    assert until == 10 + 60
+    assert looks_from(obj, following(obj, seen(facts()))) == 10 + 60
+    rested(obj, following(obj, seen(facts()), turn=mono(69)), 69)
 
 
-def test_the_steps_of_a_running_run_are_asked_for() -> None:
+def test_the_steps_of_a_running_run_are_asked_for_when_it_is_the_objects_turn() -> None:
     obj = run(live())
-    assert decided(FetchDetails, obj, following(obj, seen(facts())), 70) == FetchDetails(RUN, over=False)
+    assert decided(FetchDetails, obj, following(obj, seen(facts()), turn=mono(70)), 70) == FetchDetails(RUN, over=False)
+
+
+def test_no_timer_waits_for_a_turn() -> None:
+    """Thousands of objects would wake to find that it is another's."""
+    obj = run(live())
+    assert rested(obj, following(obj, seen(facts())), 71)[1] == 71 + 600
+
+
+def test_a_turn_that_was_not_taken_in_time_is_lost() -> None:
+    obj = run(live())
+    kept = following(obj, seen(facts()), turn=mono(70))
+    decided(FetchDetails, obj, kept, 75)
+    rested(obj, kept, 76)
+
+
+def test_a_turn_is_not_taken_while_dbt_cloud_may_not_be_asked() -> None:
+    obj = run(live())
+    kept = following(obj, seen(facts()), turn=mono(70), trouble=trouble(retry_at=90))
+    assert not isinstance(next_step(obj, kept, 70), FetchDetails)
 
 
 def test_when_the_steps_are_due_is_counted_on_dbt_clouds_clock() -> None:
     obj = run(live())
     ahead = seen(facts(started_at=wall(310)), clock_offset=timedelta(seconds=300))
-    assert decided(FetchDetails, obj, following(obj, ahead), 70) == FetchDetails(RUN, over=False)
+    assert looks_from(obj, following(obj, ahead)) == 10 + 60
+    assert decided(FetchDetails, obj, following(obj, ahead, turn=mono(70)), 70) == FetchDetails(RUN, over=False)
 
 
 def test_the_steps_are_asked_for_sparsely() -> None:
     obj = run(live())
-    _, until = rested(obj, following(obj, seen(facts()), details=tried(over=False, at=70)), 80)
-    assert until == 70 + 300
+    looked = following(obj, seen(facts()), details=tried(over=False, at=70), turn=mono(80))
+    assert looks_from(obj, looked, 80) == 70 + 300
+    rested(obj, looked, 80)
+
+
+@pytest.mark.parametrize("end", [facts(RunState.SUCCESS), facts(RunState.QUEUED, started_at=None), None])
+def test_a_run_that_is_over_unknown_or_queued_has_no_steps_to_look_at(end: RunFacts | None) -> None:
+    obj = run(live())
+    memory = following(obj, seen(end)) if end is not None else following(obj)
+    assert looks_from(obj, memory, 80) is None
+
+
+def looks_from(obj: DbtRun, memory: Known, seconds: float = 20) -> float | None:
+    """From when on the object wants a turn (seconds of the story)."""
+    wanted = interested(obj, memory, seconds)
+    assert wanted is not None
+    return None if wanted.looks_from is None else wanted.looks_from - mono(0)
 
 
 def watched(obj: DbtRun, until: float) -> DbtRun:
@@ -165,14 +201,15 @@ def test_a_watched_runs_steps_are_asked_for_at_once_and_then_every_five_seconds(
 
 def test_when_the_time_has_passed_the_steps_are_asked_for_sparsely_again() -> None:
     obj = watched(run(live()), 140)
-    assert rested(obj, following(obj, seen(facts()), details=tried(over=False, at=138)), 139)[1] == 143
-    assert rested(obj, following(obj, seen(facts()), details=tried(over=False, at=138)), 143)[1] == 138 + 300
+    looked = following(obj, seen(facts()), details=tried(over=False, at=138))
+    assert (rested(obj, looked, 139)[1], looks_from(obj, looked, 139)) == (143, None)
+    assert (rested(obj, looked, 143)[1], looks_from(obj, looked, 143)) == (143 + 600, 138 + 300)
 
 
 @pytest.mark.parametrize("until", [19, 20 + 601, 40_000_000])
 def test_a_time_that_has_passed_or_is_far_ahead_asks_for_nothing(until: float) -> None:
     obj = watched(run(live()), until)
-    assert rested(obj, following(obj, seen(facts())), 20)[1] == 10 + 60
+    assert looks_from(obj, following(obj, seen(facts()))) == 10 + 60
 
 
 def test_a_watched_run_that_was_given_a_turn_waits_for_it() -> None:

@@ -17,6 +17,7 @@ from tests.unit.lifecycle.builders import (
     condition,
     decided,
     facts,
+    interested,
     known,
     live,
     mono,
@@ -27,7 +28,7 @@ from tests.unit.lifecycle.builders import (
     trouble,
     written,
 )
-from watcher.lifecycle.decide import OTHERS, interest
+from watcher.lifecycle.decide import OTHERS
 from watcher.lifecycle.decisions import ClaimStart, Connect, Wait, Write
 from watcher.lifecycle.known import Known, remember
 from watcher.lifecycle.whereabouts import misdirected
@@ -91,7 +92,7 @@ def test_the_object_says_so_at_once_with_a_warning() -> None:
 
 def test_nothing_is_polled_and_the_connection_is_read_again() -> None:
     obj, until = rested(run(live()), AWAY)
-    assert interest(run(run_id=RUN), AWAY) is None
+    assert interested(run(run_id=RUN), AWAY) is None
     assert next_step(obj, AWAY, until) == Connect()
 
 

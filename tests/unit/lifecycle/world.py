@@ -21,7 +21,7 @@ from dbtrun.api import FINALIZER, Artifact, DbtRun, Phase, Reason, Status
 from dbtrun.api.status import MAX_STATUS
 from dbtrun.values import Instant
 from tests.unit.lifecycle.builders import ACCOUNT, BEFORE, JOB, START
-from watcher.lifecycle.decide import decide, interest
+from watcher.lifecycle.decide import Interest, decide, interest
 from watcher.lifecycle.decisions import (
     AddFinalizer,
     Cancel,
@@ -398,11 +398,17 @@ class Watcher:
         """From here on it is the one that acts."""
         self.known = replace(known, since=self.time.wall)
 
+    def wanted(self) -> Interest | None:
+        """What the poller shall watch."""
+        return interest(self.mirror, self.known, self.now, self.policy) if self.mirror else None
+
     def poll(self) -> None:
-        """The poller tells what it sees of the run that the object wants followed."""
-        wanted = interest(self.mirror, self.known) if self.mirror else None
+        """The poller tells what it sees of the run that the object wants followed, and whether it may be looked at."""
+        wanted = self.wanted()
         if wanted is None:
             return
+        if wanted.looks_from is not None and wanted.looks_from <= self.now.mono:
+            self.known = replace(self.known, turn=self.now.mono)
         self._remember()
         if self.known.about != wanted.run_id:
             return
@@ -714,7 +720,9 @@ class World:
                 watcher.step(decision)
 
     def _wait(self, wait: Wait) -> None:
-        pause = 30.0 if wait.until is None else wait.until - self.leader.now.mono
+        wanted = self.leader.wanted()
+        moments = filter(None, (wait.until, wanted and wanted.looks_from))
+        pause = min((moment - self.leader.now.mono for moment in moments), default=30.0)
         self.pass_time(min(max(pause, 0.5), 30.0))
         self.cloud.work()
         self.leader.listen()
