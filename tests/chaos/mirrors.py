@@ -56,6 +56,8 @@ class Mirrors:
         self.there: dict[str, DbtRun] = {}
         self._uids: dict[str, set[str]] = {}
         """The uids that an object of each name has had."""
+        self._followed: set[int] = set()
+        """Runs that a DbtRun of somebody follows, by `reuse`: those are no mirror's."""
         self._dealt_with: frozenset[int] = frozenset()
         """The runs that the cursor of the mirror that keeps all has dealt with."""
         self._unseen: dict[int, float] = {}
@@ -98,11 +100,13 @@ class Mirrors:
         for run in objects:
             if MIRROR_LABEL not in run.metadata.labels:
                 own.append(run)
+                self._followed |= {attempt.run_id for attempt in run.status.attempts if attempt.run_id is not None}
                 continue
             self.there[run.metadata.name] = run
             self._uids.setdefault(run.metadata.name, set()).add(run.uid)
         now = time.monotonic()
-        unseen = [run_id for run_id in self._dealt_with & self.started.keys() if f"{KEEPS}-{run_id}" not in self.there]
+        wanted = (self._dealt_with & self.started.keys()) - self._followed
+        unseen = [run_id for run_id in wanted if f"{KEEPS}-{run_id}" not in self.there]
         self._unseen = {run_id: self._unseen.get(run_id, now) for run_id in unseen}
         return own
 
@@ -130,7 +134,7 @@ class Mirrors:
     def _missing(self, run_id: int, job: str) -> str:
         run = self.there.get(f"{KEEPS}-{run_id}")
         if run is None:
-            return f"run {run_id} has no object"
+            return "" if run_id in self._followed else f"run {run_id} has no object"
         phase = run.status.phase
         return "" if phase is ENDS[job][1] else f"{run} says {phase} of a run of the job {job}"
 

@@ -93,6 +93,10 @@ def _refuse_other_account(case: Case) -> Decision | None:
     wanted, got = case.spec.account_id, case.known.account_id
     if wanted is None or wanted == got:
         return None
+    if case.run.mirrored:
+        # Nobody has written the field, and the run's end is in the account that it names.
+        waits = f"The run is of account {wanted}, and the connection is for account {got}: correct the connection."
+        return case.rest_pending("the connection is for another account", Reason.INVALID_CONNECTION, waits)
     message = f"spec.accountId is {wanted}, but the connection is for account {got}: correct one of them."
     return case.finish(Outcome(Phase.ERROR, Reason.INVALID_CONNECTION, message))
 

@@ -66,6 +66,18 @@ def test_a_run_of_a_project_that_is_not_the_namespaces_is_not_shown() -> None:
     assert (step.status.phase, step.status.reason) == (Phase.ERROR, Reason.PROJECT_NOT_ALLOWED)
 
 
+def test_while_the_connection_is_for_another_account_the_end_is_not_shown_and_then_it_is() -> None:
+    run = mirrored(account_id=b.ACCOUNT)
+    elsewhere = dataclasses.replace(seen(), account_id=b.ACCOUNT + 1)
+    step = decided(run, elsewhere)
+    assert isinstance(step, Write)
+    assert (step.status.phase, step.status.reason) == (Phase.PENDING, Reason.INVALID_CONNECTION)
+    assert isinstance(decided(replace(run, status=step.status), elsewhere), Wait)
+    back = decided(replace(run, status=step.status), seen())
+    assert isinstance(back, Write)
+    assert back.status.phase is Phase.SUCCEEDED
+
+
 def test_a_live_run_is_followed_without_a_finalizer() -> None:
     step = decided(mirrored(), seen(RunState.RUNNING))
     assert isinstance(step, Write)
