@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -25,18 +25,18 @@ from dbtrun.api.mirrors import (
     Select,
     Template,
 )
+from dbtrun.connection.secret import Connection
 from dbtrun.kube.errors import AlreadyExists, Conflict, Forbidden, Unreachable
 from tests.unit import virtual
+from tests.unit.dbtcloud.account import CONNECTION
+from tests.unit.world.dbtcloud import DbtCloud
 from watcher.connections import Unusable
-from watcher.dbtcloud.errors import Unauthorized
-from watcher.dbtcloud.ledger import Begun, Ledger
-from watcher.lifecycle.facts import Observation, RunFacts, RunState
+from watcher.dbtcloud.ledger import Ledger
+from watcher.lifecycle.facts import Observation
 from watcher.mirroring import Mirroring, Objects, Shell
-from watcher.mirrors.progress import Reading
+from watcher.simulator.model import Status as RunStatus
 
 pytestmark = pytest.mark.looptime
-
-JOB = 10
 
 
 class Mishap(StrEnum):
@@ -157,52 +157,21 @@ class Api:
         return patched
 
 
-class Account:
-    """dbt Cloud: runs by id."""
-
-    account_id, host = 1, "cloud.getdbt.com"
-
-    def __init__(self) -> None:
-        self.runs: dict[int, RunFacts] = {}
-
-    def end(self, run_id: int, **changes: Any) -> None:
-        now = virtual.clock().wall
-        facts: dict[str, Any] = {
-            "run_id": run_id,
-            "account_id": 1,
-            "job_id": JOB,
-            "state": RunState.SUCCESS,
-            "cause": "by hand",
-            "created_at": now,
-            "finished_at": now,
-        }
-        self.runs[run_id] = RunFacts(**(facts | changes))
-
-    async def ended(self, since: Any) -> Reading:
-        now = virtual.clock().wall
-        runs = [run for run in self.runs.values() if run.finished_at is not None and since <= run.finished_at <= now]
-        return Reading(since=since, through=now, runs=tuple(runs))
-
-    async def begun(self, after: int | None) -> Begun:
-        runs = tuple(run for run in self.runs.values() if run.run_id > (after or 0))
-        return Begun(runs=runs, at=virtual.clock().wall)
-
-
 @dataclass
 class Connected:
     """An account as `Accounts` opens it."""
 
-    connection: Account
+    connection: Connection
     ledger: Ledger
 
 
 class Process:
     """One life of the watcher, as far as mirrors are concerned. The reconciler's part is done by `finish`."""
 
-    def __init__(self, api: Api, account: Account) -> None:
-        self.api, self.account = api, account
+    def __init__(self, api: Api, cloud: DbtCloud) -> None:
+        self.api, self.cloud = api, cloud
         self.objects = Objects(lambda uid: any(run.uid == uid for run in api.objects.values()))
-        self.ledger = Ledger(account, clock=virtual.clock)
+        self.ledger = Ledger(cloud.client(), clock=virtual.clock)
         self.unusable: Unusable | None = None
         self.recorded: list[Observation] = []
         self.events: list[tuple[str, str]] = []
@@ -228,7 +197,7 @@ class Process:
     async def connect_mirror(self, mirror: DbtRunMirror) -> Connected:
         if self.unusable is not None:
             raise self.unusable
-        return Connected(self.account, self.ledger)
+        return Connected(CONNECTION, self.ledger)
 
     def projects(self, mirror: DbtRunMirror) -> frozenset[int] | None:
         return self.allowed
@@ -244,14 +213,14 @@ class Process:
         self._finish(run, observation)
 
     def _finish(self, run: DbtRun, observation: Observation | None) -> None:
-        facts = self.account.runs[run.spec.run_id or 0]
-        ended = facts.finished_at and facts.finished_at.replace(microsecond=0)
+        shown = self.cloud.simulator.account.runs[run.spec.run_id or 0]
+        ended = datetime.fromtimestamp(shown.finished_at, UTC) if shown.finished_at else None
         final_at = self.api.completed.setdefault(run.uid, virtual.clock().wall)
         status = Status(
             phase=Phase.SUCCEEDED,
-            run_id=facts.run_id,
-            job_id=facts.job_id,
-            finished_at=ended,
+            run_id=shown.id,
+            job_id=shown.job_id,
+            finished_at=ended and ended.replace(microsecond=0),
             completion_time=final_at,
         )
         self.objects.seen(replace(run, status=status))
@@ -291,10 +260,10 @@ def mirror(name: str = "all", **spec: Any) -> DbtRunMirror:
     return DbtRunMirror(metadata=metadata, spec=MirrorSpec(**({"select": Select(all_jobs=True)} | spec)))
 
 
-def world(*mirrors: DbtRunMirror) -> tuple[Api, Account]:
+def world(*mirrors: DbtRunMirror) -> tuple[Api, DbtCloud]:
     api = Api()
     api.mirrors = {each.uid: each for each in mirrors or (mirror(),)}
-    return api, Account()
+    return api, DbtCloud()
 
 
 def change(api: Api, process: Process | None = None, **spec: Any) -> None:
@@ -342,19 +311,19 @@ def conditions(api: Api, name: str = "all") -> dict[str, tuple[str, str]]:
     ],
 )
 async def test_whatever_happens_at_a_write_nothing_is_lost_and_nothing_shown_twice(write: int, mishap: Mishap) -> None:
-    api, account = world(mirror(history_limit=HistoryLimit(succeeded=3)))
+    api, cloud = world(mirror(history_limit=HistoryLimit(succeeded=3)))
     for number in range(1, 13):
-        account.end(number)
+        cloud.end([number])
         await asyncio.sleep(0.01)
     wanted = [f"all-{number}" for number in range(1, 13)]
     api.blow = write, mishap
     for _ in range(3):
-        process = Process(api, account)
+        process = Process(api, cloud)
         api.restored = process.heard_again
         if await process.live(lambda: sorted(api.objects) == sorted(wanted[-3:])):
             break
     assert api.happened == 1
-    await Process(api, account).live(lambda: False, seconds=60)
+    await Process(api, cloud).live(lambda: False, seconds=60)
     assert set(api.made) == set(wanted)
     assert {name for name in wanted if api.made.count(name) > 1} <= api.undone
     assert sorted(api.objects) == sorted(wanted[-3:])
@@ -362,26 +331,26 @@ async def test_whatever_happens_at_a_write_nothing_is_lost_and_nothing_shown_twi
 
 
 async def test_nothing_is_pruned_before_the_cursor_is_saved() -> None:
-    api, account = world(mirror(history_limit=HistoryLimit(succeeded=1)))
+    api, cloud = world(mirror(history_limit=HistoryLimit(succeeded=1)))
     for number in range(1, 4):
-        account.end(number)
+        cloud.end([number])
     api.others_write = True
-    await Process(api, account).live(lambda: False, seconds=60)
+    await Process(api, cloud).live(lambda: False, seconds=60)
     assert len(api.made) == 3
     assert api.deleted == []
     api.others_write = False
-    await Process(api, account).live(lambda: False, seconds=60)
+    await Process(api, cloud).live(lambda: False, seconds=60)
     assert len(api.deleted) == 2
 
 
 async def test_a_run_that_is_listed_an_hour_late_while_no_watcher_runs_appears_once() -> None:
-    api, account = world(mirror(history_limit=HistoryLimit(succeeded=1)))
-    account.end(1)
-    await Process(api, account).live(lambda: False, seconds=3_600)
+    api, cloud = world(mirror(history_limit=HistoryLimit(succeeded=1)))
+    cloud.end([1])
+    await Process(api, cloud).live(lambda: False, seconds=3_600)
     listed = virtual.clock().wall
-    account.end(2, finished_at=listed - timedelta(hours=1, seconds=30))
-    await Process(api, account).live(lambda: False, seconds=60)
-    await Process(api, account).live(lambda: False, seconds=60)
+    cloud.add([2], RunStatus.SUCCESS, finished=listed - timedelta(hours=1, seconds=30))
+    await Process(api, cloud).live(lambda: False, seconds=60)
+    await Process(api, cloud).live(lambda: False, seconds=60)
     assert api.made == ["all-1", "all-2"]
     status = api.mirrors["uid-of-all"].status
     assert status.late_runs == 1
@@ -391,11 +360,11 @@ async def test_a_run_that_is_listed_an_hour_late_while_no_watcher_runs_appears_o
 
 
 async def test_a_late_run_that_is_refused_appears_once_it_is_not() -> None:
-    api, account = world()
-    async with living(Process(api, account)):
+    api, cloud = world()
+    async with living(Process(api, cloud)):
         await asyncio.sleep(1_000)
         api.refusal = Forbidden("exceeded quota")
-        account.end(1, finished_at=virtual.clock().wall - timedelta(minutes=10))
+        cloud.add([1], RunStatus.SUCCESS, finished=virtual.clock().wall - timedelta(minutes=10))
         await asyncio.sleep(900)
         assert api.made == []
         api.refusal = None
@@ -405,13 +374,13 @@ async def test_a_late_run_that_is_refused_appears_once_it_is_not() -> None:
 
 
 async def test_a_suspended_mirror_takes_a_late_run_when_it_goes_on() -> None:
-    api, account = world()
-    process = Process(api, account)
+    api, cloud = world()
+    process = Process(api, cloud)
     async with living(process):
         await asyncio.sleep(1_000)
         change(api, process, suspend=True)
         await asyncio.sleep(60)
-        account.end(1, finished_at=virtual.clock().wall - timedelta(minutes=10))
+        cloud.add([1], RunStatus.SUCCESS, finished=virtual.clock().wall - timedelta(minutes=10))
         await asyncio.sleep(900)
         assert api.made == []
         change(api, process, suspend=False)
@@ -421,50 +390,50 @@ async def test_a_suspended_mirror_takes_a_late_run_when_it_goes_on() -> None:
 
 @pytest.mark.parametrize("restarts", [False, True])
 async def test_another_selection_begins_where_it_is_made(restarts: bool) -> None:
-    api, account = world(mirror(select=Select(job_ids=(99,))))
-    account.end(1)
-    process = Process(api, account)
+    api, cloud = world(mirror(select=Select(job_ids=(98,))))
+    cloud.end([1])
+    process = Process(api, cloud)
     async with living(process):
         await asyncio.sleep(1_000)
         change(api, None if restarts else process, select=Select(all_jobs=True))
         await asyncio.sleep(900 if not restarts else 0)
-    async with living(Process(api, account)):
+    async with living(Process(api, cloud)):
         await asyncio.sleep(900)
-        account.end(2)
+        cloud.end([2])
         await asyncio.sleep(30)
     assert api.made == ["all-2"]
 
 
 async def test_pruning_is_told_once_and_not_for_each_run() -> None:
-    api, account = world(mirror(history_limit=HistoryLimit(succeeded=1)))
-    process = Process(api, account)
+    api, cloud = world(mirror(history_limit=HistoryLimit(succeeded=1)))
+    process = Process(api, cloud)
     async with living(process):
         for number in range(1, 31):
-            account.end(number)
+            cloud.end([number])
             await asyncio.sleep(60)
     assert len(api.deleted) >= 28
     assert process.events == [("Normal", "Pruned")]
 
 
 async def test_a_selection_of_projects_that_the_namespace_may_not_see_is_told() -> None:
-    api, account = world(mirror(select=Select(project_ids=(7,))))
-    process = Process(api, account)
+    api, cloud = world(mirror(select=Select(project_ids=(7,))))
+    process = Process(api, cloud)
     process.allowed = frozenset({8})
-    account.end(1, project_id=7)
+    cloud.end([1])
     assert await process.live(lambda: conditions(api).get("Ready") == ("False", "ProjectNotAllowed"))
     assert process.events == [("Warning", "ProjectNotAllowed")]
     assert api.made == []
 
 
 async def test_a_run_costs_one_object_and_idle_mirrors_next_to_nothing() -> None:
-    api, account = world()
-    process = Process(api, account)
+    api, cloud = world()
+    process = Process(api, cloud)
     for number in range(1, 51):
-        account.end(number)
+        cloud.end([number])
     await process.live(lambda: len(api.made) == 50)
     assert [each.run and each.run.run_id for each in process.recorded] == list(range(1, 51))
     before = api.writes
-    await Process(api, account).live(lambda: False, seconds=3_000)
+    await Process(api, cloud).live(lambda: False, seconds=3_000)
     assert api.writes - before <= 3_000 / 600 + 3
 
 
@@ -514,10 +483,10 @@ async def test_the_cursor_knows_of_a_run_before_the_ttl_deletes_its_object() -> 
 
 
 async def test_more_than_the_rate_waits_and_says_so() -> None:
-    api, account = world(mirror(max_per_minute=10))
+    api, cloud = world(mirror(max_per_minute=10))
     for number in range(1, 101):
-        account.end(number)
-    process = Process(api, account)
+        cloud.end([number])
+    process = Process(api, cloud)
     await process.live(lambda: False, seconds=61)
     assert 20 <= len(api.made) <= 21
     assert conditions(api)["CaughtUp"] == ("False", "Behind")
@@ -529,10 +498,10 @@ async def test_more_than_the_rate_waits_and_says_so() -> None:
 
 
 async def test_a_refused_object_is_tried_again_and_told() -> None:
-    api, account = world()
+    api, cloud = world()
     api.refusal = Forbidden("exceeded quota")
-    account.end(1)
-    process = Process(api, account)
+    cloud.end([1])
+    process = Process(api, cloud)
     assert await process.live(lambda: conditions(api).get("Ready") == ("False", "CreateRefused"))
     api.refusal = None
     assert await process.live(lambda: api.made == ["all-1"])
@@ -542,15 +511,15 @@ async def test_a_refused_object_is_tried_again_and_told() -> None:
 
 
 async def test_runs_of_our_own_and_of_other_clusters_do_not_appear() -> None:
-    api, account = world(
+    api, cloud = world(
         mirror(),
         mirror("theirs", select=Select(all_jobs=True, other_clusters=True)),
-        mirror("jobs", select=Select(job_ids=(99,))),
+        mirror("jobs", select=Select(job_ids=(98,))),
     )
-    account.end(1, cause="dbtrun:not-here/1 nightly")
-    account.end(2, retrying_run_id=77)
-    account.end(3)
-    process = Process(api, account)
+    cloud.add([1], cause="dbtrun:not-here/1 nightly")
+    cloud.add([2], retrying_run_id=77)
+    cloud.end([1, 2, 3])
+    process = Process(api, cloud)
     process.objects.own.note([77])
     assert await process.live(lambda: len(api.made) == 3)
     assert sorted(api.made) == ["all-3", "theirs-1", "theirs-3"]
@@ -559,19 +528,20 @@ async def test_runs_of_our_own_and_of_other_clusters_do_not_appear() -> None:
 
 
 async def test_a_run_of_our_own_does_not_appear_when_its_object_is_deleted() -> None:
-    api, account = world()
-    account.end(2, retrying_run_id=77)
-    process = Process(api, account)
+    api, cloud = world()
+    cloud.add([2], retrying_run_id=77)
+    cloud.end([2])
+    process = Process(api, cloud)
     process.objects.own.note([77])
     await process.live(lambda: False, seconds=45)
-    await Process(api, account).live(lambda: False, seconds=45)  # it knows nothing of run 77
+    await Process(api, cloud).live(lambda: False, seconds=45)  # it knows nothing of run 77
     assert api.made == []
 
 
 async def test_a_suspended_mirror_goes_on_where_it_was() -> None:
-    api, account = world(mirror(suspend=True))
-    account.end(1)
-    process = Process(api, account)
+    api, cloud = world(mirror(suspend=True))
+    cloud.end([1])
+    process = Process(api, cloud)
     assert await process.live(lambda: conditions(api).get("Ready") == ("False", "Suspended"))
     assert api.made == []
     change(api, suspend=False)
@@ -579,40 +549,36 @@ async def test_a_suspended_mirror_goes_on_where_it_was() -> None:
 
 
 async def test_an_unusable_connection_is_told() -> None:
-    api, account = world()
-    process = Process(api, account)
+    api, cloud = world()
+    process = Process(api, cloud)
     process.unusable = Unusable("There is no Secret.")
     assert await process.live(lambda: conditions(api).get("Ready") == ("False", "InvalidConnection"))
     process.unusable = None
-    account.end(1)
+    cloud.end([1])
     assert await process.live(lambda: api.made == ["all-1"])
 
 
 async def test_a_refused_token_makes_the_secret_be_read_again() -> None:
-    api, account = world()
-    process = Process(api, account)
-
-    async def refuse(_since: object) -> Reading:
-        raise Unauthorized("the token is refused")
-
-    account.ended = refuse  # type: ignore[method-assign, assignment]
+    api, cloud = world()
+    process = Process(api, cloud)
+    cloud.simulator.tokens.clear()
     assert await process.live(lambda: conditions(api).get("Reachable") == ("False", "Unauthorized"))
     assert process.doubted
 
 
 async def test_a_started_run_appears_once_before_its_end() -> None:
-    api, account = world(mirror(appear=Appear.STARTED))
-    account.end(1, state=RunState.RUNNING, finished_at=None)
-    process = Process(api, account)
+    api, cloud = world(mirror(appear=Appear.STARTED))
+    cloud.add([1])
+    process = Process(api, cloud)
     assert await process.live(lambda: api.made == ["all-1"], seconds=35)
-    account.end(1)
+    cloud.end([1])
     await process.live(lambda: False, seconds=60)
     assert api.made == ["all-1"]
 
 
 async def test_a_deleted_mirror_is_served_no_more() -> None:
-    api, account = world()
-    process = Process(api, account)
+    api, cloud = world()
+    process = Process(api, cloud)
     await process.live(lambda: bool(conditions(api)))
     process.mirroring.gone("uid-of-all")
     process.mirroring.gone("uid-of-all")
@@ -621,8 +587,8 @@ async def test_a_deleted_mirror_is_served_no_more() -> None:
 
 
 async def test_an_older_version_of_a_mirror_is_ignored() -> None:
-    api, account = world()
-    process = Process(api, account)
+    api, cloud = world()
+    process = Process(api, cloud)
     await process.live(lambda: bool(conditions(api)))
     serving = process.mirroring._serving["uid-of-all"][0]
     saved = serving.mirror

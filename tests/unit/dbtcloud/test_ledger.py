@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,10 +16,11 @@ from dbtrun.connection.hosts import Hosts
 from dbtrun.connection.secret import parse_connection
 from tests.unit import virtual
 from tests.unit.dbtcloud.account import NOON, Recorder, client, listing, refusal, run, stamp
+from tests.unit.world.dbtcloud import DbtCloud
 from watcher.dbtcloud.client import Client
-from watcher.dbtcloud.errors import DbtCloudError, ServerFault, Unreachable
-from watcher.dbtcloud.ledger import ENOUGH_PAGES, MAX_PAGES, Begun, Ledger
-from watcher.lifecycle.facts import RunFacts, RunState
+from watcher.dbtcloud.errors import DbtCloudError, ServerFault
+from watcher.dbtcloud.ledger import ENOUGH_PAGES, MAX_PAGES, Ledger
+from watcher.lifecycle.facts import RunFacts
 from watcher.mirrors.progress import LATE_REACH, OVERLAP, Cursor, Reading
 from watcher.simulator.clock import Clock
 from watcher.simulator.model import Status, TriggerRequest
@@ -186,41 +188,9 @@ class Mirror:
         self.answers += 1
 
 
-class Account:
-    """Runs with their ends and the time from which each is listed; counts the requests."""
-
-    def __init__(self) -> None:
-        self.runs: dict[int, tuple[RunFacts, datetime]] = {}
-        self.asked: list[datetime] = []
-        self.asked_started = 0
-        self.error: DbtCloudError | None = None
-
-    def end(self, run_id: int, *, listed_after: float = 0.0) -> None:
-        now = virtual.clock().wall
-        facts = RunFacts(
-            run_id=run_id, account_id=1, job_id=2, state=RunState.SUCCESS, cause="", created_at=now, finished_at=now
-        )
-        self.runs[run_id] = facts, now + timedelta(seconds=listed_after)
-
-    async def ended(self, since: datetime) -> Reading:
-        self.asked.append(since)
-        if self.error is not None:
-            raise self.error
-        now = virtual.clock().wall
-        listed = [
-            facts for facts, visible in self.runs.values() if visible <= now and (facts.finished_at or now) >= since
-        ]
-        return Reading(since=since, through=now, runs=tuple(listed))
-
-    async def begun(self, after: int | None) -> Begun:
-        self.asked_started += 1
-        runs = tuple(facts for facts, _ in self.runs.values() if facts.run_id > (after or 0))
-        return Begun(runs=runs, at=virtual.clock().wall)
-
-
 @asynccontextmanager
-async def reading(account: Account, **options: Any) -> AsyncIterator[Ledger]:
-    ledger = Ledger(account, clock=virtual.clock, **options)
+async def reading(cloud: DbtCloud, **options: Any) -> AsyncIterator[Ledger]:
+    ledger = Ledger(cloud.client(), clock=virtual.clock, **options)
     task = asyncio.create_task(ledger.run())
     try:
         yield ledger
@@ -235,38 +205,37 @@ def begins(seconds: float = 0.0) -> Cursor:
 
 @pytest.mark.looptime
 async def test_any_number_of_mirrors_costs_an_idle_account_the_same() -> None:
-    account = Account()
-    async with reading(account) as ledger:
+    cloud = DbtCloud()
+    async with reading(cloud) as ledger:
         for number in range(200):
             ledger.add(f"m{number}", Mirror(begins(), started=number % 2 == 0))
         await asyncio.sleep(1)
-        account.asked.clear()
-        account.asked_started = 0
+        cloud.asked.clear()
         await asyncio.sleep(600)
-    assert len(account.asked) + account.asked_started <= 15 * 10
+    assert len(cloud.asked) <= 15 * 10
 
 
 @pytest.mark.looptime
 async def test_without_mirrors_nothing_is_asked() -> None:
-    account = Account()
-    async with reading(account) as ledger:
+    cloud = DbtCloud()
+    async with reading(cloud) as ledger:
         ledger.add("m", Mirror(begins()))
         await asyncio.sleep(1)
         ledger.remove("m")
         ledger.remove("never there")
-        account.asked.clear()
+        cloud.asked.clear()
         await asyncio.sleep(100)
-    assert len(account.asked) <= 1
+    assert len(cloud.asked) <= 1
     assert len(ledger) == 0
 
 
 @pytest.mark.looptime
 async def test_an_end_is_dealt_with_within_seconds() -> None:
-    account, mirror = Account(), Mirror(begins())
-    async with reading(account) as ledger:
+    cloud, mirror = DbtCloud(), Mirror(begins())
+    async with reading(cloud) as ledger:
         ledger.add("m", mirror)
         await asyncio.sleep(33)
-        account.end(1)
+        cloud.end([1])
         await asyncio.sleep(5.1)
     assert mirror.taken == [1]
     assert mirror.answers > 0
@@ -274,11 +243,11 @@ async def test_an_end_is_dealt_with_within_seconds() -> None:
 
 @pytest.mark.looptime
 async def test_a_hint_is_followed_at_once() -> None:
-    account, mirror = Account(), Mirror(begins())
-    async with reading(account, read_seconds=60.0) as ledger:
+    cloud, mirror = DbtCloud(), Mirror(begins())
+    async with reading(cloud, read_seconds=60.0) as ledger:
         ledger.add("m", mirror)
         await asyncio.sleep(1)
-        account.end(1)
+        cloud.end([1])
         ledger.hurry()
         await asyncio.sleep(0.1)
     assert mirror.taken == [1]
@@ -286,18 +255,18 @@ async def test_a_hint_is_followed_at_once() -> None:
 
 @pytest.mark.looptime
 async def test_a_hint_is_followed_for_what_has_started_too_if_a_mirror_shows_it() -> None:
-    account, mirror = Account(), Mirror(begins(), started=True)
-    async with reading(account, read_seconds=60.0, started_seconds=60.0) as ledger:
+    cloud, mirror = DbtCloud(), Mirror(begins(), started=True)
+    async with reading(cloud, read_seconds=60.0, started_seconds=60.0) as ledger:
         assert not ledger.awaits(1, ended=False)
         ledger.add("m", mirror)
         await asyncio.sleep(1)
         assert ledger.lists == 2
         assert ledger.awaits(1, ended=False)
-        asked = account.asked_started
+        asked = cloud.requests("newest")
         ledger.hurry()
         await asyncio.sleep(0.1)
-        assert account.asked_started == asked + 1
-    async with reading(Account()) as ledger:
+        assert cloud.requests("newest") == asked + 1
+    async with reading(DbtCloud()) as ledger:
         ledger.add("m", Mirror(begins()))
         assert ledger.lists == 1
         assert not ledger.awaits(1, ended=False)
@@ -305,91 +274,92 @@ async def test_a_hint_is_followed_for_what_has_started_too_if_a_mirror_shows_it(
 
 @pytest.mark.looptime
 async def test_a_run_is_awaited_until_it_was_read() -> None:
-    account, mirror = Account(), Mirror(begins())
-    async with reading(account) as ledger:
+    cloud, mirror = DbtCloud(), Mirror(begins())
+    async with reading(cloud) as ledger:
         assert not ledger.awaits(1, ended=True)
         ledger.add("m", mirror)
         assert ledger.awaits(1, ended=True)
-        account.end(1)
+        cloud.end([1])
         await asyncio.sleep(6)
         assert not ledger.awaits(1, ended=True)
 
 
 @pytest.mark.looptime
 async def test_a_hint_does_not_shorten_the_backoff() -> None:
-    account = Account()
-    async with reading(account) as ledger:
+    cloud = DbtCloud()
+    async with reading(cloud) as ledger:
         ledger.add("m", Mirror(begins()))
         await asyncio.sleep(20)
-        account.error = Unreachable("away")
+        cloud.broken["finished_at__range"] = httpx.ConnectError("away")
         await asyncio.sleep(120)
-        asked = len(account.asked)
+        asked = cloud.requests()
         for _ in range(100):
             ledger.hurry()
             await asyncio.sleep(0.2)
-        assert len(account.asked) - asked <= 1
+        assert cloud.requests() - asked <= 1
 
 
 @pytest.mark.looptime
 async def test_a_mirror_that_takes_nothing_now_is_not_read_for() -> None:
-    account = Account()
-    async with reading(account) as ledger:
+    cloud = DbtCloud()
+    async with reading(cloud) as ledger:
         ledger.add("suspended", Mirror(None))
         await asyncio.sleep(60)
-    assert account.asked == []
+    assert cloud.asked == []
 
 
 @pytest.mark.looptime
 async def test_one_that_is_behind_has_readings_of_its_own() -> None:
-    account, new = Account(), Mirror(begins(-86_400))
-    async with reading(account) as ledger:
+    cloud, new = DbtCloud(), Mirror(begins(-86_400))
+    async with reading(cloud) as ledger:
         ledger.add("old", Mirror(begins()))
         await asyncio.sleep(300)
-        account.asked.clear()
+        cloud.asked.clear()
         ledger.add("new", new)
         await asyncio.sleep(1)
-        assert virtual.NOON - timedelta(days=1) in account.asked
-        assert any(since > virtual.NOON for since in account.asked)
-        account.asked.clear()
+        since = [json.loads(each.params["finished_at__range"])[0] for each in cloud.asked]
+        assert (virtual.NOON - timedelta(days=1)).isoformat() in since
+        assert any(time > virtual.NOON.isoformat() for time in since)
+        cloud.asked.clear()
         await asyncio.sleep(5)
-    assert len(account.asked) == 1
+    assert len(cloud.asked) == 1
 
 
 @pytest.mark.looptime
 async def test_an_outage_is_told_and_backs_off_and_nothing_is_lost() -> None:
-    account, mirror = Account(), Mirror(begins())
-    async with reading(account) as ledger:
+    cloud, mirror = DbtCloud(), Mirror(begins())
+    async with reading(cloud) as ledger:
         ledger.add("m", mirror)
         await asyncio.sleep(10)
-        account.error = Unreachable("nobody there")
-        account.end(1)
+        cloud.broken["finished_at__range"] = httpx.ConnectError("away")
+        cloud.end([1])
         await asyncio.sleep(600)
         assert 5 <= len(mirror.errors) <= 20
-        account.error = None
+        cloud.broken.clear()
         await asyncio.sleep(61)
     assert mirror.taken == [1]
 
 
 @pytest.mark.looptime
 async def test_a_run_that_is_listed_late_within_the_overlap_is_read() -> None:
-    account, mirror = Account(), Mirror(begins())
-    async with reading(account) as ledger:
+    cloud, mirror = DbtCloud(), Mirror(begins())
+    async with reading(cloud) as ledger:
         ledger.add("m", mirror)
         await asyncio.sleep(200)
-        account.end(1, listed_after=110)
+        cloud.end([1], listed_after=110)
         await asyncio.sleep(120)
     assert mirror.taken == [1]
 
 
 @pytest.mark.looptime
 async def test_one_that_is_listed_later_is_counted_and_dealt_with_once() -> None:
-    account, mirror = Account(), Mirror(begins())
+    cloud, mirror = DbtCloud(), Mirror(begins())
     counted: list[int] = []
-    async with reading(account, late=counted.append) as ledger:
+    async with reading(cloud, late=counted.append) as ledger:
         ledger.add("m", mirror)
         await asyncio.sleep(100)
-        account.end(1, listed_after=400)
-        account.end(2)
+        cloud.end([1], listed_after=400)
+        cloud.end([2])
         await asyncio.sleep(1_500)
     assert mirror.taken == [2]
     assert mirror.late == [1]
@@ -398,9 +368,9 @@ async def test_one_that_is_listed_later_is_counted_and_dealt_with_once() -> None
 
 @pytest.mark.looptime
 async def test_what_was_there_before_the_first_look_is_not_late() -> None:
-    account, mirror = Account(), Mirror(begins(600))
-    account.end(1)
-    async with reading(account) as ledger:
+    cloud, mirror = DbtCloud(), Mirror(begins(600))
+    cloud.end([1])
+    async with reading(cloud) as ledger:
         await asyncio.sleep(600)
         ledger.add("m", mirror)
         await asyncio.sleep(2_000)
@@ -409,11 +379,11 @@ async def test_what_was_there_before_the_first_look_is_not_late() -> None:
 
 @pytest.mark.looptime
 async def test_one_that_is_listed_between_the_first_reading_and_the_first_look_is_dealt_with() -> None:
-    account, mirror = Account(), Mirror(begins())
+    cloud, mirror = DbtCloud(), Mirror(begins())
     await asyncio.sleep(10)
-    account.end(1, listed_after=1_003)
+    cloud.end([1], listed_after=1_003)
     await asyncio.sleep(1_000)
-    async with reading(account) as ledger:
+    async with reading(cloud) as ledger:
         ledger.add("m", mirror)
         await asyncio.sleep(20)
     assert (mirror.taken, mirror.late) == ([], [1])
@@ -421,25 +391,25 @@ async def test_one_that_is_listed_between_the_first_reading_and_the_first_look_i
 
 @pytest.mark.looptime
 async def test_the_memory_of_runs_is_bounded() -> None:
-    account, mirror = Account(), Mirror(begins())
-    async with reading(account) as ledger:
+    cloud, mirror = DbtCloud(), Mirror(begins())
+    async with reading(cloud, read_seconds=30.0) as ledger:
         ledger.add("m", mirror)
-        for number in range(1_000):
+        for number in range(400):
             await asyncio.sleep(30)
-            account.end(number + 1)
-        await asyncio.sleep(10)
+            cloud.end([number + 1])
+        await asyncio.sleep(31)
         assert len(ledger._seen) <= (LATE_REACH + 3 * OVERLAP).total_seconds() / 30
-    assert len(mirror.taken) == 1_000
+    assert len(mirror.taken) == 400
 
 
 @pytest.mark.looptime
 async def test_started_runs_come_once_and_only_to_those_who_want_them() -> None:
-    account, wanting, other = Account(), Mirror(begins(), started=True), Mirror(begins())
-    async with reading(account) as ledger:
+    cloud, wanting, other = DbtCloud(), Mirror(begins(), started=True), Mirror(begins())
+    async with reading(cloud) as ledger:
         ledger.add("wanting", wanting)
         ledger.add("other", other)
         for number in range(1, 20):
-            account.end(number)
+            cloud.end([number])
             await asyncio.sleep(20)
     assert wanting.begun == list(range(1, 20))[: len(wanting.begun)]
     assert len(wanting.begun) >= 17
@@ -448,13 +418,13 @@ async def test_started_runs_come_once_and_only_to_those_who_want_them() -> None:
 
 @pytest.mark.looptime
 async def test_a_smaller_id_that_is_listed_after_a_greater_one_comes() -> None:
-    account, mirror = Account(), Mirror(begins(), started=True)
-    async with reading(account) as ledger:
+    cloud, mirror = DbtCloud(), Mirror(begins(), started=True)
+    async with reading(cloud) as ledger:
         ledger.add("m", mirror)
-        account.end(50)
-        account.end(60)
+        cloud.end([50])
+        cloud.end([60])
         await asyncio.sleep(31)
-        account.end(55)
+        cloud.end([55])
         await asyncio.sleep(60)
     assert sorted(mirror.begun) == [50, 55, 60]
 
