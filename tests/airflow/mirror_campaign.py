@@ -3,7 +3,8 @@
 Real Airflow 3.3, a real API server, the watcher and the simulator. Runs are started elsewhere, while the triggerer and
 the watcher are killed with SIGKILL every 20 s, the API server restarts, the DAG files are parsed again, and dbt Cloud
 does not answer for ten minutes. The last line is JSON. The exit code is 1 if a run was lost, or given to the DAG twice,
-or if more than one in a hundred asset events came twice.
+if more than one in a hundred asset events came twice, or if one of the disturbances met nobody, as on a machine so busy
+that no watcher lives long enough to ask dbt Cloud.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Figures:
 
     @property
     def good(self) -> bool:
-        """Whether the promise was kept."""
+        """Whether everything that was to happen did, and the promise was kept."""
         wrong = (
             self.lost_objects,
             self.lost_events,
@@ -82,7 +83,7 @@ class Figures:
             self.touched,
             self.started_by_us,
         )
-        return not any(wrong) and self.events_doubled <= DOUBLED * self.runs
+        return all(self.happened.values()) and not any(wrong) and self.events_doubled <= DOUBLED * self.runs
 
 
 class Campaign:
