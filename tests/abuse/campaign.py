@@ -24,6 +24,7 @@ from tests.abuse.schema import INT64, SECRETS
 from tests.controlplane import ControlPlane
 from tests.stack import JOBS, Stack
 from tests.stack.dbt import ACCOUNT, SCENARIO
+from watcher.lifecycle.policy import Policy
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +171,8 @@ class Campaign:
             return len(self.seen.objects)
 
         await none_left(staying)
+        if all(map(oracle.in_another_account, self.seen.objects.values())):
+            await none_left(staying, Policy().deletion_grace + PATIENCE)
         for name, body in self.seen.objects.items():
             self.ledger.complain("ends", name, f"it is deleted and stays: {oracle.brief(body)}")
         self.ledger.complaints += oracle.left_alive(self.lives, await self.stack.runs())
@@ -216,10 +219,10 @@ class Campaign:
             self.ledger.complain("bounds", "everybody", told)
 
 
-async def none_left(count: Callable[[], Awaitable[int]]) -> None:
-    """Waits until the count is zero, or has not become less for as long as the patience lasts."""
+async def none_left(count: Callable[[], Awaitable[int]], patience: float = PATIENCE) -> None:
+    """Waits until the count is zero, or has not become less for `patience` seconds."""
     least, since = math.inf, time.monotonic()
-    while (left := await count()) and time.monotonic() - since < PATIENCE:
+    while (left := await count()) and time.monotonic() - since < patience:
         if left < least:
             least, since = left, time.monotonic()
             logger.debug("%d are left.", left)

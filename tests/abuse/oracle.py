@@ -69,6 +69,15 @@ def _unreachable(status: Body) -> bool:
     return any(c["type"] == "Reachable" and c["status"] == "False" for c in status.get("conditions", []))
 
 
+def in_another_account(body: Body) -> bool:
+    """Whether the run is in an account that the connection does not reach: one was forged.
+
+    Its deletion waits for the connection, and gives up after `Policy.deletion_grace`.
+    """
+    conditions = body.get("status", {}).get("conditions", [])
+    return any((c["type"], c["reason"]) == ("Reachable", Reason.OTHER_ACCOUNT) for c in conditions)
+
+
 TRUE_ENDS: Final = {"Succeeded": 10, "Failed": 20}
 """dbt Cloud's status of a run, by the phase that tells it."""
 
