@@ -16,7 +16,7 @@ import resource
 import sys
 from collections import deque
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import looptime
 import msgspec
@@ -26,7 +26,7 @@ from dbtrun.api import DbtRun, Phase, Status
 from dbtrun.api.mirrors import DbtRunMirror, HistoryLimit, MirrorStatus
 from dbtrun.kube.errors import AlreadyExists
 from tests.unit import virtual
-from tests.unit.test_mirroring import Account, Process, mirror
+from tests.unit.test_mirroring import Process, mirror
 from watcher.lifecycle.facts import RunFacts, RunState
 from watcher.mirroring import Objects
 from watcher.mirrors.progress import LATE_REACH, OVERLAP, Reading
@@ -42,11 +42,11 @@ STATUS_TARGET: Final = 500_000
 """Bytes of a status: etcd takes an object of 1.5 MB."""
 
 
-class Day(Account):
-    """dbt Cloud, which only keeps what a reading can ask for."""
+class Day:
+    """dbt Cloud and its client at once, which only keep what a reading can ask for."""
 
     def __init__(self) -> None:
-        super().__init__()
+        self.runs: dict[int, RunFacts] = {}
         self._ends: deque[RunFacts] = deque()
 
     def over(self, run_id: int, job: int) -> None:
@@ -60,6 +60,10 @@ class Day(Account):
         self._ends.append(facts)
         while self._ends and _end(self._ends[0]) < now - LATE_REACH - 3 * OVERLAP:
             del self.runs[self._ends.popleft().run_id]
+
+    def client(self) -> Self:
+        """Itself: requests over HTTP would be most of what is measured."""
+        return self
 
     async def ended(self, since: datetime) -> Reading:
         found = []
@@ -111,13 +115,14 @@ class ApiServer:
 class Watcher(Process):
     """As in the unit tests, with look-ups that do not grow with the number of objects."""
 
-    def __init__(self, api: ApiServer, account: Day) -> None:
-        super().__init__(api, account)  # type: ignore[arg-type]
+    def __init__(self, api: ApiServer, day: Day) -> None:
+        super().__init__(api, day)  # type: ignore[arg-type]
+        self.day = day
         self.objects = Objects(lambda uid: uid in api.uids)
         self.mirroring._shell = self.mirroring._shell._replace(objects=self.objects)
 
     def _finish(self, run: DbtRun, observation: Any) -> None:
-        facts = self.account.runs[run.spec.run_id or 0]
+        facts = self.day.runs[run.spec.run_id or 0]
         status = Status(
             phase=Phase.SUCCEEDED, run_id=facts.run_id, job_id=facts.job_id,
             finished_at=_end(facts).replace(microsecond=0),

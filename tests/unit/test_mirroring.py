@@ -440,11 +440,11 @@ async def test_a_run_costs_one_object_and_idle_mirrors_next_to_nothing() -> None
 @pytest.mark.parametrize("pause", [3, 20, 130])
 async def test_a_run_costs_two_writes_and_its_deletion_and_the_mirror_one_in_two_minutes(pause: float) -> None:
     """The second write of a run, its status, is the reconciler's."""
-    api, account = world(mirror(history_limit=HistoryLimit(succeeded=5), max_per_minute=1_000))
+    api, cloud = world(mirror(history_limit=HistoryLimit(succeeded=5), max_per_minute=1_000))
     seconds = 40 * pause + 130
-    async with living(Process(api, account)):
+    async with living(Process(api, cloud)):
         for number in range(1, 41):
-            account.end(number)
+            cloud.end([number])
             await asyncio.sleep(pause)
         await asyncio.sleep(130)
     assert len(api.made) == 40
@@ -456,10 +456,10 @@ async def test_a_run_costs_two_writes_and_its_deletion_and_the_mirror_one_in_two
 async def test_the_history_limits_hold_at_the_highest_rate() -> None:
     """As many runs end as may be shown: there are never more objects than end between two saves."""
     rate, most = 20, 0
-    api, account = world(mirror(history_limit=HistoryLimit(succeeded=5), max_per_minute=rate))
-    async with living(Process(api, account)):
+    api, cloud = world(mirror(history_limit=HistoryLimit(succeeded=5), max_per_minute=rate))
+    async with living(Process(api, cloud)):
         for number in range(1, 10 * rate + 1):
-            account.end(number)
+            cloud.end([number])
             await asyncio.sleep(60 / rate)
             most = max(most, len(api.objects))
         assert await sleep_until(lambda: len(api.objects) == 5)
@@ -469,12 +469,12 @@ async def test_the_history_limits_hold_at_the_highest_rate() -> None:
 
 async def test_the_cursor_knows_of_a_run_before_the_ttl_deletes_its_object() -> None:
     template = Template(ttl_seconds_after_finished=60)
-    api, account = world(mirror(template=template))
-    process = Process(api, account)
+    api, cloud = world(mirror(template=template))
+    process = Process(api, cloud)
     async with living(process):
         await asyncio.sleep(600)
         for number in (1, 2):
-            account.end(number)
+            cloud.end([number])
             await asyncio.sleep(45)
     assert api.made == ["all-1", "all-2"]
     recent = api.mirrors["uid-of-all"].status.cursor
