@@ -108,7 +108,7 @@ soak: controlplane ## kill watchers under every fault: make soak KILLS=1000 SEED
 mirror-campaign: controlplane airflows ## runs started elsewhere while everything is killed, on real Airflow 3.3: make mirror-campaign RUNS=1000 AWAY=600
 	@$(BIN)/python -m tests.airflow.mirror_campaign --runs $(RUNS) --away $(AWAY)
 
-crash-points: $(READY) ## every mishap at every side effect of every path, of which `make test` tries a third
+crash-points: $(READY) ## every mishap at every side effect of every path, of which `make test` tries a quarter
 	@EVERY=1 $(BIN)/pytest tests/chaos/test_crash_points.py -q -n $(WORKERS)
 
 hostile: controlplane ## mutate replies of dbt Cloud: make hostile COUNT=100000 SEED=1

@@ -15,6 +15,7 @@ from tests.airflow import environments
 from tests.airflow.dagruns import DagRuns
 from tests.airflow.environments import Release
 from tests.airflow.stack import Airflow
+from tests.airflow.tiers import BRIEF
 from tests.cluster.trigger_support import watches
 from tests.controlplane import ControlPlane
 from tests.stack import Stack
@@ -27,8 +28,8 @@ DOCUMENTED: Final = (12345, 111, 222, 333)
 """The job ids of the documented snippets."""
 MANY_MODELS: Final = 444
 """The id of a job that builds so many models."""
-MODELS: Final = 500
-SIZE: Final = int(os.environ.get("MAPPED_TASKS", "12"))
+MODELS: Final = 50 if BRIEF else 500
+SIZE: Final = int(os.environ.get("MAPPED_TASKS", "8" if BRIEF else "12"))
 """How many mapped tasks wait, a quarter of them to be killed twice. Each costs Airflow two seconds of a processor."""
 AHEAD: Final = {"endless": 3}
 """How many runs of a DAG are started before a test asks for them."""

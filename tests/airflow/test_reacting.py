@@ -52,7 +52,7 @@ async def test_killed_triggerers_lose_nothing_and_no_dag_run_is_given_a_run_twic
 
 
 @WITH_ASSETS
-async def test_five_hundred_models_have_one_asset_event_each(reacting: Reacting) -> None:
+async def test_many_models_have_one_asset_event_each(reacting: Reacting) -> None:
     rig = reacting.rig
     await rig.stack.apply(dbt_run("models-1", None, job={"id": MANY_MODELS}, artifacts=["run_results.json"]))
     status = await rig.stack.reaches("models-1", "Succeeded")

@@ -287,7 +287,7 @@ async def test_a_task_cleared_after_its_retries_were_changed_runs_again(
     assert await counted(rig, f"rerun_{name}") == {"job": 2}
 
 
-@thorough(2)
+@thorough(2, 3)
 async def test_runs_of_seconds_do_not_meet_airflows_race(rig: Rig, reruns: object) -> None:
     """Twelve deferred tasks without a retry, on runs of one to four seconds."""
     for number in range(BURSTS):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import pytest
-from dbt_artifacts_parser.parser import parse_catalog, parse_manifest, parse_run_results, parse_sources
 
 from tests.contract.conftest import simulated
 from watcher.simulator.testing import ManualTime
@@ -22,12 +22,7 @@ NODES: Final = [
     "analysis.shop.churn",
     "model.other_package.dates",
 ]
-PARSERS: Final[dict[str, Callable[[dict[str, Any]], Any]]] = {
-    "manifest.json": parse_manifest,
-    "catalog.json": parse_catalog,
-    "run_results.json": parse_run_results,
-    "sources.json": parse_sources,
-}
+Parsers = Mapping[str, Callable[[dict[str, Any]], Any]]
 STEPS: Final = [
     ("dbt build", {}),
     ("dbt docs generate", {}),
@@ -36,9 +31,21 @@ STEPS: Final = [
 ]
 
 
+@pytest.fixture(scope="module")
+def parsers() -> Parsers:
+    """Imported only by the worker that runs these tests: this takes as long as to collect a third of all tests."""
+    parser = importlib.import_module("dbt_artifacts_parser.parser")
+    return {
+        "manifest.json": parser.parse_manifest,
+        "catalog.json": parser.parse_catalog,
+        "run_results.json": parser.parse_run_results,
+        "sources.json": parser.parse_sources,
+    }
+
+
 @pytest.mark.parametrize(("command", "script"), STEPS, ids=["build", "docs", "freshness", "failure"])
 async def test_a_parser_of_dbts_artifacts_takes_every_file(
-    time: ManualTime, command: str, script: dict[str, Any]
+    time: ManualTime, parsers: Parsers, command: str, script: dict[str, Any]
 ) -> None:
     job = {"name": "all", "id": FIRST, "run": 1, "nodes": NODES, "steps": ["dbt build", command], "failing_step": 2}
     if "results" in script:
@@ -52,7 +59,7 @@ async def test_a_parser_of_dbts_artifacts_takes_every_file(
         for step in (4, 5):
             reply = await cloud.client.get(f"runs/{run['id']}/artifacts/{name}", params={"step": step})
             if reply.status_code == 200:
-                parsed[name] = PARSERS[name](reply.json())
+                parsed[name] = parsers[name](reply.json())
     assert {"manifest.json", "run_results.json"} <= parsed.keys()
     assert ("catalog.json" in parsed, "sources.json" in parsed) == ("docs" in command, "freshness" in command)
     manifest = parsed["manifest.json"]
