@@ -38,6 +38,11 @@ async def test_two_hundred_watchers_share_one_watch_and_lose_nothing_when_the_ap
 ) -> None:
     before = await watches(served)
     async with Watchers.of(served, objects, WATCHERS) as watchers:
+
+        async def watched() -> bool:
+            return await watches(served) > before
+
+        await eventually(watched, "the watch that follows the list is open")
         assert await watches(served) == before + 1
         for number in range(1, RUNS // 2 + 1):
             await end(objects, number)
@@ -57,4 +62,8 @@ async def test_two_hundred_watchers_share_one_watch_and_lose_nothing_when_the_ap
             for run in range(1, RUNS + 1)
             if watchers.due(number, run)
         }
-        assert await watches(served) == 1
+
+        async def one_is_open() -> bool:
+            return await watches(served) == 1
+
+        await eventually(one_is_open, "one watch is left")

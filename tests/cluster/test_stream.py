@@ -29,7 +29,11 @@ from watcher.cluster.stream import Stream, StreamBroken
 from watcher.cluster.writer import Writer
 
 QUICK = StreamSettings(retry_first=0.1, retry_most=0.3)
-DOUBTFUL = replace(QUICK, prune_every=0.4, stall_after=1.0)
+
+
+def doubtful() -> StreamSettings:
+    """One that soon doubts its watch, but not because this machine is busy."""
+    return replace(QUICK, prune_every=0.4, stall_after=patience(1.0))
 
 
 class Followed:
@@ -72,7 +76,7 @@ async def following(
     kubeconfig: Path, *namespaces: str, settings: StreamSettings = QUICK, wait: bool = True
 ) -> AsyncIterator[Followed]:
     async with AsyncExitStack() as stack:
-        access = await ClusterAccess.load(kubeconfig, timeouts=Timeouts(total=2.0))
+        access = await ClusterAccess.load(kubeconfig, timeouts=Timeouts(total=patience(2.0)))
         stack.push_async_callback(access.close)
         followed = Followed(access, namespaces, settings)
         task = asyncio.create_task(followed.stream.run())
@@ -141,7 +145,7 @@ async def test_a_namespace_may_come_into_being_later(
 async def test_following_writes_nothing_to_an_object(
     admin: ClusterAccess, served: ControlPlane, namespace: str
 ) -> None:
-    async with following(served.kubeconfig, namespace, settings=DOUBTFUL) as followed:
+    async with following(served.kubeconfig, namespace, settings=doubtful()) as followed:
         created = await create(admin, namespace, "run")
         await until(lambda: "run" in followed.names())
     assert await raw(admin, namespace, "run") == created
@@ -210,7 +214,7 @@ async def allow(plane: ControlPlane, namespace: str, *verbs: str) -> None:
 
 
 async def test_list_and_watch_are_all_it_needs(admin: ClusterAccess, served: ControlPlane, namespace: str) -> None:
-    async with following(await account(served, namespace, "list", "watch"), namespace, settings=DOUBTFUL) as followed:
+    async with following(await account(served, namespace, "list", "watch"), namespace, settings=doubtful()) as followed:
         await create(admin, namespace, "run")
         await until(lambda: "run" in followed.names())
         assert followed.stream.problem is None
@@ -333,7 +337,7 @@ async def test_a_watch_that_opens_after_the_list_hides_nothing(
 async def test_a_missed_deletion_is_noticed_by_a_list(
     admin: ClusterAccess, served: ControlPlane, namespace: str
 ) -> None:
-    async with following(served.kubeconfig, namespace, settings=DOUBTFUL) as followed:
+    async with following(served.kubeconfig, namespace, settings=doubtful()) as followed:
         body = await create(admin, namespace, "real")
         await until(lambda: "real" in followed.names())
         ghost = body["metadata"] | {"uid": "ghost", "name": "ghost"}
@@ -345,7 +349,7 @@ async def test_a_missed_deletion_is_noticed_by_a_list(
 async def test_a_dead_watch_is_replaced_when_a_list_shows_more(
     admin: ClusterAccess, served: ControlPlane, namespace: str, proxy: Proxy, through: Path
 ) -> None:
-    async with following(through, namespace, settings=DOUBTFUL) as followed:
+    async with following(through, namespace, settings=doubtful()) as followed:
         await create(admin, namespace, "before")
         await until(lambda: "before" in followed.names())
         proxy.freeze()
@@ -396,7 +400,7 @@ async def test_a_kopf_whose_thread_stands_still_is_replaced(
 ) -> None:
     access = await StuckOnce.load(served.kubeconfig)
     access.released = threading.Event()
-    followed = Followed(access, (namespace,), DOUBTFUL, on_restart=access.released.set)
+    followed = Followed(access, (namespace,), doubtful(), on_restart=access.released.set)
     task = asyncio.create_task(followed.stream.run())
     await create(admin, namespace, "run")
     await until(lambda: followed.restarts)
@@ -411,7 +415,9 @@ async def test_a_kopf_whose_thread_stands_still_is_replaced(
 
 async def test_a_watch_that_works_is_left_alone(admin: ClusterAccess, served: ControlPlane, namespace: str) -> None:
     stall_after = patience(3.0)  # longer than a busy machine takes to bring a change
-    async with following(served.kubeconfig, namespace, settings=replace(DOUBTFUL, stall_after=stall_after)) as followed:
+    async with following(
+        served.kubeconfig, namespace, settings=replace(doubtful(), stall_after=stall_after)
+    ) as followed:
         writer = Writer(admin)
         await create(admin, namespace, "run")
         run = await writer.get(namespace, "run")
