@@ -211,6 +211,7 @@ class Watcher:
     def _leaderless(self) -> float:
         now = time.monotonic()
         if self._may_act() or not self._acting:
+            # A standby waits for the Lease. Only a watcher that has acted and may not any more is without one.
             self._led_at = now
         return now - self._led_at
 
@@ -357,9 +358,11 @@ class Watcher:
         if webhooks is not None and self.receiver is not None:
             parts["webhooks"] = serve(self.receiver, webhooks, receiver.LIMITS)
         async with asyncio.TaskGroup() as group:
+            # The elector is none of them: it must hold the Lease until all others have stopped.
             workers = [group.create_task(_lasting(name, work), name=name) for name, work in parts.items()]
             leader = group.create_task(_lasting("leader", self._leader.run())) if self._leader else None
             await self._until_stopped(stop)
+            # The others go on meanwhile: what is under way needs the watch and the pollers to be finished.
             await self.reconciler.stop(STOP_SECONDS)
             await self.events.flush()
             for worker in workers:
@@ -378,6 +381,7 @@ class Watcher:
             for wait in waits:
                 wait.cancel()
         if self._lost.is_set():
+            # Nothing under way may go on: the new holder of the Lease may have begun to act.
             await self.reconciler.stop(0.0)
             raise LostLead("The Lease was lost: another watcher may act now.")
         logger.info("Stopping: what is under way is finished first.")
@@ -389,6 +393,7 @@ class Watcher:
             logger.info("Waiting for the Lease.")
             await self._leading.wait()
         logger.info("Watching %d DbtRuns.", len(self.mirror))
+        # From here on `wake` reaches the reconciler: what comes before is in the mirror, and woken below.
         self._acting = True
         self.knowledge.begin()
         for run in self.mirror:
@@ -415,6 +420,7 @@ async def _lasting(name: str, work: Coroutine[Any, Any, object]) -> NoReturn:
         raise
     except (Exception, asyncio.CancelledError) as error:
         task = asyncio.current_task()
+        # A part may cancel itself by a defect. Then it has ended, and nobody has asked for it.
         if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
             raise
         why = error

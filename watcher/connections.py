@@ -87,6 +87,7 @@ class Connections:
         self._tell(run, None)
         wrong = misdirected(run.status, connection.host, connection.account_id)
         if wrong is not None:
+            # Released at once: nothing more is asked of an account that is not the object's.
             self._accounts.release(run.uid)
             raise Misdirected(wrong)
         self._accounts.use(run.uid, connection)
@@ -146,6 +147,7 @@ class Connections:
         self._sources.forget(uid)
 
     async def _read(self, run: DbtRun | DbtRunMirror) -> Connection:
+        # What the object used before no longer counts: spec.connectionRef may name another Secret now.
         self._sources.forget(run.uid)
         try:
             if run.spec.connection_ref is None:
@@ -166,6 +168,7 @@ class Connections:
             )
         if isinstance(self._default, SecretName):
             return await self._from_secret(run.uid, self._default)
+        # In a thread: a volume of a node that is in trouble can hold a read up for long.
         data = await asyncio.to_thread(_read_files, self._default)
         return parse_connection(data, f"The default connection in {self._default}", self._hosts)
 
@@ -175,6 +178,7 @@ class Connections:
         except LookupError as error:
             raise Unusable(str(error)) from None
         where = f"Secret {name.namespace}/{name.name}"
+        # A Secret of another type is not meant as a connection, whatever keys it has.
         if secret.type != CONNECTION_SECRET_TYPE:
             raise Unusable(
                 f"{where} is of type {secret.type}, not {CONNECTION_SECRET_TYPE}: "

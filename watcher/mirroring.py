@@ -92,6 +92,7 @@ class Objects:
     def seen(self, run: DbtRun) -> None:
         """An object is known in this version."""
         if not run.mirrored:
+            # A run that was resumed carries no marker of ours: only the statuses of objects tell that it is one.
             self.own.note(attempt.run_id for attempt in run.status.attempts if attempt.run_id is not None)
             return
         status, metadata = run.status, run.metadata
@@ -169,6 +170,7 @@ class Serving:
     def changed(self, mirror: DbtRunMirror) -> None:
         """It has changed, or our own write of its status comes back."""
         known, brought = version(self.mirror.metadata.resource_version), version(mirror.metadata.resource_version)
+        # The watch may be behind the answer to our own write.
         if known is not None and brought is not None and brought < known:
             return
         if mirror.metadata.generation != self.mirror.metadata.generation:
@@ -248,6 +250,7 @@ class Serving:
         """The first of these that are dealt with now, in their order."""
         done: list[RunFacts] = []
         for run in runs:
+            # The cursor cannot pass over a run that was left, so those after it wait as well.
             if not await self._deal(run):
                 break
             done.append(run)
@@ -265,11 +268,13 @@ class Serving:
     async def _create(self, run: RunFacts) -> bool:
         mirror, shell = self.mirror, self._shell
         async with shell.writes:
+            # Asked after the wait for a write: the Lease may have been lost meanwhile.
             if not shell.may_act():
                 return False
             try:
                 created = await shell.writer.create(mirror.metadata.namespace, dbt_run(mirror, run))
             except AlreadyExists:
+                # The name has the run's id in it: a write whose answer was lost, or an earlier watcher, has created it.
                 self._dealt = True
                 return True
             except KubeError as error:
@@ -296,6 +301,7 @@ class Serving:
                 except (KubeError, Unusable) as error:
                     log.warning("A DbtRunMirror cannot be served now: %s", error, extra={"mirror": str(self.mirror)})
                 except Exception:
+                    # Contained: in a task group, the fault of one mirror would end all others.
                     log.exception("A DbtRunMirror met an unforeseen error.", extra={"mirror": str(self.mirror)})
                 try:
                     async with asyncio.timeout(CYCLE_SECONDS):
@@ -322,6 +328,7 @@ class Serving:
             self._ready = Told(MirrorCondition.READY, False, error.reason.value, str(error))
             return
         self._projects = self._shell.connections.projects(self.mirror)
+        # A rotated token makes another account, which has a ledger of its own.
         if account is not self._account:
             self._leave()
             self._account = account
@@ -372,6 +379,7 @@ class Serving:
         due = age >= (self._save_seconds if self._dealt else IDLE_SAVE_SECONDS)
         if not (due or told):
             return False
+        # Taken back before the write: what is dealt with meanwhile is not in this status.
         dealt, self._dealt = self._dealt, False
         try:
             self.mirror = await self._shell.writer.patch_status(self.mirror, wanted)

@@ -152,6 +152,7 @@ class Performer:
         else:
             account.follow(run.uid, *wanted)
         phase = run.status.phase
+        # A suspended object must not keep its place in the line, nor a final one its slot.
         if run.spec.suspend if phase in (None, Phase.PENDING) else phase.final:
             account.leave(run.uid)
 
@@ -191,6 +192,8 @@ class Performer:
                 self._emit(run, event)
                 self.record(await self.objects.remove_finalizer(run))
             case DeleteObject():
+                # The finalizer of somebody else keeps an object that was deleted: it stays in the mirror until it is
+                # gone.
                 left = await self.objects.delete(run)
                 if left is None:
                     self.forget_object(run.uid)
@@ -205,9 +208,11 @@ class Performer:
             fresh = await self.objects.get(run.metadata.namespace, run.metadata.name)
         except kube.NotFound:
             fresh = None
+        # Another uid under this name: ours was deleted, and somebody has created a new one.
         if fresh is not None and fresh.uid == run.uid:
             self.record(fresh)
             now, before = version(fresh.metadata.resource_version), version(run.metadata.resource_version)
+            # A resourceVersion only grows: a smaller one means that the cluster was restored from a backup.
             if now is not None and before is not None and now < before:
                 self.went_back(run.metadata.namespace)
         else:
@@ -279,17 +284,20 @@ class Performer:
         try:
             claim = await self._write_claim(decision, run, account)
         except BaseException:
+            # Cancelled, too: a place that is not given back is one that nobody else can have until its timer ends.
             account.starts.end(run.uid)
             raise
         if account.slots is not None:
             attempt = decision.status.attempt
             account.slots.claimed(run.uid, attempt.marker if attempt else "")
+        # From here on the place is given back by `_send`, or by its timer.
         return replace(known, claim=claim, place=None)
 
     async def _write_claim(self, decision: ClaimStart, run: DbtRun, account: Account) -> Claim | None:
         async with account.claiming:
             await account.budget.spend(Priority.SUBMIT)
             self._check_lead()
+            # Before the write: the time in which a claim may be sent counts from the earliest moment of it.
             before = self.clock().mono
             claimed = await self.objects.patch_status(run, decision.status)
         self.record(claimed)
@@ -300,6 +308,7 @@ class Performer:
 
     async def _start(self, decision: Send, run: DbtRun, known: Known, account: Account) -> Known:
         claim = known.claim
+        # A claim of another process, or one that was sent, may have a run: that is looked up, and never sent again.
         if claim is None or not claim.own or claim.sent:
             return known
         submission = await self._send(decision, run, account)
@@ -351,6 +360,7 @@ class Performer:
             case Cancel(run_id):
                 with suppress(NotFound, Rejected):  # over already, or gone: the poller says which
                     await account.client.cancel(run_id)
+                # Airflow's provider polls after a cancel, too: dbt Cloud answers before a running run is over.
                 account.poller.hurry(run.uid)
                 return replace(known, cancel=CancelTry(run_id=run_id, at=self.clock().mono))
             case FetchDetails() | FetchResults():
@@ -399,6 +409,7 @@ class Performer:
 
     async def _sweep(self, decision: Sweep, run: DbtRun, known: Known, account: Account) -> Known:
         for twin in await _runs_of(decision, account):
+            # Documented: dbt Cloud runs a job's runs one after the other, so a twin is mostly still queued.
             if twin.run_id != decision.attempt.run_id and not twin.state.over:
                 await account.client.cancel(twin.run_id)
                 told = f"Run {twin.run_id} carries the same marker as run {decision.attempt.run_id} and was cancelled."
@@ -462,9 +473,11 @@ class Performer:
     def _troubled(self, run: DbtRun, known: Known, trouble: Trouble) -> Known:
         since = known.trouble.since if known.trouble else trouble.since
         now = self.clock().mono
+        # Spread, as all objects of a connection meet the same trouble at the same time.
         pause = min(max(now - since.mono, TROUBLE_PAUSE[0]), TROUBLE_PAUSE[1]) * random.uniform(0.75, 1.0)  # noqa: S311
         retry_at = max(now + pause, trouble.retry_at or 0.0)
         self.connections.doubt(run.uid, trouble.reason)
+        # Forgotten, the account is connected to again, with what the Secret says by then.
         account_id = None if trouble.reason in DOUBTFUL else known.account_id
         told = replace(trouble, since=since, retry_at=retry_at)
         return replace(known, trouble=told, answered=False, account_id=account_id)

@@ -51,6 +51,7 @@ STATUSES: Final[dict[str, EventStatus]] = {
     Phase.SUCCEEDED: "success",
     Phase.FAILED: "error",
     Phase.CANCELLED: "cancelled",
+    # Observed: dbt Cloud reports a run that took too long as cancelled; the watcher tells the two apart.
     Phase.TIMED_OUT: "timeout",
     Phase.ERROR: "error",
 }

@@ -137,6 +137,7 @@ class Subscription:
         try:
             self.tell(self._hub.observe(await self._hub.runs.create(body)))
         except AlreadyExists:
+            # An earlier try whose answer was lost, or somebody else's object: the next state says which.
             await self._ask()
         except Denial as error:
             await self._refused(error)
@@ -338,6 +339,7 @@ class Hub:
             retries = self.pace.retries()
             while True:
                 pause = await self._until_trouble()
+                # A list alone proves little: where only the watch fails, the pauses go on growing.
                 if self._heard:
                     retries = self.pace.retries()
                 await asyncio.sleep(max(pause, next(retries)))
@@ -348,6 +350,7 @@ class Hub:
         try:
             await self._replace(await self.runs.list())
             while True:
+                # Documented: the API server ends a watch after a while by itself. It goes on from the same version.
                 await self._watch()
         except Denial as error:
             self._deny(str(error))
@@ -428,6 +431,7 @@ class Hub:
     async def _replace(self, listing: Listing) -> None:
         ahead = {name: self._mirror[name] for name in self._ahead if name in self._mirror}
         missed = {name: run for name, run in ahead.items() if run.metadata.version > int(listing.version)}
+        # All of it before the first pause: a waiter that joins in one must not see half of it.
         before, self._mirror = self._mirror, {**listing.runs, **missed}
         self._ahead = set(missed)
         self._buried.clear()
@@ -476,6 +480,7 @@ class Hub:
                 listener.tell(run)
 
     def _remove(self, name: str, last: Run) -> None:
+        # A watch with a selector says DELETED also of what it no longer selects.
         if not last.final:
             self._lose(name)
             return

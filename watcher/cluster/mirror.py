@@ -118,6 +118,7 @@ def interpret_json(raw: bytes | msgspec.Raw) -> DbtRun | Unreadable:
     try:
         return _typed(raw)
     except msgspec.ValidationError:
+        # Raises for anything that the API server cannot have stored, as promised.
         msgspec.json.decode(raw, type=_Stored)
         return interpret(msgspec.json.decode(raw))
 
@@ -200,6 +201,7 @@ class Mirror:
     def find(self, namespace: str, name: str) -> DbtRun | None:
         """The run that has this name now, if it does not rest."""
         named = (run for run in self if (run.metadata.namespace, run.metadata.name) == (namespace, name))
+        # One that was deleted may still be known beside the one that was created under its name.
         return max(named, key=lambda run: version(run.metadata.resource_version) or 0, default=None)
 
     def namespace(self, uid: str) -> str | None:
@@ -349,11 +351,13 @@ class Mirror:
     def doubt(self, namespace: str | None) -> None:
         """The API server went back to older versions: what it says next is believed of each object, of the dead too."""
         self._doubted |= self.uids(namespace)
+        # A restore brings objects back under the uids that they had.
         self._dead.clear()
 
     def _news(self, uid: str, resource_version: str) -> bool:
         if uid in self._dead:
             return False
+        # Believed once: from then on the versions of the restored cluster are compared again.
         if uid in self._doubted:
             self._doubted.discard(uid)
             return True
@@ -379,6 +383,7 @@ class Mirror:
             self._runs.pop(uid, None)
             self._take_resting(uid)
             attempt = status.attempt
+            # One text for the tens of thousands of objects of a namespace.
             namespace = sys.intern(metadata.namespace)
             resting = self._resting[uid] = Resting(
                 namespace,

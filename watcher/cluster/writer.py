@@ -91,6 +91,7 @@ class Writer:
         A CRD of another release leaves fields out in silence. The answer then has them as they were written, so that
         the same write is not decided upon again and again.
         """
+        # Fields that could not be read are on this side alone, so the patch removes them.
         stored = to_wire(run.status) | dict.fromkeys(run.unread)
         diff = merge_diff(stored, to_wire(status))
         starts = Phase.SUBMITTING in (run.status.phase, status.phase)
@@ -118,6 +119,7 @@ class Writer:
     async def add_finalizer(self, run: DbtRun) -> DbtRun:
         """Puts our finalizer behind those of others, and says under which uid the object was taken on."""
         finalizers, marks = run.metadata.finalizers, run.unmarked
+        # RFC 7386 replaces a list as a whole, so those of others are repeated. The version guards against theirs.
         change = {} if FINALIZER in finalizers else {"finalizers": [*finalizers, FINALIZER]}
         metadata: dict[str, Any] = change | ({"annotations": marks} if marks else {})
         return await self._patch(run, {"metadata": metadata}) if metadata else run
@@ -139,6 +141,7 @@ class Writer:
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": preconditions}
         path = api_path(PREFIX, run.metadata.namespace, PLURAL, run.metadata.name)
         left = decode(await self._access.request("DELETE", path, body=body), dict[str, Any])
+        # A deletion that is complete is answered with a Status, one that waits for finalizers with the object.
         return read(left) if left.get("kind") == KIND else None
 
     async def keep_artifacts(self, run: DbtRun, name: str, files: Mapping[str, bytes]) -> None:
@@ -156,6 +159,7 @@ class Writer:
     async def _add_to(self, run: DbtRun, name: str, content: Mapping[str, Any]) -> None:
         path = api_path("api/v1", run.metadata.namespace, "configmaps", name)
         found = decode(await self._access.request("GET", path, accept=METADATA_ONLY), _Owned).metadata
+        # A ConfigMap of that name may be a user's own: it is not overwritten, and not deleted with the run.
         if run.uid not in [owner.uid for owner in found.owner_references]:
             raise Rejected(f"There is a ConfigMap {name} which is not this DbtRun's: delete it, or rename one.")
         basis = {"uid": found.uid, "resourceVersion": found.resource_version}
@@ -164,6 +168,7 @@ class Writer:
     async def _patch(
         self, run: DbtRun, change: Mapping[str, Any], sub: str | None = None, urgency: Urgency = Urgency.OTHER
     ) -> DbtRun:
+        # Documented: with a resourceVersion in its metadata, a patch of another version is refused as a Conflict.
         basis = {"uid": run.uid, "resourceVersion": run.metadata.resource_version}
         body = {**change, "metadata": {**change.get("metadata", {}), **basis}}
         # Not strict: an older CRD is to take what it knows.

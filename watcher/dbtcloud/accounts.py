@@ -224,6 +224,7 @@ class Accounts:
                             log.info("nobody uses %s any more: closed", account.connection)
                             await self._close(account)
         finally:
+            # An account that is opened from here on is not launched in a group that is ending.
             self._group = None
             for account in self:
                 await self._close(account)
@@ -232,6 +233,7 @@ class Accounts:
         def mono() -> float:
             return self._clock().mono
 
+        # Documented: dbt Cloud limits an account, not a token. All connections to one share its budget.
         key = (connection.host, connection.account_id)
         budget = self._budgets.get(key)
         if budget is None:
@@ -247,6 +249,7 @@ class Accounts:
             heard=share.heard,
             observe=self._observe,
         )
+        # Shared by all parts of the account, which report to whoever uses it at that time.
         users: set[str] = set()
         containment = Containment(connection, lambda: self._names_of(users), mono, self._count)
         poller = Poller(
@@ -324,6 +327,7 @@ class Accounts:
     async def _close(self, account: Account) -> None:
         self._accounts.pop(account.connection, None)
         if account.task is not None:
+            # Before the client is closed: a poller would report the closed client as a fault of dbt Cloud.
             account.task.cancel()
             await asyncio.wait([account.task])
         await account.client.close()

@@ -119,6 +119,7 @@ class Budget:
     def hand_over(self, other: Budget) -> None:
         """Lets the other budget serve what waits here, and count what was spent here."""
         waiting, self._queue = self._queue, []
+        # A Counter adds here, where a dict would replace.
         other.spent.update(self.spent)
         self.spent.clear()
         if other.paused_until is not None:
@@ -151,6 +152,7 @@ class Budget:
             self._timer.cancel()
             self._timer = None
         if self._queue:
+            # During a pause the level counts from the pause's end on.
             wait = (1 - self._level) / self._rate + max(0.0, self._level_at - self._clock())
             self._timer = asyncio.get_running_loop().call_later(wait, self._serve)
 

@@ -109,6 +109,7 @@ class Merge:
         if not self._read:
             return None
         total, known = self._counts.total(), Counter(self._counts)
+        # It is added again below, with the kinds that are too many to be named.
         del known[OTHER]
         named = dict(known.most_common(MAX_KINDS))
         rest = total - sum(named.values())

@@ -83,5 +83,6 @@ class Starts:
             uid = self._queue.pop().uid
             place = self._waiting.pop(uid)
             if not place.done():
+                # With a timer: an object that never comes back to its place must not hold it for ever.
                 self._held[uid] = asyncio.get_running_loop().call_later(self._seconds, self.end, uid)
                 place.set_result(True)

@@ -102,6 +102,7 @@ class Subscription:
         except DbtCloudError as error:
             state, why = State.FAILED, error.message
         self._told(state)
+        # Once for each change: a webhook that is missing would fill the log with every look.
         if state is not self._state:
             fine = state in (State.ACTIVE, State.ACTIVATED)
             extra = {"connection": str(self._channel.connection), "why": why}
@@ -112,9 +113,11 @@ class Subscription:
         ours = [each for each in await self._listed() if each.client_url == self._url]
         if not ours:
             return State.MISSING
+        # Several may have the address: one that sends is enough.
         if any(each.active for each in ours):
             return State.ACTIVE
         now = self._clock().mono
+        # Documented: dbt Cloud deactivates a webhook after five failed deliveries in a row. The id goes into a path.
         if now - self._activated_at < AGAIN_SECONDS or not ID.fullmatch(ours[0].id):
             return State.INACTIVE
         self._activated_at = now
@@ -151,6 +154,7 @@ def _accepted(received: Received) -> None:
 
 def _body(webhook: wire.Webhook) -> dict[str, Any]:
     """All that it is, for dbt Cloud replaces it as a whole; its ids are numbers in requests."""
+    # Documented: an empty list stands for all jobs.
     job_ids = [int(job_id) for job_id in webhook.job_ids or () if job_id.isdecimal() and len(job_id) < 20]
     return {
         "name": webhook.name,

@@ -105,6 +105,8 @@ def _keep_transition(old: Condition | None, new: _Wanted, generation: int, now: 
         reason=new.reason,
         # The wording of one and the same fault varies; rewriting it would rewrite every object of an account.
         message=old.message if old and same and old.reason is new.reason and new.sticky else new.message,
+        # As Kubernetes' API conventions have it: the time of the last change of the condition's status, not of its
+        # words.
         last_transition_time=old.last_transition_time if old and same else seconds(now),
         observed_generation=generation,
     )

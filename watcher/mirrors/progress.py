@@ -107,7 +107,9 @@ class Cursor:
         finished_at = max(self.finished_at, reached)
         floor = finished_at - LATE_REACH
         if len(dealt.recent) > MAX_RECENT:
+            # A status has room for so many. What is older counts as dealt with, although a late run may be among it.
             floor = max(floor, sorted(dealt.recent.values(), reverse=True)[MAX_RECENT])
+        # Never back: runs below the floor are forgotten, and would come again.
         floor = max(self.floor, min(floor, reached))
         since = max(self.since, reached - OVERLAP)
         return Cursor(

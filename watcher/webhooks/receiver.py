@@ -62,6 +62,7 @@ ANSWERS: Final = {
     Outcome.DUPLICATE: (200, "ok"),
     Outcome.RELAYED: (200, "ok"),
     Outcome.UNSIGNED: (401, "The signature is missing or wrong."),
+    # In the same words: the answers must not tell which Secrets exist.
     Outcome.UNKNOWN: (401, "The signature is missing or wrong."),
     Outcome.TOO_LARGE: (413, f"A webhook has at most {MAX_BODY} bytes."),
     Outcome.MALFORMED: (400, "This is no webhook of dbt Cloud."),
@@ -154,9 +155,11 @@ class Receiver:
         body = await _body(request)
         if body is None:
             return Outcome.TOO_LARGE
+        # Checked before it is used in a request to the API server.
         signer = await self._signers.of(name) if all(map(NAME.fullmatch, name)) else None
         if signer is None:
             return Outcome.UNKNOWN
+        # Before anything of the body is decoded: until then it may be of anybody.
         if not signed(body, signature, signer.secrets):
             return Outcome.UNSIGNED
         try:
@@ -165,6 +168,7 @@ class Receiver:
             return Outcome.MALFORMED
         if self._leads():
             return self._follow(name, signer.connection, hint)
+        # Relayed once at most: two watchers that take each other for the leader would send it to and fro.
         if RELAYED not in request.headers and await self._relay.send(request.url.path, body, signature):
             return Outcome.RELAYED
         return Outcome.UNAVAILABLE
