@@ -40,6 +40,7 @@ class TaskKey:
     @property
     def digest(self) -> str:
         """32 hexadecimal digits that no other task instance has."""
+        # A NUL is in no id: PostgreSQL stores none. So no two tasks come out as the same text.
         text = "\0".join((self.dag_id, self.run_id, self.task_id, str(self.map_index)))
         return digest(text, 32)
 

@@ -105,6 +105,7 @@ async def take_over(runs: TaskRuns, run: TaskRun, attempt: Try) -> TaskRun | Non
 async def cancel(runs: TaskRuns, run: TaskRun, mark: Mark) -> bool:
     """Cancels it on behalf of the try that `mark` names; False if it is over, or no longer that try's."""
     while not (run.final or run.unwanted or run.consumed) and mark.follows(run.waiting):
+        # By version: between the look and the cancel, a later try may have taken the object on.
         if await end(runs, run):
             return True
         run = await runs.get(run.name)
@@ -151,6 +152,7 @@ async def belonging(
     above = 0
     last: Create | None = None
     for _ in range(LOOKS):
+        # Again after each conflict: the objects of a task also change by its other tries, the watcher and people.
         found = await runs.list(attempt.key.selector)
         choice = choose(found, attempt, wanted, from_failure=from_failure, leaves=leaves, above=above)
         if isinstance(choice, Create):

@@ -45,6 +45,7 @@ async def patiently(ask: Callable[[], Awaitable[T]], seconds: float) -> T:
             raise
         except Unreachable as error:
             pause = max(growing, error.retry_after)
+            # The error now, and not after a pause that leads to nothing.
             if clock() + pause > ends:
                 raise
         await asyncio.sleep(pause)

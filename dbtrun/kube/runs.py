@@ -97,6 +97,7 @@ class DbtRuns(Generic[T]):
         Args:
             strict: False: a field that the installed CRD does not know is dropped, and the answer lacks it.
         """
+        # A merge patch needs no read before it, and leaves alone what a newer CRD has and this release does not know.
         path, query = api_path(PREFIX, self._namespace, self.plural, name, sub), STRICT if strict else None
         return one(
             await self._requests.request("PATCH", path, query=query, body=body, urgency=urgency), self._read, self.kind

@@ -115,6 +115,7 @@ async def lines(stream: Stream) -> AsyncIterator[bytearray]:
     async for chunk in stream.iter_any():
         scanned = len(buffer)
         buffer += chunk
+        # From where the last search ended: a long line in many pieces would else be searched again for each.
         while (end := buffer.find(b"\n", scanned)) >= 0:
             yield buffer[:end]
             del buffer[: end + 1]

@@ -37,10 +37,13 @@ class Echoes:
     def expect(self, uid: str, resource_version: str, now: float) -> None:
         """This version exists: our own write was answered with it, or a list has it."""
         number = version(resource_version)
+        # A version that cannot be ordered proves nothing. Before its opening, the watch owes only that.
         if number is None or self._since is None:
             return
+        # The watch begins after `_since`: older versions never arrive on it.
         if number <= max(self._since, self._delivered.get(uid, -1)):
             return
+        # Since the first of them: an object that is written all the time would never be overdue.
         _, since = self._owed.get(uid, (number, now))
         self._owed[uid] = number, since
 

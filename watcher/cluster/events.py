@@ -60,6 +60,7 @@ class Events:
         self._normal: deque[float] = deque()
         """When each Event was emitted that is queued and no Warning."""
         self._flushing = False
+        # Documented: reportingInstance has at most 128 characters.
         self._instance = (instance or socket.gethostname())[:128]
         # The number keeps Events of one kind in their order, and the bodies from being compared, which raises.
         self._queue: asyncio.PriorityQueue[tuple[bool, int, str, dict[str, Any]]] = asyncio.PriorityQueue()
@@ -103,6 +104,7 @@ class Events:
 
     def _can_wait(self) -> bool:
         waiting, oldest = len(self._normal), self._normal[0] if self._normal else -math.inf
+        # What is queued beside the Normal ones are Warnings, which do not wait.
         no_warnings = self._queue.qsize() == waiting <= PATIENT
         return no_warnings and asyncio.get_running_loop().time() < oldest + PATIENCE_SECONDS and not self._flushing
 
@@ -122,6 +124,7 @@ class Events:
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
             "metadata": {"name": _name(about, reason), "namespace": about.metadata.namespace},
+            # A MicroTime of Kubernetes: six digits, and Z for UTC.
             "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
             "reportingController": CONTROLLER,
             "reportingInstance": self._instance,

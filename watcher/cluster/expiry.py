@@ -46,6 +46,7 @@ class Expiry:
         while True:
             await asyncio.sleep(EVERY)
             if self._acting():
+                # One after another: expiry may be late, and must not crowd out starts.
                 for expiring in self._mirror.expired(self._now()):
                     await self._bring_back(expiring)
 
@@ -58,6 +59,7 @@ class Expiry:
             logger.info("A finished object could not be read: %s", error)
             self._mirror.postpone(expiring, self._now() + AGAIN)
         else:
+            # Another uid under this name: what was to expire is gone, and its name is taken again.
             if run.uid == expiring.uid:
                 self._mirror.rouse(run)
                 self._wake(run.uid)

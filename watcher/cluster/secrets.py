@@ -65,6 +65,7 @@ class SecretReader:
             SecretMissing, SecretForbidden, KubeError: as their names say; none of them is remembered.
         """
         now = asyncio.get_running_loop().time()
+        # All that are too old, also those that nobody asks for: tokens are not kept for longer than they are needed.
         self._read = {key: entry for key, entry in self._read.items() if now - entry[0] < self._fresh_seconds}
         key = (namespace, name)
         if key not in self._read:
@@ -73,6 +74,7 @@ class SecretReader:
         try:
             return await asyncio.shield(task)  # a reader that gives up does not take the others along
         except Exception:
+            # A reader that came later may have put another one there.
             if self._read.get(key) is entry:
                 del self._read[key]
             raise

@@ -67,6 +67,7 @@ class ServedCrd:
 
     def dropped(self, fields: frozenset[str]) -> None:
         """The answer to a write lacked these, which is noticed sooner than by the next look."""
+        # Added to what is known: one write shows only the fields that it has.
         self._found(self.missing | fields)
 
     def warning(self) -> str | None:
@@ -80,6 +81,7 @@ class ServedCrd:
         )
 
     def _found(self, missing: frozenset[str]) -> None:
+        # Only what is new: the look is repeated, and the log would say the same every half a minute.
         if missing - self.missing:
             logger.warning(
                 "The CRD %s.%s is older than this watcher: the API server drops %s. Upgrade the CRD (the chart with"

@@ -95,6 +95,7 @@ class Stream:
 
     def _restarted(self, reason: str) -> None:
         self._on_restart(reason)
+        # A single scope that breaks is shown as its problem: the others still serve their namespaces.
         if all(scope.broken is not None for scope in self._all):
             self._broken.set()
 

@@ -278,6 +278,7 @@ class Ledger:
                 return
             self._failures = 0
             self._note(reading)
+            # Those that are left: a mirror may have been deleted while the list was read.
             for follower in self._present(lane.members):
                 follower.answering()
             await asyncio.gather(*(each.take_finished(reading) for each in self._present(lane.members)))
@@ -314,6 +315,7 @@ class Ledger:
         """Looks for runs of the last two hours that no reading has had. The first look also has older ones."""
         if self._frontier is None:
             return
+        # By dbt Cloud's clock: the frontier was read from a reply.
         before, since = self._frontier - OVERLAP, self._frontier - LATE_REACH
         while True:
             reading = await self._source.ended(since)
@@ -325,9 +327,11 @@ class Ledger:
                     self._late(len(late))
                 await asyncio.gather(*(each.take_late(late) for each in self._present(tuple(self._followers))))
             self._seen |= {run.run_id: run.finished_at for run in late if run.finished_at is not None}
+            # A long list comes in pieces: each goes on where the last one ended.
             if reading.complete or reading.through >= before:
                 break
             since = reading.through
+        # Only after a whole look: what the first one finds was there before, and is not late.
         self._looked_late = True
 
     # ---- what started

@@ -179,6 +179,7 @@ class LookUps:
     def tend(self, job: _Job) -> None:
         """Begins a list if somebody waits for one, unless another has begun a moment ago."""
         line = self._lines.get(job)
+        # `_rested` and the end of a list come back here, so nobody who waits is forgotten.
         if line is None or line.pause is not None or line.reading >= AT_ONCE:
             return
         if any(question.awaited for question in line.waiting):
@@ -234,6 +235,7 @@ class _Reading:
         self._by_retried = defaultdict[int, list[Question]](list)
         for question in questions:
             question.move(self.open)
+            # By what they ask for: with thousands of questions, each run is looked up and not compared with all.
             if question.marker:
                 self._by_marker[question.marker].append(question)
             if question.retried is not None:

@@ -210,6 +210,7 @@ class Poller:
             self._under_way -= 1
             now = self._moved_at = self._now()
             for run in taken:
+                # From when it was asked, not answered: a slow dbt Cloud does not stretch the interval.
                 due = self._contact.retry_at or max(asked_at + self._interval(run), now + BATCH_GAP)
                 self._schedule.give_back(run, due, now)
             self._wake.set()
@@ -231,6 +232,7 @@ class Poller:
         try:
             return await self._source.runs(ids)
         except ServerFault:
+            # The first failure is taken for one of dbt Cloud as a whole; at the second, one run shows whether it is.
             if not self._contact.troubled:
                 raise
             self._report_run(ids[0], await self._source.run(ids[0]))
@@ -339,6 +341,7 @@ class Poller:
         for run_id, observation in batch.observations.items():
             self._report_run(run_id, observation)
             run = self._schedule.get(run_id) if postpone else None
+            # One that is being asked for gets its next time from `give_back`.
             if run is not None and not run.asked:
                 self._schedule.put(run, self._now() + self._interval(run))
         for run_id, error in batch.unreadable.items():
@@ -346,6 +349,7 @@ class Poller:
 
     def _report_run(self, run_id: int, observation: Observation) -> None:
         run = self._schedule.get(run_id)
+        # Two requests for one run may overtake each other. What was true earlier is not reported later.
         if run is None or observation.at.mono < run.told_at:
             return
         self._offset = observation.clock_offset

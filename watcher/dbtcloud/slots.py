@@ -137,6 +137,7 @@ class Slots:
         """The start has become this run: the slot is held until dbt Cloud lists the run."""
         hold = self._holds.get(uid)
         if hold is not None and hold.run_id is None:
+            # A count that was asked for before this cannot be taken to contain the run.
             hold.run_id, hold.known_at = run_id, self._now()
 
     def leave(self, uid: str) -> None:
@@ -198,6 +199,7 @@ class Slots:
         now = self._now()
         if now < self._tell_at:
             return
+        # Less often with a longer line: each place that changes is a write of a status.
         self._tell_at = now + TELL_SECONDS + TELL_LATER * len(self._queue)
         for ahead, applicant in enumerate(self._queue.order()):
             place = rounded(ahead + 1)
