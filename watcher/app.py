@@ -10,7 +10,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NoReturn, cast
@@ -94,7 +94,21 @@ class Watcher:
         self.history = History()
         self.streaks = Streaks()
         self.objects = Objects(lambda uid: self.mirror.namespace(uid) is not None)
-        self.mirror = Mirror(lambda run: rests_until(run, access.clock().wall), self._ended, self.objects.seen)
+        self.counting = Counting(
+            lambda: self.mirror.resting_in,
+            self.history,
+            self.streaks,
+            access.clock,
+            lambda: self._acting,
+            self._limited,
+        )
+        self.mirror = Mirror(
+            lambda run: rests_until(run, access.clock().wall),
+            self._ended,
+            self.objects.seen,
+            self.counting.note,
+            self.counting.forget,
+        )
         self.events = Events(access, own_pod(), lambda: any(account.starts.crowded for account in self.accounts))
         secrets = SecretReader(access)
         self.sources = Sources(secrets)
@@ -218,9 +232,7 @@ class Watcher:
     def _show(self, access: ClusterAccess) -> None:
         """Makes the metrics ask the parts, at each scrape."""
         self.metrics.watch(self.accounts)
-        self.metrics.watch_objects(
-            Counting(self.mirror, self.history, self.streaks, access.clock, lambda: self._acting, self._has_slot)
-        )
+        self.metrics.watch_objects(self.counting)
         self.metrics.watch_parts(self.vitals)
         self.metrics.oldest_step.set_function(self.reconciler.oldest)
         self.metrics.mirrors.set_function(lambda: len(self.mirroring))
@@ -242,11 +254,11 @@ class Watcher:
         self.history.note(run)
         self.streaks.note(run)
 
-    def _has_slot(self, run: DbtRun) -> bool:
-        account, phase = self.accounts.of(run.uid), run.status.phase
-        if account is None or account.slots is None:
-            return False
-        return account.slots.holds(run.uid) or (phase is not None and phase.live)
+    def _limited(self) -> Iterator[tuple[str, bool]]:
+        """The objects whose connection limits concurrent runs, and whether each holds a slot beside its live run."""
+        for account in self.accounts:
+            if account.slots is not None:
+                yield from ((uid, account.slots.holds(uid)) for uid in account.users)
 
     def _elector(self, settings: Settings, access: ClusterAccess) -> LeaderThread:
         seconds = settings.lease_seconds

@@ -1,4 +1,7 @@
-"""The objects in numbers, for the metrics: how many there are, how long they have waited, which jobs are late."""
+"""The objects in numbers, for the metrics: how many there are, how long they have waited, which jobs are late.
+
+Kept up to date with each change: a scrape that looked at 10,000 objects would hold up everything else.
+"""
 
 from __future__ import annotations
 
@@ -6,83 +9,143 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 from dbtrun.api import ConditionStatus, ConditionType, DbtRun, Phase, Reason
 from watcher.clock import Clock
-from watcher.lifecycle.history import History, Streaks, comparable, job_of
+from watcher.lifecycle.history import History, JobKey, Streaks, comparable, job_of
 from watcher.telemetry.metrics import Census, Job, Place
 
 K = TypeVar("K")
+M = TypeVar("M")
 
 
-class Mirror(Protocol):
-    """Where the objects are known."""
+class _Counted(NamedTuple):
+    """What an object is counted under."""
 
-    def __iter__(self) -> Iterator[DbtRun]: ...
-
-    @property
-    def resting_in(self) -> Mapping[Place, int]:
-        """How many objects rest, by namespace, phase and reason."""
+    place: Place
+    phase: Phase
+    entered: float
+    """Monotonic seconds since when it has been in its phase, for its reason."""
+    unreachable: tuple[str, str] | None
+    running: Job | None
+    started_at: datetime | None
+    job: tuple[str, JobKey] | None
+    """The namespace and the job whose usual duration its run is compared with."""
 
 
 @dataclass(slots=True)
 class Counting:
-    """Counts the objects of a watcher, each time from scratch, except since when they are in their state."""
+    """Counts the objects of a watcher that do not rest; `note` and `forget` are told of each change."""
 
-    mirror: Mirror
+    resting_in: Callable[[], Mapping[Place, int]]
+    """How many objects rest, by namespace, phase and reason."""
     history: History
     streaks: Streaks
     clock: Clock
     acting: Callable[[], bool]
     """A standby reports nothing: the figures of all replicas would be added up."""
-    has_slot: Callable[[DbtRun], bool]
-    """Whether the object occupies a run slot of a connection that limits them."""
-    _since: dict[str, tuple[Phase, Reason | None, float]] = field(default_factory=dict, init=False)
+    limited: Callable[[], Iterable[tuple[str, bool]]]
+    """The objects whose connection limits concurrent runs, and whether each holds a slot beside its live run."""
+    _counted: dict[str, _Counted] = field(default_factory=dict, init=False)
+    _places: dict[Place, dict[str, float]] = field(default_factory=dict, init=False)
+    _running: dict[Job, dict[str, datetime]] = field(default_factory=dict, init=False)
+    _unreachable: Counter[tuple[str, str]] = field(default_factory=Counter, init=False)
+    _jobs: Counter[tuple[str, JobKey]] = field(default_factory=Counter, init=False)
+
+    def note(self, run: DbtRun) -> None:
+        """The object is new, or has changed."""
+        uid, before = run.uid, self._counted.get(run.uid)
+        now = self._of(run, before)
+        if now == before:
+            return
+        self.forget(uid)
+        self._counted[uid] = now
+        self._places.setdefault(now.place, {})[uid] = now.entered
+        if now.running is not None and now.started_at is not None:
+            self._running.setdefault(now.running, {})[uid] = now.started_at
+        if now.unreachable is not None:
+            self._unreachable[now.unreachable] += 1
+        if now.job is not None:
+            self._jobs[now.job] += 1
+
+    def forget(self, uid: str) -> None:
+        """The object is gone or rests; unknown ones are no error."""
+        before = self._counted.pop(uid, None)
+        if before is None:
+            return
+        _leave(self._places, before.place, uid)
+        if before.running is not None:
+            _leave(self._running, before.running, uid)
+        if before.unreachable is not None:
+            _take(self._unreachable, before.unreachable)
+        if before.job is not None:
+            _take(self._jobs, before.job)
 
     def __call__(self) -> Census:
         """The objects as they are now."""
         if not self.acting():
-            self._since.clear()
             return Census()
-        runs = list(self.mirror)
+        now = self.clock()
         return Census(
-            objects=Counter(map(_place, runs)) + Counter(self.mirror.resting_in),
-            oldest=_longest(self._waits(runs)),
-            unreachable=Counter(_unreachable(runs)),
-            slots_used=Counter(run.metadata.namespace for run in runs if self.has_slot(run)),
-            running=_longest(self._running(runs)),
-            expected=dict(self._expected(runs)),
+            objects=Counter({place: len(members) for place, members in self._places.items()})
+            + Counter(self.resting_in()),
+            oldest={
+                place: now.mono - min(members.values())
+                for place, members in self._places.items()
+                if not Phase(place[1]).final
+            },
+            unreachable=dict(self._unreachable),
+            slots_used=Counter(self._slots_used()),
+            running={job: self._age(min(members.values())) for job, members in self._running.items()},
+            expected=self._expected(),
             failures=self.streaks.failures(),
         )
 
-    def _waits(self, runs: Iterable[DbtRun]) -> Iterator[tuple[Place, float]]:
-        now, before, self._since = self.clock().mono, self._since, {}
-        for run in runs:
-            phase, reason = run.status.phase or Phase.PENDING, run.status.reason
-            if run.status.final:
-                continue
-            seen = before.get(run.uid)
-            if seen is None or seen[:2] != (phase, reason):
-                entered = _entered(run) if seen is None else None
-                seen = (phase, reason, now - self._age(entered) if entered else now)
-            self._since[run.uid] = seen
-            yield _place(run), now - seen[2]
+    def _of(self, run: DbtRun, before: _Counted | None) -> _Counted:
+        namespace, status = run.metadata.namespace, run.status
+        phase, place, key = status.phase or Phase.PENDING, _place(run), job_of(run)
+        running = phase is Phase.RUNNING and status.job_id is not None and status.started_at is not None
+        return _Counted(
+            place,
+            phase,
+            before.entered if before is not None and before.place == place else self._entered(run, known=before),
+            _unreachable(run),
+            (namespace, status.job_id) if running and status.job_id is not None else None,
+            status.started_at if running else None,
+            (namespace, key) if key is not None and comparable(run) else None,
+        )
 
-    def _running(self, runs: Iterable[DbtRun]) -> Iterator[tuple[Job, float]]:
-        for run in runs:
-            status = run.status
-            if status.phase is Phase.RUNNING and status.job_id is not None and status.started_at is not None:
-                yield (run.metadata.namespace, status.job_id), self._age(status.started_at)
+    def _entered(self, run: DbtRun, known: _Counted | None) -> float:
+        """Since when an object that is new, or has changed its phase or reason, is in it."""
+        moment = _entered(run) if known is None else None
+        return self.clock().mono - (self._age(moment) if moment is not None else 0.0)
 
-    def _expected(self, runs: Iterable[DbtRun]) -> Iterator[tuple[Job, float]]:
-        for namespace, key in {(run.metadata.namespace, job_of(run)) for run in runs if comparable(run)}:
-            usual = self.history.typical(key) if key is not None else None
-            if key is not None and usual is not None:
-                yield (namespace, key.job_id), usual.total_seconds()
+    def _slots_used(self) -> Iterator[str]:
+        for uid, holds in self.limited():
+            counted = self._counted.get(uid)
+            if counted is not None and (holds or counted.phase.live):
+                yield counted.place[0]
+
+    def _expected(self) -> dict[Job, float]:
+        usual = (((namespace, key.job_id), self.history.typical(key)) for namespace, key in self._jobs)
+        return {job: duration.total_seconds() for job, duration in usual if duration is not None}
 
     def _age(self, moment: datetime) -> float:
         return max(0.0, (self.clock().wall - moment).total_seconds())
+
+
+def _leave(groups: dict[K, dict[str, M]], group: K, uid: str) -> None:
+    members = groups[group]
+    del members[uid]
+    if not members:
+        del groups[group]
+
+
+def _take(counts: Counter[K], key: K) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
 
 
 def _place(run: DbtRun) -> Place:
@@ -107,15 +170,7 @@ def _entered(run: DbtRun) -> datetime | None:
     return None
 
 
-def _unreachable(runs: Iterable[DbtRun]) -> Iterator[tuple[str, str]]:
-    for run in runs:
-        told = run.status.condition(ConditionType.REACHABLE)
-        if told is not None and told.status is ConditionStatus.FALSE and not run.status.final:
-            yield run.metadata.namespace, told.reason
-
-
-def _longest(pairs: Iterable[tuple[K, float]]) -> dict[K, float]:
-    most: dict[K, float] = {}
-    for key, seconds in pairs:
-        most[key] = max(seconds, most.get(key, 0.0))
-    return most
+def _unreachable(run: DbtRun) -> tuple[str, str] | None:
+    told = run.status.condition(ConditionType.REACHABLE)
+    unreachable = told is not None and told.status is ConditionStatus.FALSE and not run.status.final
+    return (run.metadata.namespace, told.reason) if told is not None and unreachable else None

@@ -33,6 +33,7 @@ import yaml
 from dbtrun.api import API_VERSION, FINALIZER, PLURAL, UID_ANNOTATION
 from tests.controlplane import ControlPlane
 from tests.stack import Stack, dbt_run, until
+from tests.stack.scrape import scrape
 
 NAMESPACE: Final = "bench"
 AT_ONCE: Final = 16
@@ -48,6 +49,7 @@ LAG_TARGET: Final = 10.0
 MEMORY_TARGET_MB, CPU_TARGET = 250.0, 0.05
 REQUESTS_TARGET: Final = 0.03 * 5_000
 """A minute: of what dbt Cloud allows an account."""
+SCRAPE_TARGET_MS, SCRAPES = 20.0, 50
 LIVE_TARGET: Final = 10_000
 """Live runs for which the targets of memory and CPU hold."""
 ENDS: Final = 500
@@ -296,6 +298,14 @@ async def idle(stack: Stack, seconds: float) -> tuple[float, int, float]:
     return cpu, process.memory_info().rss, requests * 60 / passed
 
 
+async def scraping(stack: Stack) -> float:
+    """Milliseconds of the watcher's processor time that a scrape takes, and what else happens meanwhile."""
+    cpu = Cpu({"watcher": stack.watcher.pid})
+    for _ in range(SCRAPES):
+        await scrape(stack.watcher)
+    return cpu.per(SCRAPES)["watcher"]
+
+
 async def bench(objects: int, live: int, seconds: float) -> bool:
     with tempfile.TemporaryDirectory(prefix="bench-watcher-") as folder:
         async with ControlPlane.start(Path(folder)) as plane, Api.of(plane) as api:
@@ -364,6 +374,7 @@ async def idleness(stack: Stack, live: int, seconds: float) -> bool:
         row("cpu_cores", cpu, CPU_TARGET, live=live, at_10k=round(cpu * LIVE_TARGET / live, 3)),
         row("memory_mb", memory / 2**20, MEMORY_TARGET_MB, live=live),
         row("dbt_requests_per_minute", requests, REQUESTS_TARGET, live=live),
+        row("scrape_cpu_ms", await scraping(stack), SCRAPE_TARGET_MS, live=live),
     ])  # fmt: skip
 
 

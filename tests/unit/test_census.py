@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import random
+import re
+import threading
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import replace as dataclass_replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final, cast
 
+import httpx
 from msgspec.structs import replace
 from prometheus_client import generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from dbtrun.api import Attempt, Condition, ConditionStatus, ConditionType, DbtRun, Phase, Reason, Status
 from dbtrun.values import Instant
 from tests.unit.lifecycle.builders import JOB, at, live, mono, over, run, wall
 from tests.unit.lifecycle.test_history import ended
 from watcher.census import Counting
-from watcher.cluster.mirror import Mirror
+from watcher.cluster.mirror import Mirror, Unreadable
 from watcher.lifecycle.history import History, Streaks
+from watcher.telemetry.health import Checks, health_app
 from watcher.telemetry.metrics import MAX_JOBS, Census, Metrics
+from watcher.telemetry.vitals import Vitals
+
+LONGEST_HOLD: Final = 0.015
+"""Seconds that a scrape may take of the loop."""
 
 
 class Desk:
@@ -28,12 +41,26 @@ class Desk:
         self.seconds = 20.0
         self.acting = True
         self.history, self.streaks = History(), Streaks()
-        self.count = Counting(
-            self, self.history, self.streaks, self.clock, lambda: self.acting, lambda run: run.spec.priority > 0
+        self.limited: dict[str, bool] = {}
+        self.counting = Counting(
+            lambda: self.resting_in,
+            self.history,
+            self.streaks,
+            lambda: self.clock(),
+            lambda: self.acting,
+            lambda: self.limited.items(),
         )
+        self._noted: set[str] = set()
 
-    def __iter__(self) -> Iterator[DbtRun]:
-        return iter(self.runs)
+    def count(self) -> Census:
+        """Tells of what has changed, then counts."""
+        for each in self.runs:
+            self.counting.note(each)
+        there = {each.uid for each in self.runs}
+        for uid in self._noted - there:
+            self.counting.forget(uid)
+        self._noted = there
+        return self.counting()
 
     def clock(self) -> Instant:
         return at(self.seconds)
@@ -130,7 +157,9 @@ def test_what_cannot_be_reached_is_counted_by_reason() -> None:
 
 
 def test_slots_are_counted_by_namespace() -> None:
-    assert Desk(named("a", priority=1), named("b", priority=1), named("c")).count().slots_used == {"data": 2}
+    desk = Desk(named("live", live()), named("held"), named("waits"), named("unlimited", live()))
+    desk.limited = {"live": False, "held": True, "waits": False, "a mirror": True}
+    assert desk.count().slots_used == {"data": 2}
 
 
 def test_a_run_is_shown_beside_what_its_job_usually_takes() -> None:
@@ -144,6 +173,116 @@ def test_a_run_is_shown_beside_what_its_job_usually_takes() -> None:
     assert now.running == {("data", JOB): 1_000}
     assert now.expected == {("data", JOB): 300}
     assert now.failures == {("data", JOB): 2}
+
+
+def test_what_is_counted_with_each_change_is_what_a_count_from_scratch_finds() -> None:
+    """Random changes of a few objects, which often meet in a group."""
+    refused = reachable(live(), ConditionStatus.FALSE, Reason.UNAUTHORIZED)
+    statuses = [
+        None,
+        live(),
+        replace(live(), host="cloud.getdbt.com"),
+        replace(live(), started_at=wall(5), job_id=JOB + 1),
+        live(Phase.QUEUED, Reason.RUN_QUEUED),
+        refused,
+        over(),
+    ]
+    desk = Desk()
+    for number in (1, 2):
+        desk.history.note(ended(number, 300))
+    objects: dict[str, DbtRun] = {}
+    chance = random.Random(7)  # noqa: S311
+    for _ in range(500):
+        uid = chance.choice("abcdef")
+        if chance.random() < 0.3:
+            objects.pop(uid, None)
+        else:
+            objects[uid] = named(uid, chance.choice(statuses))
+        desk.runs = list(objects.values())
+        fresh = Desk(*desk.runs)
+        fresh.history = fresh.counting.history = desk.history
+        now, scratch = desk.count(), fresh.count()
+        assert now == dataclass_replace(scratch, oldest=now.oldest)
+        assert now.oldest.keys() == scratch.oldest.keys()
+    desk.runs = []
+    assert desk.count() == Census()
+
+
+def test_the_mirror_tells_of_each_change_of_what_does_not_rest() -> None:
+    desk = Desk()
+    mirror = Mirror(
+        lambda run: 1e12 if run.status.final else None, active=desk.counting.note, inactive=desk.counting.forget
+    )
+
+    def take(uid: str, version: int, status: Status | None) -> None:
+        obj = named(uid, status)
+        mirror.take(replace(obj, metadata=replace(obj.metadata, resource_version=str(version))))
+
+    def counted() -> dict[str, int]:
+        return {phase: count for (_, phase, _), count in desk.counting().objects.items()}
+
+    take("a", 1, live())
+    take("b", 1, live())
+    take("c", 1, None)
+    assert counted() == {"Running": 2, "Pending": 1}
+    take("a", 2, over())
+    assert counted() == {"Running": 1, "Pending": 1}
+    mirror.gone("c")
+    mirror.take(Unreadable("b", "data", "b", "3", "odd"))
+    assert counted() == {}
+    mirror.rouse(named("a", over()))
+    take("b", 4, live())
+    assert counted() == {"Running": 1}
+
+
+async def scraped(metrics: Metrics) -> AsyncIterator[str]:
+    """The page, again and again."""
+    app = health_app(Checks(Vitals(), lambda: None), metrics)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://watcher") as client:
+        while True:
+            yield (await client.get("/metrics")).text
+
+
+class Asked(Collector):
+    """A part that notes in which thread it is asked, and in which its answer is written."""
+
+    def __init__(self) -> None:
+        self.asked = self.written = 0
+
+    def collect(self) -> Iterator[Metric]:
+        self.asked = threading.get_ident()
+        family = GaugeMetricFamily("asked", "Asked.")
+        family.add_metric([], cast(Any, self))
+        yield family
+
+    def __float__(self) -> float:
+        self.written = threading.get_ident()
+        return 1.0
+
+
+async def test_parts_are_asked_in_the_loop_and_their_answers_written_in_a_thread() -> None:
+    metrics, part = Metrics(), Asked()
+    metrics.registry.register(part)
+    assert "asked 1.0" in await anext(scraped(metrics))
+    assert part.asked == threading.get_ident() != part.written
+
+
+async def test_a_scrape_of_ten_thousand_objects_does_not_hold_up_the_loop() -> None:
+    """The processor time of the loop's own thread: what others do on the machine does not count."""
+    desk = Desk()
+    for number in range(10_000):
+        desk.counting.note(named(f"u{number}", replace(live(), job_id=number % 300)))
+    metrics = Metrics()
+    metrics.watch_objects(desk.counting)
+    pages = scraped(metrics)
+    await anext(pages)  # the first one gives the jobs their labels
+    took = []
+    for _ in range(5):
+        began = time.thread_time()
+        told = await anext(pages)
+        took.append(time.thread_time() - began)
+    assert len(re.findall("^dbtrun_job_running_seconds{", told, re.MULTILINE)) == MAX_JOBS + 1
+    assert min(took) < LONGEST_HOLD, took
 
 
 def shown(metrics: Metrics) -> list[str]:
@@ -188,5 +327,5 @@ def test_ages_are_measured_by_the_clock_that_does_not_jump() -> None:
     desk = Desk(named("a", live(Phase.CANCELLING, Reason.DELETED)))
     waits(desk, 100)
     jumped = Instant(wall(100) + timedelta(days=1), mono(130))
-    desk.count.clock = lambda: jumped
+    desk.clock = lambda: jumped  # type: ignore[method-assign]
     assert desk.count().oldest == {("data", "Cancelling", "Deleted"): 30}

@@ -159,6 +159,8 @@ class Mirror:
         rests: whether an object needs nothing more: until when (seconds since the epoch, `inf`: for ever), else None.
         ended: called with each version of an object that has ended.
         seen: called with each version of an object.
+        active: called with each version of an object that does not rest.
+        inactive: called with the uid of each object that is gone, rests or cannot be read.
     """
 
     def __init__(
@@ -166,10 +168,14 @@ class Mirror:
         rests: Callable[[DbtRun], float | None] = _never,
         ended: Callable[[DbtRun], object] = lambda _run: None,
         seen: Callable[[DbtRun], object] = lambda _run: None,
+        active: Callable[[DbtRun], object] = lambda _run: None,
+        inactive: Callable[[str], object] = lambda _uid: None,
     ) -> None:
         self._rests = rests
         self._ended = ended
         self._seen = seen
+        self._active = active
+        self._inactive = inactive
         self._runs: dict[str, DbtRun] = {}
         self._unreadable: dict[str, Unreadable] = {}
         self._resting: dict[str, Resting] = {}
@@ -379,8 +385,10 @@ class Mirror:
         if until is None:
             self._rest_no_more(uid)
             self._runs[uid] = run
+            self._active(run)
         else:
             self._runs.pop(uid, None)
+            self._inactive(uid)
             self._take_resting(uid)
             attempt = status.attempt
             # One text for the tens of thousands of objects of a namespace.
@@ -415,6 +423,7 @@ class Mirror:
         if place is None:
             return False
         self._take_resting(uid)
+        self._inactive(uid)
         for kept in (self._runs, self._unreadable):
             kept.pop(uid, None)
         if here := self._places.get(place):

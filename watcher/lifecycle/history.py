@@ -43,6 +43,8 @@ class History:
 
     def __init__(self) -> None:
         self._jobs: OrderedDict[JobKey, dict[int, _Seen]] = OrderedDict()
+        self._typical: dict[JobKey, timedelta | None] = {}
+        """What was worked out since the job's last change."""
 
     def note(self, run: DbtRun) -> None:
         """Takes the run of an object, if it has ended. Repeating it changes nothing."""
@@ -61,8 +63,12 @@ class History:
 
     def typical(self, key: JobKey) -> timedelta | None:
         """How long the job usually takes; None: too little is known."""
-        seen = self._jobs.get(key, {})
-        return typical(run.seconds for run in seen.values() if run.seconds is not None)
+        seen = self._jobs.get(key)
+        if seen is None:
+            return None
+        if key not in self._typical:
+            self._typical[key] = typical(run.seconds for run in seen.values() if run.seconds is not None)
+        return self._typical[key]
 
     def typical_of(self, run: DbtRun) -> timedelta | None:
         """How long the object's run usually takes; None: too little is known, or it is not like the others."""
@@ -77,8 +83,10 @@ class History:
         seen.setdefault(run_id, _Seen(finished_at, seconds if whole and seconds >= 0 else None))
         if len(seen) > KEPT:
             del seen[min(seen, key=lambda run_id: seen[run_id].finished_at)]
+        self._typical.pop(key, None)
         if len(self._jobs) > MAX_JOBS:
-            self._jobs.popitem(last=False)
+            forgotten, _ = self._jobs.popitem(last=False)
+            self._typical.pop(forgotten, None)
 
 
 class Streaks:
@@ -86,6 +94,7 @@ class Streaks:
 
     def __init__(self) -> None:
         self._jobs: OrderedDict[tuple[str, int], dict[str, tuple[datetime, bool]]] = OrderedDict()
+        self._failures: dict[tuple[str, int], int] = {}
 
     def note(self, run: DbtRun) -> None:
         """Takes an object that has ended. Repeating it changes nothing."""
@@ -98,12 +107,14 @@ class Streaks:
         ends[run.uid] = (status.completion_time, status.phase is not Phase.SUCCEEDED)
         if len(ends) > KEPT:
             del ends[min(ends, key=lambda uid: ends[uid][0])]
+        self._failures[key] = in_a_row(ends.values())
         if len(self._jobs) > MAX_JOBS:
-            self._jobs.popitem(last=False)
+            forgotten, _ = self._jobs.popitem(last=False)
+            del self._failures[forgotten]
 
     def failures(self) -> dict[tuple[str, int], int]:
         """By namespace and job; at most KEPT."""
-        return {key: in_a_row(ends.values()) for key, ends in self._jobs.items()}
+        return dict(self._failures)
 
 
 def in_a_row(ends: Iterable[tuple[datetime, bool]]) -> int:

@@ -5,11 +5,15 @@ It runs in the loop of all parts, so a probe times out when that loop is blocked
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -49,6 +53,18 @@ def health_app(checks: Checks, metrics: Metrics) -> Starlette:
         return PlainTextResponse("ok" if notes is None else f"ok\n{notes}")
 
     async def page(_: Request) -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        # The parts are asked in their loop. Their answers do not change any more, so a thread can write them: hundreds
+        # of jobs make thousands of lines.
+        answers = CollectorRegistry()
+        answers.register(_Collected(tuple(metrics.registry.collect())))
+        return Response(await asyncio.to_thread(generate_latest, answers), media_type=CONTENT_TYPE_LATEST)
 
     return Starlette(routes=[Route("/healthz", alive), Route("/readyz", ready), Route("/metrics", page)])
+
+
+@dataclass(eq=False)
+class _Collected(Collector):
+    answers: tuple[Metric, ...]
+
+    def collect(self) -> Iterator[Metric]:
+        return iter(self.answers)

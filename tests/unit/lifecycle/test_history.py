@@ -149,8 +149,9 @@ def test_the_job_that_has_not_run_for_longest_is_forgotten(monkeypatch: pytest.M
         end = ended(job_id, 100, Phase.FAILED)
         end = replace(end, status=replace(end.status, job_id=job_id))
         known.note(end)
+        known.typical_of(end)
         streaks.note(end)
-    assert {key.job_id for key in known._jobs} == {1, 3}
+    assert {key.job_id for key in known._jobs} == {key.job_id for key in known._typical} == {1, 3}
     assert streaks.failures().keys() == {("data", 1), ("data", 3)}
 
 
