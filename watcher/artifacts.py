@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from dbtrun.api import Artifact, DbtRun
@@ -45,23 +45,9 @@ async def keep(
 ) -> KeepTry:
     """Fetches and stores files, and reports the outcome for each. It raises no error of either side."""
     earlier = {artifact.path: artifact for artifact in (before.artifacts if before else ())}
-    files: dict[str, bytes] = {}
-    lacks: dict[str, Lack] = {}
     # The files of an earlier try count too: all of them share one ConfigMap.
     room = MAX_BYTES - sum(artifact.bytes or 0 for artifact in earlier.values())
-    for path in decision.paths:
-        try:
-            content = await fetch(path, room)
-        except TooLarge:
-            words = f"It is too large: {room:,} of the {MAX_BYTES:,} bytes for a run's files were left."
-            lacks[path] = Lack(words, again=False)
-        except DbtCloudError as error:
-            lacks[path] = Lack(error.message, again=True)
-        else:
-            if content is None:
-                lacks[path] = Lack(MISSING, again=True)
-            else:
-                files[path], room = content, room - len(content)
+    files, lacks = await _fetched(decision.paths, fetch, room)
     name = config_map_name(run)
     # All together: a ConfigMap that is written file by file would be written again and again.
     unstored = await _stored(store, name, files, run.metadata.namespace)
@@ -75,6 +61,26 @@ async def keep(
         artifacts=tuple(told[path] for path in run.spec.artifacts),
         again=any(lack.again for lack in lacks.values()),
     )
+
+
+async def _fetched(paths: Iterable[str], fetch: Fetch, room: int) -> tuple[dict[str, bytes], dict[str, Lack]]:
+    """The files that there is room for, and why the others are lacking, by path."""
+    files: dict[str, bytes] = {}
+    lacks: dict[str, Lack] = {}
+    for path in paths:
+        try:
+            content = await fetch(path, room)
+        except TooLarge:
+            words = f"It is too large: {room:,} of the {MAX_BYTES:,} bytes for a run's files were left."
+            lacks[path] = Lack(words, again=False)
+        except DbtCloudError as error:
+            lacks[path] = Lack(error.message, again=True)
+        else:
+            if content is None:
+                lacks[path] = Lack(MISSING, again=True)
+            else:
+                files[path], room = content, room - len(content)
+    return files, lacks
 
 
 async def _stored(store: Store, name: str, files: Mapping[str, bytes], namespace: str) -> Lack | None:

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from dbtrun.api import DbtRun, Phase, Status
 from dbtrun.kube.retry import jittered
-from dbtrun.values import backoff
+from dbtrun.values import Instant, backoff
 from watcher.clock import Clock
 from watcher.knowledge import Knowledge
 from watcher.lifecycle.decide import OTHERS, Interest, decide, interest, may_wait
@@ -294,20 +294,11 @@ class Reconciler:
         for _ in range(MAX_STEPS):
             run = self._mirror.get(uid)
             if run is None:
-                self._entries.pop(uid, None)
-                self._knowledge.forget(uid)
-                self._failing.discard(uid)
-                self._contested.discard(uid)
-                self._put_off.pop(uid, None)
-                self._performer.forget(uid)
+                self._forget(uid)
                 return None
             now = self._clock()
             entry.generation = run.metadata.generation
-            known = self._knowledge.of(uid)
-            if known.account_id is not None and now.mono - entry.connected_at > self._reconnect:
-                known = replace(known, account_id=None)
-            known = self._estimated(run, remember(run, known, now))
-            self._knowledge.keep(uid, known)
+            known = self._updated(run, entry, now)
             wanted = interest(run, known, now, self._policy)
             if known.account_id is not None or wanted is None:
                 self._performer.follow(run, wanted)
@@ -323,6 +314,24 @@ class Reconciler:
             if self._stopping and (after is None or after.status.phase is not Phase.SUBMITTING):
                 return None  # a claim without its answer would have to be resolved by the next watcher
         raise RestlessObject(f"{MAX_STEPS} decisions in a row did not settle it")
+
+    def _forget(self, uid: str) -> None:
+        """The object is gone."""
+        self._entries.pop(uid, None)
+        self._knowledge.forget(uid)
+        self._failing.discard(uid)
+        self._contested.discard(uid)
+        self._put_off.pop(uid, None)
+        self._performer.forget(uid)
+
+    def _updated(self, run: DbtRun, entry: Entry, now: Instant) -> Known:
+        """What is known of the object as it is now; its connection is read again after a while."""
+        known = self._knowledge.of(run.uid)
+        if known.account_id is not None and now.mono - entry.connected_at > self._reconnect:
+            known = replace(known, account_id=None)
+        known = self._estimated(run, remember(run, known, now))
+        self._knowledge.keep(run.uid, known)
+        return known
 
     def _wait_for_starts(self, decision: Decision, run: DbtRun, now: float) -> float | None:
         """Until when at most a decision waits for the starts of other runs; None: it does not."""

@@ -157,7 +157,14 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        for check in (self._check_numbers, self._check_logs, self._check_periods, self._check_names):
+        for check in (
+            self._check_numbers,
+            self._check_logs,
+            self._check_periods,
+            self._check_namespaces,
+            self._check_hosts,
+            self._check_objects,
+        ):
             check()
         self.address, self.webhooks_address, self.weights, self.projects  # noqa: B018 - they raise when they cannot be used
 
@@ -181,7 +188,7 @@ class Settings:
                 "or a start could be sent twice."
             )
 
-    def _check_names(self) -> None:
+    def _check_namespaces(self) -> None:
         for name in ("namespaces", "connection_namespaces"):
             wrong = [item for item in _names(getattr(self, name)) if not NAMESPACE.fullmatch(item)]
             if wrong and getattr(self, name).strip() != ALL_NAMESPACES:
@@ -189,12 +196,16 @@ class Settings:
                     f"{flag(name)} has {wrong[0]!r}, which is not a valid namespace name: write names separated "
                     f"by commas, or `{ALL_NAMESPACES}` alone."
                 )
+
+    def _check_hosts(self) -> None:
         wrong = [item for item in _names(self.connection_hosts) if not (item == ANY_HOST or HOST_NAME.fullmatch(item))]
         if wrong or not _names(self.connection_hosts):
             raise InvalidSetting(
                 f"{flag('connection_hosts')} is {self.connection_hosts!r}: write domains in lower case, separated by "
                 f"commas, as {','.join(DBT_HOSTS)}."
             )
+
+    def _check_objects(self) -> None:
         for name in ("lease_name", "connection_secret"):
             value = getattr(self, name)
             if not OBJECT.fullmatch(value) and (value or name == "lease_name"):

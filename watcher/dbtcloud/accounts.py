@@ -214,19 +214,23 @@ class Accounts:
                     self._launch(account)
                 while True:
                     await asyncio.sleep(SWEEP_SECONDS)
-                    used = {(account.connection.host, account.connection.account_id) for account in self}
-                    for key in self._budgets.keys() - used:
-                        if self._budgets[key].paused_until is None:  # a pause is remembered to its end
-                            del self._budgets[key]
-                    latest = self._clock().mono - self._linger
-                    for account in self:
-                        if not account.users and account.unused_since <= latest:
-                            log.info("nobody uses %s any more: closed", account.connection)
-                            await self._close(account)
+                    await self._sweep()
         finally:
             # An account that is opened from here on is not launched in a group that is ending.
             self._group = None
             for account in self:
+                await self._close(account)
+
+    async def _sweep(self) -> None:
+        """Forgets the budgets that no account has, and closes the accounts that nobody uses."""
+        used = {(account.connection.host, account.connection.account_id) for account in self}
+        for key in self._budgets.keys() - used:
+            if self._budgets[key].paused_until is None:  # a pause is remembered to its end
+                del self._budgets[key]
+        latest = self._clock().mono - self._linger
+        for account in self:
+            if not account.users and account.unused_since <= latest:
+                log.info("nobody uses %s any more: closed", account.connection)
                 await self._close(account)
 
     def _open(self, connection: Connection) -> Account:

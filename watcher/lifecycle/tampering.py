@@ -66,17 +66,21 @@ def _times(status: Status) -> Iterator[datetime]:
 
 
 def _honest(phase: Phase, status: Status, attempt: Attempt | None) -> bool:
-    if attempt is None or attempt.phase is not phase:
-        return attempt is None and (phase is Phase.PENDING or (phase not in RAN and _ended(phase, status)))
-    if phase is Phase.PENDING:
-        return attempt.run_id is None and attempt.claim_time is None
-    if phase is Phase.SUBMITTING:
-        return None not in (attempt.claim_time, status.job_id) and bool(attempt.marker or attempt.retry_of)
-    known_run = attempt.run_id is not None and attempt.run_id == status.run_id
+    """Whether the watcher writes this phase beside this last attempt."""
+    if attempt is not None and attempt.phase is not phase:
+        return False
+    known_run = attempt is not None and attempt.run_id is not None and attempt.run_id == status.run_id
     if phase.final:
-        return _ended(phase, status) and (known_run or phase not in RAN)
-    return known_run and (phase is not Phase.CANCELLING or status.reason in STOP_REASONS)
-
-
-def _ended(phase: Phase, status: Status) -> bool:
-    return phase.final and status.completion_time is not None and bool(status.message)
+        told = status.completion_time is not None and bool(status.message)
+        return told and (known_run or phase not in RAN)
+    if attempt is None:
+        return phase is Phase.PENDING
+    match phase:
+        case Phase.PENDING:
+            return attempt.run_id is None and attempt.claim_time is None
+        case Phase.SUBMITTING:
+            return None not in (attempt.claim_time, status.job_id) and bool(attempt.marker or attempt.retry_of)
+        case Phase.CANCELLING:
+            return known_run and status.reason in STOP_REASONS
+        case _:
+            return known_run
