@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-import httpx
 import pytest
 import pytest_asyncio
 import yaml
@@ -20,6 +19,7 @@ from click.testing import CliRunner
 
 from dbtrun.cli.main import main
 from tests.controlplane import ControlPlane
+from tests.plain import plain_http
 from tests.stack import Program, Stack, dbt_run, until
 from tests.stack.dbt import ACCOUNT
 from tests.stack.site import CRD, ROOT
@@ -327,7 +327,7 @@ async def watching(folder: Path, kubeconfig: Path, namespace: str = "default") -
 
 async def readiness(watcher: Program) -> tuple[int, str]:
     address = (await watcher.says(r"Listening on (\S+)\.\"")).group(1)
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with plain_http() as http:
 
         async def answer() -> tuple[int, str] | None:
             got = await http.get(f"http://{address}/readyz")

@@ -21,7 +21,7 @@ import pytest
 
 from dbtrun.api import API_VERSION, PLURAL
 from tests.controlplane import ControlPlane
-from tests.patience import patience
+from tests.plain import plain_http
 from tests.stack import Own, Site, Stack, dbt_run, until
 from tests.stack.site import ROOT
 
@@ -70,7 +70,7 @@ async def lives(site: Site, label: str, count: int = 2) -> float:
 
 async def page(stack: Stack, path: str) -> httpx.Response:
     found = re.findall(r"Listening on ([\d.]+):(\d+)", stack.watcher.text())[-1]
-    async with httpx.AsyncClient(trust_env=False, timeout=patience(10)) as client:
+    async with plain_http(10) as client:
         return await client.get(f"http://{found[0]}:{found[1]}/{path}")
 
 

@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 import pytest
 
 from tests.cluster.test_mirrors import appear
 from tests.controlplane import ControlPlane
+from tests.plain import plain_http
 from tests.stack import Own, Stack, until
 from tests.stack.dbt import ACCOUNT
 from tests.stack.mirrors import elsewhere, mirror
@@ -61,7 +61,7 @@ class Hooked:
         event = {"accountId": ACCOUNT, "eventId": f"wev_{number}", "eventType": "job.run.completed", "data": data}
         content = json.dumps(event | change).encode()
         signature = hmac.new(secret.encode(), content, hashlib.sha256).hexdigest()
-        async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+        async with plain_http() as http:
             return (
                 await http.post(self.url(self.port), content=content, headers={"Authorization": signature})
             ).status_code

@@ -16,7 +16,7 @@ import yaml
 
 from deploy import grafana
 from tests.controlplane import ControlPlane, build
-from tests.patience import patience
+from tests.plain import plain_http
 from tests.stack import Own, Program, Stack, until
 from tests.stack.scrape import scrape
 from tests.stack.stack import ADDRESS
@@ -84,7 +84,7 @@ class Prometheus:
         self.program = Program("prometheus", argv, {"HOME": str(folder)}, folder / "prometheus.log")
 
     async def ask(self, path: str, **params: str) -> Any:
-        async with httpx.AsyncClient(trust_env=False, timeout=patience(30)) as http:
+        async with plain_http() as http:
             answer = (await http.get(f"http://{self.address}/api/v1/{path}", params=params)).json()
         assert answer["status"] == "success", answer
         return answer["data"]
@@ -92,7 +92,7 @@ class Prometheus:
     async def ready(self) -> bool:
         """Whether it answers queries: while it opens its database, it refuses them."""
         try:
-            async with httpx.AsyncClient(trust_env=False, timeout=patience(30)) as http:
+            async with plain_http() as http:
                 return (await http.get(f"http://{self.address}/-/ready")).is_success
         except httpx.HTTPError:
             return False

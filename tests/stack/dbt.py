@@ -14,6 +14,7 @@ import httpx
 import yaml
 
 from tests.patience import patience
+from tests.plain import plain_http
 from tests.stack.program import Program
 
 ROOT: Final = Path(__file__).parents[2]
@@ -58,7 +59,7 @@ class DbtCloud:
         self.token = f"dbtc_{secrets.token_hex(20)}"
         self.ca: str | None = None
         """The certificate that clients must trust; None: it speaks http."""
-        self.control = httpx.AsyncClient(timeout=patience(10), trust_env=False)
+        self.control = plain_http(10)
 
     @classmethod
     @contextlib.asynccontextmanager

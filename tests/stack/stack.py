@@ -13,7 +13,7 @@ import httpx
 import yaml
 
 from tests.controlplane import ControlPlane
-from tests.patience import patience
+from tests.plain import plain_http
 from tests.stack import memory
 from tests.stack.dbt import SCENARIO
 from tests.stack.program import Program
@@ -142,5 +142,5 @@ async def page(watcher: Program, path: str) -> httpx.Response:
     """What a watcher serves at its newest address."""
     await watcher.says(ADDRESS)
     address = re.findall(ADDRESS, watcher.text())[-1]
-    async with httpx.AsyncClient(trust_env=False, timeout=patience(30)) as http:
+    async with plain_http() as http:
         return await http.get(f"http://{address}{path}")
