@@ -16,6 +16,7 @@ from tests.hostile.beats import blocks
 from tests.hostile.memory import peak_mib
 from tests.hostile.replies import http
 from tests.hostile.wire import Wire
+from tests.patience import patience
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.intake import Intake
 
@@ -58,7 +59,7 @@ async def measure(port: int, runs: int) -> dict[str, int]:
     clients = [
         Client(
             Connection(host=f"127.0.0.1:{port}", account_id=number + 1, token=Token("t"), tls=False),
-            total_seconds=300,
+            total_seconds=patience(300),
             intake=intake,
         )
         for number in range(ACCOUNTS)
