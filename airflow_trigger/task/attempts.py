@@ -101,6 +101,7 @@ def choose(
     for run in named:
         if _is_what(wanted, run, ours, from_failure=from_failure):
             ours.append(run)
+    # Airflow counts tries from 1 again when a DAG run is created again, and names must not repeat.
     number = max(attempt.number, above + 1, named[-1].number + 1 if named else 0)
     if not named:
         return Create(number)
@@ -110,6 +111,7 @@ def choose(
     following = Create(number, resumes=newest.run_id if resumable else None)
     if newest.unwanted:
         return following if newest.final else Await(newest)
+    # The object of another life, as after a clear: what it did does not count for this one.
     if not belongs or not attempt.mark.follows(newest.mark):
         return following if newest.final or newest.consumed or leaves else Replace(newest)
     return _going_on(newest, following)

@@ -100,6 +100,7 @@ class Follower:
 
     def _gone(self, state: Gone) -> Payload | Todo:
         last = state.last or self.last
+        # It may have ended and expired between two looks: its TTL can be a few seconds.
         if last is not None and last.final and self._is_ours(last):
             return event.ended(self.subject, last)
         if self.wait.adopts and self.last is None:

@@ -67,6 +67,7 @@ class Wait:
             connection_ref=None if self.connection is None else ConnectionRef(name=self.connection),
             run_id=self.run_id,
             account_id=self.account_id,
+            # The bounds of the CRD: a DAG with another interval is not failed for it.
             poll_interval_seconds=min(max(round(self.poll_interval), MIN_POLL_SECONDS), MAX_POLL_SECONDS),
             ttl_seconds_after_finished=ADOPTED_TTL_SECONDS,
         )

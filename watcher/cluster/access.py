@@ -78,6 +78,7 @@ class ClusterAccess(Cluster):
         import kopf  # late: see `kopf_thread`
 
         now = await self._credentials.read()
+        # The generated client keeps the header's value there as a whole: "Bearer" and the token.
         scheme, _, token = now.api_key.get("BearerToken", "").partition(" ")
         return kopf.ConnectionInfo(
             server=str(now.host),

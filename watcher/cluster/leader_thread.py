@@ -65,8 +65,10 @@ class LeaderThread:
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._own = asyncio.new_event_loop()
         self._stop = asyncio.Event()
+        # A daemon: a thread that hangs in the network must not keep the process from ending.
         threading.Thread(target=self._main, name="leader", daemon=True).start()
         try:
+            # Shielded: a future that is cancelled itself could not say below that the thread has ended.
             await asyncio.shield(self._ended)
             raise RuntimeError("the thread that renews the Lease ended")
         finally:

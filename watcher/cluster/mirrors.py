@@ -82,6 +82,7 @@ class MirrorWatch:
                 await asyncio.sleep(jittered(PAUSES[0]))  # a server that says so for ever is not asked without a pause
             except KubeError as error:
                 listed = self._found_again
+                # 404 is what the API server answers where the CRD is not installed.
                 failures = MOST_FAILURES if isinstance(error, Denial | NotFound) else failures + 1
                 if str(error) != told:
                     told = str(error)
@@ -98,12 +99,14 @@ class MirrorWatch:
     ) -> None:
         """A list, and a watch from there until the server ends it."""
         found, version = await mirrors.snapshot()
+        # Deleted while nothing was watched: no event of that comes any more.
         for uid in known - {mirror.uid for mirror in found}:
             known.discard(uid)
             self._gone(uid)
         for mirror in found:
             known.add(mirror.uid)
             listed(mirror)
+        # From the version of the list, so that nothing between the two is missed.
         changes = mirrors.watch(self._access, version, fields="", silence_seconds=SILENCE_SECONDS)
         async with contextlib.aclosing(changes):
             async for change in changes:
@@ -129,6 +132,7 @@ class MirrorWriter:
 
     async def delete(self, namespace: str, name: str, uid: str) -> None:
         """Deletes this DbtRun and no namesake; one that is gone is no error."""
+        # The uid is enough: what has ended does not begin again, whatever else of it changes.
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
         path = api_path(f"apis/{API_VERSION}", namespace, PLURAL, name)
         with contextlib.suppress(NotFound):

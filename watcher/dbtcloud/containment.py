@@ -109,6 +109,7 @@ class Containment:
     def _log_once(self, what: str, error: BaseException) -> None:
         """Writes the traceback the first time that this kind of exception comes from this line."""
         frames = traceback.extract_tb(error.__traceback__)
+        # By the place, not by the message: a hostile reply could make a new message each time.
         place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
         kind = (type(error).__qualname__, place)
         if kind in self._kinds or len(self._kinds) >= MAX_KINDS:

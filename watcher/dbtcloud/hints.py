@@ -106,6 +106,7 @@ class Hints:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if first is None else max(0.0, first - self._clock().mono)):
                     await self._noted.wait()
+                    # dbt Cloud sends one webhook for each run: those that come together share a look.
                     await asyncio.sleep(GATHER_SECONDS)
             await asyncio.sleep(self.look())
 
@@ -116,6 +117,7 @@ class Hints:
         if not due:
             return 0.0
         followed = self._poller.awaited(due)
+        # Those that no object follows are awaited by a mirror, which reads lists.
         lists = self._ledger.lists if len(followed) < len(due) else 0
         requests = -(-len(followed) // PAGE_SIZE) + lists
         self._bucket.resize(self._rate, BURST)  # it grows when dbt Cloud accepts the token

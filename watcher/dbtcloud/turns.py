@@ -80,6 +80,7 @@ class Turns:
         took = self._used() - self._since
         self._due[self._owner] = max(self._due.get(self._owner, 0.0), self._now) + took
         loop = asyncio.get_running_loop()
+        # May go below zero: what a long turn took too much is rested from afterwards.
         self._level = min(BURST, self._level + (loop.time() - self._level_at) * PART_OF_THE_LOOP) - took
         self._level_at = loop.time()
         self._credits[self._owner] = self._credit(self._owner) - took, loop.time()

@@ -79,6 +79,7 @@ class History:
         seen = self._jobs.setdefault(key, {})
         self._jobs.move_to_end(key)
         # What an object knows of its run comes before the list of what finished, which does not tell the steps.
+        # Without the time in the queue, which says nothing of the job.
         seconds = (finished_at - started_at).total_seconds()
         seen.setdefault(run_id, _Seen(finished_at, seconds if whole and seconds >= 0 else None))
         if len(seen) > KEPT:

@@ -66,4 +66,5 @@ def config_map_name(run: DbtRun) -> str:
 
 def key_of(path: str) -> str:
     """The key of a file in its ConfigMap. As no path contains `..`, no two paths share one."""
+    # The key of a ConfigMap takes letters, digits, `-`, `_` and `.` only (documented).
     return path.replace("/", "..")

@@ -47,6 +47,7 @@ def sweep_ended(case: Case, attempt: Attempt) -> Decision | None:
     """The sweep of the last attempt of a finished object. The finalizer waits for it, but not for ever."""
     if attempt.sweep_after is None:
         return None
+    # A dbt Cloud that never answers again must not hold the object for ever.
     overdue = case.now.wall > attempt.sweep_after + timedelta(seconds=case.policy.deletion_grace)
     if overdue or case.swept(attempt):
         return None if case.run.deleting and case.known.unwritten else _record(case, attempt)

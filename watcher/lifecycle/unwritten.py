@@ -25,6 +25,7 @@ def cancel_due(case: Case, run_id: int) -> Decision | None:
     if case.foreign(run_id):
         return None
     last = case.known.cancel
+    # Repeated after a while: that dbt Cloud has taken a cancel does not prove that the run ends.
     if last is not None and last.run_id == run_id and last.at + case.policy.cancel_repeat > case.now.mono:
         return None
     return None if case.pausing else case.reconnect() or Cancel(run_id)
