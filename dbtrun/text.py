@@ -25,6 +25,8 @@ def plain(text: str) -> str:
 
 def clean(text: str, limit: int) -> str:
     """The text in plain characters, trimmed, and cut at `limit` characters with an ellipsis."""
+    if not text:  # most of what dbt Cloud says of a run that is well, thousands of times a minute
+        return text
     # Not all of a long text is searched: a reply may have megabytes. Four times the limit leaves enough of a text that
     # begins with escape sequences.
     return cut(plain(text[: 4 * limit]), limit)
