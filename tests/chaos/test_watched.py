@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 import pytest
+from prometheus_client import Counter
 
 from dbtrun.api import WATCHED_ANNOTATION, Phase
 from dbtrun.api.watched import renewal
@@ -74,6 +75,26 @@ def test_one_run_that_is_watched_is_looked_at_every_five_seconds_until_nobody_do
         assert looks(world) - before <= 1, "the terminal was closed, and nothing had to be told to the watcher"
 
     played(1, story)
+
+
+def test_a_run_that_does_not_change_costs_nothing_but_its_turns() -> None:
+    """Objects that wake to find nothing to do would cost most of what a watcher of thousands of live runs uses."""
+
+    async def story(world: World) -> None:
+        await asyncio.sleep(10)  # what the starts have caused
+        reconciles, before = world.watchers[-1].metrics.reconciles, looks(world)
+        already = value_of(reconciles)
+        await asyncio.sleep(MINUTES * 60)
+        assert looks(world) - before >= (MINUTES - 1) * 30 - 5, "the turns are used"
+        assert value_of(reconciles) - already <= 2 * (looks(world) - before) + 10
+
+    played(400, story, per_minute=6_000)
+
+
+def value_of(counter: Counter) -> float:
+    return sum(
+        sample.value for metric in counter.collect() for sample in metric.samples if sample.name.endswith("_total")
+    )
 
 
 @pytest.mark.parametrize("ahead", [timedelta(seconds=-1), timedelta(days=365)])
