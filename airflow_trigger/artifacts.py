@@ -39,16 +39,16 @@ READ_SECONDS: Final = 60.0
 class DbtRunArtifactOperator(ClusterOperator):
     """Writes a file of a finished run to the worker's disk, byte for byte, and returns the file's name.
 
-    The DbtRun must have asked for it in `spec.artifacts`. `ClusterOperator` has the arguments that find the cluster.
+    `spec.artifacts` of the DbtRun must name the file. `ClusterOperator` has the arguments that find the cluster.
 
-    :param name: the DbtRun; or
-    :param run_id: the dbt Cloud run, of which there is a DbtRun in the namespace.
-    :param path: the file, as in `spec.artifacts`.
+    :param name: the DbtRun to read. Give either this or run_id.
+    :param run_id: the dbt Cloud run. The namespace must have a DbtRun of it.
+    :param path: path of the file, as in `spec.artifacts`.
     :param output_file_name: where to write it. Default: `<run_id>_<path>` with `-` for `/`.
-    :param dbt_cloud_conn_id: has no effect, as the next three.
-    :param account_id: of the provider's operator.
-    :param step: of the provider's operator.
-    :param hook_params: of the provider's operator.
+    :param dbt_cloud_conn_id: has no effect.
+    :param account_id: has no effect.
+    :param step: has no effect.
+    :param hook_params: has no effect.
     """
 
     template_fields: Sequence[str] = ("name", "run_id", "path", "output_file_name", "namespace")
@@ -81,7 +81,7 @@ class DbtRunArtifactOperator(ClusterOperator):
         )
 
     def connect(self, config: ClusterConfig) -> AbstractAsyncContextManager[Requests]:
-        """The way to the API server: the seam where tests put their own."""
+        """Connects to the API server. Tests replace this method."""
         return connect(config)
 
     def execute(self, context: Context) -> str:
@@ -103,7 +103,9 @@ class DbtRunArtifactOperator(ClusterOperator):
         try:
             run, content = blocking(patiently(lambda: self._read(home, name, run_id, path), READ_SECONDS))
         except NotFound as error:
-            raise DbtRunLostContact(f"The file cannot be read; it goes when its DbtRun goes: {error}") from None
+            raise DbtRunLostContact(
+                f"The file cannot be read; it is deleted together with its DbtRun: {error}"
+            ) from None
         except KubeError as error:
             raise DbtRunLostContact(f"The file cannot be read. {error}") from None
         target = Path(output or f"{run.run_id}_{path}".replace("/", "-"))

@@ -30,13 +30,14 @@ LOOK_BACK: Final = 500
 def dbt_asset(
     job_id: int | None = None, namespace: str | None = None, *, name: str | None = None, **selection: Any
 ) -> Asset:
-    """An asset that has an event for each DbtRun that ends and matches, whoever started the run.
+    """Returns an asset with an event for each matching DbtRun that ends, no matter how its run was started.
 
     Args:
         job_id: only runs of this dbt Cloud job.
         namespace: where the DbtRuns are; default: the triggerer pod's own.
-        name: the asset's name; default: made of the namespace and the job. Two assets of a job need names.
-        selection: the other arguments of DbtRunEventTrigger, as `phases`, `environment_id`, `labels`, `since`.
+        name: the asset's name; default: made of the namespace and the job. Two assets of the same job need different
+            names.
+        selection: further arguments of DbtRunEventTrigger, such as `phases`, `environment_id`, `labels`, `since`.
 
     Raises:
         InvalidArgument: an argument cannot be used. It is raised where the DAG file is read, and not in the triggerer.
@@ -53,10 +54,11 @@ def dbt_asset(
 
 
 def new_runs(context: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The runs for which this DAG run was triggered, each once, the first that ended first.
+    """Returns the runs that triggered this DAG run, each once, in the order in which they ended.
 
-    An event may come twice after a restart of a triggerer, also to two DAG runs. Those of earlier DAG runs are dropped
-    if the task has the asset among its `inlets`. A payload whose `gap` is true says that events may be missing.
+    After a restart of a triggerer, an event may be repeated, even in another DAG run. Runs that an earlier DAG run has
+    handled are dropped if the task has the asset in its `inlets`. A payload whose `gap` is true says that events may be
+    missing.
 
     Args:
         context: the task's.
@@ -75,7 +77,7 @@ def new_runs(context: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def payloads(events: Iterable[Any]) -> list[dict[str, Any]]:
-    """The runs of these asset events, each once: of `inlet_events`, in a DAG that the asset does not trigger."""
+    """Returns the runs of these asset events, each once, for a DAG that the asset does not trigger."""
     told = [payload for event in sorted(events, key=_when) if (payload := _payload(event)) and not payload.get("nudge")]
     return list({payload["key"]: payload for payload in reversed(told)}.values())[::-1]
 
@@ -111,7 +113,7 @@ def _first_told(context: Mapping[str, Any], asset: Asset, ours: list[Any]) -> di
 
 
 def conflicts(dags: Iterable[Any]) -> list[str]:
-    """A sentence for each asset that two DAG files declare with different watchers: Airflow drops those of one file.
+    """Returns a sentence for each asset that two DAG files declare with different asset watchers.
 
     Args:
         dags: all DAGs, as `DagBag("dags").dags.values()`.

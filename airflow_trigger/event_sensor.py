@@ -35,16 +35,16 @@ log = logging.getLogger(__name__)
 
 
 class DbtRunEventSensor(ClusterOperator, BaseSensorOperator):
-    """Waits in the triggerer for the next DbtRun that ends and matches; returns what its asset event would tell.
+    """Waits in the triggerer for the next matching DbtRun that ends; returns the payload of its asset event.
 
-    The first time it takes runs that end after the DAG run began, then those after the one that it took last.
-    `ClusterOperator` has the arguments that find the cluster.
+    The first time, it waits for a run that ends after the DAG run began; later, for one after the run that it returned
+    last. `ClusterOperator` has the arguments that find the cluster.
 
     :param job_id: only runs of this dbt Cloud job.
     :param environment_id: only runs in this dbt Cloud environment.
     :param labels: only DbtRuns that have these labels.
     :param phases: how the run ended; default: `["Succeeded"]`.
-    :param since: the instant, in ISO 8601, after which the run must end, instead of the sensor's own memory.
+    :param since: time in ISO 8601 after which the run must end, instead of the position that the sensor has stored.
     """
 
     template_fields: Sequence[str] = ("job_id", "environment_id", "labels", "since", "namespace")
@@ -97,7 +97,7 @@ class DbtRunEventSensor(ClusterOperator, BaseSensorOperator):
         if told.get("status") == "timeout":
             raise DbtRunSensorTimeout(f"No run that matches ended within {self.timeout:.0f} s.")
         if told.get("status") != "success":
-            raise DbtRunLostContact(f"The next run cannot be waited for: {told.get('message', 'the event is empty')}")
+            raise DbtRunLostContact(f"Cannot wait for the next run: {told.get('message', 'the event is empty')}")
         run: dict[str, Any] = told["run"]
         self.log.info("DbtRun %s/%s is %s. %s", run["namespace"], run["name"], run["phase"], run["message"])
         context["ti"].xcom_push(key=POSITION, value=told["position"])
@@ -126,18 +126,18 @@ def _after(moment: datetime) -> Position:
 
 
 class DbtRunNextTrigger(BaseTrigger):
-    """Waits for the next DbtRun that ends and matches, after a position, and fires one event.
+    """Waits for the next matching DbtRun that ends after a position, and fires one event.
 
-    :param position: after which run, as `Position.stored` returns it.
+    :param position: where to begin, as `Position.stored` returns it.
     :param namespace: where the DbtRuns are.
-    :param job_id: as of DbtRunEventSensor, as the next three.
+    :param job_id: only runs of this dbt Cloud job.
     :param environment_id: only runs in this dbt Cloud environment.
     :param labels: only DbtRuns that have these labels.
     :param phases: how the run ended.
-    :param end_time: the instant, in seconds since the epoch, after which the event is `timeout`.
+    :param end_time: time, in seconds since the epoch, after which the event is `timeout`.
     :param in_cluster: use the pod's ServiceAccount only.
     :param config_file: a kubeconfig.
-    :param cluster_context: its context.
+    :param cluster_context: the kubeconfig's context.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class DbtRunNextTrigger(BaseTrigger):
         self.cluster_context = cluster_context
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """The class path and JSON primitives that make the same trigger elsewhere."""
+        """The class path and the arguments from which Airflow creates this trigger again."""
         fields = (
             "position", "namespace", "job_id", "environment_id", "labels", "phases", "end_time", "in_cluster",
             "config_file", "cluster_context",

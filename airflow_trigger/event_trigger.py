@@ -50,20 +50,21 @@ log = logging.getLogger(__name__)
 
 
 class DbtRunEventTrigger(BaseEventTrigger):
-    """Emits an asset event for each DbtRun that ends and matches, at least once.
+    """Emits at least one asset event for each matching DbtRun that ends.
 
-    The payload has a `key`, by which a consumer drops doubles: see `airflow_trigger.assets.new_runs`. Its `gap` is true
-    if events may be missing before it. All conditions must hold.
+    The payload has a `key`, with which a consumer recognizes duplicates: see `airflow_trigger.assets.new_runs`. Its
+    `gap` is true if events may be missing before it. A DbtRun matches if it meets all conditions.
 
-    :param asset: the asset's name. It keeps the watchers of two assets apart.
+    :param asset: the asset's name, which distinguishes the asset watchers of two assets.
     :param namespace: where the DbtRuns are; default: the triggerer pod's own, else `default`.
     :param job_id: only runs of this dbt Cloud job.
     :param environment_id: only runs in this dbt Cloud environment.
     :param labels: only DbtRuns that have these labels.
     :param phases: how the run ended; default: `["Succeeded"]`.
-    :param since: where a watcher that has no position begins: `now`, or `beginning` for all DbtRuns that are kept.
-    :param max_replay: at most so many events for what ended while no triggerer was at work, the newest; one event with
-        `gap` stands for the others.
+    :param since: where an asset watcher without a stored position begins: `now`, or `beginning` for all existing
+        DbtRuns.
+    :param max_replay: maximum number of events for runs that ended while no triggerer was running. The newest runs get
+        them; one event with `gap` stands for the others.
     :param in_cluster: use the pod's ServiceAccount only.
     :param config_file: a kubeconfig, read where the trigger runs; without it the pod's ServiceAccount is used.
     :param cluster_context: the kubeconfig's context; default: its current one.
@@ -169,7 +170,7 @@ class DbtRunEventTrigger(BaseEventTrigger):
                         yield event
             except Exception:
                 # Airflow has taken the stream away. It makes the trigger again, which begins at the stored position.
-                log.exception("The watcher of asset %r is made again in %.0f s", self.asset, AFTER_FAILURE_SECONDS)
+                log.exception("The watcher of asset %r starts again in %.0f s", self.asset, AFTER_FAILURE_SECONDS)
                 await asyncio.sleep(AFTER_FAILURE_SECONDS)
 
     # ── Airflow before 3.3: each watcher is alone, and nothing tells what is stored ──

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
 
 
 class DbtRunException(AirflowException):
-    """A dbt Cloud run did not end well, or it is not known how it ended. The base of all below.
+    """A dbt Cloud run did not succeed, or its result is not known. Base class of the exceptions below.
 
-    The attributes are for callbacks: `context["exception"].failures` has the failed models. They hold JSON primitives.
+    The attributes are for callbacks: `context["exception"].failures` has the failed models. Their values are JSON
+    primitives.
     """
 
     run_id: int | None = None
@@ -33,19 +34,19 @@ class DbtRunFailed(DbtRunException):
 
 
 class DbtRunCancelled(DbtRunException):
-    """It was cancelled, here or in dbt Cloud, or its DbtRun was deleted."""
+    """The run was cancelled, by the watcher or in dbt Cloud, or its DbtRun was deleted."""
 
 
 class DbtRunTimedOut(DbtRunException):
-    """A deadline passed. The message contains 'timeout' and says whether the run may go on."""
+    """A deadline passed. The message contains 'timeout' and says whether the run may continue."""
 
 
 class DbtRunLostContact(DbtRunException):
-    """It is not known how the run ended, or whether it did. A next try looks again and follows it."""
+    """It is not known how the run ended, or whether it did. The next try looks for the run again and follows it."""
 
 
 class DbtRunRefused(DbtRunException, AirflowFailException):
-    """Trying again cannot help: somebody must change a setting, a permission or an argument."""
+    """A retry cannot help: a person must change a setting, a permission or an argument."""
 
 
 class InvalidArgument(DbtRunRefused, ValueError):

@@ -18,6 +18,6 @@ class DbtRunLink(BaseOperatorLink):
     name = "Monitor Job Run"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """The address that the task left in its XCom: on Airflow 2 this runs in the web server, which knows no more."""
+        """Returns the URL from the task's XCom, because Airflow 2 calls this in the web server."""
         # Anybody who runs a task can write an XCom.
         return safe_link(XCom.get_value(key="job_run_url", ti_key=ti_key)) or ""

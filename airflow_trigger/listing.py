@@ -44,17 +44,17 @@ class DbtRunListOperator(ClusterOperator):
 
     `ClusterOperator` has the arguments that find the cluster.
 
-    :param job_id: only of this dbt Cloud job.
-    :param by_dag: only those that tasks of this DAG made.
-    :param by_task: only those that this task made.
-    :param labels: only those that carry these labels.
-    :param status_filter: only in these phases (`"Failed"`) or with these status codes of dbt Cloud (20).
+    :param job_id: only runs of this dbt Cloud job.
+    :param by_dag: only DbtRuns that tasks of this DAG created.
+    :param by_task: only DbtRuns that this task created.
+    :param labels: only DbtRuns with these labels.
+    :param status_filter: only DbtRuns in these phases (`"Failed"`) or with these status codes of dbt Cloud (20).
     :param latest_only: return the newest one, or None, instead of a list.
-    :param dbt_cloud_conn_id: has no effect, as the next four.
-    :param account_id: of the provider's operator.
-    :param order_by: of the provider's operator.
-    :param include_related: of the provider's operator.
-    :param hook_params: of the provider's operator.
+    :param dbt_cloud_conn_id: has no effect.
+    :param account_id: has no effect.
+    :param order_by: has no effect.
+    :param include_related: has no effect.
+    :param hook_params: has no effect.
     """
 
     template_fields: Sequence[str] = ("job_id", "by_dag", "by_task", "labels", "namespace")
@@ -97,7 +97,7 @@ class DbtRunListOperator(ClusterOperator):
         )
 
     def connect(self, config: ClusterConfig, namespace: str) -> AbstractAsyncContextManager[TaskRuns]:
-        """The way to the API server: the seam where tests put their own."""
+        """Connects to the API server. Tests replace this method."""
         return connected(config, namespace)
 
     def execute(self, context: Context) -> list[dict[str, Any]] | dict[str, Any] | None:

@@ -47,18 +47,19 @@ MAX_ASSETS: Final = 1_500
 class DbtRunAssetsOperator(ClusterOperator):
     """Emits one asset event for each model, seed and snapshot that a finished run built, and returns the assets' names.
 
-    The DbtRun must keep `dbtrun/results.json`: name it in `artifacts` of the task or of the object that makes it. If it
-    keeps `run_results.json` instead, only what the last dbt step built has an event. The assets need not be declared:
-    the task has one AssetAlias, to which Airflow adds them. `ClusterOperator` has the arguments that find the cluster.
+    The DbtRun must keep `dbtrun/results.json`: name this file in `artifacts` of the task, or in `spec.artifacts` of the
+    DbtRun. If the DbtRun keeps `run_results.json` instead, only the nodes of the last dbt step have an event. You do
+    not need to declare the assets: the task has one AssetAlias, to which Airflow adds them. `ClusterOperator` has the
+    arguments that find the cluster.
 
-    :param name: the DbtRun; or
-    :param run_id: the dbt Cloud run, of which there is a DbtRun in the namespace.
+    :param name: the DbtRun to read. Give either this or run_id.
+    :param run_id: the dbt Cloud run. The namespace must have a DbtRun of it.
     :param alias: the name of the AssetAlias; default: `dbt-models`.
-    :param namespace_uri: the warehouse's address, as `postgres://host:5432` or `snowflake://account`. With it, assets
-        have the names that Cosmos and OpenLineage give them; without it `x-dbt://host/account/unique_id`.
+    :param namespace_uri: the warehouse's address, such as `postgres://host:5432` or `snowflake://account`. With it,
+        assets have the names that Cosmos and OpenLineage give them; without it `x-dbt://host/account/unique_id`.
     :param models: only these, by name or unique id.
-    :param include_reused: also those that dbt did not build because nothing had changed.
-    :param include_failed_runs: also what was built by a run that did not succeed. Else the task is skipped.
+    :param include_reused: include nodes that dbt did not build because nothing had changed.
+    :param include_failed_runs: emit events also for a run that did not succeed, instead of skipping the task.
     """
 
     template_fields: Sequence[str] = ("name", "run_id", "namespace_uri", "models", "namespace")
@@ -86,7 +87,7 @@ class DbtRunAssetsOperator(ClusterOperator):
         self.include_failed_runs = include_failed_runs
 
     def connect(self, config: ClusterConfig) -> AbstractAsyncContextManager[Requests]:
-        """The way to the API server: the seam where tests put their own."""
+        """Connects to the API server. Tests replace this method."""
         return connect(config)
 
     def execute(self, context: Context) -> list[str]:

@@ -66,40 +66,41 @@ FRAMEWORK_FAILURE: Final = "__fail__"
 
 
 class DbtRunOperator(ClusterOperator):
-    """Runs a dbt Cloud job, through a DbtRun in Kubernetes. No dbt Cloud token is needed here.
+    """Runs a dbt Cloud job through a DbtRun in Kubernetes. Airflow needs no dbt Cloud token.
 
     `ClusterOperator` has the arguments that find the cluster.
 
     :param dbt_cloud_conn_id: `dbt_cloud_default` is the watcher's default connection; any other id names the connection
         Secret, in lower case and with `-` for `_`. No Airflow connection is looked up.
-    :param job_id: the job. Or project_name, environment_name and job_name together.
-    :param project_name: used only without job_id, as the next two.
+    :param job_id: id of the job. Alternatively, give project_name, environment_name and job_name.
+    :param project_name: name of the project, if job_id is not given.
     :param environment_name: name of the environment.
     :param job_name: name of the job.
     :param account_id: checked against the connection's account.
     :param trigger_reason: text that dbt Cloud shows as the cause, at most 200 characters.
     :param steps_override: dbt commands to run instead of the job's.
     :param schema_override: schema to build in.
-    :param wait_for_termination: False: return the run id as soon as there is one.
-    :param timeout: seconds or timedelta to wait for the end. Afterwards the task fails, and the run goes on.
-    :param check_interval: seconds or timedelta between the watcher's looks at a live run, brought into 5…3600 s. Ends
-        are seen sooner.
-    :param additional_run_config: more of dbt Cloud's API, laid over the arguments above.
+    :param wait_for_termination: if False, return the run id as soon as the run has one.
+    :param timeout: seconds or timedelta to wait for the end. After that the task fails, and the run continues.
+    :param check_interval: seconds or timedelta between two reads of a live run by the watcher, limited to 5…3600 s. The
+        watcher notices ends sooner.
+    :param additional_run_config: further fields of dbt Cloud's API, which override the arguments above.
     :param reuse_existing_run: attach to a live run of the job, if there is one.
-    :param retry_from_failure: a new try resumes the failed run of the one before.
+    :param retry_from_failure: a new try resumes the failed run of the previous try.
     :param deferrable: wait in the triggerer, not in a worker.
     :param hook_params: has no effect.
     :param openlineage_inject_parent_job_info: has no effect.
-    :param durable: has no effect: every try looks for the run of the one before.
-    :param connection: name of the connection Secret, as it is, instead of dbt_cloud_conn_id.
+    :param durable: has no effect: every try looks for the run of the previous try.
+    :param connection: exact name of the connection Secret, instead of dbt_cloud_conn_id.
     :param retry: further attempts inside this try: a number, or a mapping with the fields of `spec.retry`.
     :param queue_deadline: seconds or timedelta from submission to start; passing it cancels the run.
     :param active_deadline: seconds or timedelta from start to end; passing it cancels the run. Default:
-        execution_timeout if that cancels, else the longer of timeout and a day.
-    :param deletion_policy: what deleting the DbtRun does to a live run: `Cancel` (default) or `Orphan`.
-    :param artifacts: files of the run to keep for DbtRunArtifactOperator, as `run_results.json`.
-    :param ttl: seconds or timedelta for which the DbtRun is kept after its end was told to Airflow; None: for ever.
-    :param log_steps: log the steps of the run as they come, deferred or not. Without it, they are logged at a bad end.
+        execution_timeout if it cancels the run, else the longer of timeout and a day.
+    :param deletion_policy: what happens to a live run when its DbtRun is deleted: `Cancel` (default) or `Orphan`.
+    :param artifacts: files of the run to keep for DbtRunArtifactOperator, such as `run_results.json`.
+    :param ttl: seconds or timedelta for which the DbtRun is kept after Airflow has read its result; None: for ever.
+    :param log_steps: log each step of the run as it begins and ends, deferred or not. By default, the steps are logged
+        only if the run fails.
     :param cancel_on_kill: whether ending the task by hand, or by execution_timeout, cancels the run.
     """
 
@@ -197,7 +198,7 @@ class DbtRunOperator(ClusterOperator):
     # ── what Airflow calls ──
 
     def pre_execute(self, context: Any) -> None:
-        """Before every life of a task, mapped or not: `on_kill` must know who it is, whatever comes first."""
+        """Records which task instance this is, so that `on_kill` knows it from the beginning."""
         super().pre_execute(context)
         self._enter(context)
 
@@ -211,16 +212,18 @@ class DbtRunOperator(ClusterOperator):
                 self._pause(context, error)
                 continue
             if isinstance(belongs, Await):
-                self.log.info("DbtRun %s is being cancelled: nothing is started before it ended.", belongs.run.name)
+                self.log.info(
+                    "DbtRun %s is being cancelled: waiting for its end before a new one is created.", belongs.run.name
+                )
                 return self._wait(context, belongs.run, "execute_after_cancel")
             return self._begun(context, belongs.run)
 
     def execute_after_pause(self, context: Context, event: Mapping[str, Any] | None = None) -> int | None:
-        """Resumes when it is time to try again what a ResourceQuota did not allow."""
+        """Resumes when it is time to retry after a ResourceQuota refused the DbtRun."""
         return self.execute(context)
 
     def execute_after_start(self, context: Context, event: Mapping[str, Any] | None = None) -> int | None:
-        """Resumes when the run that is not waited for was started, or the wait for that was too long."""
+        """Resumes when a run with `wait_for_termination=False` has started, or has not started in time."""
         self._enter(context)
         told = checked(event)
         run = self._look(told)
@@ -232,17 +235,17 @@ class DbtRunOperator(ClusterOperator):
         return told.get("run_id")
 
     def execute_after_cancel(self, context: Context, event: Mapping[str, Any] | None = None) -> int | None:
-        """Resumes when the run of an earlier try, which was being cancelled, is over.
+        """Resumes when the cancelled run of an earlier try has ended.
 
         Raises:
             DbtRunLostContact: it could not be seen to end.
         """
         if checked(event).get("reason") in (WAIT_TIMEOUT, NO_ACCESS):
-            raise DbtRunLostContact(f"The run before could not be seen to end. {checked(event)['message']}")
+            raise DbtRunLostContact(f"Could not wait for the end of the previous run. {checked(event)['message']}")
         return self.execute(context)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> int | None:
-        """Resumes when the trigger fired: the object says what is true, the event only that it is worth a look."""
+        """Resumes when the trigger fired. If the object and the event differ, the object counts."""
         self._enter(context)
         told = checked(event)
         run = self._look(told)
@@ -256,7 +259,7 @@ class DbtRunOperator(ClusterOperator):
         return told.get("run_id")
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Airflow ends a deferral by itself: its time-out passed, or the trigger broke."""
+        """Resumes when Airflow has ended the deferral: its timeout passed, or the trigger failed."""
         if next_method != FRAMEWORK_FAILURE:
             return super().resume_execution(next_method, next_kwargs, context)
         self._enter(context)
@@ -266,9 +269,9 @@ class DbtRunOperator(ClusterOperator):
             return self._stopped(context, stopped)
 
     def on_kill(self) -> None:
-        """The task's process is ended from outside. May run inside a signal, beside an interrupted `execute`.
+        """Called when the task's process is stopped. It may run in a signal handler that interrupts `execute`.
 
-        If only the process ends, and another try follows, that one takes the run over. Until then this one goes on:
+        If only the process ends and another try follows, that try attaches to the run. Until then this try continues:
         Airflow 3 lets a process work until its pod's grace period is over.
         """
         if self._undisturbed:
@@ -293,7 +296,7 @@ class DbtRunOperator(ClusterOperator):
         if ends_the_run(cause, is_last=self._try.is_last):
             self.log.info("The run is cancelled: %s.", cause.value)
             return False
-        self.log.info("The run goes on, and the next try takes it over: %s.", cause.value)
+        self.log.info("The run continues, and the next try attaches to it: %s.", cause.value)
         return True
 
     @contextmanager
@@ -315,7 +318,7 @@ class DbtRunOperator(ClusterOperator):
         try:
             blocking(self._cancel_all(self._try), KILL_SECONDS)
         except (KubeError, TimeoutError) as error:
-            self.log.warning("The run could not be cancelled, it ends by its active deadline: %s", error)
+            self.log.warning("The run could not be cancelled; its active deadline ends it: %s", error)
             return False
         return True
 
@@ -347,11 +350,11 @@ class DbtRunOperator(ClusterOperator):
         if self.deferrable and self._timeout > 0:
             trigger = self._trigger(run, until_started=True)
             self.defer(trigger=trigger, method_name="execute_after_start", timeout=self._longest_deferral(context))
-        told = run.status.message or "no watcher has taken it on"
+        told = run.status.message or "no watcher has seen it"
         raise DbtRunTimedOut(
             f"Timeout: DbtRun {self._home.namespace}/{run.name} has started no dbt Cloud run after "
             f"{round(self._start_patience)} seconds (last seen: {run.status.phase or Phase.PENDING}: {told}); it was "
-            "not cancelled, and the next try takes it over."
+            "not cancelled, and the next try attaches to it."
         )
 
     @property
@@ -427,7 +430,7 @@ class DbtRunOperator(ClusterOperator):
     # ── parts ──
 
     def connect(self, config: ClusterConfig, namespace: str) -> AbstractAsyncContextManager[TaskRuns]:
-        """The way to the API server: the seam where tests put their own."""
+        """Connects to the API server. Tests replace this method."""
         return connected(config, namespace)
 
     @property
@@ -540,7 +543,7 @@ class DbtRunOperator(ClusterOperator):
 
     @staticmethod
     async def awaited(trigger: DbtRunTrigger) -> dict[str, Any]:
-        """The one event of the trigger, waited for here."""
+        """Waits for the trigger's event in this process."""
         return dict(await trigger.outcome())
 
     def _longest_deferral(self, context: Context) -> timedelta:
@@ -563,7 +566,7 @@ class DbtRunOperator(ClusterOperator):
         except NotFound:
             return None
         except KubeError as error:
-            self.log.warning("The DbtRun cannot be read, the event is believed: %s", error)
+            self.log.warning("The DbtRun cannot be read; the event is used instead: %s", error)
             return None
 
     async def _read(self, name: str) -> TaskRun:

@@ -49,17 +49,17 @@ class DbtRunSensor(ClusterOperator, BaseSensorOperator):
 
     `ClusterOperator` has the arguments that find the cluster.
 
-    :param dbt_cloud_conn_id: as of DbtRunOperator.
-    :param run_id: a dbt Cloud run, which is followed by a DbtRun that the sensor makes; or
-    :param name: a DbtRun.
+    :param dbt_cloud_conn_id: see DbtRunOperator.
+    :param run_id: the dbt Cloud run. The sensor creates a DbtRun that follows it.
+    :param name: the DbtRun to wait for, instead of run_id.
     :param account_id: checked against the connection's account.
     :param deferrable: wait in the triggerer; `mode` then has no effect.
     :param hook_params: has no effect.
-    :param connection: name of the connection Secret, as it is, instead of dbt_cloud_conn_id.
-    :param log_steps: log the steps of the run as they come: a sensor that does not defer does so at each look.
+    :param connection: exact name of the connection Secret, instead of dbt_cloud_conn_id.
+    :param log_steps: log the steps of the run. A sensor that does not defer does this at each poke.
 
-    `poke_interval`, `timeout`, `soft_fail` and `mode` are Airflow's. The watcher looks at the run every
-    `poke_interval`, brought into 5…3600 s; ends are seen sooner.
+    `poke_interval`, `timeout`, `soft_fail` and `mode` are Airflow's. The watcher reads the run every
+    `poke_interval`, limited to 5…3600 s; it notices ends sooner.
     """
 
     template_fields: Sequence[str] = ("dbt_cloud_conn_id", "run_id", "account_id", "name", "connection", "namespace")
@@ -91,11 +91,11 @@ class DbtRunSensor(ClusterOperator, BaseSensorOperator):
         warn_without_effect(hook_params=hook_params)
 
     def connect(self, config: ClusterConfig, namespace: str) -> AbstractAsyncContextManager[TaskRuns]:
-        """The way to the API server: the seam where tests put their own."""
+        """Connects to the API server. Tests replace this method."""
         return connected(config, namespace)
 
     def execute(self, context: Context) -> Any:
-        """Waits here, or in the triggerer.
+        """Waits on the worker, or in the triggerer.
 
         Raises:
             AirflowSkipException: the first look failed, and `soft_fail` or `never_fail` is set.
@@ -113,7 +113,7 @@ class DbtRunSensor(ClusterOperator, BaseSensorOperator):
         return seen.xcom_value
 
     def poke(self, context: Context) -> PokeReturnValue:
-        """One look; the run's id when it succeeded.
+        """Checks once; returns the run's id if the run succeeded.
 
         Raises:
             DbtRunException: it ended otherwise, or it cannot be looked at.

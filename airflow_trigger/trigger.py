@@ -50,33 +50,33 @@ _endings: Final[set[asyncio.Task[bool]]] = set()
 
 
 class DbtRunTrigger(BaseTrigger):
-    """Waits for a dbt Cloud run and fires one event when it is over, or when the wait is.
+    """Waits for a dbt Cloud run, and fires one event when the run ends or the time is up.
 
-    With `name` it waits for that DbtRun. With a `run_id` alone it adopts the run: it creates a DbtRun that follows it,
-    or joins the one that another trigger made.
+    With `name`, it waits for that DbtRun. With only a `run_id`, it creates a DbtRun that follows this run, or uses the
+    one that another trigger has created.
 
-    The constructor takes anything: an argument that cannot be used is told by the event, whose status is `error` and
-    whose reason is `InvalidArgument`. Every argument may be a template of an operator with `start_from_trigger`.
+    The constructor accepts any value. If it cannot use one, the trigger fires an event with the status `error` and the
+    reason `InvalidArgument`. Every argument may be a template of an operator with `start_from_trigger`.
 
     :param conn_id: `dbt_cloud_default` is the watcher's default connection; any other id names the connection Secret in
         the namespace, in lower case and with `-` for `_`.
     :param run_id: the dbt Cloud run.
-    :param end_time: the instant, in seconds since the epoch, after which the event is `timeout`; None: none. The run is
+    :param end_time: time, in seconds since the epoch, after which the event is `timeout`; None: no limit. The run is
         not cancelled.
-    :param poll_interval: seconds between the watcher's looks at an adopted run, brought into 5…3600.
+    :param poll_interval: seconds between two reads of the run by the watcher, limited to 5…3600.
     :param account_id: the dbt Cloud account, checked against the connection's.
     :param name: the DbtRun to wait for.
-    :param namespace: where it is; default: the pod's own, else `default`.
+    :param namespace: namespace of the DbtRun; default: the pod's own, else `default`.
     :param in_cluster: use the pod's ServiceAccount only.
     :param config_file: a kubeconfig, read where the trigger runs; without it the pod's ServiceAccount is used.
     :param cluster_context: the kubeconfig's context; default: its current one.
     :param start_time: when the wait began, in seconds since the epoch; default: now.
-    :param cancel_for: the task instance (`dag_id`, `run_id`, `task_id`, `map_index`, `try_number`) whose end by hand
-        cancels the run; None: nothing does.
+    :param cancel_for: task instance (`dag_id`, `run_id`, `task_id`, `map_index`, `try_number`). If a person ends it,
+        the trigger cancels the run; None: the trigger never cancels the run.
     :param denied_grace: seconds for which Kubernetes may refuse access before the event is `error`.
     :param until_started: fire as soon as the dbt Cloud run is known, with status `success`.
-    :param log_steps: log the steps of the run as they come. This needs the right to patch DbtRuns: without it, they
-        come every few minutes.
+    :param log_steps: log each step of the run as it begins and ends. Without the right to patch DbtRuns, this happens
+        only every few minutes.
     """
 
     pace: ClassVar[Pace] = DEFAULT_PACE
@@ -121,7 +121,7 @@ class DbtRunTrigger(BaseTrigger):
         self._fired = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """The class path and JSON primitives that make the same trigger elsewhere."""
+        """The class path and the arguments from which Airflow creates this trigger again."""
         fields = (
             "conn_id", "run_id", "end_time", "poll_interval", "account_id", "name", "namespace", "in_cluster",
             "config_file", "cluster_context", "start_time", "denied_grace",
@@ -156,13 +156,13 @@ class DbtRunTrigger(BaseTrigger):
         yield TriggerEvent(dict(outcome))  # type: ignore[no-untyped-call]
 
     async def outcome(self) -> Payload:
-        """The payload of the event. Whatever goes wrong is one, too."""
+        """The payload of the event. Errors are reported as a payload too."""
         try:
             return await self._outcome(self.plan())
         except ValueError as error:
             return event.invalid(self._subject(), str(error))
         except Exception:
-            log.exception("The trigger broke in a way that is not foreseen")
+            log.exception("The trigger failed with an unexpected error")
             return event.broken(self._subject())
 
     async def on_kill(self) -> None:
@@ -183,9 +183,9 @@ class DbtRunTrigger(BaseTrigger):
             await self.on_kill()
 
     async def is_still_running(self, hook: object = None) -> bool:
-        """Whether the run may still be going on, by one look at its DbtRun.
+        """Whether the run may still be live, according to its DbtRun.
 
-        True also when there is no such object: then nobody said that the run is over. `hook` is not used.
+        True also if there is no DbtRun, because the run may still be live. `hook` is not used.
 
         Raises:
             InvalidArgument: an argument cannot be used.
@@ -220,7 +220,7 @@ class DbtRunTrigger(BaseTrigger):
         except NotFound:
             return False
         except (KubeError, ValueError) as error:
-            log.warning("DbtRun %s could not be cancelled, it ends by its active deadline: %s", self.name, error)
+            log.warning("DbtRun %s could not be cancelled; its active deadline ends it: %s", self.name, error)
             return False
 
     standing_of = staticmethod(standing_of)
@@ -343,9 +343,9 @@ def _mark(task: dict[str, Any]) -> Mark:
 
 
 class PauseTrigger(BaseTrigger):
-    """Fires at an instant: so a task that can do nothing yet holds no worker.
+    """Fires at a given time, so that a task that has to wait does not occupy a worker.
 
-    :param until: the instant, in seconds since the epoch.
+    :param until: the time, in seconds since the epoch.
     """
 
     def __init__(self, until: float) -> None:

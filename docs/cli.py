@@ -19,7 +19,7 @@ HEAD: Final = """\
 use them.
 
 `--kubeconfig FILE`, `--context NAME` and `-n`, `--namespace NAME` choose the cluster and the namespace, as with
-kubectl. Every command has them, except for check, completion, simulate and watcher, and they are not repeated below.
+kubectl. Every command has these options, except check, completion, simulate and watcher. They are not repeated below.
 
 """
 COLUMNS: Final = ("Option", "Meaning", "Default")
@@ -27,7 +27,7 @@ CODES: Final = """
 
 ## Exit codes
 
-A command that waits for several runs ends with the code of the first one, in the order of the arguments, that did not
+If a command waits for several runs, its exit code is that of the first run, in the order of the arguments, that did not
 succeed.
 
 """

@@ -17,11 +17,12 @@ HEAD: Final = """\
 
 `docs/generate.py` generates this page from the code: change the code instead.
 
-`kubectl describe dr NAME` and `kubectl events --for dr/NAME` show them. Events explain what happened; the status is
-what counts. An Event can be lost, and Kubernetes deletes it after an hour by default. There is no Event per poll.
+To see the Events of a DbtRun, use `kubectl describe dr NAME` or `kubectl events --for dr/NAME`. Events explain what
+happened, but only the status is reliable: an Event can be lost, and Kubernetes deletes it after an hour by default.
+The watcher does not emit an Event for each poll.
 
-The last rows are about [DbtRunMirrors](mirror-reference.md): `kubectl events --for drm/NAME`. There is no Event per
-run. The same trouble of a mirror is told again after ten minutes at the earliest.
+The last rows are Events of [DbtRunMirrors](mirror-reference.md) (`kubectl events --for drm/NAME`). A mirror does not
+emit an Event for each run, and repeats an Event about the same problem after ten minutes at the earliest.
 
 """
 COLUMNS: Final = ("Reason", "Type", "Meaning")
@@ -30,7 +31,8 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "Adopted": ("Normal", "The object follows a run that it did not start (`spec.runId`, `reuse: Running`)."),
     "RunFound": (
         "Warning",
-        "dbt Cloud has a run of this attempt that the status did not contain, as after a restore. It is followed.",
+        "dbt Cloud has a run of this attempt that the status did not contain, as after a restore. The watcher follows "
+        "it.",
     ),
     "Retrying": ("Warning", "An attempt did not succeed; another one follows (`spec.retry`)."),
     "ResumeRefused": ("Warning", "dbt Cloud did not resume the failed run, so the attempt runs the whole job."),
@@ -40,10 +42,13 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "Failed": ("Warning", "The object has ended in this phase."),
     "TimedOut": ("Warning", "The object has ended in this phase."),
     "Error": ("Warning", "The object has ended in this phase."),
-    "Copied": ("Warning", "The object is a copy of another one, and starts nothing until an annotation says so."),
+    "Copied": ("Warning", "The object is a copy of another one. It starts no run until you set an annotation."),
     "OldCRD": ("Warning", "The CRD is older than the watcher, and the API server drops fields of the spec."),
-    "NotCancelled": ("Warning", "The object was deleted. Its run continues: one of another namespace started it."),
-    "DeletionGaveUp": ("Warning", "The object was deleted ten minutes ago, and the end of its run is not confirmed."),
+    "NotCancelled": (
+        "Warning",
+        "The object was deleted. Its run continues, because a DbtRun of another namespace started it.",
+    ),
+    "DeletionGaveUp": ("Warning", "Ten minutes after the deletion, dbt Cloud has not confirmed the end of the run."),
     "EndNotWritten": ("Warning", "The object was deleted, and its last status could not be written."),
     "ReconcileFailed": ("Warning", "An unexpected error occurred several times in a row; see the watcher's log."),
 }  # fmt: skip
@@ -55,18 +60,21 @@ TROUBLES: Final = (
 """Why dbt Cloud cannot be asked about an object. The reference of the reasons explains them."""
 MEANINGS.update({reason.value: ("Warning", REASON_DOCS[reason].meaning) for reason in TROUBLES})
 MIRROR_TROUBLES: Final[dict[str, str]] = {
-    "Behind": "A mirror: more runs match than `spec.maxPerMinute` allows. They wait; none is left out.",
-    "CreateRefused": "A mirror: the API server refuses its DbtRuns, for example because of a ResourceQuota.",
-    "ProjectNotAllowed": "A mirror: its namespace may see none of the projects that it selects.",
+    "Behind": "More runs match the mirror than `spec.maxPerMinute` allows. The rest wait; none is skipped.",
+    "CreateRefused": "The API server refuses DbtRuns of the mirror, for example because of a ResourceQuota.",
+    "ProjectNotAllowed": "The namespace of the mirror may see none of the projects that the mirror selects.",
 }  # fmt: skip
 MIRROR_WELL: Final[dict[str, str]] = {
-    "Mirroring": "A mirror works again.",
-    "Answering": "A mirror: dbt Cloud answers again.",
-    "CaughtUp": "A mirror was behind, and every run that matches has its DbtRun now.",
+    "Mirroring": "The mirror works again.",
+    "Answering": "dbt Cloud answers requests of the mirror again.",
+    "CaughtUp": "The mirror was behind, and every run that matches has its DbtRun now.",
 }  # fmt: skip
 MEANINGS.update({reason: ("Warning", meaning) for reason, meaning in MIRROR_TROUBLES.items()})
 MEANINGS.update({reason: ("Normal", meaning) for reason, meaning in MIRROR_WELL.items()})
-MEANINGS["Pruned"] = ("Normal", "A mirror has deleted DbtRuns beyond its history limits; once an hour at most.")
+MEANINGS["Pruned"] = (
+    "Normal",
+    "The mirror has deleted DbtRuns that exceed its history limits. Emitted at most once an hour.",
+)
 ENDS: Final = frozenset(phase.value for phase in Phase if phase.final)
 
 

@@ -18,19 +18,19 @@ from watcher.lifecycle.facts import RunState
 HEAD: Final = """\
 # The life of a DbtRun
 
-`docs/generate.py` generates this page: it plays stories with the watcher's own decisions and records the phases. Change
+`docs/generate.py` generates this page: it simulates DbtRuns with the watcher's own code and records the phases. Change
 the code instead.
 
-An object begins in `Pending`. The five phases on the right are final: they never change.
-`Queued` and `Running` are the phases of a run that dbt Cloud has; an arrow from the frame around them means both.
+A DbtRun begins in `Pending`. The five phases on the right are final: they never change. In the phases `Queued` and
+`Running`, dbt Cloud has a run. An arrow from or to the frame around the two applies to both.
 
 """
 TABLE: Final = """
 
 ## Every transition
 
-The last column lists the reasons that occurred in the recorded stories; others are possible. The
-[reference](reference.md#reasons) has all reasons.
+The last column lists the reasons that occurred in the simulation; others are possible. The
+[reference](reference.md#reasons) lists all reasons.
 
 """
 COLUMNS: Final = ("From", "To", "Reasons")

@@ -52,8 +52,8 @@ OTHER_VARIABLES: Final = (
     (
         "`POD_IP`",
         "set by the chart",
-        "Where other watchers hand on webhooks; it is written into the Lease. Without it: the host of "
-        "`--webhooks-listen`, if that is an address.",
+        "The address to which other watchers forward webhooks; the watcher writes it into the Lease. Without it: the "
+        "host of `--webhooks-listen`, if that is an address.",
     ),
     (
         "`HTTPS_PROXY`, `NO_PROXY`",

@@ -396,7 +396,7 @@ class Watcher:
             # Nothing under way may go on: the new holder of the Lease may have begun to act.
             await self.reconciler.stop(0.0)
             raise LostLead("The Lease was lost: another watcher may act now.")
-        logger.info("Stopping: what is under way is finished first.")
+        logger.info("Stopping: work in progress is finished first.")
 
     async def _begin(self) -> None:
         """Begins to act once a namespace is listed and the Lease is held. What is listed later wakes by itself."""

@@ -55,7 +55,7 @@ def _give_memory_back() -> None:
 @click.command()
 @_settings_options
 def watcher(**values: Any) -> None:
-    """Run the watcher: start, follow and end dbt Cloud runs as DbtRuns say."""
+    """Run the watcher, which starts, follows and cancels dbt Cloud runs as DbtRuns specify."""
     # Until the watcher handles SIGTERM, nothing is under way, and the signal ends the process. A container's process 1
     # ignores a signal that it does not handle: without this, a pod that is deleted while its watcher starts, for
     # seconds on a busy node, would stay until its grace period is over.

@@ -302,7 +302,7 @@ class Serving:
                     log.warning("A DbtRunMirror cannot be served now: %s", error, extra={"mirror": str(self.mirror)})
                 except Exception:
                     # Contained: in a task group, the fault of one mirror would end all others.
-                    log.exception("A DbtRunMirror met an unforeseen error.", extra={"mirror": str(self.mirror)})
+                    log.exception("A DbtRunMirror failed with an unexpected error.", extra={"mirror": str(self.mirror)})
                 try:
                     async with asyncio.timeout(CYCLE_SECONDS):
                         await self._woken.wait()
@@ -421,7 +421,7 @@ class Serving:
             return Told(kind, None, "Waiting", "Nothing was read yet.")
         if self._waiting:
             limit = self.mirror.spec.max_per_minute
-            return Told(kind, False, "Behind", f"Runs wait for their DbtRuns: {limit} a minute are created.")
+            return Told(kind, False, "Behind", f"Runs wait for their DbtRuns: at most {limit} are created per minute.")
         if self._reachable.status != "True" or self._ready.status != "True":
             return Told(kind, None, "NotReading", "Runs are not read now; see the other conditions.")
         return Told(kind, True, "CaughtUp", "Every run that matches and has finished has its DbtRun.")

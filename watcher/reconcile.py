@@ -168,7 +168,9 @@ class Reconciler:
         now = self._clock().mono
         stuck = {uid for uid, began in self._steps.items() if now - began > STUCK_SECONDS}
         for uid in stuck - self._stuck:
-            logger.warning("A step has not come back for %.0f s.", STUCK_SECONDS, extra={"run": self._name(uid)})
+            logger.warning(
+                "The reconcile of an object has not returned for %.0f s.", STUCK_SECONDS, extra={"run": self._name(uid)}
+            )
         self._stuck = stuck
 
     # ── whose turn it is ──
@@ -269,7 +271,7 @@ class Reconciler:
         logger.warning("%s: %s", type(error).__name__, error, extra=told, exc_info=None if ours else error)
         if run is not None and entry.failures % TOLD_EACH == 3:
             why = str(error) if ours else type(error).__name__
-            message = f"It failed {entry.failures} times in a row and is tried again: {why}"
+            message = f"It failed {entry.failures} times in a row and is retried: {why}"
             self._emit(run, Event("Warning", "ReconcileFailed", message))
 
     def _look_at(self, uid: str, entry: Entry, until: float) -> None:
@@ -313,7 +315,7 @@ class Reconciler:
             after = self._mirror.get(uid)
             if self._stopping and (after is None or after.status.phase is not Phase.SUBMITTING):
                 return None  # a claim without its answer would have to be resolved by the next watcher
-        raise RestlessObject(f"{MAX_STEPS} decisions in a row did not settle it")
+        raise RestlessObject(f"{MAX_STEPS} decisions in a row did not reach a stable state")
 
     def _forget(self, uid: str) -> None:
         """The object is gone."""

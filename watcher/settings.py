@@ -52,7 +52,7 @@ class Settings:
         "",
         "Directory with the files of the default connection (token, account-id, host, ca.crt), instead of a Secret.",
         unit="path",
-        why="For a watcher outside of a cluster.",
+        why="For a watcher outside a cluster.",
     )
     connection_namespaces: str = setting(
         "",
@@ -76,7 +76,7 @@ class Settings:
     loopback_connections: bool = setting(
         False,
         "Allow connections to this machine, also by http: for the simulator, in tests.",
-        why="On a loopback address, other services of the pod or machine could be reached.",
+        why="Through a loopback address, a connection could reach other services of the pod or machine.",
     )
     kubeconfig: str = setting(
         "",
@@ -89,13 +89,13 @@ class Settings:
         "127.0.0.1:8080",
         "Address of /healthz, /readyz and /metrics; no host: every address; port 0: any free port.",
         unit="HOST:PORT",
-        why="Outside of a pod, nobody else needs it.",
+        why="Outside a pod, only this machine needs it.",
     )
     webhooks_listen: str = setting(
         "",
-        "Address at which dbt Cloud's webhooks are taken; no host: every address; empty: none are taken.",
+        "Address that receives dbt Cloud's webhooks; no host: every address; empty: no webhooks.",
         unit="HOST:PORT",
-        why="Runs are followed without webhooks, a few seconds later; a port that nobody needs is not opened.",
+        why="Without webhooks, the watcher notices ends a few seconds later. An unused port stays closed.",
     )
     log_level: str = setting("info", "debug, info, warning or error.")
     log_format: str = setting(
@@ -103,7 +103,7 @@ class Settings:
     )
     tracing: bool = setting(
         False,
-        "Export an OpenTelemetry trace of each attempt; the variables OTEL_EXPORTER_OTLP_* say where to.",
+        "Export an OpenTelemetry trace of each attempt; the variables OTEL_EXPORTER_OTLP_* configure the destination.",
         why="It needs the packages of dbtrun[tracing], which the image does not have by default.",
     )
     requests_per_minute: int = setting(

@@ -85,7 +85,10 @@ class MirrorHistory:
                 return (await read_mirror(cluster, self._plan.namespace, name)).spans(since, now)
         except KubeError as error:
             log.warning(
-                "Asset %r is told of a gap, as DbtRunMirror %s cannot be read: %s", self._plan.asset, name, error
+                "A gap is reported to asset %r, because DbtRunMirror %s cannot be read: %s",
+                self._plan.asset,
+                name,
+                error,
             )
             return False
 

@@ -48,7 +48,7 @@ def ended(namespace: str, run: Run) -> Payload:
 def gap(namespace: str, since: datetime, now: datetime, left_out: int = 0) -> Payload:
     """The event that says that events may be missing."""
     known = (
-        f"{left_out} runs are left out, for max_replay allows no more"
+        f"{left_out} runs are omitted, because max_replay allows no more"
         if left_out
         else "the history in the namespace does not reach back so far"
     )

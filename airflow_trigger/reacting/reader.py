@@ -82,11 +82,11 @@ class Reader:
         try:
             await self._settle(tick, now)
         except Exception:
-            log.warning("How far asset %r is could not be stored; it is tried again", self._plan.asset, exc_info=True)
+            log.warning("The position of asset %r could not be stored; retrying", self._plan.asset, exc_info=True)
         try:
             return await self._taken(tick, now)
         except Exception:
-            log.warning("The ends for asset %r could not be told; it is tried again", self._plan.asset, exc_info=True)
+            log.warning("The events for asset %r could not be emitted; retrying", self._plan.asset, exc_info=True)
             self._unsure = True
             return []
 

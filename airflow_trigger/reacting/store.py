@@ -56,7 +56,7 @@ class InVariable:
         from airflow.sdk import Variable
 
         text = json.dumps(position.stored())
-        await sync_to_async(Variable.set)(self._name, text, description="How far a watcher of DbtRuns has come")
+        await sync_to_async(Variable.set)(self._name, text, description="Position of an asset watcher of DbtRuns")
 
 
 def store_of(state: AssetState | None, name: str) -> Store:

@@ -92,7 +92,7 @@ class Ticker:
                     async for tick in ticks:
                         yield tick
             except Exception:
-                log.exception("The ends of DbtRuns cannot be told, in a way that is not foreseen; it is tried again")
+                log.exception("Unexpected error while emitting events of DbtRuns; retrying")
             await asyncio.sleep(pause)
 
     async def of(self, ends: Ends) -> AsyncGenerator[Tick]:

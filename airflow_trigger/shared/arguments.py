@@ -158,7 +158,7 @@ WITHOUT_EFFECT: Final = {
     "hook_params": f"{NO_CALLS}. The watcher retries and limits its requests; its time-outs are settings of the chart.",
     "openlineage_inject_parent_job_info": "the run's cause carries the watcher's marker. Read the DbtRun's labels "
     "airflow.dbtrun.dev/dag-id, run-id and task-id instead.",
-    "durable": "every try looks for the run of the one before. A run is started anew when the task is cleared.",
+    "durable": "every try looks for the run of the previous try. If the task is cleared, a new run starts.",
     "dbt_cloud_conn_id": f"{NO_CALLS}: the DbtRuns of the namespace are read.",
     "account_id": f"{NO_CALLS}: the DbtRuns of the namespace are read.",
     "order_by": "the list is always newest first.",

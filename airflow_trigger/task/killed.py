@@ -117,7 +117,7 @@ def _within(seconds: float, ask: Callable[[], str | None]) -> str | None:
 class Standing(Enum):
     """What became of a task whose trigger is being stopped."""
 
-    WAITS = "it is deferred, or Airflow does not say: a doubt cancels nothing"
+    WAITS = "it is deferred, or Airflow does not say, so the run is not cancelled"
     GOES_ON = "it was resumed, or another try follows"
     ENDED = "it was marked, or ended with its DAG run"
 

@@ -122,7 +122,7 @@ def _start(wish: Wish, resumes: int | None) -> dict[str, Any]:
     if resumes is not None and overrides != Overrides():
         warnings.warn(
             "steps_override, schema_override and additional_run_config are not sent when dbt Cloud resumes run "
-            f"{resumes} from its failure, only if it refuses and the job runs anew.",
+            f"{resumes} from its failure, only if it refuses and the whole job runs again.",
             UserWarning,
             stacklevel=2,
         )

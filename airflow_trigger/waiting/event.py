@@ -154,7 +154,7 @@ def invalid(subject: Subject, message: str) -> Payload:
 
 def broken(subject: Subject) -> Payload:
     """The event of a trigger that met something which it does not foresee."""
-    sentence = "The trigger broke; the triggerer's log says how. What became of the run is not known."
+    sentence = "The trigger failed; see the triggerer's log. The outcome of the run is not known."
     return subject.event("error", BROKEN, sentence)
 
 
@@ -203,7 +203,7 @@ def no_access(subject: Subject, message: str, seconds: float) -> Payload:
         NO_ACCESS,
         f"DbtRun {subject.namespace}/{subject.name} could not be watched for {round(seconds)} seconds.",
         _stop(message),
-        "What became of the run is not known.",
+        "The outcome of the run is not known.",
     )
 
 

@@ -50,7 +50,7 @@ def standing(run: Run) -> str:
     """Phase, reason and message of an object, and whether dbt Cloud can be reached."""
     status = run.status
     told = " ".join(filter(None, (status.phase or Phase.PENDING, status.reason and f"({status.reason})")))
-    told = f"{told}: {status.message or 'no watcher has taken it on yet'}"
+    told = f"{told}: {status.message or 'no watcher has seen it yet'}"
     for unreachable in status.conditions:
         if unreachable.reason != status.reason:  # else the message says it already
             told = f"{told} dbt Cloud cannot be reached ({unreachable.reason}): {unreachable.message}"

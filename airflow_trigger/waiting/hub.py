@@ -329,7 +329,7 @@ class Hub:
             try:
                 await self._ask()
             except Exception as error:
-                log.exception("DbtRuns cannot be asked for, in a way that is not foreseen; it is tried again")
+                log.exception("Unexpected error while requesting DbtRuns; retrying")
                 self._deny(f"the Kubernetes client cannot be used ({type(error).__name__}): see this process's log")
             await asyncio.sleep(next(retries))
 
@@ -356,10 +356,10 @@ class Hub:
             self._deny(str(error))
             return self.pace.denied_retry
         except KubeError as error:
-            log.info("The watch of DbtRuns is in doubt, they are listed again: %s", error)
+            log.info("The watch of DbtRuns may have missed changes; listing again: %s", error)
             return error.retry_after
         except Exception:
-            log.exception("The watch of DbtRuns failed in a way that is not foreseen; they are listed again")
+            log.exception("Unexpected error in the watch of DbtRuns; listing again")
             return 0.0
 
     async def _watch(self) -> None:
@@ -370,7 +370,7 @@ class Hub:
                 self._apply(change)
         # Something in between that ends each watch at once would be asked again without a pause.
         if not heard:
-            raise Unreachable("the watch ended without a word")
+            raise Unreachable("the watch ended without an error message")
 
     def _apply(self, change: Change) -> None:
         self._version = max(self._version, int(change.version))
@@ -398,9 +398,9 @@ class Hub:
                 live = len(listing.runs)
                 await self._compare(listing)
             except KubeError as error:
-                log.info("The live DbtRuns could not be listed, the next look is in time: %s", error)
+                log.info("The live DbtRuns could not be listed; retrying at the next interval: %s", error)
             except Exception:
-                log.exception("The live DbtRuns could not be compared in a way that is not foreseen")
+                log.exception("Unexpected error while comparing the live DbtRuns")
 
     async def _compare(self, listing: Listing) -> None:
         async for run in _in_slices(listing.runs.values()):

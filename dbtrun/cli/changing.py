@@ -41,7 +41,7 @@ async def _cancelled(runs: Runs, name: str) -> bool:
     try:
         run = read(await runs.get(name))
         if run.final:
-            click.echo(f"{name} is over already: {run.phase}.", err=True)
+            click.echo(f"{name} has already ended: {run.phase}.", err=True)
             return True
         await runs.patch(name, CANCEL)
     except KubeError as error:
@@ -53,15 +53,15 @@ async def _cancelled(runs: Runs, name: str) -> bool:
 
 @click.command()
 @name_argument
-@click.option("--fresh", is_flag=True, help="Run the whole job again, also if dbt Cloud could resume the failed run.")
-@click.option("-f", "--follow", is_flag=True, help="Follow the new run; the exit code tells its outcome.")
+@click.option("--fresh", is_flag=True, help="Run the whole job again, even if dbt Cloud could resume the failed run.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the new run; the exit code depends on its result.")
 @output_option()
 @cluster_options
 @click.pass_context
 def retry(ctx: click.Context, name: str, fresh: bool, follow: bool, output: str | None, place: Place) -> None:
-    """Run a DbtRun that has ended once more, as a new DbtRun.
+    """Repeat a DbtRun that has ended, as a new DbtRun.
 
-    If the run failed, the new one resumes it from its failure.
+    If the run failed, the new DbtRun resumes it from the point of failure.
     """
 
     async def start() -> msgspec.Raw:
@@ -70,7 +70,7 @@ def retry(ctx: click.Context, name: str, fresh: bool, follow: bool, output: str 
             body = json.loads(bytes(await runs.get(name)))
             run = converted(body)
             if not run.final:
-                raise click.ClickException(f"{name} is not over: it is {run.phase}. To stop it: dbtrun cancel {name}")
+                raise click.ClickException(f"{name} has not ended: it is {run.phase}. To stop it: dbtrun cancel {name}")
             try:
                 return await runs.create(again(body, run, fresh=fresh))
             except ValueError as error:

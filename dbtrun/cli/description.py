@@ -46,7 +46,9 @@ def _head(run: Run, now: datetime) -> Iterator[Text]:
     yield from field("Name", run.name)
     yield from field("Namespace", run.metadata.namespace)
     if run.metadata.deletion_timestamp is not None:
-        yield from field("Deleted", f"{ago(run.metadata.deletion_timestamp, now)}; it goes when its run is over")
+        yield from field(
+            "Deleted", f"{ago(run.metadata.deletion_timestamp, now)}; it is removed when its run has ended"
+        )
     yield from field("Phase", f"{run.phase}{reason}", style(run))
     yield from field("Message", one_line(status.message) or _unseen(run))
     yield from field("What to do", remedy(run))

@@ -33,7 +33,7 @@ MEANINGS: Final[dict[Exit, str]] = {
     Exit.TIMED_OUT: "A run ended in the phase `TimedOut`.",
     Exit.ERROR: "A run ended in the phase `Error`.",
     Exit.GONE: "A DbtRun was deleted before its end was seen.",
-    Exit.WAITED_LONG_ENOUGH: "The time of `--timeout` passed before every run had ended. The runs go on.",
+    Exit.WAITED_LONG_ENOUGH: "The time of `--timeout` passed before every run had ended. The runs continue.",
     Exit.INTERRUPTED: "You pressed Ctrl-C.",
 }
 ENDS: Final[dict[str, Exit]] = {

@@ -42,7 +42,7 @@ OVER: Final = frozenset({"Success", "Error", "Cancelled", "Skipped"})
 @click.command()
 @name_argument
 @click.option("-f", "--follow", is_flag=True, help="Continue until the run has ended.")
-@click.option("--step", "only", type=click.IntRange(min=1), metavar="NUMBER", help="Of this step only.")
+@click.option("--step", "only", type=click.IntRange(min=1), metavar="NUMBER", help="Print the log of this step only.")
 @click.option(
     "--secret", is_flag=True, help="Use the token in the Secret of the DbtRun's connection, if you may read it."
 )
@@ -51,9 +51,9 @@ OVER: Final = frozenset({"Success", "Error", "Cancelled", "Skipped"})
 def logs(name: str, follow: bool, only: int | None, secret: bool, host: str | None, place: Place) -> None:
     """Print the logs of a run's steps.
 
-    Without a token: the steps and the end of the failed step's log, as the status has them. With --follow, the watcher
-    reads the steps every few seconds meanwhile, if you may patch DbtRuns. With a token in the
-    variable DBT_CLOUD_TOKEN, or with --secret: the whole logs from dbt Cloud.
+    Without a token, it prints the steps and the end of the failed step's log, both from the status. With a token in
+    the variable DBT_CLOUD_TOKEN, or with --secret, it prints the whole logs from dbt Cloud. With --follow, the watcher
+    reads the steps every few seconds, if you may patch DbtRuns.
     """
     running(_told(place, name, only, secret=secret, host=host, follow=follow))
 

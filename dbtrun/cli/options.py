@@ -40,7 +40,7 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def output_option(*more: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """-o for json, yaml, name, and whatever else a command has."""
     choices = click.Choice([*OUTPUTS, *more])
-    return click.option("-o", "--output", type=choices, help="Print this instead of a text for people.")
+    return click.option("-o", "--output", type=choices, help="Print this format instead of text for people.")
 
 
 def duration_option(flag: str, help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:  # noqa: A002

@@ -35,14 +35,14 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 
 @click.command()
 @objects_argument("[mirrors] [NAME...]", required=False)
-@click.option("-A", "--all-namespaces", is_flag=True, help="Of every namespace.")
-@click.option("-l", "--selector", metavar="LABELS", help="Only those with these labels, as `team=a`.")
+@click.option("-A", "--all-namespaces", is_flag=True, help="List the objects of every namespace.")
+@click.option("-l", "--selector", metavar="LABELS", help="Only objects with these labels, such as `team=a`.")
 @output_option("wide")
 @cluster_options
 def get(wanted: Asked, all_namespaces: bool, selector: str | None, output: str | None, place: Place) -> None:
     """List DbtRuns, or mirrors of runs, oldest first."""
     if wanted.names and (all_namespaces or selector):
-        raise click.UsageError("NAME goes neither with -A nor with -l.")
+        raise click.UsageError("NAME cannot be combined with -A or -l.")
     items = running(_found(wanted, place, selector, every=all_namespaces))
     kind = MIRROR_KIND if wanted.mirrors else KIND
     if output in ("json", "yaml"):

@@ -61,7 +61,7 @@ def _override_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="A dbt command to run instead of the job's own. Can be repeated.",
 )
 @_override_options
-@click.option("--cause", help="What dbt Cloud shows as the reason of the run.")
+@click.option("--cause", help="What dbt Cloud shows as the cause of the run.")
 @click.option("--retries", type=click.IntRange(0, 20), default=0, help="Further attempts if the run fails.")
 @click.option("--reuse", is_flag=True, help="Attach to a run of the job that is live, if there is one.")
 @click.option(
@@ -78,7 +78,7 @@ def _override_options(command: Callable[..., Any]) -> Callable[..., Any]:
     type=click.Choice(["ask", "cancel", "leave"]),
     default="ask",
     show_default=True,
-    help="What Ctrl-C (and SIGTERM) does to the run. Without a terminal, ask leaves it alone.",
+    help="What Ctrl-C (and SIGTERM) does to the run. Without a terminal, ask means leave.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the DbtRun instead of creating it.")
 @output_option()
@@ -98,7 +98,7 @@ def run(
 ) -> None:
     """Run a dbt Cloud job, given by its id, or by its name with --project and --environment.
 
-    The command follows the run to its end. The exit code tells the outcome.
+    The command follows the run to its end. The exit code depends on the result.
     """
     body = object_of(spec_of(options), name=name, base=base_of(options["job"]))
     if dry_run:
@@ -143,7 +143,7 @@ def _job(options: Mapping[str, Any]) -> dict[str, Any]:
     if project and environment:
         return {"name": job, "project": project, "environment": environment}
     if project or environment or not (job.isascii() and job.isdecimal()):
-        raise click.UsageError("JOB is the id of a job, or its name: then give --project and --environment too.")
+        raise click.UsageError("JOB must be the id of a job, or its name together with --project and --environment.")
     return {"id": int(job)}
 
 

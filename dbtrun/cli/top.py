@@ -46,10 +46,10 @@ ORDER: Final = (Phase.CANCELLING, Phase.RUNNING, Phase.QUEUED, Phase.SUBMITTING,
 )
 @cluster_options
 def top(interval: float, place: Place) -> None:
-    """Show the live runs of every namespace, or of the one that -n names, as they change. Ctrl-C ends it.
+    """Show the live runs of every namespace, or of the one that -n names, as they change. To stop, press Ctrl-C.
 
-    Meanwhile the watcher reads the steps of the shown runs every few seconds, if you may patch DbtRuns. Without a
-    terminal, the runs are printed once.
+    During this time, the watcher reads the steps of these runs every few seconds, if you may patch DbtRuns. Without a
+    terminal, `top` prints the runs once.
     """
     out = screen()
     logging.disable(logging.WARNING)  # an object that cannot be read is not worth a broken screen

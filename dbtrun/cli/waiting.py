@@ -39,14 +39,14 @@ class Display(Protocol):
 
 @click.command()
 @names_argument
-@duration_option("--timeout", "Stop waiting after this time. The runs go on.")
-@click.option("-q", "--quiet", is_flag=True, help="Show nothing; the exit code tells the outcome.")
+@duration_option("--timeout", "Stop waiting after this time. The runs continue.")
+@click.option("-q", "--quiet", is_flag=True, help="Show nothing; the exit code depends on the results.")
 @cluster_options
 @click.pass_context
 def wait(ctx: click.Context, names: Sequence[str], timeout: float | None, quiet: bool, place: Place) -> None:
-    """Wait until DbtRuns have ended. The exit code tells how: 0 if every run succeeded.
+    """Wait until DbtRuns have ended. The exit code is 0 if every run succeeded.
 
-    Meanwhile the watcher reads the steps of running runs every few seconds, if you may patch DbtRuns.
+    During this time, the watcher reads the steps of running runs every few seconds, if you may patch DbtRuns.
     """
     ctx.exit(running(waited(place, names, timeout, quiet=quiet)))
 
@@ -79,7 +79,7 @@ async def _ends(api: Api, namespace: str, names: Collection[str], timeout: float
                 if run is None or run.final:
                     ends[name] = None if run is None else run.phase
     except TimeoutError:
-        shown.say(f"Not over after {timeout:g} s: {', '.join(sorted(set(names) - ends.keys()))}.")
+        shown.say(f"Not ended after {timeout:g} s: {', '.join(sorted(set(names) - ends.keys()))}.")
         return Exit.WAITED_LONG_ENOUGH
     finally:
         if asking is not None:

@@ -219,7 +219,7 @@ def _host(keys: _Keys, hosts: Hosts) -> _Origin:
         parts = urlsplit(value if "://" in value else f"https://{value}")
         port = parts.port
     except ValueError:
-        keys.refuse("host", "has a port or an address that cannot be", "write a host name, as emea.dbt.com")
+        keys.refuse("host", "has an invalid port or address", "write a host name, as emea.dbt.com")
     _refuse_more_than_a_host(keys, value, parts)
     name = _name(keys, parts)
     _refuse_other_hosts(keys, name, hosts)

@@ -23,7 +23,7 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         if self.in_cluster and self.config_file:
-            raise ValueError("in_cluster and config_file exclude each other: give one of them")
+            raise ValueError("in_cluster and config_file cannot be combined: set only one of them")
         if self.context and not self.config_file:
             raise ValueError("cluster_context needs config_file: contexts are in a kubeconfig")
 

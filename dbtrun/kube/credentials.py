@@ -125,4 +125,4 @@ class _Reread:
             try:
                 configuration.api_key = (await self._read()).api_key
             except Misconfigured as error:
-                logger.warning("The last credentials stay in use: %s", error)
+                logger.warning("The credentials could not be read again; the previous ones stay in use: %s", error)

@@ -113,7 +113,7 @@ def _ended(body: bytes) -> _Status:
     try:
         return msgspec.json.decode(body, type=_Status)
     except msgspec.MsgspecError:
-        raise Unreachable("How the command ended was not told in a known form.") from None
+        raise Unreachable("The API server reported the end of the command in an unknown form.") from None
 
 
 def _code(ended: _Status) -> int:

@@ -19,7 +19,7 @@ PER_WRITE: Final = 8
 EXPECTED_WARNINGS: Final = (
     r"An Event was (dropped|not accepted)",
     r"ApiTrouble: ",
-    r"A step has not come back",
+    r"The reconcile of an object has not returned",
     r"DbtRuns in the namespace \S+ cannot be listed: Timeout: Too large resource version",
     r"A connection cannot be used: There is no Secret",
 )

@@ -62,7 +62,7 @@ async def test_a_worker_that_is_told_to_stop_leaves_its_run_to_the_retry(rig: Ri
     process = rig.airflow.task(dag_id, run, "job")["pid"]
 
     async def decided() -> bool:
-        return "the next try takes it over" in rig.airflow.log(dag_id, run, "job")
+        return "the next try attaches to it" in rig.airflow.log(dag_id, run, "job")
 
     rig.airflow.stop_worker_of(process)
     await until(decided, 60, "the task knows why its process ends", pause=0.2)

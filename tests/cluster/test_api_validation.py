@@ -39,20 +39,23 @@ BROKEN_RULES: Final[list[tuple[Fields, str]]] = [
     ),
     (
         {"runId": 5, "overrides": {"threads": 4}},
-        "spec: Invalid value: spec.overrides cannot go with spec.runId, which starts nothing: "
+        "spec: Invalid value: spec.overrides cannot be combined with spec.runId, which starts nothing: "
         "remove overrides, or name a job.",
     ),
     (
         {"runId": 5, "retry": {"limit": 1}},
-        "spec: Invalid value: spec.retry cannot go with spec.runId, which starts nothing: remove retry, or name a job.",
+        "spec: Invalid value: spec.retry cannot be combined with spec.runId, which starts nothing: "
+        "remove retry, or name a job.",
     ),
     (
         {"runId": 5, "retryOf": 4},
-        "spec: Invalid value: spec.retryOf cannot go with spec.runId, which starts nothing: remove one of them.",
+        "spec: Invalid value: spec.retryOf cannot be combined with spec.runId, which starts nothing: "
+        "remove one of them.",
     ),
     (
         {"runId": 5, "reuse": "Running"},
-        "spec: Invalid value: spec.reuse cannot go with spec.runId, which starts nothing: remove reuse, or name a job.",
+        "spec: Invalid value: spec.reuse cannot be combined with spec.runId, which starts nothing: "
+        "remove reuse, or name a job.",
     ),
     ({"job": {}}, "spec.job: Invalid value: spec.job needs either id, or name, project and environment together."),
     (
@@ -86,7 +89,7 @@ BROKEN_RULES: Final[list[tuple[Fields, str]]] = [
     (
         JOB | {"cause": "as dbtrun:0/1"},
         "spec.cause: Invalid value: \"as dbtrun:0/1\": spec.cause must not contain 'dbtrun:', which marks the runs "
-        "that the watcher starts: write it otherwise.",
+        "that the watcher starts: choose another text.",
     ),
     *(
         (JOB | {"artifacts": ["run_results.json", path]}, f'spec.artifacts[1]: Invalid value: "{path}": {NO_PATH}')
@@ -418,7 +421,7 @@ def test_a_cancel_cannot_be_taken_back(api: Api, change: Fields) -> None:
     answer = api.patch(name, {"spec": change})
     assert answer.stderr == (
         f'The DbtRun "{name}" is invalid: spec.cancel: Invalid value: false: '
-        "spec.cancel cannot be taken back: create a new DbtRun to run again.\n"
+        "spec.cancel cannot be undone: create a new DbtRun to run again.\n"
     )
 
 

@@ -134,14 +134,14 @@ async def test_waiting_has_an_end_and_cancelling_waits_for_dbt_cloud(shell: Shel
     await own.reaches("Running")
     ended = await shell.types("wait", "endless", "--timeout", "1s")
     assert (ended.code, ended.out) == (124, "")
-    assert "Not over after 1 s: endless." in ended.err
+    assert "Not ended after 1 s: endless." in ended.err
     assert (await own.status())["phase"] == "Running"
     ended = await shell.types("cancel", "endless", "--wait")
     assert ended.code == 0
     assert "endless: cancel requested." in ended.out
     assert (await own.status())["phase"] == "Cancelled"
     assert await own.run_statuses() == [30]
-    assert "is over already: Cancelled" in (await shell.types("cancel", "endless")).err
+    assert "has already ended: Cancelled" in (await shell.types("cancel", "endless")).err
     assert (await shell.types("wait", "endless", "-q")) == Ended(11, "", "")
 
 
@@ -163,7 +163,7 @@ async def test_what_is_not_over_is_not_retried(shell: Shell, stack: Stack) -> No
     await own.reaches("Running")
     ended = await shell.types("retry", "live")
     assert ended.code == 1
-    assert "live is not over: it is Running. To stop it: dbtrun cancel live" in ended.err
+    assert "live has not ended: it is Running. To stop it: dbtrun cancel live" in ended.err
     await own.patch(cancel=True)
 
 

@@ -336,7 +336,7 @@ async def test_without_a_pod_or_a_right_the_way_to_one_is_told(shell: Shell, sta
 async def test_a_watcher_that_is_away_and_one_that_was_stopped(shell: Shell, stack: Stack) -> None:
     await stack.watcher.kill()
     _, wrong, _ = await found(shell)
-    assert "is away:" in wrong["watcher"]
+    assert "does not respond:" in wrong["watcher"]
     await stack.kubectl("patch", "lease", "dbtrun", "--type=merge", "-p", '{"spec": {"holderIdentity": ""}}')
     _, wrong, _ = await found(shell)
     assert "nobody holds its Lease" in wrong["watcher"]

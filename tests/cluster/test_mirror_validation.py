@@ -24,14 +24,14 @@ ALL: Final[Fields] = {"select": {"allJobs": True}}
 NEEDS_ONE: Final = (
     "spec.select needs jobIds, environmentIds, projectIds or causes; for every run of the account, set allJobs to true."
 )
-BAD_LABELS: Final = "spec.template.labels must be labels as Kubernetes has them"
+BAD_LABELS: Final = "spec.template.labels must be valid Kubernetes labels"
 
 REFUSED: Final[list[tuple[Fields, str]]] = [
     ({}, "spec.select: Required value"),
     ({"select": {}}, NEEDS_ONE),
     ({"select": {"allJobs": False}}, NEEDS_ONE),
     ({"select": {"otherClusters": True}}, NEEDS_ONE),
-    ({"select": {"allJobs": True, "jobIds": [1]}}, "spec.select.allJobs cannot go with spec.select.jobIds"),
+    ({"select": {"allJobs": True, "jobIds": [1]}}, "spec.select.allJobs cannot be combined with spec.select.jobIds"),
     ({"select": {"jobIds": []}}, "spec.select.jobIds in body should have at least 1 items"),
     ({"select": {"jobIds": [0]}}, "spec.select.jobIds[0] in body should be greater than or equal to 1"),
     ({"select": {"jobIds": [5, 5]}}, "spec.select.jobIds[1]: Duplicate value: 5"),
@@ -45,7 +45,7 @@ REFUSED: Final[list[tuple[Fields, str]]] = [
         ALL | {"template": {"ttlSecondsAfterFinished": 5}},
         "spec.template.ttlSecondsAfterFinished in body should be greater than or equal to 60",
     ),
-    (ALL | {"template": {"labels": {"dbtrun.dev/mirror": "x"}}}, "cannot have labels of dbtrun.dev/"),
+    (ALL | {"template": {"labels": {"dbtrun.dev/mirror": "x"}}}, "cannot contain the prefix dbtrun.dev/"),
     (ALL | {"template": {"labels": {"a b": "x"}}}, BAD_LABELS),
     (ALL | {"template": {"labels": {"team": "-x-"}}}, BAD_LABELS),
     (ALL | {"template": {"labels": {"a/b/c": "x"}}}, BAD_LABELS),

@@ -356,7 +356,7 @@ async def test_a_dead_watch_is_replaced_when_a_list_shows_more(
         await create(admin, namespace, "after")
         await until(lambda: "after" in followed.names())
         assert len(followed.restarts) == 1
-        assert "did not bring a known version" in followed.restarts[0]
+        assert "did not deliver a known version" in followed.restarts[0]
 
 
 async def test_a_dead_watch_is_noticed_by_our_own_writes(

@@ -296,7 +296,7 @@ async def test_a_config_map_that_is_not_the_runs_own_is_left_as_it_is(stack: Sta
     await stack.kubectl("create", "configmap", name, "--from-literal=run_results.json=theirs")
     await own.apply(artifacts=["run_results.json"])
     (results,) = (await own.reaches("Succeeded"))["artifacts"]
-    assert f"ConfigMap {name} which is not this DbtRun's" in results["problem"]
+    assert f"ConfigMap {name} that does not belong to this DbtRun" in results["problem"]
     assert (await stack.json("get", "configmap", name))["data"] == {"run_results.json": "theirs"}
 
 

@@ -174,7 +174,7 @@ async def test_a_config_map_of_somebody_else_is_not_touched(admin: ClusterAccess
     path = api_path("api/v1", run.metadata.namespace, "configmaps")
     theirs = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "files"}, "data": {"a": "theirs"}}
     await admin.request("POST", path, body=theirs)
-    with pytest.raises(Rejected, match="ConfigMap files which is not this DbtRun's"):
+    with pytest.raises(Rejected, match="ConfigMap files that does not belong to this DbtRun"):
         await writer.keep_artifacts(run, "files", {"a": b"ours"})
     assert content(await config_map(admin, run, "files")) == {"a": b"theirs"}
 

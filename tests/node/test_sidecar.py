@@ -101,7 +101,7 @@ async def test_one_watcher_acts_and_the_others_stand_by(beside: Beside) -> None:
 async def test_the_triggerer_ends_first_and_then_the_watcher_lets_go(beside: Beside) -> None:
     holder = await beside.until_held()
     said = await beside.last_words(pod_of(holder))
-    order = ["triggerer stops", "triggerer ends", "Stopping: what is under way", "Not holding the Lease"]
+    order = ["triggerer stops", "triggerer ends", "Stopping: work in progress", "Not holding the Lease"]
     assert [words for line in said for words in order if words in line] == order, said
     assert (await beside.until_held()) != holder
     await beside.ready()
@@ -111,7 +111,7 @@ async def test_a_standby_ends_at_once_too(beside: Beside) -> None:
     holder = pod_of(await beside.until_held())
     (standby,) = {pod["metadata"]["name"] for pod in await beside.pods()} - {holder}
     said = await beside.last_words(standby)
-    assert "Stopping: what is under way" in said[-1]
+    assert "Stopping: work in progress" in said[-1]
     assert pod_of(await beside.until_held()) == holder
     await beside.ready()
 

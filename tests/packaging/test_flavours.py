@@ -67,7 +67,7 @@ def test_the_command_line_works_and_says_what_a_command_lacks(
     code, text = installed.says("--help")
     assert code == 0, text
     assert "Run the watcher" in text
-    assert "Run a dbt Cloud on this machine." in text
+    assert "Run a simulated dbt Cloud on this machine." in text
     assert installed.says("--version")[0] == 0
     assert installed.says("watcher", "--help")[0] == 0
     # Without rights and settings the check finds nothing, but it says so: its modules need the watcher's extra alone.

@@ -251,7 +251,7 @@ async def test_the_owner_of_a_failing_object_gets_an_event_now_and_then(loop_of:
     loop_of(world).wake("a")
     await asyncio.sleep(1_800)
     assert world.events[0] == (
-        "a", "ReconcileFailed", "It failed 3 times in a row and is tried again: RuntimeError"
+        "a", "ReconcileFailed", "It failed 3 times in a row and is retried: RuntimeError"
     )  # fmt: skip
     assert 2 <= len(world.events) <= 6
 

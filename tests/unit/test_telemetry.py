@@ -65,7 +65,7 @@ async def test_liveness_names_the_part_that_stands_still() -> None:
     assert (well.status_code, well.json()) == (200, {"late": {}, "silentSeconds": {"poller": 1.2}})
     late = await get("/healthz", silent=412)
     assert late.status_code == 503
-    assert late.json()["late"] == {"poller": "The poller has stood still for 412 s (limit 300 s)."}
+    assert late.json()["late"] == {"poller": "The poller has made no progress for 412 s (limit 300 s)."}
 
 
 async def test_readiness_says_what_is_missing_and_is_no_matter_of_life() -> None:

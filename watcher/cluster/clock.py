@@ -51,4 +51,7 @@ class ClusterClock:
     def _tell(self, wrong: timedelta) -> None:
         if abs(wrong) > WORTH_TELLING:
             ahead = self.offset.total_seconds()
-            logger.warning("The API server's clock counts: it is %+.0f s from this machine's.", ahead)
+            logger.warning(
+                "The API server's clock differs by %+.0f s from this machine's; the watcher uses the API server's.",
+                ahead,
+            )

@@ -95,7 +95,7 @@ class Kopf:
         finally:
             if not await watch.stop() and not await thread.answers():
                 if self._thread is thread:
-                    logger.warning("The thread in which kopf watches stands still; another one takes its place.")
+                    logger.warning("The thread of kopf's watch does not respond; a new thread replaces it.")
                     self._thread = None
                 for stuck in tuple(thread.watches):
                     stuck.finish(RuntimeError("its thread stands still"))
@@ -159,7 +159,7 @@ class _Watch:
         self._thread.call(self._stop.set)
         await asyncio.wait({self.ended}, timeout=STOP_SECONDS)
         if not self.ended.done():
-            logger.debug("kopf has not stopped within %s s; it ends unattended.", STOP_SECONDS)
+            logger.debug("kopf has not stopped within %s s; it is abandoned.", STOP_SECONDS)
             return False
         self.ended.exception()  # retrieved, or asyncio would complain about it
         return True

@@ -226,7 +226,7 @@ class Scope:
             item.uid,
             resource_version_of(item),
             known,
-            ", as the last before it was gone" if self._mirror.dead(item.uid) else "",
+            " before it was deleted" if self._mirror.dead(item.uid) else "",
             extra={"namespace": self.namespace},
         )
         self._on_restored()
@@ -260,7 +260,7 @@ class Scope:
                 self._recovered()
             overdue = self._echoes.overdue(self._now(), self._settings.stall_after)
             if overdue is not None:
-                what = f"it did not bring a known version of {self._name(overdue)}" if overdue else "it does not open"
+                what = f"it did not deliver a known version of {self._name(overdue)}" if overdue else "it does not open"
                 return f"The watch{self._where()} is dead: {what}."
             try:
                 await self._check()
@@ -373,7 +373,7 @@ def _sentence(error: KubeError, namespace: str | None) -> str:
         case NotInstalled():
             return (
                 f"The CRD {PLURAL}.{GROUP} is not installed: install the chart with crds.enabled=true, or apply"
-                f" deploy/crd/{GROUP}_{PLURAL}.yaml; the watcher goes on by itself."
+                f" deploy/crd/{GROUP}_{PLURAL}.yaml; the watcher then continues by itself."
             )
         case Forbidden() if namespace is not None:
             return (

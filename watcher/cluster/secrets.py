@@ -98,6 +98,6 @@ class SecretReader:
             data = {key: base64.b64decode(value, validate=True) for key, value in (secret.data or {}).items()}
         except binascii.Error:
             raise Unreachable(
-                f"The Secret {namespace}/{name} is not base64, as the API server never sends it."
+                f"The Secret {namespace}/{name} is not base64, so it was not sent by an API server."
             ) from None
         return SecretData(type=secret.type, data=data, resource_version=secret.metadata.resource_version)

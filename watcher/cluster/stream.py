@@ -87,7 +87,7 @@ class Stream:
         finally:
             self._kopf.close()
         cause = next(iter(self._all)).broken
-        raise StreamBroken(f"{self.problem} This happened again and again.") from cause
+        raise StreamBroken(f"{self.problem} This happened repeatedly.") from cause
 
     @property
     def _all(self) -> Collection[Scope]:

@@ -161,7 +161,9 @@ class Writer:
         found = decode(await self._access.request("GET", path, accept=METADATA_ONLY), _Owned).metadata
         # A ConfigMap of that name may be a user's own: it is not overwritten, and not deleted with the run.
         if run.uid not in [owner.uid for owner in found.owner_references]:
-            raise Rejected(f"There is a ConfigMap {name} which is not this DbtRun's: delete it, or rename one.")
+            raise Rejected(
+                f"There is a ConfigMap {name} that does not belong to this DbtRun: delete it, or rename one of them."
+            )
         basis = {"uid": found.uid, "resourceVersion": found.resource_version}
         await self._access.request("PATCH", path, body={"metadata": basis, **content})
 

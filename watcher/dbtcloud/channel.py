@@ -210,7 +210,7 @@ class Channel:
             if self._budget is not None and priority is not None:
                 await self._budget.spend(priority)
             if self._http.is_closed:
-                raise Unreachable(f"{name} was not sent: the connection was given up", not_sent=True)
+                raise Unreachable(f"{name} was not sent: the connection is closed", not_sent=True)
             with self._intake.body(self) as reply:
                 received = await self._timed(request, name, priority, reply, limit)
                 self._note(received)

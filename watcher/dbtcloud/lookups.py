@@ -200,7 +200,9 @@ class LookUps:
         try:
             await self._pages(job, reading)
         except asyncio.CancelledError:
-            reading.give_up(Unreachable("The search was given up with its connection", not_sent=True), line.waiting)
+            reading.give_up(
+                Unreachable("The search ended because its connection was closed", not_sent=True), line.waiting
+            )
             raise
         except Exception as error:  # noqa: BLE001 - the caller that waits contains it
             reading.give_up(error, line.waiting)

@@ -171,7 +171,10 @@ class Slots:
             self._listener.answering(self._users())
         self._contact.answered()
         if live is None and not self._blind:
-            log.warning("dbt Cloud does not count the live runs of the account: only runs followed here are counted.")
+            log.warning(
+                "dbt Cloud does not report how many runs of the account are live: only runs that this "
+                "watcher follows are counted."
+            )
         self._blind = live is None
         self._settle(live, asked)
         self._count = self._followed() if live is None else live.count

@@ -49,10 +49,10 @@ class State(StrEnum):
 SENTENCES: Final = {
     State.ACTIVE: "dbt Cloud sends webhooks to the address in webhook-url.",
     State.ACTIVATED: "dbt Cloud had deactivated the webhook for the address in webhook-url. It is active again.",
-    State.INACTIVE: "dbt Cloud has deactivated the webhook for the address in webhook-url again: look there for why.",
-    State.MISSING: "dbt Cloud has no webhook for the address in webhook-url: create it there.",
+    State.INACTIVE: "dbt Cloud has deactivated the webhook for the address in webhook-url again: see why in dbt Cloud.",
+    State.MISSING: "dbt Cloud has no webhook for the address in webhook-url: create one there.",
     State.REFUSED: "The token may not read or change webhooks: give the connection's Secret a webhook-token that may.",
-    State.FAILED: "Whether dbt Cloud sends webhooks could not be read; it is tried again.",
+    State.FAILED: "Whether dbt Cloud sends webhooks could not be read; the watcher tries again.",
 }
 
 

@@ -198,7 +198,7 @@ class Run(Wire, frozen=True):
             ServerFault: the run's id is not valid.
         """
         if known_id(self.id) is None:
-            raise ServerFault("dbt Cloud gives a run a number that is no id")
+            raise ServerFault("dbt Cloud reports a run with an invalid id")
         state = self._state()
         return RunFacts(
             run_id=self.id,
@@ -240,8 +240,8 @@ class Run(Wire, frozen=True):
                 return RunState.RUNNING
         word = clean(self.status_humanized or "?", MAX_WORD)
         raise UnknownStatus(
-            f"dbt Cloud gives run {self.id} the status {self.status} ({word}), which this version does not know: "
-            "it is not taken for an end"
+            f"dbt Cloud gives run {self.id} the status {self.status} ({word}), which this version does not know: it "
+            "does not count as an end"
         )
 
     def _url(self, base_url: str) -> str | None:

@@ -30,14 +30,16 @@ from watcher.lifecycle.sweeping import sweep_before_retry, sweep_live
 from watcher.lifecycle.unwritten import cancel_due, stop_wish
 
 NOT_RETRIED: Final = (
-    "It is not retried, as this watcher did not see the run live and cannot tell whether the cancel was asked for here."
+    "It is not retried, because this watcher did not see the run live and cannot tell whether a DbtRun asked for the "
+    "cancel."
 )
 
 FOREIGN: Final = (
-    "It is not cancelled, as a DbtRun of another namespace has started it: cancel that one, or the run in dbt Cloud."
+    "It is not cancelled, because a DbtRun of another namespace has started it: cancel that DbtRun, or the run in dbt "
+    "Cloud."
 )
 
-COPY_NOT_RETRIED: Final = "It is not retried, as this object is a copy."
+COPY_NOT_RETRIED: Final = "It is not retried, because this object is a copy."
 
 
 def following_step(case: Case, attempt: Attempt) -> Decision:
@@ -51,7 +53,7 @@ def following_step(case: Case, attempt: Attempt) -> Decision:
     # A run that was denied once may be followed into an outage: losing contact comes before believing the denial.
     return (
         case.deletion_overdue(
-            f"The object was let go; whether run {case.status.run_id} was cancelled is not confirmed."
+            f"The finalizer was removed; dbt Cloud has not confirmed that run {case.status.run_id} was cancelled."
         )
         or case.lost_contact()
         or (Connect() if case.known.account_id is None and not case.pausing else None)

@@ -34,7 +34,7 @@ FIRST: Final = datetime(2001, 1, 1, tzinfo=UTC)
 
 def pending_step(case: Case) -> Decision:
     """The next thing to do for an object whose present attempt has not been claimed."""
-    overdue = case.deletion_overdue("The object was let go before its run was seen.")
+    overdue = case.deletion_overdue("The finalizer was removed before the run was seen.")
     # The order: an object that is not wanted ends also while it is suspended or its connection does not work, and one
     # that is held back asks nothing of its connection.
     return (
@@ -65,8 +65,8 @@ def _end_unwanted(case: Case) -> Decision | None:
 def _report_copy(case: Case) -> Decision:
     metadata = case.run.metadata
     told = (
-        "This object is a copy of one that was taken on before: it was restored from a backup, or made from what "
-        f"kubectl printed. It starts nothing by itself. To start it: kubectl -n {metadata.namespace} annotate dbtrun "
+        "This object is a copy of another one: it was restored from a backup, or created from the output of kubectl. "
+        f"It starts nothing by itself. To start it: kubectl -n {metadata.namespace} annotate dbtrun "
         f"{metadata.name} {START_COPY_ANNOTATION}={case.run.uid}"
     )
     event = None if case.status.reason is Reason.COPIED else Event("Warning", Reason.COPIED.value, told)
@@ -260,7 +260,7 @@ def _search_past(case: Case, job_id: int) -> Decision:
                 why="searching for a run again",
                 phase=Phase.PENDING,
                 reason=Reason.LOOKING_UP,
-                message="The status has gone back to before a start; the run is being looked up.",
+                message="The status is older than the start of a run; the watcher is searching for the run.",
             )
     wanted = not (case.run.deleting or case.spec.cancel)
     mark = marker(case.run.uid, number)

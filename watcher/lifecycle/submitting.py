@@ -23,7 +23,7 @@ from watcher.lifecycle.statuses import seconds, with_attempt
 from watcher.lifecycle.sweeping import later, searched
 from watcher.lifecycle.unwritten import stop_unwritten
 
-SEARCHING: Final = "Whether dbt Cloud started the run is not known; it is being looked up."
+SEARCHING: Final = "It is not known whether dbt Cloud started the run; the watcher is searching for it."
 
 
 def submitting_step(case: Case, attempt: Attempt) -> Decision:
@@ -86,7 +86,7 @@ def _release(case: Case, attempt: Attempt) -> Decision:
     return case.change(
         phase=Phase.PENDING,
         reason=Reason.ACCEPTED,
-        message="Nothing was started yet; it is tried again.",
+        message="Nothing was started yet; the watcher tries again.",
         attempts=with_attempt(case.status, _without_claim(attempt)),
     )
 
@@ -97,7 +97,7 @@ def _handle_refusal(case: Case, attempt: Attempt, reason: Reason, message: str) 
     # A retry from failure has conditions that only dbt Cloud checks: the job's latest run, dbt 1.6 or newer, and a
     # run_results.json (documented as `retry_not_supported_reason`).
     fresh = replace(_without_claim(attempt), retry_of=None, marker=marker(case.run.uid, attempt.number))
-    told = f"dbt Cloud would not resume run {attempt.retry_of} from its failure, so the job runs anew: {message}"
+    told = f"dbt Cloud would not resume run {attempt.retry_of} from its failure, so the whole job runs again: {message}"
     return case.change(
         Event("Warning", "ResumeRefused", told),
         phase=Phase.PENDING,
@@ -111,7 +111,9 @@ def _resolve(case: Case, claim: Claim, attempt: Attempt) -> Decision:
     lookup = claim.lookup
     if lookup is not None and lookup.found:
         return _take_on_found(case, attempt, lookup)
-    overdue = case.deletion_overdue("The object was let go although it is not known whether dbt Cloud started its run.")
+    overdue = case.deletion_overdue(
+        "The finalizer was removed although it is not known whether dbt Cloud started its run."
+    )
     if overdue is not None:
         return overdue
     quiet_ends = claim.since + case.policy.quiet_period

@@ -31,14 +31,16 @@ def tampered(run: DbtRun) -> str | None:
     told = f"{lie}: it was not written by the watcher. Create a new object."
     if run.spec.adopts:
         return told
-    return f"{told} A run that it started is not followed any more; its cause begins with {MARKER_PREFIX}{run.uid}."
+    return (
+        f"{told} A run that this object started is no longer followed; its cause begins with {MARKER_PREFIX}{run.uid}."
+    )
 
 
 def _lie(run: DbtRun) -> str | None:
     status = run.status
     numbers = [0, *(attempt.number for attempt in status.attempts), MAX_ATTEMPTS + 1]
     if not all(before < after for before, after in pairwise(numbers)):
-        return "The attempts in the status are not numbered as they are made"
+        return "The attempts in the status are not numbered in order"
     if not all(_marked(run, attempt) for attempt in status.attempts):
         return "The status has a marker of another object"
     if any(time.year not in YEARS for time in _times(status)):
@@ -46,7 +48,11 @@ def _lie(run: DbtRun) -> str | None:
     phase = status.phase or Phase.PENDING
     if phase is Phase.PENDING and run.spec.adopts and status.attempts:
         return "The status has an attempt before there is one"
-    return None if _honest(phase, status, status.attempt) else f"The status says {phase} without what belongs to it"
+    return (
+        None
+        if _honest(phase, status, status.attempt)
+        else f"The status says {phase} without the fields that belong to it"
+    )
 
 
 def _marked(run: DbtRun, attempt: Attempt) -> bool:

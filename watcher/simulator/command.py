@@ -42,14 +42,20 @@ class Place:
 
 
 @click.command()
-@click.option("--config", type=FILE, help="The scenario: a YAML file. Without it, the built-in one.")
+@click.option("--config", type=FILE, help="The scenario, a YAML file. Default: the built-in scenario.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8580, show_default=True, help="0 takes a free one.")
-@click.option("--tls", is_flag=True, help="Serve https with a CA of its own.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8580,
+    show_default=True,
+    help="The port to listen on; 0: any free port.",
+)
+@click.option("--tls", is_flag=True, help="Serve https, with a certificate of a CA of its own.")
 @click.option("--tls-dir", type=click.Path(file_okay=False, path_type=Path), help="Keep the CA here; implies --tls.")
 @click.option("--state", type=FILE, help="Keep the runs in this file; they survive a crash.")
-@click.option("--speed", type=click.FloatRange(0, 1e6, min_open=True), help="Durations pass this many times faster.")
-@click.option("--offset", type=float, help="Seconds by which the server's clock is wrong.")
+@click.option("--speed", type=click.FloatRange(0, 1e6, min_open=True), help="Run the scenario this many times faster.")
+@click.option("--offset", type=float, help="Seconds by which the simulated clock differs from the real one.")
 @click.option("--token", help="The only valid token, instead of those in the scenario.")
 @click.option("--remote-control", is_flag=True, help="Let other hosts use /_simulator; it has no password.")
 def simulate(
@@ -64,7 +70,10 @@ def simulate(
     token: str | None,
     remote_control: bool,
 ) -> None:
-    """Run a dbt Cloud on this machine. Its token is `dbt-simulator-token` unless the scenario says otherwise."""
+    """Run a simulated dbt Cloud on this machine.
+
+    Its token is `dbt-simulator-token`, unless the scenario sets another one.
+    """
     try:
         scenario = load(config) if config else Scenario()
         if token:

@@ -96,7 +96,7 @@ class Control:
         async def serve(request: Request) -> Response:
             local = request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
             if not (local or self._remote):
-                words = "The control surface answers on loopback only; start with --remote-control."
+                words = "The control API answers on loopback only; start with --remote-control."
                 return json_response({"error": words}, 403)
             try:
                 self._simulator.account.advance()
@@ -154,7 +154,7 @@ class Control:
         run, wish = self._find_run(request), _decode(body, Finish)
         if wish.status not in (10, 20, 30):
             raise ControlError(
-                400, f"status: {wish.status} ends no run, use 10 (success), 20 (error) or 30 (cancelled)."
+                400, f"status: {wish.status} does not end a run, use 10 (success), 20 (error) or 30 (cancelled)."
             )
         if not run.live:
             raise ControlError(409, f"Run {run.id} is over: {run.status.name.lower()}.")

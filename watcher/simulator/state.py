@@ -82,7 +82,7 @@ class Simulator:
     def put_job(self, spec: JobSpec) -> Job:
         """:raises ScenarioError: the job says something impossible."""
         if spec.id is None:
-            raise ScenarioError("id: a job put through the control surface needs one.")
+            raise ScenarioError("id: a job put through the control API needs one.")
         check_job(self.scenario, spec, "job")
         old = self.account.jobs.get(spec.id)
         job = self.account.put_job(spec)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ManualTime:
-    """A wall that moves only when told to: `Clock(source=ManualTime())`."""
+    """A clock that only the test advances: `Clock(source=ManualTime())`."""
 
     def __init__(self, start: float = 1_720_015_140.0) -> None:
         self.seconds = start
@@ -35,7 +35,7 @@ class ManualTime:
 
 @dataclass(frozen=True)
 class Running:
-    """A simulator that answers at `url`. Everything it knows is in `simulator`, to read and to change."""
+    """A simulator that answers at `url`. Its state is in `simulator`, which the test may read and change."""
 
     simulator: Simulator
     url: str
@@ -58,7 +58,7 @@ class Running:
         return next(iter(self.simulator.account.jobs))
 
     def api(self, path: str = "", version: str = "v2") -> str:
-        """The URL of something in the account: `api("runs/")`."""
+        """The URL of a resource of the account: `api("runs/")`."""
         return f"{self.url}/api/{version}/accounts/{self.account_id}/{path}"
 
 
@@ -71,7 +71,7 @@ async def running(
     state: Path | None = None,
     port: int = 0,
 ) -> AsyncIterator[Running]:
-    """Serve a scenario until the block is left."""
+    """Serves a scenario until the end of the block."""
     simulator = Simulator(scenario or Scenario(), clock, state)
     ready = asyncio.Event()
     with tempfile.TemporaryDirectory(prefix="dbt-simulator-") as directory:

@@ -178,18 +178,20 @@ class Metrics:
         self._jobs: dict[Job, tuple[str, str]] = {}
         Info(
             "dbtrun_build",
-            "1, with the release of the watcher in the label version and that of its Python in the label python.",
+            "Always 1. The labels are the versions of the watcher and of Python.",
             registry=registry,
         ).info({"version": version, "python": platform.python_version()})
         ProcessCollector(registry=registry)
         self.reconciles = Counter("dbtrun_reconciles", "Reconciles of an object, with any result.", registry=registry)
         self.decisions = Counter("dbtrun_decisions", "Decisions carried out.", ["decision"], registry=registry)
-        self.finished = Counter("dbtrun_finished", "Ends, by phase and reason.", ["phase", "reason"], registry=registry)
+        self.finished = Counter(
+            "dbtrun_finished", "DbtRuns that ended, by phase and reason.", ["phase", "reason"], registry=registry
+        )
         self.failures = Counter(
-            "dbtrun_reconcile_failures", "Reconciles that met an unexpected error.", registry=registry
+            "dbtrun_reconcile_failures", "Reconciles that failed with an unexpected error.", registry=registry
         )
         self.failing = Gauge(
-            "dbtrun_reconciles_failing", "Objects whose last reconcile failed; each is tried again.", registry=registry
+            "dbtrun_reconciles_failing", "Objects whose last reconcile failed; each is retried.", registry=registry
         )
         self.contested = Gauge(
             "dbtrun_contested_objects",
@@ -197,14 +199,20 @@ class Metrics:
             registry=registry,
         )
         self.oldest_step = Gauge(
-            "dbtrun_reconcile_oldest_seconds", "Age of the step that has been under way longest.", registry=registry
+            "dbtrun_reconcile_oldest_seconds", "Age of the longest-running reconcile.", registry=registry
         )
         self.unreadable = Gauge(
-            "dbtrun_objects_unreadable", "Objects that cannot be read, so nothing is done for them.", registry=registry
+            "dbtrun_objects_unreadable",
+            "Objects that the watcher cannot read and therefore ignores.",
+            registry=registry,
         )
-        self.watch_restarts = Counter("dbtrun_watch_restarts", "Watches that ended or were dead.", registry=registry)
+        self.watch_restarts = Counter(
+            "dbtrun_watch_restarts", "Watches that ended or stopped delivering events.", registry=registry
+        )
         self.restores = Counter(
-            "dbtrun_restores", "Times that DbtRuns went back to older versions: restores of etcd.", registry=registry
+            "dbtrun_restores",
+            "How often DbtRuns went back to older versions, as after a restore of etcd.",
+            registry=registry,
         )
         self.crd_fields_missing = Gauge(
             "dbtrun_crd_fields_missing",
@@ -225,28 +233,33 @@ class Metrics:
         )
         self.leader = Gauge(
             "dbtrun_leader",
-            "1 while this watcher holds the Lease and acts, 0 while it is a standby.",
+            "1 while this watcher holds the Lease and is active, 0 while it is a standby.",
             registry=registry,
         )
         self.loop_lag = Histogram(
             "dbtrun_loop_lag_seconds",
-            "How late the event loop was, once a second.",
+            "Delay of the event loop, measured once a second.",
             buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 5, 10, 30, 60),
             registry=registry,
         )
         self.connection_faults = Counter(
             "dbtrun_connection_faults", "Faults of connections to dbt Cloud, by reason.", ["reason"], registry=registry
         )
-        self.conflicts = Counter("dbtrun_write_conflicts", "Writes refused: the object had changed.", registry=registry)
+        self.conflicts = Counter(
+            "dbtrun_write_conflicts",
+            "Writes that the API server refused because the object had changed.",
+            registry=registry,
+        )
         self.mirrors = Gauge("dbtrun_mirrors", "DbtRunMirrors known.", registry=registry)
         self.mirror_lag = Gauge(
             "dbtrun_mirror_lag_seconds",
-            "Seconds by which the DbtRunMirror that is furthest behind is behind, when it was last saved.",
+            "Largest lag of a DbtRunMirror behind dbt Cloud, in seconds, as of its last saved status.",
             registry=registry,
         )
         self.mirror_runs = Counter(
             "dbtrun_mirror_runs",
-            "Runs that a DbtRunMirror was about: created, own, other_cluster; pruned: their DbtRuns were removed.",
+            "Runs that DbtRunMirrors have processed, by outcome: created; own or other_cluster (started by a "
+            "DbtRun); pruned (the DbtRun was deleted).",
             ["outcome"],
             registry=registry,
         )
@@ -257,8 +270,8 @@ class Metrics:
         )
         self.webhooks = Counter(
             "dbtrun_webhooks",
-            "Requests to the receiver of webhooks, by outcome: accepted, unused (nobody waits for its run), duplicate, "
-            "relayed (to the watcher that acts), and what was refused.",
+            "Requests to the receiver of webhooks, by outcome: accepted, unused (nothing waits for the run), "
+            "duplicate, relayed (to the active watcher), and the reasons of refusals.",
             ["outcome"],
             registry=registry,
         )
@@ -269,12 +282,12 @@ class Metrics:
             registry=registry,
         )
         self.webhook_looks = Counter(
-            "dbtrun_webhook_looks", "Requests to dbt Cloud that webhooks have caused.", registry=registry
+            "dbtrun_webhook_looks", "Requests to dbt Cloud that were caused by webhooks.", registry=registry
         )
         self.webhook_subscriptions = Counter(
             "dbtrun_webhook_subscription_looks",
-            "Looks at the webhook of a connection, by what was found: active, activated, inactive, missing, refused or "
-            "failed.",
+            "Checks of a connection's webhook in dbt Cloud, by result: active, activated, inactive, missing, "
+            "refused or failed.",
             ["state"],
             registry=registry,
         )
@@ -288,7 +301,7 @@ class Metrics:
         )
         self.requests = Counter(
             "dbtrun_dbt_cloud_requests",
-            "Requests to dbt Cloud, by what they were sent for: cancel, submit, poll or details.",
+            "Requests to dbt Cloud, by purpose: cancel, submit, poll or details.",
             ["purpose"],
             registry=registry,
         )
@@ -361,10 +374,12 @@ class _Parts(Collector):
 
     def collect(self) -> Iterator[Metric]:
         silent = GaugeMetricFamily(
-            "dbtrun_part_silent_seconds", "Seconds since a part last made progress.", labels=["part"]
+            "dbtrun_part_silent_seconds", "Seconds since a component last made progress.", labels=["part"]
         )
         limit = GaugeMetricFamily(
-            "dbtrun_part_limit_seconds", "Silence after which the liveness probe fails.", labels=["part"]
+            "dbtrun_part_limit_seconds",
+            "Seconds without progress after which the liveness probe fails.",
+            labels=["part"],
         )
         for part, seconds in self.parts:
             silent.add_metric([part.name], seconds)
@@ -401,13 +416,17 @@ class _Accounts(Collector):
         slots.add_metric(["waiting"], sum(each.waiting for each in limited))
         yield slots
         broken = GaugeMetricFamily(
-            "dbtrun_broken_connections", "Connections whose last poll or question failed, by reason.", labels=["reason"]
+            "dbtrun_broken_connections", "Connections whose last request failed, by reason.", labels=["reason"]
         )
         for reason, count in Count(filter(None, (account.containment.reason for account in accounts))).items():
             broken.add_metric([reason], count)
         yield broken
         dear = sum(bool(account.poller.fallbacks) for account in accounts)
-        yield GaugeMetricFamily("dbtrun_fallback_connections", "Connections whose filters do not work.", value=dear)
+        yield GaugeMetricFamily(
+            "dbtrun_fallback_connections",
+            "Connections for which dbt Cloud ignores filters, so that polling is more expensive.",
+            value=dear,
+        )
 
 
 def _budgets(accounts: Iterable[Account]) -> Iterator[Metric]:
@@ -425,13 +444,17 @@ def _budgets(accounts: Iterable[Account]) -> Iterator[Metric]:
         labels=labels,
     )
     left = GaugeMetricFamily(
-        "dbtrun_account_requests_left", "Requests that may be sent to the account at once, now.", labels=labels
+        "dbtrun_account_requests_left",
+        "Requests that may currently be sent to the account without waiting.",
+        labels=labels,
     )
     waiting = GaugeMetricFamily(
         "dbtrun_account_requests_waiting", "Requests that wait for the budget of the account.", labels=labels
     )
     paused = GaugeMetricFamily(
-        "dbtrun_account_paused_seconds", "For how long no request is sent, after dbt Cloud's 429.", labels=labels
+        "dbtrun_account_paused_seconds",
+        "Seconds until requests to the account resume, after a 429 of dbt Cloud.",
+        labels=labels,
     )
     for place, budget in list(proven.items())[:MAX_ACCOUNTS]:
         sent.add_metric(place, budget.spent.total())
@@ -472,7 +495,7 @@ class _Objects(Collector):
         )
         yield _gauge(
             "dbtrun_oldest_in_phase_seconds",
-            "For how long a DbtRun that has not ended has been in its phase for its reason, at most.",
+            "Longest time that a DbtRun that has not ended has been in its phase for its reason.",
             place,
             now.oldest.items(),
         )

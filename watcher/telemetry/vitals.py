@@ -55,7 +55,7 @@ class Vitals:
     def late(self) -> dict[str, str]:
         """A sentence for each part that hangs, by its name."""
         return {
-            part.name: f"The {part.name} has stood still for {seconds:.0f} s (limit {part.limit:.0f} s)."
+            part.name: f"The {part.name} has made no progress for {seconds:.0f} s (limit {part.limit:.0f} s)."
             for part, seconds in self
             if seconds > part.limit
         }

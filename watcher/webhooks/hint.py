@@ -97,7 +97,7 @@ def parse(body: bytes) -> Hint:
     try:
         read = _DECODER.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        raise Malformed("it is no JSON object of a webhook") from None
+        raise Malformed("it is not the JSON object of a webhook") from None
     event = read.event_type if isinstance(read.event_type, str) else ""
     return Hint(
         key=_key(body, read.event_id),

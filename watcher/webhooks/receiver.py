@@ -65,16 +65,16 @@ ANSWERS: Final = {
     # In the same words: the answers must not tell which Secrets exist.
     Outcome.UNKNOWN: (401, "The signature is missing or wrong."),
     Outcome.TOO_LARGE: (413, f"A webhook has at most {MAX_BODY} bytes."),
-    Outcome.MALFORMED: (400, "This is no webhook of dbt Cloud."),
+    Outcome.MALFORMED: (400, "This is not a webhook of dbt Cloud."),
     Outcome.INCOMPLETE: (400, "The body ended early."),
     Outcome.TOO_MANY: (429, "Too many requests."),
     Outcome.UNAVAILABLE: (503, "Send it again later."),
 }
 REFUSALS: Final = {
-    Outcome.UNSIGNED: "A webhook is refused: none of the secrets of its connection has signed it.",
+    Outcome.UNSIGNED: "A webhook is refused: it is not signed with a secret of its connection.",
     Outcome.UNKNOWN: "A webhook is refused: no Secret of its name is a connection with the key webhook-secret.",
     Outcome.TOO_LARGE: "A webhook is refused: its body is too long.",
-    Outcome.MALFORMED: "A webhook is refused: it is signed and cannot be read.",
+    Outcome.MALFORMED: "A webhook is refused: it is signed but cannot be read.",
     Outcome.INCOMPLETE: "A webhook is refused: its body ended early.",
     Outcome.TOO_MANY: "Webhooks are refused: there are too many.",
     Outcome.UNAVAILABLE: "A webhook is refused for now: its Secret cannot be read, or no watcher can take it.",

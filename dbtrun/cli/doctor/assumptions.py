@@ -23,10 +23,12 @@ ASSUMPTIONS: Final = (
     Assumption(
         "A watcher does not pause for a quiet period",
         (),
-        "It is about the watcher's own machine: alert on dbtrun_loop_lag_seconds.",
+        "It depends on the watcher's machine: alert on dbtrun_loop_lag_seconds.",
     ),
     Assumption(
-        "The monotonic clocks of two watchers run at about the same speed", (), "It is about the watchers' machines."
+        "The monotonic clocks of two watchers run at about the same speed",
+        (),
+        "It depends on the machines of the watchers.",
     ),
     Assumption("dbt Cloud's clock is at most ten minutes behind that of the API server", ("clock",)),
     Assumption("The API server refuses a write with an old version", ("stale writes",)),

@@ -121,7 +121,7 @@ def _watchers(facts: ClusterFacts) -> Iterator[Finding]:
         yield bad(
             "watcher",
             f"More than one watcher serves the namespace {facts.namespace}: {both}.",
-            "Take the namespace from all but one of them (watchNamespaces): each has a Lease of its own.",
+            "Remove the namespace from watchNamespaces of all but one of them: each has its own Lease.",
         )
     for watcher in serve:
         yield _alive(watcher)
@@ -134,7 +134,7 @@ def _no_watcher(facts: ClusterFacts) -> Finding:
         return bad("watcher", "No watcher is installed.", INSTALL)
     return unknown(
         "watcher",
-        "You may not list the Deployments of other namespaces, so a watcher there is not seen.",
+        "You may not list the Deployments of other namespaces, so a watcher there cannot be found.",
         f"Ask an administrator whether a watcher serves the namespace {facts.namespace}.",
     )
 
@@ -153,7 +153,9 @@ def _alive(watcher: WatcherFacts) -> Finding:
             return bad("watcher", f"The watcher {watcher} does not run: nobody holds its Lease.", look)
         case lease if not lease.renewed:
             return bad(
-                "watcher", f"The watcher {watcher} is away: {lease.holder} has stopped renewing its Lease.", look
+                "watcher",
+                f"The watcher {watcher} does not respond: {lease.holder} has stopped renewing its Lease.",
+                look,
             )
     return good("watcher", f"The watcher {watcher} serves the namespace and renews its Lease.")
 
@@ -164,7 +166,7 @@ def _unseen(facts: ClusterFacts) -> Iterator[Finding]:
         yield bad(
             "status",
             f"No watcher has seen these DbtRuns: {told}.",
-            "See the watcher above; they go on as soon as one serves the namespace.",
+            "See the watcher above. These DbtRuns continue as soon as a watcher serves the namespace.",
         )
 
 
@@ -196,7 +198,9 @@ def _secret(facts: ClusterFacts) -> Iterator[Finding]:
     watcher = serving(facts)
     match facts.secret:
         case None:
-            yield unknown("connection", "Which connection runs would use is not known.", "Name it with --connection.")
+            yield unknown(
+                "connection", "It is not known which connection runs would use.", "Name it with --connection."
+            )
         case Absent():
             name = facts.wanted or (watcher.env["DBTRUN_CONNECTION_SECRET"] if watcher else "dbt-cloud")
             namespace = facts.namespace if facts.wanted or watcher is None else watcher.namespace
@@ -256,5 +260,5 @@ def stale_write(facts: ClusterFacts) -> Finding:
     if facts.stale_write == "refused":
         return good("stale writes", "The API server refuses a write with an old version.")
     return unknown(
-        "stale writes", "Whether a write with an old version is refused was not tried: there is no DbtRun yet."
+        "stale writes", "It was not checked whether a write with an old version is refused: there is no DbtRun yet."
     )

@@ -102,7 +102,7 @@ class Report:
     "--record",
     "file",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write what dbt Cloud is like to this file, without names: `dbtrun simulate --config FILE` behaves so.",
+    help="Write a scenario for `dbtrun simulate --config` that behaves like your account, without names.",
 )
 @click.option("-o", "--output", type=click.Choice(["json"]), help="Print the findings as JSON.")
 @cluster_options
@@ -123,8 +123,8 @@ def doctor(
 ) -> None:
     """Find what prevents a first run.
 
-    Checks the cluster, the watcher, your rights, the connection and dbt Cloud. The exit code is 1 if something is in
-    the way.
+    Checks the cluster, the watcher, your rights, the connection and dbt Cloud. The exit code is 1 if there is a
+    problem.
     """
     wish = Wish(
         place=place,

@@ -69,7 +69,7 @@ def _wrong(facts: MirrorFacts) -> Finding | None:
         return bad("mirrors", f"No watcher has seen the mirror {name}.", "See the watcher above.")
     if mirror.spec.suspend:
         return warning(
-            "mirrors", f"The mirror {name} is suspended.", "To go on where it was, set spec.suspend to false."
+            "mirrors", f"The mirror {name} is suspended.", "To continue where it stopped, set spec.suspend to false."
         )
     reachable = mirror.condition(MirrorCondition.REACHABLE)
     for told in (ready, reachable):

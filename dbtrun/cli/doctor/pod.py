@@ -69,14 +69,14 @@ def understood(place: Place, ended: Executed) -> Told:
     """What the command has said. It may be of another release, so only known words count."""
     if ended.code:
         said = one_line(ended.err)[:MAX_WORDS].rstrip(".")
-        older = "Upgrade the watcher to the release of this program: it has no such check."
+        older = "Upgrade the watcher to the release of this program: it does not have this check."
         look = f"See the pod: kubectl -n {place.namespace} describe pod {place.pod}"
         message = f"The check in the pod {place} ended with code {ended.code}: {said}."
         return Told((unknown("pod", message, older if ended.code == USAGE else look),))
     try:
         told = msgspec.json.decode(ended.out, type=Told)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        message = f"The check in the pod {place} printed something else than its findings."
+        message = f"The check in the pod {place} printed something other than its findings."
         return Told((bad("pod", message, "Upgrade the watcher or this program: their releases differ."),))
     return msgspec.structs.replace(told, findings=tuple(map(_shown, told.findings)))
 

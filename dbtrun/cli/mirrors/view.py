@@ -19,7 +19,7 @@ SHOWN: Final = 3
 REMEDIES: Final[Mapping[str, str]] = {
     "Behind": "Nothing, if the lag becomes smaller. Otherwise raise spec.maxPerMinute, or select fewer jobs.",
     "CreateRefused": "Correct what the message names: a ResourceQuota, an admission policy or the watcher's rights.",
-    "Suspended": "Set spec.suspend to false. The mirror continues where it was.",
+    "Suspended": "Set spec.suspend to false. The mirror continues where it stopped.",
 }
 """By the reason of a condition."""
 

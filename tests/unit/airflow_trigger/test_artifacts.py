@@ -174,7 +174,7 @@ def test_a_config_map_that_somebody_emptied_is_a_lost_contact(server: Server, le
 
 def test_a_dbtrun_that_is_gone_is_a_lost_contact(server: Server) -> None:
     server.objects.clear()
-    with pytest.raises(DbtRunLostContact, match="it goes when its DbtRun goes"):
+    with pytest.raises(DbtRunLostContact, match="it is deleted together with its DbtRun"):
         read(server)
 
 

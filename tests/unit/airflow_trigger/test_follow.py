@@ -152,7 +152,7 @@ def test_each_change_of_phase_reason_and_message_is_news_once(named: Follower) -
         named.judge(Seen(dbtrun(**status)), 0.0)
         news.append(named.news())
     assert news == [
-        "Pending: no watcher has taken it on yet",
+        "Pending: no watcher has seen it yet",
         "Pending (Unauthorized): Invalid token.",
         None,
         "Running (RunStarted): Run 5 is running.",

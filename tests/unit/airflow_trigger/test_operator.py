@@ -154,7 +154,7 @@ def test_without_waiting_the_run_id_is_returned_as_soon_as_there_is_one(runs: Fa
 @pytest.mark.parametrize("deferrable", [True, False])
 def test_without_waiting_a_start_that_takes_too_long_is_a_timeout(runs: FakeTaskRuns, deferrable: bool) -> None:
     runs.asleep = True
-    with pytest.raises(DbtRunTimedOut, match=r"has started no dbt Cloud run after 0 seconds .*no watcher has taken it"):
+    with pytest.raises(DbtRunTimedOut, match=r"has started no dbt Cloud run after 0 seconds .*no watcher has seen it"):
         new(runs, wait_for_termination=False, timeout=0, deferrable=deferrable).execute(Task().context)
 
 
@@ -461,7 +461,7 @@ def test_nothing_starts_while_the_run_before_is_being_cancelled(runs: FakeTaskRu
 
 def test_a_run_before_that_never_ends_lets_the_try_fail(runs: FakeTaskRuns) -> None:
     event = payload("first", "timeout", reason="WaitTimeout")
-    with pytest.raises(DbtRunLostContact, match="could not be seen to end"):
+    with pytest.raises(DbtRunLostContact, match="Could not wait for the end"):
         new(runs).resume_execution("execute_after_cancel", {"event": event}, Task().context)
     assert not runs.objects
 
@@ -815,7 +815,7 @@ def test_a_kill_before_the_create_starts_nothing(runs: FakeTaskRuns) -> None:
 def test_a_kill_never_raises(runs: FakeTaskRuns, capsys: pytest.CaptureFixture[str]) -> None:
     runs.failing = [Forbidden("forbidden")]
     killed(new(runs), Task())
-    assert "ends by its active deadline" in capsys.readouterr().out
+    assert "its active deadline ends it" in capsys.readouterr().out
 
 
 def test_a_kill_before_anything_began_is_no_trouble(runs: FakeTaskRuns) -> None:
@@ -1027,7 +1027,7 @@ def test_durations_may_be_timedeltas(runs: FakeTaskRuns) -> None:
     [
         ("hook_params", {"retry_limit": 3}, "The watcher retries"),
         ("openlineage_inject_parent_job_info", True, "airflow.dbtrun.dev/dag-id"),
-        ("durable", False, "every try looks for the run of the one before"),
+        ("durable", False, "every try looks for the run of the previous try"),
     ],
 )
 def test_an_argument_without_a_place_says_what_replaces_it(

@@ -123,7 +123,7 @@ def test_a_poll_interval_is_brought_into_the_range_of_the_api(asked: float, give
         ({"run_id": "None"}, "run_id must be a number from 1 up, not 'None'"),
         ({"run_id": 5, "account_id": "mine"}, "account_id must be a number from 1 up, not 'mine'"),
         ({"run_id": 5, "conn_id": "my conn"}, "conn_id 'my conn' cannot name a connection Secret"),
-        ({"run_id": 5, "in_cluster": True, "config_file": "x"}, "in_cluster and config_file exclude each other"),
+        ({"run_id": 5, "in_cluster": True, "config_file": "x"}, "in_cluster and config_file cannot be combined"),
         ({"run_id": 5, "cluster_context": "prod"}, "cluster_context needs config_file"),
     ],
 )

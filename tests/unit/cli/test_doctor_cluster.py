@@ -82,7 +82,11 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"watchers": (watcher(env=ELSEWHERE),)}, "watcher", "No watcher serves the namespace data"),
     ({"watchers": (watcher(lease=Absent()),)}, "watcher", "has never worked: it has no Lease"),
     ({"watchers": (watcher(lease=LeaseFacts("", renewed=False)),)}, "watcher", "nobody holds its Lease"),
-    ({"watchers": (watcher(lease=LeaseFacts("dbtrun-0_1", renewed=False)),)}, "watcher", "is away: dbtrun-0_1 has"),
+    (
+        {"watchers": (watcher(lease=LeaseFacts("dbtrun-0_1", renewed=False)),)},
+        "watcher",
+        "does not respond: dbtrun-0_1 has",
+    ),
     ({"watchers": (watcher(), watcher(name="second"))}, "watcher", "data/dbtrun and Deployment data/second"),
     ({"unseen": ("nightly",)}, "status", "No watcher has seen these DbtRuns: nightly."),
     ({"watchers": (watcher(env={"DBTRUN_LEASE_NAME": "x"}),)}, "connection", "has no default connection"),

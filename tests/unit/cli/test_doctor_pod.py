@@ -79,7 +79,7 @@ def test_a_terminal_obeys_nothing_that_the_pod_says() -> None:
 def test_what_is_no_document_is_no_success(out: bytes) -> None:
     check, verdict, message = only(understood(PLACE, Executed(0, out, "")))
     assert (check, verdict) == ("pod", Verdict.BAD)
-    assert "printed something else than its findings" in message
+    assert "printed something other than its findings" in message
 
 
 def test_an_older_watcher_is_told_from_one_that_fails() -> None:

@@ -67,7 +67,7 @@ def test_every_option_is_a_field() -> None:
 
 @pytest.mark.parametrize("arguments", [["nightly"], ["nightly", "--project", "sales"], ["1", "--environment", "p"]])
 def test_a_name_needs_project_and_environment(arguments: list[str]) -> None:
-    assert "then give --project and --environment too" in refused(*arguments)
+    assert "together with --project and --environment" in refused(*arguments)
 
 
 def test_a_duration_that_is_none() -> None:

@@ -50,7 +50,7 @@ def test_a_wrong_clock_is_put_right_by_the_first_reply(minutes: int, caplog: pyt
     machine.reply(clock)
     assert abs(wrong(clock, machine)) <= 1
     assert clock.offset.total_seconds() == pytest.approx(-minutes * 60, abs=1)
-    assert "The API server's clock counts" in caplog.text
+    assert "the watcher uses the API server's" in caplog.text
 
 
 def test_a_jump_of_the_machines_clock_is_no_jump_of_ours() -> None:

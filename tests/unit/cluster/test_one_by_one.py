@@ -94,7 +94,7 @@ async def test_files_are_added_to_our_own_config_map_only(tmp_path: Path) -> Non
         assert kept["binaryData"] == {"b.bin": "/w=="}
         assert kept["metadata"]["ownerReferences"][0]["uid"] == run.uid
         await at.server.put("configmaps", "foreign", {"data": {"theirs": "x"}})
-        with pytest.raises(Rejected, match="not this DbtRun's"):
+        with pytest.raises(Rejected, match="not belong to this DbtRun"):
             await writer.keep_artifacts(run, "foreign", {"a.json": b"{}"})
         assert at.server.objects["configmaps", "ns", "foreign"]["data"] == {"theirs": "x"}
 

@@ -118,7 +118,7 @@ async def test_a_write_that_the_watch_does_not_bring_shows_that_it_is_dead(tmp_p
         followed.server.mute = True
         await followed.server.put("dbtruns", "unseen", JOB)
         await until(lambda: "unseen" in followed.names())
-        await until(lambda: any("did not bring a known version" in why for why in followed.restarts))
+        await until(lambda: any("did not deliver a known version" in why for why in followed.restarts))
         followed.doubt_after(QUICK.stall_after)
         followed.server.mute = False
         await followed.watched()
@@ -132,7 +132,7 @@ async def test_our_own_write_is_expected_of_the_watch(tmp_path: Path) -> None:
         followed.server.mute = True
         body = await followed.server.put("dbtruns", "probe", {"status": {"phase": "Running"}})
         followed.mirror.record(parse(body))
-        await until(lambda: any("did not bring a known version of" in why for why in followed.restarts))
+        await until(lambda: any("did not deliver a known version of" in why for why in followed.restarts))
 
 
 async def test_a_deletion_that_the_watch_missed_is_seen_by_a_list(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ async def test_a_watch_that_is_refused_again_and_again_ends_the_stream(tmp_path:
     async with world(tmp_path) as at:
         at.server.__dict__.update(before.__dict__)
         followed = Followed(at, ("ns",), replace(QUICK, give_up_after=2))
-        with pytest.raises(StreamBroken, match="again and again"):
+        with pytest.raises(StreamBroken, match="repeatedly"):
             await followed.stream.run()
         assert len(followed.restarts) >= 2
 
@@ -277,7 +277,7 @@ async def test_a_thread_of_kopfs_that_hangs_is_replaced(
         followed.server.mute = True
         body = await followed.server.put("dbtruns", "probe", {"status": {"phase": "Running"}})
         followed.mirror.record(parse(body))
-        await until(lambda: "stands still" in caplog.text)
+        await until(lambda: "does not respond" in caplog.text)
         followed.server.mute = False
         await followed.watched()
         assert followed.stream._kopf._thread is not thread

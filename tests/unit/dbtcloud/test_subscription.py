@@ -92,7 +92,7 @@ async def test_a_missing_one_is_told_once(caplog: pytest.LogCaptureFixture) -> N
         for _ in range(3):
             await subscription.look()
         assert (states, put(cloud)) == (["missing"] * 3, 0)
-        assert caplog.text.count("create it there") == 1
+        assert caplog.text.count("create one there") == 1
 
 
 @pytest.mark.parametrize("token", ["unknown", "reader"])

@@ -88,7 +88,7 @@ async def test_a_connection_that_is_lost_is_no_success(tmp_path: Path) -> None:
 
 
 async def test_an_unknown_end_is_no_success(tmp_path: Path) -> None:
-    with pytest.raises(Unreachable, match="not told in a known form"):
+    with pytest.raises(Unreachable, match="in an unknown form"):
         await run(tmp_path, b"\x03<html>")
 
 

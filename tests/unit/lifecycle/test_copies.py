@@ -119,7 +119,7 @@ def test_a_live_run_is_followed_to_its_end(marks: dict[str, Any]) -> None:
     assert written(obj, following(obj, seen(facts()))).phase is Phase.RUNNING
     status = written(obj, following(obj, seen(facts(RunState.ERROR, started_at=None))))
     assert (status.phase, status.reason, status.run_id) == (Phase.FAILED, Reason.RUN_FAILED, RUN)
-    assert "not retried, as this object is a copy" in status.message
+    assert "not retried, because this object is a copy" in status.message
 
 
 def test_deleting_a_copy_leaves_the_run_to_the_original_unless_it_is_said() -> None:

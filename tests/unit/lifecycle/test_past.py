@@ -226,7 +226,7 @@ ALWAYS = Retry(limit=1, when=tuple(RetryWhen), strategy=RetryStrategy.FRESH)
 def test_a_cancel_that_is_met_is_not_undone_by_a_retry() -> None:
     status = cancelled(MET, run(live(), retry=ALWAYS))
     assert (status.phase, status.reason) == (Phase.CANCELLED, Reason.CANCELLED_IN_DBT_CLOUD)
-    assert "It is not retried, as this watcher did not see the run live" in status.message
+    assert "It is not retried, because this watcher did not see the run live" in status.message
 
 
 def test_a_cancel_of_our_own_is_not_undone_by_a_retry_when_the_status_goes_back() -> None:

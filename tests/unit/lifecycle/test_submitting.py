@@ -38,7 +38,7 @@ def searching(status: Status | None = None) -> Status:
     return replace(
         status or claimed(),
         reason=Reason.LOOKING_UP,
-        message="Whether dbt Cloud started the run is not known; it is being looked up.",
+        message="It is not known whether dbt Cloud started the run; the watcher is searching for it.",
     )
 
 

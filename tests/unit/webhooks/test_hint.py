@@ -153,7 +153,7 @@ def test_each_delivery_of_an_event_has_the_same_key_and_no_other_event_has_it() 
     [b"", b"[]", b"null", b'{"data": 1}', b'{"data":', documented()[:-20], b"\xff\xfe", b"[" * 60_000, b"{" * 60_000],
 )
 def test_what_is_no_webhook_is_refused_in_words_that_quote_nothing(body: bytes) -> None:
-    with pytest.raises(Malformed, match=r"^it is no JSON object of a webhook$"):
+    with pytest.raises(Malformed, match=r"^it is not the JSON object of a webhook$"):
         parse(body)
 
 

@@ -184,7 +184,7 @@ async def test_the_log_says_each_kind_of_refusal_once_a_minute(caplog: pytest.Lo
             await at.post(body(7), path="/hooks/data/missing")
     told = [record.message for record in caplog.records]
     assert len(told) == 2
-    assert "none of the secrets of its connection has signed it" in told[0]
+    assert "it is not signed with a secret of its connection" in told[0]
     assert "no Secret of its name" in told[1]
 
 

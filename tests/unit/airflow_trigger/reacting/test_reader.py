@@ -218,7 +218,7 @@ async def test_too_many_to_replay_are_the_newest_and_a_gap(world: World) -> None
     told = await world.reader(max_replay=2).take(world.tick())
     assert [payload["key"] for payload in told[:2]] == ["1/4", "1/5"]
     assert told[2]["left_out"] == 3
-    assert "3 runs are left out" in told[2]["message"]
+    assert "3 runs are omitted" in told[2]["message"]
 
 
 async def test_a_burst_is_followed_by_two_nudges_and_a_single_event_by_none(world: World) -> None:

@@ -67,7 +67,7 @@ def test_a_run_that_is_not_over_never_matches(missing: str) -> None:
         ({"since": "yesterday"}, "since must be 'now' or 'beginning'"),
         ({"namespace": "No Namespace"}, "namespace"),
         ({"max_replay": 0}, "max_replay must be a number"),
-        ({"in_cluster": True, "config_file": "f"}, "exclude each other"),
+        ({"in_cluster": True, "config_file": "f"}, "cannot be combined"),
     ],
 )
 def test_an_argument_that_cannot_be_used_is_named(asked: dict[str, Any], sentence: str) -> None:
