@@ -14,10 +14,10 @@ from tests.bench.record import Record
 HEAD: Final = """\
 # Performance
 
-`docs/generate.py` generates this page from `docs/data/performance.json`, which `python -m tests.bench.record` writes:
-run that program instead of editing this page. [Benches](../tests/bench/README.md) explains how each figure is measured.
-All processes of a bench, including etcd, the API server and the simulated dbt Cloud, share the machine that the last
-table of each section names.
+`docs/generate.py` generates this page from `docs/data/performance.json`. To update the figures, run
+`python -m tests.bench.record` instead of editing this page. [Benches](../tests/bench/README.md) explains how each
+figure is measured. All processes of a bench, including etcd, the API server and the simulated dbt Cloud, share one
+machine, which the last table of each section describes.
 
 """
 NOTHING: Final = "Nothing is recorded yet.\n"
@@ -25,20 +25,21 @@ MISSING: Final = "not recorded"
 WATCHER: Final = """\
 ## The watcher
 
-One watcher process while this many dbt Cloud runs are live. CPU, memory and requests are those of a minute in which no
-run starts or ends, with `pollIntervalSeconds: 60`. The time from an end to the status is that from the end of a run in
-dbt Cloud until a watch shows the final status. Starts are limited by the API server: the last column says what part
-they are of the starts that the same API server takes from a client that does nothing else. While starts wait, the
-watcher puts off writes that only report that a run has begun, which that client does not.
+One watcher process, while this many dbt Cloud runs are live. CPU, memory and requests are measured for a minute in
+which no run starts or ends, with `pollIntervalSeconds: 60`. *End → status* is the time from the end of a run in
+dbt Cloud until a watch delivers the final status. *Starts per second* is measured while many DbtRuns are created at
+once, where the API server is the limit. The last column compares it with the rate at which the same API server accepts
+all writes of a start from a client that does nothing else. The watcher omits or delays some of these writes while
+DbtRuns wait to be started, so the ratio could exceed 1.
 
 """
 TRIGGERS: Final = """\
 ## Waiting in Airflow's triggerer
 
-One process with this many waiting `DbtRunTrigger`s, beside one with as many `DbtCloudRunJobTrigger`s of Airflow's
-dbt Cloud provider, at the same time on the same machine. The provider asks dbt Cloud once per poll interval for each
-trigger. CPU is that of a period in which triggers only wait. Memory is what all triggers but the first add to the
-process: when they are deferred one after the other, and when a triggerer starts them all at once, as after a restart.
+One process with this many waiting `DbtRunTrigger`s, and one with as many `DbtCloudRunJobTrigger`s of Airflow's
+dbt Cloud provider, at the same time on the same machine. For each trigger, the provider asks dbt Cloud once per poll
+interval. CPU is measured while the triggers only wait. Memory is what all triggers except the first add to the process:
+when they are deferred one after the other, and when a triggerer starts all of them at once, as after a restart.
 
 """
 Figures = dict[str, dict[str, Any]]
@@ -71,7 +72,9 @@ WATCHER_COLUMNS: Final = (
     ),
     Column("Starts per second", lambda each: each["starts_per_second"]["value"], ".0f"),
     Column(
-        "Part of what the API server takes", lambda each: each["starts_of_what_the_api_server_takes"]["value"], ".2f"
+        "Starts, relative to the API server alone",
+        lambda each: each["starts_of_what_the_api_server_takes"]["value"],
+        ".2f",
     ),
 )
 TRIGGER_COLUMNS: Final = (
