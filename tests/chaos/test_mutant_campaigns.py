@@ -1,6 +1,6 @@
 """A campaign finds what is wrong: without a part of the protocol, watchers that die start a run twice, or lose one.
 
-`make test` takes away the part that is found out first, `make soak` each. `test_mutations.py` has each in virtual time.
+`make soak` takes each part away. `test_mutations.py`, which `make test` runs, does the same in virtual time.
 """
 
 from __future__ import annotations
