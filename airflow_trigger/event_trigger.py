@@ -110,7 +110,7 @@ class DbtRunEventTrigger(BaseEventTrigger):
         set has no order.
         """
         # Airflow compares a hash of both at each parse of a DAG file. A tuple comes back from its database as a list,
-        # and made a new watcher at each parse (apache/airflow#64626).
+        # and before 3.3 a mapping as another one: each made a new watcher at each parse (apache/airflow#64626).
         stored = {name: _sorted(getattr(self, name)) for name in DEFAULTS}
         changed = {name: value for name, value in stored.items() if value != DEFAULTS[name]}
         return f"{type(self).__module__}.{type(self).__qualname__}", changed | self.unknown
@@ -222,7 +222,9 @@ class DbtRunEventTrigger(BaseEventTrigger):
 def _sorted(value: Any) -> Any:
     if isinstance(value, tuple | set | frozenset | list):
         return sorted(value, key=str)
-    return dict(sorted(value.items(), key=str)) if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        return sorted(f"{key}={'' if each is None else each}" for key, each in value.items())
+    return value
 
 
 DEFAULTS: Final = {

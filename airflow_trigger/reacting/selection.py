@@ -115,6 +115,9 @@ def labels_of(value: object) -> tuple[tuple[str, str], ...]:
     Raises:
         InvalidArgument: one of them is no text, or tells the tries of a single task apart.
     """
+    if isinstance(value, list) and all(isinstance(each, str) and "=" in each for each in value):
+        # As a trigger stores them.
+        value = dict(each.split("=", 1) for each in value)
     found = {key: text(f"labels[{key!r}]", each) or "" for key, each in mapping("labels", value).items()}
     single = next((key for key in found if is_of_one_try(key)), None)
     if single is not None:

@@ -221,5 +221,14 @@ def test_only_what_is_not_a_default_is_stored_and_in_one_order() -> None:
         {"asset": "a"},
     )
     one = DbtRunEventTrigger(phases={"Failed", "Error"}, labels={"b": "1", "a": "2"})  # type: ignore[arg-type]
-    assert json.dumps(one.serialize()[1]) == json.dumps({"labels": {"a": "2", "b": "1"}, "phases": ["Error", "Failed"]})
+    assert json.dumps(one.serialize()[1]) == json.dumps({"labels": ["a=2", "b=1"], "phases": ["Error", "Failed"]})
     assert DbtRunEventTrigger(**one.serialize()[1]).serialize() == one.serialize()
+
+
+@pytest.mark.parametrize("labels", [{}, {"a": "2", "b": ""}, {"a": "b=c"}, {"a": None}])
+def test_labels_come_back_from_airflows_database_as_they_were(labels: dict[str, Any]) -> None:
+    """Airflow 3.1 and 3.2 take a watcher that has a mapping among its arguments for a new one at each parse."""
+    given = DbtRunEventTrigger(asset="a", namespace="data", labels=labels)
+    stored = given.serialize()[1]
+    assert all(isinstance(each, str | list) for each in stored.values())
+    assert DbtRunEventTrigger(**json.loads(json.dumps(stored))).plan() == given.plan()
