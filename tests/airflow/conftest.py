@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from typing import Final
 
 import pytest
 import pytest_asyncio
+from _pytest.fixtures import SubRequest  # pytest has no public way to end a fixture
 
 from tests.airflow import environments, tiers
 from tests.airflow.rig import Rig
@@ -15,6 +18,9 @@ from tests.controlplane import BuildError, build
 collect_ignore = (
     [] if len(environments.tested()) == len(environments.RELEASES) else ["test_floors.py", "test_reacting_more.py"]
 )
+
+_END: Final = pytest.StashKey[partial[None]]()
+"""Ends the release that runs."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,9 +49,29 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             raise pytest.UsageError(str(error)) from None
 
 
+def release_of(item: pytest.Item) -> str | None:
+    """The release that the test runs on."""
+    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+        return None
+    release = item.callspec.params.get("rig")
+    return release if isinstance(release, str) else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Ends a release after its last test: until its worker ends, it would use up to a sixth of a processor."""
+    yield
+    items = item.session.items
+    release, later = release_of(item), items[items.index(item) + 1 :]
+    end = item.session.stash.get(_END, None)
+    if end is not None and release is not None and release not in map(release_of, later):
+        end()
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session", params=environments.tested())
-async def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+async def rig(request: SubRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
     """An Airflow with all that it works with. Two at once would not fit on two cores."""
     release = environments.RELEASES[request.param]
+    request.session.stash[_END] = partial(request._fixturedef.finish, request)
     async with Rig.up(release, tmp_path_factory.mktemp(f"airflow-{release.version}")) as rig:
         yield rig
