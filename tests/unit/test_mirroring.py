@@ -36,7 +36,7 @@ from watcher.lifecycle.facts import Observation
 from watcher.mirroring import Mirroring, Objects, Shell
 from watcher.simulator.model import Status as RunStatus
 
-pytestmark = pytest.mark.looptime
+pytestmark = virtual.JUMPING
 
 
 class Mishap(StrEnum):

@@ -203,7 +203,7 @@ def begins(seconds: float = 0.0) -> Cursor:
     return Cursor.beginning(virtual.NOON + timedelta(seconds=seconds))
 
 
-@pytest.mark.looptime
+@virtual.JUMPING
 async def test_any_number_of_mirrors_costs_an_idle_account_the_same() -> None:
     cloud = DbtCloud()
     async with reading(cloud) as ledger:
@@ -215,7 +215,7 @@ async def test_any_number_of_mirrors_costs_an_idle_account_the_same() -> None:
     assert len(cloud.asked) <= 15 * 10
 
 
-@pytest.mark.looptime
+@virtual.JUMPING
 async def test_without_mirrors_nothing_is_asked() -> None:
     cloud = DbtCloud()
     async with reading(cloud) as ledger:
@@ -229,7 +229,7 @@ async def test_without_mirrors_nothing_is_asked() -> None:
     assert len(ledger) == 0
 
 
-@pytest.mark.looptime
+@virtual.JUMPING
 async def test_an_end_is_dealt_with_within_seconds() -> None:
     cloud, mirror = DbtCloud(), Mirror(begins())
     async with reading(cloud) as ledger:
@@ -241,7 +241,7 @@ async def test_an_end_is_dealt_with_within_seconds() -> None:
     assert mirror.answers > 0
 
 
-@pytest.mark.looptime
+@virtual.JUMPING
 async def test_a_hint_is_followed_at_once() -> None:
     cloud, mirror = DbtCloud(), Mirror(begins())
     async with reading(cloud, read_seconds=60.0) as ledger:
@@ -253,7 +253,7 @@ async def test_a_hint_is_followed_at_once() -> None:
     assert mirror.taken == [1]
 
 
-@pytest.mark.looptime
+@virtual.JUMPING
 async def test_a_hint_is_followed_for_what_has_started_too_if_a_mirror_shows_it() -> None:
     cloud, mirror = DbtCloud(), Mirror(begins(), started=True)
     async with reading(cloud, read_seconds=60.0, started_seconds=60.0) as ledger:
@@ -272,7 +272,7 @@ async def test_a_hint_is_followed_for_what_has_started_too_if_a_mirror_shows_it(
         assert not ledger.awaits(1, ended=False)
 
 
-@pytest.mark.looptime
+@virtual.JUMPING
 async def test_a_run_is_awaited_until_it_was_read() -> None:
     cloud, mirror = DbtCloud(), Mirror(begins())
     async with reading(cloud) as ledger:
@@ -284,7 +284,7 @@ async def test_a_run_is_awaited_until_it_was_read() -> None:
         assert not ledger.awaits(1, ended=True)
 
 
-@pytest.mark.looptime
+@virtual.JUMPING
 async def test_a_hint_does_not_shorten_the_backoff() -> None:
     cloud = DbtCloud()
     async with reading(cloud) as ledger:
@@ -299,7 +299,7 @@ async def test_a_hint_does_not_shorten_the_backoff() -> None:
         assert cloud.requests() - asked <= 1
 
 
-@pytest.mark.looptime
+@virtual.JUMPING
 async def test_a_mirror_that_takes_nothing_now_is_not_read_for() -> None:
     cloud = DbtCloud()
     async with reading(cloud) as ledger:
@@ -308,7 +308,7 @@ async def test_a_mirror_that_takes_nothing_now_is_not_read_for() -> None:
     assert cloud.asked == []
 
 
-@pytest.mark.looptime
+@virtual.JUMPING
 async def test_one_that_is_behind_has_readings_of_its_own() -> None:
     cloud, new = DbtCloud(), Mirror(begins(-86_400))
     async with reading(cloud) as ledger:
@@ -325,7 +325,7 @@ async def test_one_that_is_behind_has_readings_of_its_own() -> None:
     assert len(cloud.asked) == 1
 
 
-@pytest.mark.looptime
+@virtual.JUMPING
 async def test_an_outage_is_told_and_backs_off_and_nothing_is_lost() -> None:
     cloud, mirror = DbtCloud(), Mirror(begins())
     async with reading(cloud) as ledger:
@@ -340,7 +340,7 @@ async def test_an_outage_is_told_and_backs_off_and_nothing_is_lost() -> None:
     assert mirror.taken == [1]
 
 
-@pytest.mark.looptime
+@virtual.JUMPING
 async def test_a_run_that_is_listed_late_within_the_overlap_is_read() -> None:
     cloud, mirror = DbtCloud(), Mirror(begins())
     async with reading(cloud) as ledger:
@@ -351,7 +351,7 @@ async def test_a_run_that_is_listed_late_within_the_overlap_is_read() -> None:
     assert mirror.taken == [1]
 
 
-@pytest.mark.looptime
+@virtual.JUMPING
 async def test_one_that_is_listed_later_is_counted_and_dealt_with_once() -> None:
     cloud, mirror = DbtCloud(), Mirror(begins())
     counted: list[int] = []
@@ -366,7 +366,7 @@ async def test_one_that_is_listed_later_is_counted_and_dealt_with_once() -> None
     assert counted == [1]
 
 
-@pytest.mark.looptime
+@virtual.JUMPING
 async def test_what_was_there_before_the_first_look_is_not_late() -> None:
     cloud, mirror = DbtCloud(), Mirror(begins(600))
     cloud.end([1])
@@ -377,7 +377,7 @@ async def test_what_was_there_before_the_first_look_is_not_late() -> None:
     assert mirror.late == []
 
 
-@pytest.mark.looptime
+@virtual.JUMPING
 async def test_one_that_is_listed_between_the_first_reading_and_the_first_look_is_dealt_with() -> None:
     cloud, mirror = DbtCloud(), Mirror(begins())
     await asyncio.sleep(10)
@@ -389,7 +389,7 @@ async def test_one_that_is_listed_between_the_first_reading_and_the_first_look_i
     assert (mirror.taken, mirror.late) == ([], [1])
 
 
-@pytest.mark.looptime
+@virtual.JUMPING
 async def test_the_memory_of_runs_is_bounded() -> None:
     cloud, mirror = DbtCloud(), Mirror(begins())
     async with reading(cloud, read_seconds=30.0) as ledger:
@@ -402,7 +402,7 @@ async def test_the_memory_of_runs_is_bounded() -> None:
     assert len(mirror.taken) == 400
 
 
-@pytest.mark.looptime
+@virtual.JUMPING
 async def test_started_runs_come_once_and_only_to_those_who_want_them() -> None:
     cloud, wanting, other = DbtCloud(), Mirror(begins(), started=True), Mirror(begins())
     async with reading(cloud) as ledger:
@@ -416,7 +416,7 @@ async def test_started_runs_come_once_and_only_to_those_who_want_them() -> None:
     assert other.begun == []
 
 
-@pytest.mark.looptime
+@virtual.JUMPING
 async def test_a_smaller_id_that_is_listed_after_a_greater_one_comes() -> None:
     cloud, mirror = DbtCloud(), Mirror(begins(), started=True)
     async with reading(cloud) as ledger:

@@ -10,13 +10,13 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from tests.unit.virtual import NOON, clock
+from tests.unit.virtual import JUMPING, NOON, clock
 from tests.unit.world.dbtcloud import JOB, DbtCloud
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.errors import DbtCloudError, ServerFault, Unreachable
 from watcher.dbtcloud.lookups import AT_ONCE, MAX_FOUND, PAUSE_SECONDS, Question
 
-pytestmark = pytest.mark.looptime
+pytestmark = JUMPING
 
 LATENCY: Final = 0.2
 HOUR: Final = timedelta(hours=1)

@@ -17,13 +17,13 @@ import pytest
 from dbtrun.api import Reason
 from tests.unit.dbtcloud import account
 from tests.unit.dbtcloud.heard import Heard
-from tests.unit.virtual import NOON, clock, now
+from tests.unit.virtual import JUMPING, NOON, clock, now
 from tests.unit.world.dbtcloud import DbtCloud
 from watcher.dbtcloud.poller import Poller
 from watcher.lifecycle.facts import Observation, RunState, Trouble
 from watcher.simulator.model import Status
 
-pytestmark = pytest.mark.looptime
+pytestmark = JUMPING
 
 USERS = ("everybody",)
 """The objects of the connection."""

@@ -15,12 +15,12 @@ from dbtrun.api import Reason
 from dbtrun.fair import Applicant
 from tests.unit.dbtcloud import account
 from tests.unit.dbtcloud.heard import Heard
-from tests.unit.virtual import clock
+from tests.unit.virtual import JUMPING, clock
 from tests.unit.world.dbtcloud import DbtCloud
 from watcher.dbtcloud.slots import LISTED_SECONDS, UNUSED_SECONDS, LiveRuns, Slots, rounded
 from watcher.lifecycle.facts import Place
 
-pytestmark = pytest.mark.looptime
+pytestmark = JUMPING
 
 USERS = ("a", "b")
 """The objects of the connection."""
