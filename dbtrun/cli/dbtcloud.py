@@ -100,9 +100,9 @@ class DbtCloud:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def get(self, path: str = "", **params: str) -> Reply:
+    async def get(self, path: str = "", *, version: str = "v2", **params: str) -> Reply:
         """GET of something in the account."""
-        return await self.ask("GET", path, params)
+        return await self.ask("GET", path, params, version=version)
 
     async def ask(
         self,
@@ -113,6 +113,7 @@ class DbtCloud:
         *,
         limit: int | None = None,
         seconds: float | None = None,
+        version: str = "v2",
     ) -> Reply:
         """One request, one reply; never raises for what the network or dbt Cloud does.
 
@@ -123,9 +124,10 @@ class DbtCloud:
             body: sent as JSON.
             limit: bytes that are read of the answer; None: MAX_BODY.
             seconds: for the whole request; None: REQUEST_SECONDS.
+            version: of the API.
         """
         self.requests += 1
-        url = f"{self._connection.base_url}/api/v2/accounts/{self._connection.account_id}/{path}"
+        url = f"{self._connection.base_url}/api/{version}/accounts/{self._connection.account_id}/{path}"
         began, now = time.monotonic(), datetime.now(UTC)
         try:
             # A redirect that is followed would carry the token to another host.

@@ -42,6 +42,7 @@ COMMANDS: Final = {
     "simulate": Lazy("watcher.simulator.command", "simulator", "Run a simulated dbt Cloud on this machine."),
     "top": Lazy("dbtrun.cli.top", "cli", "Show the live runs of every namespace, as they change."),
     "wait": Lazy("dbtrun.cli.waiting", "cli", "Wait until DbtRuns have ended."),
+    "webhook": Lazy("dbtrun.cli.webhook", "cli", "Create the webhook of a connection in dbt Cloud."),
     "watcher": Lazy("watcher.command", "watcher", "Run the watcher, the controller of the DbtRuns."),
 }
 

@@ -15,13 +15,16 @@ from typing import Any, Final
 
 import pytest
 
+from tests.cluster.shell import Shell
 from tests.cluster.test_mirrors import appear
 from tests.controlplane import ControlPlane
+from tests.node.documents import commands
 from tests.plain import plain_http
 from tests.stack import Own, Stack, until
 from tests.stack.dbt import ACCOUNT
 from tests.stack.mirrors import elsewhere, mirror
 from tests.stack.program import Program
+from tests.stack.site import ROOT
 from tests.stack.stack import SECRET, page
 from watcher.dbtcloud.hints import BURST, FOR_HINTS
 
@@ -143,3 +146,30 @@ async def test_forged_repeated_and_broken_webhooks_change_nothing(hooked: Hooked
     await own.finish(20)
     failed = await own.reaches("Failed", seconds=120)
     assert failed["runId"] == run_id
+
+
+async def test_the_command_creates_the_webhook_and_the_watcher_takes_it(hooked: Hooked, tmp_path: Path) -> None:
+    """Also when the webhook is replaced. The command of docs/webhooks.md, with the address of this test."""
+    stack = hooked.stack
+    guide = (ROOT / "docs/webhooks.md").read_text()
+    (command,) = [each for each in commands(guide) if each.startswith("dbtrun webhook")]
+    command = command.replace("https://hooks.example.com", f"http://127.0.0.1:{hooked.port}")
+    command = command.replace("-n data", f"-n {stack.namespace}")
+    await stack.apply(stack.secret(SECRET, stack.keys()))
+    shell = Shell(stack.plane, tmp_path, stack.namespace)
+    for number, replaces in enumerate(("", " --replace")):
+        ended = await shell.runs(command + replaces)
+        assert (ended.code, ended.err) == (0, ""), ended
+        own = Own(stack, f"own-{number}")
+        await own.apply("endless", pollIntervalSeconds=300)
+        await own.reaches("Running", seconds=120)
+        await own.finish(10)
+        await own.reaches("Succeeded", seconds=120)
+    assert (await shell.runs(command)).code == 1, "there is one"
+    keys = (await stack.json("get", "secret", SECRET))["data"]
+    assert {"webhook-url", "webhook-secret", "webhook-secret-previous"} <= keys.keys()
+    listed = await stack.control.get(
+        f"{stack.url}/api/v3/accounts/{ACCOUNT}/webhooks/subscriptions",
+        headers={"Authorization": f"Token {stack.token}"},
+    )
+    assert [each["client_url"] for each in listed.json()["data"]] == [hooked.url(hooked.port)]
