@@ -146,6 +146,27 @@ async def test_a_mirror_without_a_connection_says_so_and_goes_on_once_there_is_o
     await appear(stack, "later", [run_id])
 
 
+async def test_fifty_mirrors_ask_an_idle_account_as_seldom_as_one(stack: Stack) -> None:
+    """Half a minute of each."""
+
+    async def asked() -> int:
+        await stack.ask("DELETE", "/requests")
+        await asyncio.sleep(30)
+        return int(sum((await stack.ask("GET", "/requests"))["kinds"].values()))
+
+    await stack.apply(mirror("m0", appear="Started"))
+    await ready(stack, "m0")
+    await asyncio.sleep(6)  # the first look for late runs
+    one = await asked()
+    await stack.apply(*(mirror(f"m{number}", appear="Started") for number in range(1, 50)))
+    for number in range(1, 50):
+        await ready(stack, f"m{number}")
+    fifty = await asked()
+    most = 15 / 2 + 1
+    assert 0 < one <= most
+    assert 0 < fifty <= most
+
+
 async def test_nothing_is_lost_or_comes_twice_while_the_watcher_is_killed(stack: Stack) -> None:
     """The history limit prunes most of them, and none of those may come back."""
     await stack.apply(mirror("all", historyLimit={"succeeded": 10, "failed": 10}, maxPerMinute=600))
@@ -181,7 +202,7 @@ async def test_nothing_is_lost_or_comes_twice_while_the_watcher_is_killed(stack:
 
     try:
         await until(all_seen, PATIENCE, "every run appears", pause=0.3)
-        await until(pruned, PATIENCE, "all but ten are pruned", pause=0.3)
+        await until(pruned, 2 * PATIENCE, "all but ten are pruned", pause=0.3)
         await stack.watcher.kill()
         stack.watcher.start()
         await asyncio.sleep(12)

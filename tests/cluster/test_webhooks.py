@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import json
@@ -160,13 +161,19 @@ async def test_the_command_creates_the_webhook_and_the_watcher_takes_it(hooked: 
     for number, replaces in enumerate(("", " --replace")):
         ended = await shell.runs(command + replaces)
         assert (ended.code, ended.err) == (0, ""), ended
+        keys = (await stack.json("get", "secret", SECRET))["data"]
+        secret = base64.b64decode(keys["webhook-secret"]).decode()
+
+        async def signs(secret: str = secret, number: int = number) -> bool:
+            return await hooked.post(1, secret, number) == 200
+
+        await until(signs, 90, "the watcher reads the secret", pause=1)
         own = Own(stack, f"own-{number}")
         await own.apply("endless", pollIntervalSeconds=300)
         await own.reaches("Running", seconds=120)
         await own.finish(10)
         await own.reaches("Succeeded", seconds=120)
     assert (await shell.runs(command)).code == 1, "there is one"
-    keys = (await stack.json("get", "secret", SECRET))["data"]
     assert {"webhook-url", "webhook-secret", "webhook-secret-previous"} <= keys.keys()
     listed = await stack.control.get(
         f"{stack.url}/api/v3/accounts/{ACCOUNT}/webhooks/subscriptions",
