@@ -114,7 +114,7 @@ async def bench(finishes: int, rate: float) -> bool:
     with tempfile.TemporaryDirectory(prefix="bench-mirrors-") as folder:
         async with ControlPlane.start(Path(folder)) as plane:
             plane.create_namespace_sync(NAMESPACE)
-            settings = {"DBTRUN_LEADER_ELECTION": "false", "DBTRUN_LOG_LEVEL": "warning"}
+            settings = {"DBTRUN_LEADER_ELECTION": "false", "DBTRUN_LOG_LEVEL": "info"}
             async with Stack.up(plane, NAMESPACE, Path(folder), scenario=SCENARIO, settings=settings) as stack:
                 return await measured(Bench(stack), finishes, rate)
 
