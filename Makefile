@@ -10,6 +10,7 @@ WORKERS ?= 6
 KILLS ?= 1000
 RUNS ?= 1000
 AWAY ?= 600
+WATCHERS ?= 200
 COUNT ?= 10000
 SEED ?= 1
 # The dependency group of .venv. `unit` is enough for the unit tests, on every supported Python.
@@ -18,7 +19,7 @@ GROUP ?= dev
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup check lint types unit coverage controlplane prometheus airflows test test-airflow test-airflow-all test-node \
-  test-airflow-pods soak mirror-campaign crash-points hostile abuse bench bench-airflow demo \
+  test-airflow-pods soak mirror-campaign reaction-times crash-points hostile abuse bench bench-airflow demo \
   docs site dist format lock clean
 
 help: ## list the targets
@@ -108,6 +109,9 @@ soak: controlplane ## kill watchers under every fault: make soak KILLS=1000 SEED
 
 mirror-campaign: controlplane airflows ## runs started elsewhere while everything is killed, on real Airflow 3.3: make mirror-campaign RUNS=1000 AWAY=600
 	@$(BIN)/python -m tests.airflow.mirror_campaign --runs $(RUNS) --away $(AWAY)
+
+reaction-times: controlplane airflows ## how soon Airflow 3.3 reacts to runs, and what its watchers cost: make reaction-times WATCHERS=200
+	@WATCHERS=$(WATCHERS) $(BIN)/python -m tests.airflow.reaction_times
 
 crash-points: $(READY) ## every mishap at every side effect of every path, of which `make test` tries a quarter
 	@EVERY=1 $(BIN)/pytest tests/chaos/test_crash_points.py -q -n $(WORKERS)

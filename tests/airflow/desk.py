@@ -40,6 +40,8 @@ class Desk(Protocol):
         future: bool = False,
     ) -> None: ...
 
+    async def pause(self, dag_id: str) -> None: ...
+
     async def unpause(self, dag_id: str) -> None: ...
 
     async def backfill(self, dag_id: str, date: str) -> None: ...
@@ -106,6 +108,9 @@ class Rest:
         body = {"dry_run": False, "dag_run_id": run_id, "task_ids": [task_id], "only_failed": False}
         more = {"include_downstream": downstream, "include_past": past, "include_future": future}
         await self._ask("POST", f"/dags/{dag_id}/clearTaskInstances", body | more)
+
+    async def pause(self, dag_id: str) -> None:
+        await self._ask("PATCH", f"/dags/{dag_id}", {"is_paused": True})
 
     async def unpause(self, dag_id: str) -> None:
         await self._ask("PATCH", f"/dags/{dag_id}", {"is_paused": False})
@@ -192,6 +197,9 @@ class Inside:
         future: bool = False,
     ) -> None:
         await self._ask("clear", dag_id, run_id, task_id, downstream, past, future)
+
+    async def pause(self, dag_id: str) -> None:
+        await self._ask("pause", dag_id)
 
     async def unpause(self, dag_id: str) -> None:
         await self._ask("unpause", dag_id)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from tests.airflow.rig import Rig
+from cryptography.fernet import Fernet
+
+from dbtrun.values import digest
+from tests.airflow.rig import MANY_MODELS, MODELS, SEEDS, WATCHERS, Rig
 from tests.stack import dbt_run, until
 
 ASSET = "reacting"
-POSITIONS = "select * from asset_state_store where starts_with(key, 'dbtrun_position_')"
+TRIGGERS = (
+    "select trigger.id from trigger join asset_watcher on trigger_id = trigger.id"
+    " join asset on asset.id = asset_id where asset.name like %s and triggerer_id is not null"
+)
+STATES = "select value from asset_state_store where starts_with(key, 'dbtrun_position_')"
+VARIABLES = "select val as value from variable where starts_with(key, 'dbtrun_position_')"
+"""Before 3.3, triggers have no state."""
 
 
 class Reacting:
@@ -49,6 +59,21 @@ class Reacting:
 
         await until(there, seconds, f"asset events of {keys}", pause=0.3)
 
+    def positions(self) -> list[str]:
+        """How far the watchers of all assets have come, as they have stored it."""
+        if self.rig.release.version.startswith("3.3."):
+            return [row["value"] for row in self.airflow.rows(STATES)]
+        fernet = Fernet(self.airflow.env["AIRFLOW__CORE__FERNET_KEY"])
+        return [fernet.decrypt(row["value"].encode()).decode() for row in self.airflow.rows(VARIABLES)]
+
+    async def until_stored(self, keys: set[str], seconds: float = 120.0) -> None:
+        """Waits until a watcher has stored that it has emitted all of these."""
+
+        async def stored() -> bool:
+            return any(all(digest(key, 16) in position for key in keys) for position in self.positions())
+
+        await until(stored, seconds, f"a position with {keys}", pause=0.3)
+
     async def given(self) -> list[str]:
         """What the DAG's tasks that are over were given by `new_runs`."""
         query = "select run_id from dag_run where dag_id = 'reacting' and state in ('success', 'failed')"
@@ -73,12 +98,56 @@ class Reacting:
         """Waits until a triggerer has the asset's trigger and where it begins is stored; the trigger's id."""
 
         async def there() -> int | None:
-            rows = self.airflow.rows(
-                "select trigger.id from trigger join asset_watcher on trigger_id = trigger.id"
-                " join asset on asset.id = asset_id where asset.name = %s and triggerer_id is not null",
-                ASSET,
-            )
-            stored = self.airflow.rows(POSITIONS)
-            return rows[0]["id"] if rows and stored else None
+            watched = self.triggers(ASSET)
+            # Each watcher stores first where it begins: this one has, if all have.
+            return watched[0] if watched and len(self.positions()) > WATCHERS else None
 
         return await until(there, seconds, "the asset is watched", pause=0.3)
+
+    async def until_many_watched(self, count: int, seconds: float = 240.0) -> None:
+        """Waits until so many of the other assets have a trigger."""
+
+        async def there() -> bool:
+            return len(self.triggers("many-%")) == count
+
+        await until(there, seconds, f"{count} assets are watched", pause=0.5)
+
+    async def until_unwatched(self, seconds: float = 120.0) -> None:
+        """Waits until the asset has no trigger."""
+
+        async def gone() -> bool:
+            return not self.triggers(ASSET)
+
+        await until(gone, seconds, "nobody watches the asset", pause=0.3)
+
+    def triggers(self, asset: str) -> list[int]:
+        """The ids of an asset's triggers that a triggerer has; `%` stands for anything in the name."""
+        query = TRIGGERS
+        if self.rig.release.version.startswith("3.1."):
+            query = query.replace("asset_watcher", "asset_trigger")
+        return [row["id"] for row in self.airflow.rows(query, asset)]
+
+    # ── the models of a run ──
+
+    async def end_with_models(self, name: str) -> str:
+        """A run of two steps that builds models, started by nobody in Airflow; the key of its events."""
+        await self.rig.stack.apply(dbt_run(name, None, job={"id": MANY_MODELS}, artifacts=["dbtrun/results.json"]))
+        status = await self.rig.stack.reaches(name, "Succeeded")
+        return f"{status['accountId']}/{status['runId']}"
+
+    def models(self, dag_id: str) -> list[tuple[str, str]]:
+        """The assets of all events that a DAG's tasks have emitted, with the keys."""
+        query = (
+            "select uri, event.extra from asset_event event join asset on asset.id = asset_id where source_dag_id = %s"
+        )
+        return sorted((row["uri"], row["extra"]["key"]) for row in self.airflow.rows(query, dag_id))
+
+    def expected_models(self, key: str) -> list[tuple[str, str]]:
+        """The same of all that a run of two steps has built."""
+        nodes = [f"model.shop.m{number}" for number in range(MODELS)] + [f"seed.shop.s{each}" for each in range(SEEDS)]
+        return sorted((f"postgres://warehouse:5432/analytics/{node.split('.')[-1]}", f"{key}/{node}") for node in nodes)
+
+    def kills(self, dag_id: str) -> list[str]:
+        """The points at which processes of the DAG's task were killed."""
+        folder = Path(self.airflow.env["DBTRUN_TEST_FOLDER"])
+        return sorted(path.name.rpartition("-")[2] for path in folder.glob(f"kill-{dag_id}-*"))

@@ -29,8 +29,13 @@ DOCUMENTED: Final = (12345, 111, 222, 333)
 MANY_MODELS: Final = 444
 """The id of a job that builds so many models."""
 MODELS: Final = 50 if BRIEF else 500
+"""In its second step."""
+SEEDS: Final = 3
+"""In its first step, with one model that fails there and is built by the second."""
 SIZE: Final = int(os.environ.get("MAPPED_TASKS", "8" if BRIEF else "12"))
 """How many mapped tasks wait, a quarter of them to be killed twice. Each costs Airflow two seconds of a processor."""
+WATCHERS: Final = int(os.environ.get("WATCHERS", "10"))
+"""How many assets have a watcher, besides those that tests look at."""
 AHEAD: Final = {"endless": 3}
 """How many runs of a DAG are started before a test asks for them."""
 
@@ -38,8 +43,13 @@ AHEAD: Final = {"endless": 3}
 def scenario() -> dict[str, Any]:
     """The scenario of all tests, and the jobs of the documented snippets, which end when a test ends them."""
     endless = {"queue": 0.1, "start": 0.1, "run": None, "parallel": True}
-    nodes = [f"model.shop.m{number}" for number in range(MODELS)]
-    many = {"id": MANY_MODELS, "name": "many models", "queue": 0.1, "start": 0.1, "run": 0.5, "nodes": nodes}
+    steps: list[list[dict[str, str]]] = [
+        [*({"node": f"seed.shop.s{number}"} for number in range(SEEDS)), {"node": "model.shop.m0", "status": "error"}],
+        [{"node": f"model.shop.m{number}"} for number in range(MODELS)],
+    ]
+    commands = ["dbt build --select seeds", "dbt build"]
+    quick = {"queue": 0.1, "start": 0.1, "run": 0.5}
+    many = {"id": MANY_MODELS, "name": "many models", "steps": commands, "results": steps} | quick
     documented = ({"id": job, "name": f"job {job}"} | endless for job in DOCUMENTED)
     return SCENARIO | {"jobs": [*SCENARIO["jobs"], many, *documented]}
 
@@ -141,4 +151,5 @@ async def _access(stack: Stack, folder: Path) -> dict[str, str]:
         "DBTRUN_TEST_NAMESPACE": NAMESPACE,
         "DBTRUN_TEST_FOLDER": str(folder),
         "DBTRUN_TEST_SIZE": str(SIZE),
+        "DBTRUN_TEST_WATCHERS": str(WATCHERS),
     }

@@ -8,11 +8,14 @@ import time
 
 import pytest
 
-from tests.airflow.reacting import Reacting
-from tests.airflow.rig import Rig
+from tests.airflow.reacting import ASSET, Reacting
+from tests.airflow.reaction_times import reactions
+from tests.airflow.rig import WATCHERS, Rig
 from tests.airflow.test_reacting import WITH_ASSETS
+from tests.patience import patience
+from tests.stack import until
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1500)]
 
 
 @pytest.fixture
@@ -35,15 +38,18 @@ async def test_one_that_was_frozen_tells_nothing_that_its_successor_told(reactin
     rig.airflow.send("triggerer", signal.SIGSTOP)
     try:
         keys = await reacting.end("frozen-1", "frozen-2")
-        await reacting.until_emitted(set(keys.values()))
+        # What is emitted and not yet stored is told again, by a successor as by a twin.
+        await reacting.until_stored(set(keys.values()))
     finally:
         rig.airflow.send("triggerer", signal.SIGCONT)
-    later = await reacting.end("frozen-3")
-    await reacting.until_emitted(set(later.values()))
-    await asyncio.sleep(5)
+    try:
+        later = await reacting.end("frozen-3")
+        await reacting.until_emitted(set(later.values()))
+        await asyncio.sleep(5)
+    finally:
+        await rig.airflow.kill("triggerer-events")
     emitted = [key for key in reacting.emitted() if key in {*keys.values(), *later.values()}]
     assert sorted(emitted) == sorted({*keys.values(), *later.values()})
-    await rig.airflow.kill("triggerer-events")
 
 
 @WITH_ASSETS
@@ -55,3 +61,86 @@ async def test_what_ends_while_no_triggerer_is_there_comes_with_the_next(reactin
     began = time.monotonic()
     await reacting.until_emitted(set(keys.values()))
     assert time.monotonic() - began < 120
+
+
+@WITH_ASSETS
+async def test_a_worker_that_is_killed_at_every_point_has_emitted_nothing_and_its_retry_everything_once(
+    reacting: Reacting,
+) -> None:
+    """Before the first event, within the events, after the last one, and after the operator has returned."""
+    rig = reacting.rig
+    run_id = await reacting.end_with_models("models-2")
+    run = await rig.airflow.trigger("models_killed", {"name": "models-2"})
+    for killed in range(1, 5):
+        await rig.airflow.until_state("models_killed", run, "emit", "up_for_retry", "queued", "running", tries=killed)
+        assert reacting.models("models_killed") == []
+    await rig.airflow.until_state("models_killed", run, "emit", "success", seconds=480, tries=5)
+    assert reacting.models("models_killed") == reacting.expected_models(run_id)
+    assert reacting.kills("models_killed") == ["1", "2", "3", "4"]
+    last = rig.airflow.task("models_killed", run, "emit")
+    assert (last["end_date"] - last["start_date"]).total_seconds() < patience(60)
+
+
+@WITH_ASSETS
+async def test_two_schedulers_give_each_run_to_one_dag_run(reacting: Reacting) -> None:
+    await reacting.until_watched()
+    reacting.airflow.start("scheduler", "scheduler-more")
+    try:
+        keys: dict[str, str] = {}
+        for number in range(5):
+            keys |= await reacting.end(*(f"two-{number}-{each}" for each in range(4)))
+        given = await reacting.until_given(set(keys.values()))
+    finally:
+        await reacting.airflow.kill("scheduler-more")
+    assert sorted(key for key in given if key in keys.values()) == sorted(keys.values())
+
+
+@WITH_ASSETS
+async def test_what_ends_while_all_consumers_are_paused_comes_when_one_is_unpaused(reacting: Reacting) -> None:
+    airflow = reacting.airflow
+    await reacting.until_watched()
+    before = await reacting.end("paused-before")
+    await reacting.until_given(set(before.values()))
+    await airflow.desk.pause(ASSET)
+    await airflow.parsed_again(ASSET)
+    await reacting.until_unwatched()
+    keys = await reacting.end("paused-1", "paused-2")
+    await airflow.desk.unpause(ASSET)
+    await airflow.parsed_again(ASSET)
+    given = await reacting.until_given(set(keys.values()))
+    assert sorted(key for key in given if key in keys.values()) == sorted(keys.values())
+
+
+@WITH_ASSETS
+async def test_a_watcher_whose_arguments_cannot_be_used_disturbs_no_other(reacting: Reacting) -> None:
+    """As a newer release or a typing error leaves it: Airflow makes a trigger that raises again each second."""
+    await reacting.until_watched()
+    log = reacting.airflow.programs["triggerer"].log
+
+    async def told() -> int:
+        return log.read_text().count("The watcher of asset 'unusable' cannot work: job_id")
+
+    before = await until(told, 60, "the triggerer says what is wrong")
+    keys = await reacting.end("beside-1", "beside-2")
+    await reacting.until_emitted(set(keys.values()))
+    assert await told() == before
+    assert len(reacting.triggers("unusable")) == 1
+
+
+@WITH_ASSETS
+async def test_an_end_is_in_airflows_database_and_has_queued_the_dag_soon(reacting: Reacting) -> None:
+    await reacting.until_watched()
+    told = await reactions(reacting, [f"soon-{number}" for number in range(10)], pause=0.2)
+    assert max(each.event for each in told) < patience(2.5)
+    assert max(each.queued for each in told) < patience(10)
+
+
+@WITH_ASSETS
+async def test_all_watchers_share_one_watch(reacting: Reacting) -> None:
+    await reacting.until_watched()
+    await reacting.until_many_watched(WATCHERS)
+
+    async def one() -> bool:
+        return await reacting.rig.watches() == 1
+
+    await until(one, 60, "there is one watch", pause=1)
