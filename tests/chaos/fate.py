@@ -221,15 +221,15 @@ async def _changing_requests() -> set[str]:
 async def _call(method: Callable[..., Awaitable[object]]) -> None:
     known: dict[str, Any] = {
         "int": 1, "str": "x", "datetime": datetime.now(UTC), "Overrides": Overrides(), "Job": Job(id=1),
-        "Sequence": [1], "int | None": 1,
+        "Sequence": [1], "int | None": 1, "bool": True,
     }  # fmt: skip
     hints = get_type_hints(method)
-    arguments = [
-        known[getattr(hints[name], "__name__", str(hints[name]))]
+    arguments = {
+        name: known[getattr(hints[name], "__name__", str(hints[name]))]
         for name, parameter in inspect.signature(method).parameters.items()
         if parameter.default is parameter.empty
-    ]
+    }
     try:
-        await method(*arguments)
+        await method(**arguments)
     except DbtCloudError:
         return

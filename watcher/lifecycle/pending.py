@@ -21,7 +21,7 @@ from watcher.lifecycle.decisions import (
     SearchPast,
 )
 from watcher.lifecycle.facts import RunFacts, RunState
-from watcher.lifecycle.known import certain
+from watcher.lifecycle.known import UNUSABLE, certain
 from watcher.lifecycle.marker import marker
 from watcher.lifecycle.outcome import Outcome
 from watcher.lifecycle.statuses import NO_RUN, run_fields, run_times, seconds, with_attempt
@@ -55,11 +55,24 @@ def _end_unwanted(case: Case) -> Decision | None:
         reason, why = Reason.CANCEL_REQUESTED, "spec.cancel was set"
     else:
         return None
-    # An object with a broken connection can be cancelled and deleted, unless this process knows of a start.
-    hopeless = case.trouble_told is not None and _number(case) > case.known.submitted
-    if not (case.spec.adopts or not case.run.may_start or past_is_clear(case) or hopeless):
-        return None  # there may be a run to cancel
-    return case.finish(Outcome(Phase.CANCELLED, reason, f"{why} before anything was started."))
+    told = f"{why} before anything was started."
+    if not (case.spec.adopts or not case.run.may_start or past_is_clear(case)):
+        if not _cannot_ask(case):
+            return None  # there may be a run to cancel, which the status does not know after a restore
+        told = f"{why}. No run is known, and the connection cannot be used to search for one."
+    return case.finish(Outcome(Phase.CANCELLED, reason, told))
+
+
+def _cannot_ask(case: Case) -> bool:
+    """Whether dbt Cloud cannot be asked about the object until a person acts, and this process has sent no start.
+
+    A refusal is believed after as long as a denied run. In an outage the object waits for the search that follows.
+    """
+    trouble = case.known.trouble
+    if trouble is None or trouble.reason not in UNUSABLE or _number(case) <= case.known.submitted:
+        return False
+    local = trouble.reason is Reason.INVALID_CONNECTION  # no request was sent
+    return local or case.now.mono - trouble.since.mono >= case.policy.missing_grace
 
 
 def _report_copy(case: Case) -> Decision:

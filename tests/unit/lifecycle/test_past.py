@@ -125,9 +125,29 @@ def test_what_nobody_wants_any_more_is_searched_for_now_and_not_when_its_retry_i
     assert written(backing_off, known_with(MET, looked_back=searched(19, number=2))).phase is Phase.CANCELLED
 
 
-def test_an_object_with_a_broken_connection_is_deleted_all_the_same() -> None:
-    memory = Known(since=RESTARTED, trouble=trouble(Reason.UNAUTHORIZED, retry_at=90))
-    assert written(run(deleted=18), memory).phase is Phase.CANCELLED
+@pytest.mark.parametrize("wish", [{"cancel": True}, {"deleted": 18.0}])
+@pytest.mark.parametrize(
+    ("reason", "since"), [(Reason.INVALID_CONNECTION, 19), (Reason.UNAUTHORIZED, -50), (Reason.FORBIDDEN, -50)]
+)
+def test_what_nobody_wants_any_more_ends_if_only_a_person_can_mend_its_connection(
+    wish: dict[str, object], reason: Reason, since: float
+) -> None:
+    obj = run(**wish)  # type: ignore[arg-type]
+    status = written(obj, Known(since=RESTARTED, trouble=trouble(reason, since=since, retry_at=90)))
+    assert status.phase is Phase.CANCELLED
+    assert "No run is known" in status.message
+
+
+@pytest.mark.parametrize("wish", [{"cancel": True}, {"deleted": 18.0}])
+@pytest.mark.parametrize(
+    ("reason", "since"), [(Reason.UNREACHABLE, -500), (Reason.RATE_LIMITED, -500), (Reason.UNAUTHORIZED, 0)]
+)
+def test_what_nobody_wants_any_more_waits_for_the_search_while_its_connection_may_work_again(
+    wish: dict[str, object], reason: Reason, since: float
+) -> None:
+    obj = run(**wish)  # type: ignore[arg-type]
+    status = written(obj, Known(since=RESTARTED, trouble=trouble(reason, since=since, retry_at=90)))
+    assert (status.phase, status.reason) == (Phase.PENDING, reason)
 
 
 # ── attempts after the first ──
