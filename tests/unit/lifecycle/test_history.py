@@ -64,6 +64,14 @@ def test_a_job_takes_as_long_as_its_runs_usually_do() -> None:
     assert known.typical_of(running()) == timedelta(seconds=110)
 
 
+def test_what_was_worked_out_holds_until_another_run_ends() -> None:
+    known = after(ended(1, 100), ended(2, 110), ended(3, 900))
+    assert known.typical(KEY) == known.typical(KEY) == timedelta(seconds=110)
+    known.note(ended(4, 900))
+    known.note(ended(5, 900))
+    assert known.typical(KEY) == timedelta(seconds=900)
+
+
 @pytest.mark.parametrize("seconds", [(), (100,)])
 def test_too_few_runs_tell_nothing(seconds: tuple[float, ...]) -> None:
     assert typical(seconds) is None
