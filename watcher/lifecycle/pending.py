@@ -21,7 +21,7 @@ from watcher.lifecycle.decisions import (
     SearchPast,
 )
 from watcher.lifecycle.facts import RunFacts, RunState
-from watcher.lifecycle.known import UNUSABLE, certain
+from watcher.lifecycle.known import certain
 from watcher.lifecycle.marker import marker
 from watcher.lifecycle.outcome import Outcome
 from watcher.lifecycle.statuses import NO_RUN, run_fields, run_times, seconds, with_attempt
@@ -68,11 +68,11 @@ def _cannot_ask(case: Case) -> bool:
 
     A refusal is believed after as long as a denied run. In an outage the object waits for the search that follows.
     """
-    trouble = case.known.trouble
-    if trouble is None or trouble.reason not in UNUSABLE or _number(case) <= case.known.submitted:
+    trouble, since = case.known.trouble, case.known.unusable_since
+    if trouble is None or since is None or _number(case) <= case.known.submitted:
         return False
     local = trouble.reason is Reason.INVALID_CONNECTION  # no request was sent
-    return local or case.now.mono - trouble.since.mono >= case.policy.missing_grace
+    return local or case.now.mono - since >= case.policy.missing_grace
 
 
 def _report_copy(case: Case) -> Decision:

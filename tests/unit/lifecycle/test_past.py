@@ -133,9 +133,17 @@ def test_what_nobody_wants_any_more_ends_if_only_a_person_can_mend_its_connectio
     wish: dict[str, object], reason: Reason, since: float
 ) -> None:
     obj = run(**wish)  # type: ignore[arg-type]
-    status = written(obj, Known(since=RESTARTED, trouble=trouble(reason, since=since, retry_at=90)))
+    broken = trouble(reason, since=since, retry_at=90)
+    status = written(obj, Known(since=RESTARTED, trouble=broken, unusable_since=broken.since.mono))
     assert status.phase is Phase.CANCELLED
     assert "No run is known" in status.message
+
+
+@pytest.mark.parametrize("wish", [{"cancel": True}, {"deleted": 18.0}])
+def test_a_refusal_at_the_end_of_an_outage_is_not_believed_at_once(wish: dict[str, object]) -> None:
+    refused = trouble(Reason.UNAUTHORIZED, since=-500, retry_at=90)
+    known = Known(since=RESTARTED, trouble=refused, unusable_since=mono(19))
+    assert written(run(**wish), known).phase is Phase.PENDING  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wish", [{"cancel": True}, {"deleted": 18.0}])
