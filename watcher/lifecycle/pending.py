@@ -66,13 +66,13 @@ def _end_unwanted(case: Case) -> Decision | None:
 def _cannot_ask(case: Case) -> bool:
     """Whether dbt Cloud cannot be asked about the object until a person acts, and this process has sent no start.
 
-    A refusal is believed after as long as a denied run. In an outage the object waits for the search that follows.
+    A refusal that lasts is believed. In an outage the object waits for the search that follows.
     """
     trouble, since = case.known.trouble, case.known.unusable_since
     if trouble is None or since is None or _number(case) <= case.known.submitted:
         return False
     local = trouble.reason is Reason.INVALID_CONNECTION  # no request was sent
-    return local or case.now.mono - since >= case.policy.missing_grace
+    return local or case.now.mono - since >= case.policy.trouble_grace
 
 
 def _report_copy(case: Case) -> Decision:

@@ -127,7 +127,7 @@ def test_what_nobody_wants_any_more_is_searched_for_now_and_not_when_its_retry_i
 
 @pytest.mark.parametrize("wish", [{"cancel": True}, {"deleted": 18.0}])
 @pytest.mark.parametrize(
-    ("reason", "since"), [(Reason.INVALID_CONNECTION, 19), (Reason.UNAUTHORIZED, -50), (Reason.FORBIDDEN, -50)]
+    ("reason", "since"), [(Reason.INVALID_CONNECTION, 19), (Reason.UNAUTHORIZED, 9), (Reason.FORBIDDEN, 9)]
 )
 def test_what_nobody_wants_any_more_ends_if_only_a_person_can_mend_its_connection(
     wish: dict[str, object], reason: Reason, since: float
@@ -148,7 +148,7 @@ def test_a_refusal_at_the_end_of_an_outage_is_not_believed_at_once(wish: dict[st
 
 @pytest.mark.parametrize("wish", [{"cancel": True}, {"deleted": 18.0}])
 @pytest.mark.parametrize(
-    ("reason", "since"), [(Reason.UNREACHABLE, -500), (Reason.RATE_LIMITED, -500), (Reason.UNAUTHORIZED, 0)]
+    ("reason", "since"), [(Reason.UNREACHABLE, -500), (Reason.RATE_LIMITED, -500), (Reason.UNAUTHORIZED, 11)]
 )
 def test_what_nobody_wants_any_more_waits_for_the_search_while_its_connection_may_work_again(
     wish: dict[str, object], reason: Reason, since: float
