@@ -28,6 +28,7 @@ from tests.stack.program import Program
 from tests.stack.site import ROOT
 from tests.stack.stack import SECRET, page
 from watcher.dbtcloud.hints import BURST, FOR_HINTS
+from watcher.webhooks.bounds import PEER
 
 NEVER: Final = 3_000
 """Seconds between two looks that the watcher takes by itself: longer than a test waits."""
@@ -60,7 +61,8 @@ class Hooked:
         return f"http://127.0.0.1:{port}/hooks/{self.stack.namespace}/{SECRET}"
 
     async def post(self, run_id: int, secret: str, number: int = 0, **change: Any) -> int:
-        """Sends one as dbt Cloud would, and returns how it was answered."""
+        """Sends one as dbt Cloud would, no faster than one address may, and returns how it was answered."""
+        await asyncio.sleep(60 / PEER[0])
         data = {"runId": str(run_id), "jobId": "1", "runStatus": "Success", "runStatusCode": 10}
         event = {"accountId": ACCOUNT, "eventId": f"wev_{number}", "eventType": "job.run.completed", "data": data}
         content = json.dumps(event | change).encode()
