@@ -7,6 +7,7 @@ never lost.
 from __future__ import annotations
 
 import logging
+import random
 from collections import deque
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
     from airflow_trigger.reacting.ticker import Tick
     from airflow_trigger.shared.objects import Run
 
-NUDGES: Final = (timedelta(seconds=10), timedelta(seconds=60))
-"""After the last event of a burst. The second one is for a scheduler that had not taken that event at the first."""
-SAVE_EVERY: Final = timedelta(minutes=5)
-"""Without events. It must be less than the overlap: a restart is no pause."""
+NUDGES: Final = (timedelta(seconds=4), timedelta(seconds=60))
+"""After the last event of a burst. At the first, a scheduler that is not busy has taken the event before, and a DAG run
+is queued within ten seconds of the last end. The second is for a scheduler that had not."""
+SAVE_EVERY: Final = timedelta(minutes=8)
+"""At most, without events. With the time of a restart, it must be less than the overlap: a restart is no pause. Each
+costs Airflow some 20 ms of a processor: two hundred watchers that did so every minute would take 7 % of one."""
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ class Reader:
         self._nudges = nudges
         self._position: Position | None = None
         self._stored: Position | None = None
+        self._save_after = SAVE_EVERY
         self._pending: deque[tuple[int, Position]] = deque()
         self._thaws = 0
         self._unsure = False
@@ -115,6 +119,9 @@ class Reader:
             position = from_now(there, now) if self._plan.from_now else beginning(now)
             # Before anything is waited for: a process that dies now must not begin later.
             await self._save(position)
+            # Watchers that begin together must not go on together: the triggerer does nothing else while it stores
+            # the positions of two hundred.
+            self._save_after *= random.random()  # noqa: S311 - jitter
             self._position = position
             return self._replay(tick, position, there, now, has_gap=False)
         self._position = self._stored = stored
@@ -165,7 +172,7 @@ class Reader:
         if confirmed is None and not self._pending and self._position not in (None, self._stored):
             # One that could not be stored before.
             confirmed = self._position
-        if confirmed is None and not self._pending and self._stored and now - self._stored.through > SAVE_EVERY:
+        if confirmed is None and not self._pending and self._stored and now - self._stored.through > self._save_after:
             confirmed = self._position = self._stored.after((), now)
         if confirmed is not None:
             await self._save(confirmed)
@@ -173,6 +180,7 @@ class Reader:
     async def _save(self, position: Position) -> None:
         await self._store.save(position)
         self._stored = position
+        self._save_after = SAVE_EVERY * random.uniform(0.8, 1.0)  # noqa: S311 - jitter
 
     async def _joined_with_the_twin(self, position: Position) -> Position:
         """While this process was frozen, another may have told what comes now."""
