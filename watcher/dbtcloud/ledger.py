@@ -24,7 +24,7 @@ from watcher.dbtcloud.budget import Priority
 from watcher.dbtcloud.channel import PAGE_SIZE, Channel, Page
 from watcher.dbtcloud.errors import DbtCloudError, Rejected, ServerFault
 from watcher.lifecycle.facts import RunFacts
-from watcher.mirrors.progress import LATE_REACH, OVERLAP, Cursor, Reading, lanes
+from watcher.mirrors.progress import BEFORE, LATE_REACH, OVERLAP, Cursor, Reading, lanes
 
 READ_SECONDS: Final = 5.0
 """Between two readings of what finished: twelve requests a minute."""
@@ -36,8 +36,11 @@ LONGEST_PAUSE: Final = 60.0
 """Seconds at most between two tries while dbt Cloud does not answer."""
 ENOUGH_PAGES: Final = 10
 """After so many pages, what was read is dealt with first: a long backlog is read piece by piece."""
+MANY_PAGES: Final = 50
+"""The same where so many end within minutes: 5,000 runs."""
 MAX_PAGES: Final = 200
-"""Pages of one reading: 20,000 runs within a few minutes are more than an account has."""
+"""Pages of one reading, if more than 20,000 runs end within the overlap: then the look for late runs has what is listed
+a little later."""
 OPEN_END: Final = timedelta(days=365)
 """dbt Cloud wants both ends of a range; its clock may be ahead of ours."""
 ROUNDING: Final = timedelta(seconds=1)
@@ -101,23 +104,40 @@ async def read_finished(channel: Channel, since: datetime) -> Reading:
         "include_related": '["trigger"]',
     }
     found: dict[int, RunFacts] = {}
-    through: datetime | None = None
-    last, pages = since - ROUNDING, 0
+    own = told = total = None
+    last, pages, items = since - ROUNDING, 0, 0
     try:
         async for page in channel.pages("runs/", params, wire.RUNS, Priority.DETAILS):
             pages += 1
-            if through is None:
-                through = page.received.sent.wall + page.received.clock_offset
+            if own is None or told is None:
+                own = page.received.sent.wall
+                told = own + page.received.clock_offset
             last = _prove_oldest_first(page, last)
+            items += len(page.items)
+            total = _prove_whole(page, items, total)
             _collect(found, page, channel.connection.base_url)
-            if page.more and pages >= ENOUGH_PAGES and last > since + 2 * OVERLAP:
+            if page.more and _is_piece(pages, since, last, min(own, told) - OVERLAP):
                 return Reading(since=since, through=last, runs=tuple(found.values()), complete=False)
             if page.more and pages >= MAX_PAGES:
-                raise ServerFault(f"{page.received.request} has more than {MAX_PAGES} pages of a few minutes")
+                raise ServerFault(f"{page.received.request} has more than {MAX_PAGES} pages of runs that ended at once")
     except Rejected as error:
         raise ServerFault(f"dbt Cloud does not list runs by their end: {error.message}") from None
-    assert through is not None  # noqa: S101 - a list has at least one page
+    assert own is not None and told is not None, "a list has at least one page"  # noqa: S101, PT018
+    # One wrong clock must not take a cursor into the future, from where it would pass over every run until then.
+    through = min(told, max(own, last))
     return Reading(since=since, through=max(through, since), runs=tuple(found.values()))
+
+
+def _is_piece(pages: int, since: datetime, last: datetime, settled: datetime) -> bool:
+    """Whether what was read is dealt with before more is read.
+
+    Args:
+        settled: before this time, hardly any run is listed later.
+    """
+    if last - BEFORE <= since:
+        return False  # the next reading would begin with the same again
+    enough = ENOUGH_PAGES if last > since + 2 * OVERLAP else MANY_PAGES
+    return pages >= MAX_PAGES or (pages >= enough and last <= settled)
 
 
 def _prove_oldest_first(page: Page[wire.Run], last: datetime) -> datetime:
@@ -137,6 +157,27 @@ def _prove_oldest_first(page: Page[wire.Run], last: datetime) -> datetime:
             raise ServerFault(f"{page.received.request} left the triggers out, so nothing can be concluded from it")
         last = ended
     return last
+
+
+def _prove_whole(page: Page[wire.Run], items: int, total: int | None) -> int | None:
+    """How many runs the list has, as this page says.
+
+    Args:
+        items: of all pages so far.
+        total: as the page before said.
+
+    Raises:
+        ServerFault: runs are missing: the list ended early, or runs left it, so that others moved to a page before.
+    """
+    if page.total is None:
+        return total
+    if total is not None and page.total < total:
+        raise ServerFault(
+            f"{page.received.request} listed fewer runs with each page, so some may have been passed over"
+        )
+    if not page.more and items < page.total:
+        raise ServerFault(f"{page.received.request} listed {items:,} runs of {page.total:,}")
+    return page.total
 
 
 def _collect(found: dict[int, RunFacts], page: Page[wire.Run], base_url: str) -> None:

@@ -32,7 +32,8 @@ class Reading:
     through: datetime
     runs: tuple[RunFacts, ...]
     complete: bool = True
-    """Whether `through` is the time of the reading; False: there are more runs after it."""
+    """Whether `through` is the time of the reading; False: there are more runs after it, and `through` is before the
+    overlap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +112,8 @@ class Cursor:
             floor = max(floor, sorted(dealt.recent.values(), reverse=True)[MAX_RECENT])
         # Never back: runs below the floor are forgotten, and would come again.
         floor = max(self.floor, min(floor, reached))
-        since = max(self.since, reached - OVERLAP)
+        # A piece of a list ends with what was listed long ago, or else the next reading could begin with it again.
+        since = max(self.since, reached - (OVERLAP if reading.complete else BEFORE))
         return Cursor(
             finished_at=finished_at,
             floor=floor,

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import httpx
@@ -17,9 +18,10 @@ from dbtrun.connection.secret import parse_connection
 from tests.unit import virtual
 from tests.unit.dbtcloud.account import NOON, Recorder, client, listing, refusal, run, stamp
 from tests.unit.world.dbtcloud import DbtCloud
+from watcher.dbtcloud.budget import Budget
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.errors import DbtCloudError, ServerFault
-from watcher.dbtcloud.ledger import ENOUGH_PAGES, MAX_PAGES, Ledger
+from watcher.dbtcloud.ledger import ENOUGH_PAGES, MANY_PAGES, MAX_PAGES, Ledger
 from watcher.lifecycle.facts import RunFacts
 from watcher.mirrors.progress import LATE_REACH, OVERLAP, Cursor, Reading
 from watcher.simulator.clock import Clock
@@ -68,20 +70,125 @@ async def test_all_pages_are_read() -> None:
     assert reading.complete
 
 
+LONG_AGO = SINCE - timedelta(days=1)
+
+
+def day_before(run_id: int, seconds: float) -> dict[str, Any]:
+    """A run in the list that ended so many seconds after LONG_AGO."""
+    return ended(run_id, seconds - 86_400)
+
+
 async def test_a_long_list_counts_as_far_as_it_was_read() -> None:
-    recorder = Recorder(pages(*(ended(n, n) for n in range(1, 5_001))))
+    recorder = Recorder(pages(*(day_before(n, n) for n in range(1, 5_001))))
     async with client(recorder) as cloud:
-        reading = await cloud.ended(SINCE)
+        reading = await cloud.ended(LONG_AGO)
     assert not reading.complete
     assert len(recorder.requests) == ENOUGH_PAGES
-    assert reading.through == SINCE + timedelta(seconds=ENOUGH_PAGES * 100)
+    assert reading.through == LONG_AGO + timedelta(seconds=ENOUGH_PAGES * 100)
 
 
-async def test_a_piece_is_longer_than_the_overlap_or_the_next_one_would_begin_with_it_again() -> None:
-    recorder = Recorder(pages(*(ended(n, n / 10) for n in range(1, 5_001))))
+async def test_more_is_read_at_once_where_many_ended_within_minutes() -> None:
+    recorder = Recorder(pages(*(day_before(n, n / 100) for n in range(1, 50_001))))
     async with client(recorder) as cloud:
+        reading = await cloud.ended(LONG_AGO)
+    assert len(recorder.requests) == MANY_PAGES
+    assert (reading.complete, reading.through) == (False, LONG_AGO + timedelta(seconds=MANY_PAGES))
+
+
+async def test_a_piece_ends_before_the_overlap_in_which_runs_may_be_listed_later() -> None:
+    """1,000 runs that end long ago, and 2,000 within the overlap."""
+    recent = [ended(n, 300 - (3_000 - n) / 100) for n in range(1_001, 3_001)]
+    async with client(pages(*(day_before(n, n) for n in range(1, 951)), *recent)) as cloud:
+        reading = await cloud.ended(LONG_AGO)
+    assert reading.complete
+    assert reading.through == NOON
+
+
+async def test_fifty_thousand_runs_that_ended_within_minutes_are_read_in_pieces_to_their_end() -> None:
+    runs = [ended(n, n / 1_000) for n in range(1, 50_001)]
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        since = datetime.fromisoformat(json.loads(request.url.params["finished_at__range"])[0])
+        first = max(0, round((since - SINCE).total_seconds() * 1_000) - 1)
+        return pages(*runs[first:])(request)
+
+    cursor, dealt, complete = Cursor.beginning(SINCE), set[int](), False
+    async with client(serve, budget=Budget(1_000_000)) as cloud:
+        for _ in range(20):
+            reading = await cloud.ended(cursor.since)
+            fresh = cursor.fresh(reading.runs)
+            assert dealt.isdisjoint(run.run_id for run in fresh)
+            dealt |= {run.run_id for run in fresh}
+            cursor, complete = cursor.moved(reading, fresh, []), reading.complete
+            if complete:
+                break
+    assert complete
+    assert len(dealt) == 50_000
+
+
+@pytest.mark.parametrize(
+    ("date", "last", "through"),
+    [
+        (timedelta(days=1), 0, NOON),
+        (timedelta(hours=1), 3_000, SINCE + timedelta(seconds=3_000)),
+        (timedelta(minutes=-1), 0, NOON - timedelta(seconds=59.5)),
+        (timedelta(days=-1), 0, SINCE),
+    ],
+)
+async def test_one_wrong_clock_takes_no_cursor_into_the_future(date: timedelta, last: float, through: datetime) -> None:
+    """The watcher's clock says noon: it is dbt Cloud's that is wrong, or its own if runs have ended later."""
+
+    def serve(_request: httpx.Request) -> httpx.Response:
+        reply = listing([ended(1, last)])
+        reply.headers["Date"] = format_datetime(NOON + date, usegmt=True)
+        return reply
+
+    async with client(serve) as cloud:
         reading = await cloud.ended(SINCE)
-    assert reading.through > SINCE + 2 * OVERLAP
+    assert (reading.through, reading.complete) == (through, True)
+
+
+async def test_a_list_that_ends_early_proves_nothing() -> None:
+    def serve(request: httpx.Request) -> httpx.Response:
+        first = request.url.params["offset"] == "0"
+        return listing([ended(n, n / 10) for n in range(1, 101)] if first else [], total=150)
+
+    async with client(serve) as cloud:
+        with pytest.raises(ServerFault, match="listed 100 runs of 150"):
+            await cloud.ended(SINCE)
+
+
+async def test_a_run_that_is_listed_while_the_pages_are_read_moves_the_others_and_hides_none() -> None:
+    runs = [ended(n, n / 10) for n in range(2, 252)]
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        reply = pages(*runs)(request)
+        if request.url.params["offset"] == "0":
+            runs.insert(0, ended(1, 0))
+        return reply
+
+    async with client(serve) as cloud:
+        reading = await cloud.ended(SINCE)
+    assert {each.run_id for each in reading.runs} == set(range(2, 252))  # the next reading has the one that is new
+
+
+async def test_runs_that_leave_the_list_while_it_is_read_make_it_prove_nothing() -> None:
+    runs = [ended(n, n / 10) for n in range(1, 252)]
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        reply = pages(*runs)(request)
+        del runs[0]
+        return reply
+
+    async with client(serve) as cloud:
+        with pytest.raises(ServerFault, match="fewer runs with each page"):
+            await cloud.ended(SINCE)
+
+
+async def test_a_run_whose_job_is_gone_is_read() -> None:
+    async with client(pages(ended(1, 0, job_definition_id=None, job_id=None, environment_id=None))) as cloud:
+        reading = await cloud.ended(SINCE)
+    assert [(each.run_id, each.job_id, each.environment_id) for each in reading.runs] == [(1, 0, None)]
 
 
 async def test_an_account_with_too_many_runs_is_a_fault_and_not_a_gap() -> None:

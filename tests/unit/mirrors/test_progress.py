@@ -157,7 +157,7 @@ def test_a_late_run_that_waits_is_read_again_although_the_reading_was_deep_for_a
 def test_a_piece_of_a_long_reading_moves_only_as_far_as_it_goes() -> None:
     restarted = restored(deal(START, reading(NOON, at(6_000)))[0])
     cursor, _ = deal(restarted, reading(restarted.since, at(2_000), finished(1, 1_500), complete=False))
-    assert (cursor.finished_at, cursor.since) == (at(6_000), at(2_000) - OVERLAP)
+    assert (cursor.finished_at, cursor.since) == (at(6_000), at(2_000) - BEFORE)
 
 
 def test_only_what_no_next_reading_has_is_missed() -> None:
@@ -255,7 +255,8 @@ class Account:
             key=lambda run: (run.finished_at or NOON, run.run_id),
         )
         part = found[:most]
-        if len(part) < len(found) and (last := part[-1].finished_at) is not None and last > since + 2 * OVERLAP:
+        settled, last = now - OVERLAP, part[-1].finished_at if part else None
+        if len(part) < len(found) and last is not None and since < last - BEFORE and last <= settled:
             return Reading(since=since, through=last, runs=tuple(part), complete=False)
         return Reading(since=since, through=now, runs=tuple(found))
 
