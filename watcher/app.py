@@ -292,11 +292,19 @@ class Watcher:
             logger.warning("DbtRun %s/%s cannot be read: %s", aside.namespace, aside.name, aside.message)
         if self._acting:
             self.reconciler.wake(uid)
+            run = self.mirror.get(uid)
+            observation = self.objects.foreseen(run) if run is not None else None
+            if run is not None and observation is not None:
+                self._foresee(run, observation)
 
     def _mirrored(self, run: DbtRun, observation: Observation) -> None:
-        """An object was created for a run that others have started: what the list said of it is all it needs."""
+        """An object was created for a run that others have started."""
         self.mirror.record(run)
         self.wake(run.uid)
+        self._foresee(run, observation)
+
+    def _foresee(self, run: DbtRun, observation: Observation) -> None:
+        """What the list said of the run is all that its object needs: its end is the first status that is written."""
         if run.spec.run_id is not None:
             self.knowledge.foresee(run.uid, run.spec.run_id, observation)
 

@@ -85,7 +85,7 @@ class Knowledge:
     def foresee(self, uid: str, run_id: int, observation: Observation) -> None:
         """What a list said of the run of an object that was just created for it."""
         before = self._known.get(uid)
-        if before is not None:
+        if before is not None and before.observation is None:
             self._known[uid] = replace(before, about=run_id, observation=observation, answered=True)
 
     def troubled(self, uids: Iterable[str], trouble: Trouble) -> None:

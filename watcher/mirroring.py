@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -28,7 +29,7 @@ from watcher.dbtcloud.errors import DbtCloudError
 from watcher.lifecycle.decisions import Event
 from watcher.lifecycle.facts import Observation, RunFacts
 from watcher.lifecycle.known import DOUBTFUL
-from watcher.mirrors.objects import Told, dbt_run, stamped
+from watcher.mirrors.objects import Told, dbt_run, name_of, stamped
 from watcher.mirrors.progress import OVERLAP, Cursor, Reading, begins_at
 from watcher.mirrors.pruning import Kept, surplus
 from watcher.mirrors.selection import Origin, Own, known_as, selects
@@ -88,6 +89,20 @@ class Objects:
         self.own = Own(exists)
         self._exists = exists
         self._kept: dict[Place, dict[str, Kept]] = defaultdict(dict)
+        self._coming: dict[tuple[str, str], Observation] = {}
+
+    @contextmanager
+    def coming(self, namespace: str, name: str, observation: Observation) -> Iterator[None]:
+        """Around the creation of an object, whose run is already known: the watch may be faster than the answer."""
+        self._coming[namespace, name] = observation
+        try:
+            yield
+        finally:
+            del self._coming[namespace, name]
+
+    def foreseen(self, run: DbtRun) -> Observation | None:
+        """What is known of the run of an object that is being created."""
+        return self._coming.get((run.metadata.namespace, run.metadata.name)) if run.mirrored else None
 
     def seen(self, run: DbtRun) -> None:
         """An object is known in this version."""
@@ -272,7 +287,8 @@ class Serving:
             if not shell.may_act():
                 return False
             try:
-                created = await shell.writer.create(mirror.metadata.namespace, dbt_run(mirror, run))
+                with shell.objects.coming(namespace, name, observation):
+                    created = await shell.writer.create(namespace, dbt_run(mirror, run))
             except AlreadyExists:
                 # The name has the run's id in it: a write whose answer was lost, or an earlier watcher, has created it.
                 self._dealt = True
@@ -282,7 +298,7 @@ class Serving:
                     log.warning("A DbtRun is not created: %s", error, extra={"mirror": str(mirror)})
                 self._refusal = str(error)
                 return False
-        shell.record(created, Observation(run=run, at=shell.clock()))
+        shell.record(created, observation)
         shell.note("created")
         self._refusal = None
         self._dealt = True
@@ -292,6 +308,8 @@ class Serving:
 
     async def run(self) -> None:
         """Serves it until cancelled."""
+            namespace, name = mirror.metadata.namespace, name_of(mirror.metadata.name, run.run_id)
+            observation = Observation(run=run, at=shell.clock())
         try:
             while True:
                 self._woken.clear()

@@ -11,13 +11,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from dbtrun.api import MIRROR_LABEL, DbtRun, Metadata, Spec
 from dbtrun.connection.secret import Connection, Token
 from tests.stack.waiting import until
 from tests.unit.world.apiserver import kubeconfig as written
 from watcher.app import LEADERLESS_SECONDS, STUCK_SECONDS, PartEnded, Watcher, listen, reached_at
 from watcher.cluster.access import ClusterAccess
+from watcher.lifecycle.facts import Observation, RunFacts, RunState
 from watcher.settings import Settings
 from watcher.webhooks.hint import Hint, Kind
 
@@ -173,6 +176,29 @@ async def test_a_webhook_serves_exactly_the_connection_of_its_secret(watcher: Wa
     assert not watcher._hinted(mine, replace(hint, account_id=2))
     assert not watcher._hinted(mine, replace(hint, run_id=8)), "nobody waits for it"
     assert not watcher._hinted(mine, replace(hint, run_id=None))
+
+
+async def test_the_end_is_the_first_status_of_a_run_that_others_started(watcher: Watcher) -> None:
+    """The watch may bring its object before the answer to the creation: a status without the end is one too many."""
+    ended = RunFacts(run_id=7, account_id=1, job_id=1, state=RunState.SUCCESS)
+    observation = Observation(run=ended, at=watcher._clock())
+    watcher._acting = True
+    with watcher.objects.coming("data", "all-7", observation):
+        ours, of_people, later = shows_7("all-7"), shows_7("all-7", mirrored=False), shows_7("all-8")
+        for run, foreseen in ((ours, observation), (of_people, None), (later, None)):
+            watcher.mirror.take(run)
+            watcher.wake(run.uid)
+            assert watcher.knowledge.of(run.uid).observation is foreseen
+    late = shows_7("all-9")
+    watcher._mirrored(late, observation)
+    assert watcher.knowledge.of(late.uid).observation is observation
+    await watcher.reconciler.stop(0.0)
+
+
+def shows_7(name: str, *, mirrored: bool = True) -> DbtRun:
+    labels = {MIRROR_LABEL: "all"} if mirrored else {}
+    metadata = Metadata(name=name, namespace="data", uid=f"{name}-{mirrored}", resource_version="1", labels=labels)
+    return DbtRun(metadata=metadata, spec=msgspec.convert({"runId": 7}, Spec))
 
 
 @pytest.mark.parametrize(

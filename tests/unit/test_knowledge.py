@@ -117,3 +117,12 @@ def test_a_forgotten_object_is_met_anew(scene: Scene) -> None:
     scene.knowledge.forget("a")
     scene.knowledge.meet("a", 4)
     assert (scene.knowledge.of("a").submitted, scene.knowledge.of("a").about) == (4, None)
+
+
+def test_what_a_list_said_of_a_new_object_counts_until_dbt_cloud_was_asked(scene: Scene) -> None:
+    scene.knowledge.foresee("a", 7, seen(7))
+    assert scene.knowledge.of("a").observation == seen(7)
+    scene.knowledge.observed("a", 7, seen(7, 60))
+    scene.knowledge.foresee("a", 7, seen(7))
+    scene.knowledge.foresee("unknown", 7, seen(7))
+    assert scene.knowledge.of("a").observation == seen(7, 60)
