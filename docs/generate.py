@@ -240,7 +240,9 @@ spec:
   later, or when the watcher starts again; `status.lateRuns` counts these. A run that it lists more than two hours after
   the end does not appear. If more than 2,000 matching runs finish within two hours, this limit is shorter.
 - If you change `select`, runs that finished more than two minutes before the change do not appear.
-- Runs that DbtRuns of this cluster have started do not appear. Neither do runs that resume one of them.
+- Runs that DbtRuns of this cluster have started do not appear. Neither do runs that resume one of them, or that
+  another DbtRun of the mirror's namespace follows.
+- If another DbtRun has the name `MIRROR-RUNID`, the mirror waits until it is deleted, and the condition Ready says so.
 - If more runs finish than `maxPerMinute`, they wait: the condition CaughtUp is False, and none is left out.
 - The watcher sends about 12 requests a minute for all mirrors of a connection together, and 14 if one has
   `appear: Started`; more while it reads a backlog.

@@ -107,8 +107,7 @@ class Objects:
     def seen(self, run: DbtRun) -> None:
         """An object is known in this version."""
         if not run.mirrored:
-            # A run that was resumed carries no marker of ours: only the statuses of objects tell that it is one.
-            self.own.note(attempt.run_id for attempt in run.status.attempts if attempt.run_id is not None)
+            self._note_own(run)
             return
         status, metadata = run.status, run.metadata
         ended = status.finished_at or status.completion_time
@@ -124,6 +123,19 @@ class Objects:
                 finished_at=ended,
                 completed_at=status.completion_time or ended,
             )
+
+    def _note_own(self, run: DbtRun) -> None:
+        """A run that was resumed carries no marker of ours: only the statuses of objects tell that it is one."""
+        account_id = run.status.account_id
+        if account_id is None:
+            return
+        for attempt in run.status.attempts:
+            if attempt.retry_of is not None:
+                self.own.resumed(account_id, attempt.retry_of)
+            if attempt.run_id is not None and attempt.adopted:
+                self.own.followed(run.metadata.namespace, account_id, attempt.run_id)
+            elif attempt.run_id is not None:
+                self.own.started(account_id, attempt.run_id)
 
     def kept(self, mirror: DbtRunMirror) -> list[Kept]:
         """The finished objects of a mirror that exist."""
@@ -273,7 +285,7 @@ class Serving:
 
     async def _deal(self, run: RunFacts) -> bool:
         """Whether the run is dealt with: it has its object, or is one of our own."""
-        origin = self._shell.objects.own.origin(run)
+        origin = self._shell.objects.own.origin(run, self.mirror.metadata.namespace)
         if origin is Origin.OURS or (origin is Origin.OTHER_CLUSTER and not self.mirror.spec.select.other_clusters):
             self._shell.note("own" if origin is Origin.OURS else "other_cluster")
             self._dealt = True

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
 import msgspec
 
 from dbtrun.api.mirrors import Cause, Select
-from dbtrun.values import digest
+from dbtrun.values import digest, keep_newest
 from watcher.lifecycle.facts import RunFacts
 from watcher.lifecycle.marker import owner_of
 
@@ -67,7 +66,8 @@ class Origin(Enum):
 class Own:
     """The runs that DbtRuns of this cluster have started or follow.
 
-    A retry or a rerun carries no marker, so it is told by the run that it resumes.
+    A retry or a rerun carries no marker, so it is told by the run that it resumes. Run ids are numbers of an account:
+    another account, at another host of dbt Cloud, may have the same.
 
     Args:
         exists: whether a DbtRun of this uid exists.
@@ -76,25 +76,36 @@ class Own:
     def __init__(self, exists: Callable[[str], bool], limit: int = REMEMBERED) -> None:
         self._exists = exists
         self._limit = limit
-        self._ids: OrderedDict[int, None] = OrderedDict()
+        self._started: dict[tuple[int, int], None] = {}
+        self._resumed: dict[tuple[int, int], None] = {}
+        self._followed: dict[tuple[str, int, int], None] = {}
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._started) + len(self._resumed) + len(self._followed)
 
-    def note(self, run_ids: Iterable[int]) -> None:
-        """A DbtRun that no mirror has created has these runs."""
-        for run_id in run_ids:
-            self._ids[run_id] = None
-            self._ids.move_to_end(run_id)
-        while len(self._ids) > self._limit:
-            self._ids.popitem(last=False)
+    def started(self, account_id: int, run_id: int) -> None:
+        """A DbtRun has started the run."""
+        keep_newest(self._started, (account_id, run_id), None, self._limit)
 
-    def origin(self, run: RunFacts) -> Origin:
-        """Who started the run."""
-        if run.run_id in self._ids:
+    def resumed(self, account_id: int, run_id: int) -> None:
+        """A DbtRun resumes the run, whoever has started it."""
+        keep_newest(self._resumed, (account_id, run_id), None, self._limit)
+
+    def followed(self, namespace: str, account_id: int, run_id: int) -> None:
+        """A DbtRun of the namespace follows the run of somebody else: there it has its object.
+
+        Anybody can follow any run, so this hides the run from no other namespace.
+        """
+        keep_newest(self._followed, (namespace, account_id, run_id), None, self._limit)
+
+    def origin(self, run: RunFacts, namespace: str) -> Origin:
+        """Who started the run, for a mirror of the namespace."""
+        account_id, run_id = run.account_id, run.run_id
+        if (account_id, run_id) in self._started or (namespace, account_id, run_id) in self._followed:
             return Origin.OURS
-        if run.retrying_run_id in self._ids:
-            self.note([run.run_id])  # what resumes this one is ours, too
+        resumes = run.retrying_run_id and (account_id, run.retrying_run_id)
+        if resumes in self._started or resumes in self._resumed:
+            self.started(account_id, run_id)  # what resumes this one is ours, too
             return Origin.OURS
         owner = owner_of(run.cause or "")
         if owner is None:

@@ -6,6 +6,7 @@ import pytest
 
 from dbtrun.api.mirrors import Cause, Select
 from tests.unit.mirrors.runs import finished
+from watcher.lifecycle.facts import RunFacts
 from watcher.mirrors.selection import WORDS, Origin, Own, cause_of, selects
 
 RUN = finished(1)
@@ -73,26 +74,52 @@ def own(*uids: str, limit: int = 100) -> Own:
     ],
 )
 def test_the_marker_says_whose_it_is(cause: str | None, origin: Origin) -> None:
-    assert own("here").origin(finished(1, cause=cause)) is origin
+    assert own("here").origin(finished(1, cause=cause), "data") is origin
+
+
+def origins(ours: Own, *runs: RunFacts, namespace: str = "data") -> list[Origin]:
+    return [ours.origin(run, namespace) for run in runs]
 
 
 def test_a_run_of_an_attempt_is_ours_whatever_it_says() -> None:
     ours = own()
-    ours.note([7, 8])
-    assert [ours.origin(finished(run_id)) for run_id in (7, 8, 9)] == [Origin.OURS, Origin.OURS, Origin.ELSEWHERE]
+    ours.started(1, 7)
+    assert origins(ours, finished(7), finished(8)) == [Origin.OURS, Origin.ELSEWHERE]
+
+
+def test_a_run_of_the_same_number_in_another_account_is_another_run() -> None:
+    ours = own()
+    ours.started(1, 7)
+    ours.resumed(1, 8)
+    runs = [finished(7, account_id=2), finished(9, account_id=2, retrying_run_id=8)]
+    assert origins(ours, *runs) == [Origin.ELSEWHERE, Origin.ELSEWHERE]
+
+
+def test_who_follows_a_run_hides_it_from_no_other_namespace() -> None:
+    ours = own()
+    ours.followed("data", 1, 7)
+    assert origins(ours, finished(7)) == [Origin.OURS]
+    assert origins(ours, finished(7), namespace="another") == [Origin.ELSEWHERE]
+    assert origins(ours, finished(7, account_id=2)) == [Origin.ELSEWHERE]
+    assert origins(ours, finished(8, retrying_run_id=7)) == [Origin.ELSEWHERE], "anybody can resume it"
 
 
 def test_what_resumes_our_run_is_ours_along_the_chain() -> None:
     ours = own()
-    ours.note([7])
+    ours.started(1, 7)
     chain = [finished(8, retrying_run_id=7), finished(9, retrying_run_id=8), finished(11, retrying_run_id=10)]
-    assert [ours.origin(run) for run in chain] == [Origin.OURS, Origin.OURS, Origin.ELSEWHERE]
+    assert origins(ours, *chain) == [Origin.OURS, Origin.OURS, Origin.ELSEWHERE]
+
+
+def test_what_a_dbt_run_resumes_is_not_ours_and_what_comes_of_it_is() -> None:
+    ours = own()
+    ours.resumed(1, 7)
+    assert origins(ours, finished(7), finished(8, retrying_run_id=7)) == [Origin.ELSEWHERE, Origin.OURS]
 
 
 def test_only_the_newest_are_remembered() -> None:
     ours = own(limit=3)
-    ours.note([1, 2, 3])
-    ours.note([1])
-    ours.note([4])
+    for run_id in (1, 2, 3, 1, 4):
+        ours.started(1, run_id)
     assert len(ours) == 3
-    assert [ours.origin(finished(run_id)) for run_id in (1, 2)] == [Origin.OURS, Origin.ELSEWHERE]
+    assert origins(ours, finished(1), finished(2)) == [Origin.OURS, Origin.ELSEWHERE]
