@@ -15,9 +15,9 @@ from typing import Any, Final
 import msgspec
 
 from dbtrun.api import API_VERSION, PLURAL, DbtRun, to_wire
-from dbtrun.api.mirrors import DbtRunMirror, MirrorStatus
-from dbtrun.kube.answers import Read
-from dbtrun.kube.errors import Denial, Expired, KubeError, NotFound
+from dbtrun.api.mirrors import MIRROR_KIND, DbtRunMirror, MirrorStatus
+from dbtrun.kube.answers import Read, decode
+from dbtrun.kube.errors import AlreadyExists, Denial, Expired, KubeError, NotFound
 from dbtrun.kube.paths import api_path
 from dbtrun.kube.retry import jittered
 from dbtrun.kube.runs import DbtRunMirrors, DbtRuns
@@ -119,6 +119,24 @@ class MirrorWatch:
                         self._gone(mirror.uid)
 
 
+class NameTaken(KubeError):
+    """The name of a DbtRun to create belongs to another object."""
+
+
+class _Owner(msgspec.Struct):
+    uid: str
+    kind: str
+
+
+class _FoundMetadata(msgspec.Struct, rename="camel"):
+    owner_references: list[_Owner] = msgspec.field(default_factory=list)
+
+
+class _Found(msgspec.Struct):
+    metadata: _FoundMetadata
+    spec: dict[str, Any]
+
+
 class MirrorWriter:
     """Writes what belongs to DbtRunMirrors. Each method returns or raises a `KubeError`."""
 
@@ -126,17 +144,38 @@ class MirrorWriter:
         self._access = access
 
     async def create(self, namespace: str, body: Mapping[str, Any]) -> DbtRun:
-        """A new DbtRun; AlreadyExists if its name is taken."""
+        """A new DbtRun.
+
+        Raises:
+            AlreadyExists: the mirror's DbtRun of this run exists.
+            NameTaken: another object has its name.
+        """
         runs = DbtRuns(self._access, namespace, lambda answer: read(msgspec.json.decode(answer)))
-        return await runs.create(body)
+        try:
+            return await runs.create(body)
+        except AlreadyExists:
+            await self._prove_same(namespace, body)
+            raise
+
+    async def _prove_same(self, namespace: str, body: Mapping[str, Any]) -> None:
+        name = body["metadata"]["name"]
+        try:
+            found = decode(await self._access.request("GET", _path(namespace, name)), _Found)
+        except NotFound:
+            raise NameTaken(f"a DbtRun {name} was deleted just now") from None
+        if any(found.spec.get(key) != body["spec"].get(key) for key in ("runId", "accountId")):
+            raise NameTaken(f"there is a DbtRun {name} that shows another run: delete it, or rename one of them")
+        mirrors = {owner.uid for owner in found.metadata.owner_references if owner.kind == MIRROR_KIND}
+        if mirrors and mirrors.isdisjoint(owner["uid"] for owner in body["metadata"]["ownerReferences"]):
+            # Kubernetes deletes it after its owner: taken for this mirror's, the run would be lost.
+            raise NameTaken(f"the DbtRun {name} of a deleted DbtRunMirror of the same name is not deleted yet")
 
     async def delete(self, namespace: str, name: str, uid: str) -> None:
         """Deletes this DbtRun and no namesake; one that is gone is no error."""
         # The uid is enough: what has ended does not begin again, whatever else of it changes.
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
-        path = api_path(f"apis/{API_VERSION}", namespace, PLURAL, name)
         with contextlib.suppress(NotFound):
-            await self._access.request("DELETE", path, body=body)
+            await self._access.request("DELETE", _path(namespace, name), body=body)
 
     async def patch_status(self, mirror: DbtRunMirror, status: MirrorStatus) -> DbtRunMirror:
         """Makes `status` the mirror's status; Conflict if it has changed since."""
@@ -146,3 +185,7 @@ class MirrorWriter:
         mirrors = DbtRunMirrors(self._access, metadata.namespace, read_mirror)
         body = {"metadata": basis, "status": diff}
         return await mirrors.patch(metadata.name, body, sub="status", strict=False)
+
+
+def _path(namespace: str, name: str) -> str:
+    return api_path(f"apis/{API_VERSION}", namespace, PLURAL, name)

@@ -18,7 +18,7 @@ from dbtrun.kube.errors import AlreadyExists, Conflict
 from tests.unit.cluster.world import World, world
 from tests.unit.world.apiserver import Refused, until
 from watcher.cluster import mirrors as module
-from watcher.cluster.mirrors import MirrorWatch, MirrorWriter, read_mirror
+from watcher.cluster.mirrors import MirrorWatch, MirrorWriter, NameTaken, read_mirror
 
 ALL: dict[str, Any] = {"spec": {"select": {"allJobs": True}}}
 EVERYWHERE = f"/apis/{API_VERSION}/dbtrunmirrors"
@@ -146,7 +146,7 @@ async def test_a_status_is_written_to_the_version_that_it_was_decided_upon(tmp_p
 async def test_a_run_is_created_once_and_deleted_by_its_uid(tmp_path: Path) -> None:
     async with world(tmp_path) as at:
         writer = MirrorWriter(at.access)
-        body = {"metadata": {"name": "all-7"}, "spec": {"runId": 7}}
+        body = showing_run_7("uid-of-all")
         run = await writer.create("ns", body)
         with pytest.raises(AlreadyExists):
             await writer.create("ns", body)
@@ -155,3 +155,45 @@ async def test_a_run_is_created_once_and_deleted_by_its_uid(tmp_path: Path) -> N
         await writer.delete("ns", "all-7", run.uid)
         await writer.delete("ns", "all-7", run.uid)
         assert not at.server.objects
+
+
+def showing_run_7(mirror: str, **spec: Any) -> dict[str, Any]:
+    """The DbtRun `all-7` of the mirror with this uid."""
+    owners = [{"apiVersion": API_VERSION, "kind": "DbtRunMirror", "name": "all", "uid": mirror}]
+    return {"metadata": {"name": "all-7", "ownerReferences": owners}, "spec": {"runId": 7, "accountId": 1} | spec}
+
+
+@pytest.mark.parametrize(
+    ("there", "why"),
+    [
+        (showing_run_7("an-earlier-mirror"), "deleted DbtRunMirror of the same name"),
+        (showing_run_7("uid-of-all", runId=8), "another run"),
+        (showing_run_7("uid-of-all", accountId=2), "another run"),
+        ({"metadata": {"name": "all-7"}, "spec": {"job": {"id": 7}}}, "another run"),
+    ],
+)
+async def test_an_object_that_does_not_show_the_run_for_this_mirror_is_not_taken_for_it(
+    tmp_path: Path, there: dict[str, Any], why: str
+) -> None:
+    async with world(tmp_path) as at:
+        writer = MirrorWriter(at.access)
+        await writer.create("ns", there)
+        with pytest.raises(NameTaken, match=why):
+            await writer.create("ns", showing_run_7("uid-of-all"))
+
+
+async def test_an_object_that_was_left_by_a_deleted_mirror_shows_the_run(tmp_path: Path) -> None:
+    """`kubectl delete --cascade=orphan` takes its owner away."""
+    async with world(tmp_path) as at:
+        writer, there = MirrorWriter(at.access), showing_run_7("an-earlier-mirror")
+        await writer.create("ns", {**there, "metadata": {"name": "all-7"}})
+        with pytest.raises(AlreadyExists):
+            await writer.create("ns", showing_run_7("uid-of-all"))
+
+
+async def test_an_object_that_goes_between_two_requests_is_none_of_the_mirrors(tmp_path: Path) -> None:
+    async with world(tmp_path) as at:
+        writer, there = MirrorWriter(at.access), showing_run_7("uid-of-all")
+        at.server.plan("POST", "/dbtruns", Refused(409, "AlreadyExists"))
+        with pytest.raises(NameTaken, match="just now"):
+            await writer.create("ns", there)
