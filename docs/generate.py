@@ -235,7 +235,8 @@ spec:
 
 - Each DbtRun has the labels `dbtrun.dev/mirror`, `dbtrun.dev/job-id`, `dbtrun.dev/environment-id` and
   `dbtrun.dev/cause`, and those of the template. It has no finalizer, and no Event for its end.
-- A run appears once, even if the watcher restarts. If you delete its DbtRun, the run does not appear again.
+- A run appears once, even if the watcher restarts. If you delete its DbtRun, the run does not appear again. With
+  `appear: Started`, it can appear again if you delete the DbtRun before the run has ended.
 - dbt Cloud may list a run late. A run that it lists more than two minutes after the end appears up to ten minutes
   later, or when the watcher starts again; `status.lateRuns` counts these. A run that it lists more than two hours after
   the end does not appear. If more than 2,000 matching runs finish within two hours, this limit is shorter.

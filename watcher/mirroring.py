@@ -189,6 +189,8 @@ class Serving:
         self._saved_at = now.mono - (IDLE_SAVE_SECONDS if stored is None else SAVE_SECONDS)
         self._pruned_through = mirror.status.pruned_through
         self._late = mirror.status.late_runs
+        self._restores = 0
+        """How often a backup may have been restored under it."""
         self._woken = asyncio.Event()
         self._teller = Teller(mirror.status.conditions)
 
@@ -210,6 +212,7 @@ class Serving:
     def found_again(self, mirror: DbtRunMirror) -> None:
         """The API server was away, and now has it like this, perhaps from a backup: what came after it is gone."""
         self.mirror = mirror
+        self._restores += 1
         self._cursor = _cursor_of(mirror, self._shell.clock().wall)
         self._pruned_through, self._late = mirror.status.pruned_through, mirror.status.late_runs
         self._resize()
@@ -239,8 +242,10 @@ class Serving:
     async def take_finished(self, reading: Reading) -> None:
         """Creates what is missing, in the order of the ends, as far as the rate allows."""
         fresh = [run for run in self._cursor.fresh(reading.runs) if self._selects(run)]
-        passed = self._cursor.finished_at - OVERLAP
+        passed, restores = self._cursor.finished_at - OVERLAP, self._restores
         done = await self._deal_with(fresh)
+        if restores != self._restores:
+            return  # what was created before the restore is gone, so the cursor must not know of it
         left = fresh[len(done) :]
         self._waiting = len(left) + (0 if reading.complete else 1)
         self._cursor = self._cursor.moved(reading, done, left)
@@ -249,15 +254,19 @@ class Serving:
 
     async def take_late(self, runs: tuple[RunFacts, ...]) -> None:
         """Creates those that it has missed; the rest is read again once the mirror takes runs."""
-        missed = [run for run in self._cursor.missed(runs) if self._selects(run)]
+        missed, restores = [run for run in self._cursor.missed(runs) if self._selects(run)], self._restores
         done = await self._deal_with(missed) if self.cursor is not None else []
+        if restores != self._restores:
+            return
         self._cursor = self._cursor.with_late(done, missed[len(done) :])
         self._late += len(done)
 
     async def take_started(self, runs: tuple[RunFacts, ...]) -> None:
-        """Creates those that match; one that has to wait appears when it has finished."""
+        """Creates those that match and are not over; one that has to wait appears when it has finished."""
         for run in filter(self._selects, runs):
-            await self._deal(run)
+            # Only the cursor knows which of those that are over were shown before, or ended before the mirror began.
+            if not run.state.over:
+                await self._deal(run)
 
     def troubled(self, error: DbtCloudError) -> None:
         """dbt Cloud does not answer."""
@@ -298,6 +307,8 @@ class Serving:
             # Asked after the wait for a write: the Lease may have been lost meanwhile.
             if not shell.may_act():
                 return False
+            namespace, name = mirror.metadata.namespace, name_of(mirror.metadata.name, run.run_id)
+            observation = Observation(run=run, at=shell.clock())
             try:
                 with shell.objects.coming(namespace, name, observation):
                     created = await shell.writer.create(namespace, dbt_run(mirror, run))
@@ -320,8 +331,6 @@ class Serving:
 
     async def run(self) -> None:
         """Serves it until cancelled."""
-            namespace, name = mirror.metadata.namespace, name_of(mirror.metadata.name, run.run_id)
-            observation = Observation(run=run, at=shell.clock())
         try:
             while True:
                 self._woken.clear()

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from dbtrun.api import DbtRun, Metadata, Phase, Reason, Status
+from dbtrun.api import DbtRun, Metadata, Phase, Reason, Spec, Status
 from dbtrun.api.mirrors import (
     Appear,
     DbtRunMirror,
@@ -25,10 +25,11 @@ from dbtrun.api.mirrors import (
     Select,
     Template,
 )
+from dbtrun.api.status import Attempt
 from dbtrun.connection.secret import Connection
 from dbtrun.kube.errors import AlreadyExists, Conflict, Forbidden, Unreachable
 from tests.unit import virtual
-from tests.unit.dbtcloud.account import CONNECTION
+from tests.unit.dbtcloud.account import ACCOUNT, CONNECTION
 from tests.unit.world.dbtcloud import DbtCloud
 from watcher.connections import Unusable
 from watcher.dbtcloud.ledger import Ledger
@@ -520,7 +521,7 @@ async def test_runs_of_our_own_and_of_other_clusters_do_not_appear() -> None:
     cloud.add([2], retrying_run_id=77)
     cloud.end([1, 2, 3])
     process = Process(api, cloud)
-    process.objects.own.note([77])
+    process.objects.own.started(ACCOUNT, 77)
     assert await process.live(lambda: len(api.made) == 3)
     assert sorted(api.made) == ["all-3", "theirs-1", "theirs-3"]
     await process.live(lambda: False, seconds=60)
@@ -532,7 +533,7 @@ async def test_a_run_of_our_own_does_not_appear_when_its_object_is_deleted() -> 
     cloud.add([2], retrying_run_id=77)
     cloud.end([2])
     process = Process(api, cloud)
-    process.objects.own.note([77])
+    process.objects.own.started(ACCOUNT, 77)
     await process.live(lambda: False, seconds=45)
     await Process(api, cloud).live(lambda: False, seconds=45)  # it knows nothing of run 77
     assert api.made == []
@@ -574,6 +575,99 @@ async def test_a_started_run_appears_once_before_its_end() -> None:
     cloud.end([1])
     await process.live(lambda: False, seconds=60)
     assert api.made == ["all-1"]
+
+
+async def test_a_mirror_of_started_runs_leaves_those_that_are_over_to_the_cursor() -> None:
+    api, cloud = world(mirror(appear=Appear.STARTED))
+    for run_id, hours in ((1, 5.0), (2, 0.5)):
+        ended = virtual.clock().wall - timedelta(hours=hours)
+        cloud.add([run_id], RunStatus.SUCCESS, created=ended - timedelta(minutes=5), finished=ended)
+    cloud.add([3])
+    await Process(api, cloud).live(lambda: False, seconds=100)
+    assert api.made == ["all-3"], "the others ended before the mirror began"
+
+
+async def test_what_a_mirror_of_started_runs_has_pruned_does_not_come_back_with_the_next_watcher() -> None:
+    api, cloud = world(mirror(appear=Appear.STARTED, history_limit=HistoryLimit(succeeded=1)))
+    async with living(Process(api, cloud)):
+        for number in range(1, 6):
+            cloud.end([number])
+            await asyncio.sleep(60)
+        assert await sleep_until(lambda: list(api.objects) == ["all-5"])
+    await Process(api, cloud).live(lambda: False, seconds=600)
+    assert api.made == [f"all-{number}" for number in range(1, 6)]
+
+
+@pytest.mark.parametrize("listed_after", [0, 400])
+async def test_a_backup_that_is_restored_while_runs_are_dealt_with_loses_none_of_them(listed_after: float) -> None:
+    """Those before it are gone, and those after it were created: the API server takes no notice of a reading."""
+
+    class Restored(Api):
+        async def create(self, namespace: str, body: dict[str, Any]) -> DbtRun:
+            if len(self.made) == 2 and not self.undone:
+                self._restore()
+                self.restored()
+            return await super().create(namespace, body)
+
+    api, cloud = Restored(mirrors={each.uid: each for each in (mirror(),)}), DbtCloud()
+    process = Process(api, cloud)
+    api.restored = process.heard_again
+    async with living(process):
+        await asyncio.sleep(100)
+        cloud.end([1, 2, 3], listed_after=listed_after)
+        await asyncio.sleep(1_500)
+    assert api.undone == {"all-1", "all-2"}
+    assert sorted(api.objects) == ["all-1", "all-2", "all-3"]
+
+
+async def test_after_a_week_without_a_watcher_or_suspended_every_run_of_the_week_appears_once() -> None:
+    api, cloud = world(mirror(max_per_minute=1_000))
+    process = Process(api, cloud)
+    async with living(process):
+        await asyncio.sleep(100)
+        change(api, process, suspend=True)
+        await asyncio.sleep(100)
+    for number in range(1, 1_500):
+        cloud.end([number])
+        await asyncio.sleep(7 * 86_400 / 1_500)
+    async with living(Process(api, cloud)):
+        await asyncio.sleep(100)
+        assert api.made == []
+    change(api, suspend=False)
+    async with living(Process(api, cloud)):
+        assert await sleep_until(lambda: conditions(api)["CaughtUp"] == ("True", "CaughtUp"))
+    assert api.made == [f"all-{number}" for number in range(1, 1_500)]
+
+
+async def test_a_mirror_that_begins_in_the_future_shows_what_ends_after_that() -> None:
+    since = virtual.NOON + timedelta(seconds=600)
+    api, cloud = world(mirror(since=since), mirror("other"))
+    async with living(Process(api, cloud)):
+        cloud.end([1])
+        await asyncio.sleep(610)
+        cloud.end([2])
+        await asyncio.sleep(60)
+    assert api.made == ["other-1", "all-2", "other-2"] or api.made == ["other-1", "other-2", "all-2"]
+
+
+async def test_a_run_that_a_dbt_run_follows_appears_in_other_namespaces() -> None:
+    """Or anybody who may create a DbtRun could hide a run from everybody's mirrors."""
+    elsewhere = mirror("theirs")
+    elsewhere = replace(elsewhere, metadata=replace(elsewhere.metadata, namespace="another"))
+    api, cloud = world(mirror(), elsewhere)
+    process = Process(api, cloud)
+    attempts = (
+        Attempt(number=1, phase=Phase.FAILED, run_id=1, adopted=True),
+        Attempt(number=2, phase=Phase.SUCCEEDED, run_id=2, retry_of=1),
+    )
+    metadata = Metadata(name="follows", namespace="data", uid="u", resource_version="1")
+    spec = msgspec.convert({"runId": 1}, Spec)
+    process.objects.seen(DbtRun(metadata=metadata, spec=spec, status=Status(account_id=ACCOUNT, attempts=attempts)))
+    cloud.end([1])
+    cloud.add([2, 3], retrying_run_id=1)
+    cloud.end([2, 3])
+    await process.live(lambda: False, seconds=60)
+    assert api.made == ["theirs-1"], "2 was started here, and 3 resumes the same run"
 
 
 async def test_a_deleted_mirror_is_served_no_more() -> None:
