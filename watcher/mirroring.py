@@ -191,6 +191,7 @@ class Serving:
         self._late = mirror.status.late_runs
         self._restores = 0
         """How often a backup may have been restored under it."""
+        self._gone = False
         self._woken = asyncio.Event()
         self._teller = Teller(mirror.status.conditions)
 
@@ -218,6 +219,10 @@ class Serving:
         self._resize()
         self._woken.set()
 
+    def gone(self) -> None:
+        """It was deleted. A reading may still be dealt with."""
+        self._gone = True
+
     def _resize(self) -> None:
         most = self.mirror.spec.max_per_minute
         self._bucket.resize(most)
@@ -228,11 +233,17 @@ class Serving:
     @property
     def cursor(self) -> Cursor | None:
         """How far it has come; None: it takes nothing now."""
-        if self.mirror.spec.suspend or self.mirror.deleting or not self._shell.may_act():
+        if not self._may_create:
             return None
         enough = min(ENOUGH, self.mirror.spec.max_per_minute)
         behind = self._waiting > 0 and self._bucket.left(self._shell.clock().mono) < enough
         return None if behind else self._cursor
+
+    @property
+    def _may_create(self) -> bool:
+        """Whether it may create objects now. Those of a mirror that is gone would be deleted at once."""
+        gone = self._gone or self.mirror.deleting
+        return not (gone or self.mirror.spec.suspend) and self._shell.may_act()
 
     @property
     def wants_started(self) -> bool:
@@ -304,8 +315,8 @@ class Serving:
     async def _create(self, run: RunFacts) -> bool:
         mirror, shell = self.mirror, self._shell
         async with shell.writes:
-            # Asked after the wait for a write: the Lease may have been lost meanwhile.
-            if not shell.may_act():
+            # Asked after the wait for a write: the Lease may have been lost meanwhile, or the mirror deleted.
+            if not self._may_create:
                 return False
             namespace, name = mirror.metadata.namespace, name_of(mirror.metadata.name, run.run_id)
             observation = Observation(run=run, at=shell.clock())
@@ -530,6 +541,7 @@ class Mirroring:
         self._known.pop(uid, None)
         serving = self._serving.pop(uid, None)
         if serving is not None:
+            serving[0].gone()
             serving[1].cancel()
 
     async def run(self) -> None:

@@ -680,6 +680,32 @@ async def test_a_deleted_mirror_is_served_no_more() -> None:
     assert process.mirroring.lag == 0
 
 
+@pytest.mark.parametrize("how", ["deleted", "being deleted", "suspended"])
+async def test_a_mirror_that_ends_while_runs_are_dealt_with_creates_no_more(how: str) -> None:
+    class Ends(Api):
+        async def create(self, namespace: str, body: dict[str, Any]) -> DbtRun:
+            created = await super().create(namespace, body)
+            if len(self.made) == 2:
+                end()
+            return created
+
+    def end() -> None:
+        if how == "deleted":
+            process.mirroring.gone("uid-of-all")
+        elif how == "suspended":
+            change(api, process, suspend=True)
+        else:
+            stored = api.mirrors["uid-of-all"]
+            metadata = replace(stored.metadata, deletion_timestamp=virtual.clock().wall, resource_version="99999")
+            process.mirroring.changed(replace(stored, metadata=metadata))
+
+    api, cloud = Ends(mirrors={each.uid: each for each in (mirror(),)}), DbtCloud()
+    process = Process(api, cloud)
+    cloud.end([1, 2, 3, 4])
+    await process.live(lambda: False, seconds=60)
+    assert api.made == ["all-1", "all-2"]
+
+
 async def test_an_older_version_of_a_mirror_is_ignored() -> None:
     api, cloud = world()
     process = Process(api, cloud)
