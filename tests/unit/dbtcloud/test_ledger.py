@@ -18,6 +18,7 @@ from dbtrun.connection.secret import parse_connection
 from tests.unit import virtual
 from tests.unit.dbtcloud.account import NOON, Recorder, client, listing, refusal, run, stamp
 from tests.unit.world.dbtcloud import DbtCloud
+from watcher.dbtcloud import ledger as module
 from watcher.dbtcloud.budget import Budget
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.errors import DbtCloudError, ServerFault
@@ -88,7 +89,7 @@ async def test_a_long_list_counts_as_far_as_it_was_read() -> None:
 
 
 async def test_more_is_read_at_once_where_many_ended_within_minutes() -> None:
-    recorder = Recorder(pages(*(day_before(n, n / 100) for n in range(1, 50_001))))
+    recorder = Recorder(pages(*(day_before(n, n / 100) for n in range(1, MANY_PAGES * 100 + 2))))
     async with client(recorder) as cloud:
         reading = await cloud.ended(LONG_AGO)
     assert len(recorder.requests) == MANY_PAGES
@@ -104,26 +105,32 @@ async def test_a_piece_ends_before_the_overlap_in_which_runs_may_be_listed_later
     assert reading.through == NOON
 
 
-async def test_fifty_thousand_runs_that_ended_within_minutes_are_read_in_pieces_to_their_end() -> None:
-    runs = [ended(n, n / 1_000) for n in range(1, 50_001)]
+@pytest.mark.parametrize("begin", [0.0, 240.0], ids=["long ago", "within the overlap"])
+@pytest.mark.parametrize("one_in", [1, 50], ids=["all", "few of them"])
+async def test_more_runs_than_a_reading_has_that_ended_within_a_minute_are_read_in_pieces(
+    monkeypatch: pytest.MonkeyPatch, begin: float, one_in: int
+) -> None:
+    """A tenth of the pages and of 50,000 runs."""
+    monkeypatch.setattr(module, "MANY_PAGES", MANY_PAGES // 10)
+    monkeypatch.setattr(module, "MAX_PAGES", MAX_PAGES // 10)
+    runs = [ended(n, begin + n / 100) for n in range(1, 5_001)]
 
     def serve(request: httpx.Request) -> httpx.Response:
         since = datetime.fromisoformat(json.loads(request.url.params["finished_at__range"])[0])
-        first = max(0, round((since - SINCE).total_seconds() * 1_000) - 1)
+        first = max(0, round(((since - SINCE).total_seconds() - begin) * 100) - 1)
         return pages(*runs[first:])(request)
 
-    cursor, dealt, complete = Cursor.beginning(SINCE), set[int](), False
+    cursor, dealt = Cursor.beginning(SINCE), list[int]()
     async with client(serve, budget=Budget(1_000_000)) as cloud:
-        for _ in range(20):
+        for _ in range(15):
             reading = await cloud.ended(cursor.since)
-            fresh = cursor.fresh(reading.runs)
-            assert dealt.isdisjoint(run.run_id for run in fresh)
-            dealt |= {run.run_id for run in fresh}
-            cursor, complete = cursor.moved(reading, fresh, []), reading.complete
-            if complete:
+            fresh = [run for run in cursor.fresh(reading.runs) if run.run_id % one_in == 0]
+            dealt += [run.run_id for run in fresh]
+            cursor = cursor.moved(reading, fresh, [])
+            if reading.complete:
                 break
-    assert complete
-    assert len(dealt) == 50_000
+    assert reading.complete
+    assert dealt == [run["id"] for run in runs if run["id"] % one_in == 0]
 
 
 @pytest.mark.parametrize(
