@@ -164,14 +164,9 @@ class DbtRunEventTrigger(BaseEventTrigger):
         async with tickers.lease((plan.config, plan.namespace, self.pace)) as ticker:
             # Those that subscribe late were not told of the ticks before.
             ticker.ask()
-            try:
-                async with aclosing(self._events(plan, shared_stream, confirms=False)) as events:
-                    async for event in events:
-                        yield event
-            except Exception:
-                # Airflow has taken the stream away. It makes the trigger again, which begins at the stored position.
-                log.exception("The watcher of asset %r starts again in %.0f s", self.asset, AFTER_FAILURE_SECONDS)
-                await asyncio.sleep(AFTER_FAILURE_SECONDS)
+            async with aclosing(self._events(plan, shared_stream, confirms=False)) as events:
+                async for event in events:
+                    yield event
 
     # ── Airflow before 3.3: each watcher is alone, and nothing tells what is stored ──
 
@@ -185,6 +180,17 @@ class DbtRunEventTrigger(BaseEventTrigger):
 
     async def _events(self, plan: Plan, ticks: AsyncIterator[Tick], *, confirms: bool) -> AsyncGenerator[TriggerEvent]:
         """The events that come of the ticks. `confirms`: Airflow does not say when it has stored them."""
+        try:
+            async with aclosing(self._told(plan, ticks, confirms=confirms)) as events:
+                async for event in events:
+                    yield event
+        except Exception:
+            # Airflow has taken the stream away, or this is a bug. Airflow makes the trigger again, which begins at the
+            # stored position.
+            log.exception("The watcher of asset %r starts again in %.0f s", self.asset, AFTER_FAILURE_SECONDS)
+            await asyncio.sleep(AFTER_FAILURE_SECONDS)
+
+    async def _told(self, plan: Plan, ticks: AsyncIterator[Tick], *, confirms: bool) -> AsyncGenerator[TriggerEvent]:
         reader = Reader(plan, self.store(plan), self.history(plan), nudges=_leaves_events_unseen())
         loop = asyncio.get_running_loop()
         async for tick in ticks:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from cryptography.fernet import Fernet
 
 from dbtrun.values import digest
+from tests.airflow import faulty_trigger
 from tests.airflow.rig import MANY_MODELS, MODELS, SEEDS, WATCHERS, Rig
 from tests.stack import dbt_run, until
 
@@ -29,33 +32,33 @@ class Reacting:
         self._known: dict[str, list[str]] = {}
         """What each DAG run that is over was given."""
 
-    async def end(self, *names: str, job: str = "success") -> dict[str, str]:
-        """Runs that end, started by nobody in Airflow; their keys by name."""
+    async def end(self, *names: str, job: str = "success", asset: str = ASSET) -> dict[str, str]:
+        """Runs that end, started by nobody in Airflow, which this asset's watcher selects; their keys by name."""
         for name in names:
             body = dbt_run(name, job)
-            body["metadata"]["labels"] = {"test": ASSET}
+            body["metadata"]["labels"] = {"test": asset}
             await self.rig.stack.apply(body)
         statuses = [await self.rig.stack.reaches(name, "Succeeded", "Failed") for name in names]
         return {name: f"{status['accountId']}/{status['runId']}" for name, status in zip(names, statuses, strict=True)}
 
-    def payloads(self) -> list[dict[str, Any]]:
-        """The payloads of all asset events, in their order, but for nudges."""
+    def payloads(self, asset: str = ASSET) -> list[dict[str, Any]]:
+        """The payloads of all events of an asset, in their order, but for nudges."""
         query = (
             "select event.extra from asset_event event join asset on asset.id = asset_id"
             " where asset.name = %s order by event.id"
         )
-        told = [row["extra"]["payload"] for row in self.airflow.rows(query, ASSET)]
+        told = [row["extra"]["payload"] for row in self.airflow.rows(query, asset)]
         return [payload for payload in told if not payload.get("nudge")]
 
-    def emitted(self) -> list[str]:
-        """The keys of all asset events, in their order."""
-        return [payload["key"] for payload in self.payloads()]
+    def emitted(self, asset: str = ASSET) -> list[str]:
+        """The keys of all events of an asset, in their order."""
+        return [payload["key"] for payload in self.payloads(asset)]
 
-    async def until_emitted(self, keys: set[str], seconds: float = 120.0) -> None:
-        """Waits until each of these has an asset event."""
+    async def until_emitted(self, keys: set[str], seconds: float = 120.0, asset: str = ASSET) -> None:
+        """Waits until each of these has an event of the asset."""
 
         async def there() -> bool:
-            return keys <= set(self.emitted())
+            return keys <= set(self.emitted(asset))
 
         await until(there, seconds, f"asset events of {keys}", pause=0.3)
 
@@ -99,8 +102,8 @@ class Reacting:
 
         async def there() -> int | None:
             watched = self.triggers(ASSET)
-            # Each watcher stores first where it begins: this one has, if all have.
-            return watched[0] if watched and len(self.positions()) > WATCHERS else None
+            # Each watcher stores first where it begins: this one has, if all have, and so has that of `faulty`.
+            return watched[0] if watched and len(self.positions()) > WATCHERS + 1 else None
 
         return await until(there, seconds, "the asset is watched", pause=0.3)
 
@@ -126,6 +129,29 @@ class Reacting:
         if self.rig.release.version.startswith("3.1."):
             query = query.replace("asset_watcher", "asset_trigger")
         return [row["id"] for row in self.airflow.rows(query, asset)]
+
+    # ── a trigger that fails ──
+
+    @contextlib.asynccontextmanager
+    async def failing(self, place: str) -> AsyncIterator[None]:
+        """A triggerer that starts while the trigger of the asset `faulty` fails in this place, until the end."""
+        await self.airflow.kill("triggerer")
+        file = Path(self.airflow.env["DBTRUN_TEST_FOLDER"]) / faulty_trigger.FILE
+        file.write_text(place)
+        self.airflow.start("triggerer")
+        try:
+            yield
+        finally:
+            file.unlink()
+            self.airflow.keep("triggerer")
+
+    async def until_logged(self, text: str, seconds: float = 120.0) -> int:
+        """Waits until the triggerer has logged this; how often it has."""
+
+        async def logged() -> int:
+            return self.airflow.programs["triggerer"].text().count(text)
+
+        return await until(logged, seconds, f"the triggerer logs {text!r}", pause=0.5)
 
     # ── the models of a run ──
 

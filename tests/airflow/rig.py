@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -129,11 +130,12 @@ class Rig(DagRuns):
             yield stack
 
 
-def _other_watcher(folder: Path) -> Path:
-    """A package named `watcher` that is not ours: importing it ends the test."""
+def _modules_of_the_user(folder: Path) -> Path:
+    """A package named `watcher` that is not ours: importing it ends the test. And a trigger of a user's own."""
     package = folder / "watcher"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text('raise AssertionError("Airflow imports a module named watcher")\n')
+    shutil.copy(Path(__file__).with_name("faulty_trigger.py"), folder)
     return folder
 
 
@@ -145,7 +147,7 @@ async def _access(stack: Stack, folder: Path) -> dict[str, str]:
     site = await asyncio.to_thread(environments.install_dbtrun, wheel)
     return {
         # Before all others, as a user's package of that name may be.
-        "PYTHONPATH": os.pathsep.join(map(str, (_other_watcher(folder / "others"), site))),
+        "PYTHONPATH": os.pathsep.join(map(str, (_modules_of_the_user(folder / "others"), site))),
         "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(connection),
         "DBTRUN_TEST_KUBECONFIG": str(kubeconfig),
         "DBTRUN_TEST_NAMESPACE": NAMESPACE,

@@ -26,6 +26,8 @@ except ImportError:
     AssetWatcher = None  # type: ignore[assignment, misc]
 
 if AssetWatcher is not None:
+    from faulty_trigger import FaultyTrigger  # type: ignore[import-not-found]
+
     from airflow_trigger.assets import dbt_asset, new_runs
     from airflow_trigger.event_trigger import DbtRunEventTrigger
     from airflow_trigger.model_assets import DbtRunAssetsOperator
@@ -40,7 +42,7 @@ if AssetWatcher is not None:
         def execute(self, context: Context) -> list[str]:
             return [run["key"] for run in new_runs(context)]
 
-    with DAG("reacting", schedule=[RUNS], max_active_runs=4):
+    with DAG("reacting", schedule=[RUNS], max_active_runs=8):
         Collect(task_id="collect", inlets=[RUNS])
 
     MANY = [
@@ -98,6 +100,11 @@ if AssetWatcher is not None:
 
     # `dbt_asset` would refuse the job: this stands for what only another release understands.
     UNUSABLE = DbtRunEventTrigger(asset="unusable", job_id="nonsense", of_another_release=True, **CLUSTER)
+
+    FAULTY = FaultyTrigger(asset="faulty", labels={"test": "faulty"}, **CLUSTER)
+
+    with DAG("faulty", schedule=[Asset("faulty", watchers=[AssetWatcher(name="dbtrun", trigger=FAULTY)])]):
+        Collect(task_id="collect")
 
     with DAG("unusable", schedule=[Asset("unusable", watchers=[AssetWatcher(name="dbtrun", trigger=UNUSABLE)])]):
         Collect(task_id="collect")
