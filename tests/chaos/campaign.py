@@ -112,10 +112,12 @@ class Campaign:
         self._snapshots: list[Snapshot] = []
         self._forgotten = 0
 
-    async def run(self, kills: int, seconds: float, progress: Callable[[int], None]) -> None:
-        """Until so many watchers were killed, or the time is over."""
+    async def run(self, kills: int, rounds: int, seconds: float, progress: Callable[[int], None]) -> None:
+        """Until so many watchers were killed in so many rounds, or the time is over."""
         end = time.monotonic() + seconds
-        while self.killed < kills and time.monotonic() < end and not await self._beyond_repair():
+        while (
+            (self.killed < kills or self.rounds < rounds) and time.monotonic() < end and not await self._beyond_repair()
+        ):
             before = self.killed
             await self._round()
             progress(self.killed - before)
@@ -413,6 +415,7 @@ async def campaign(
     kills: int,
     seed: int,
     seconds: float,
+    rounds: int = 1,
     without: str | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Figures:
@@ -421,6 +424,7 @@ async def campaign(
     Args:
         kills: how many watchers are killed.
         seconds: after which no further one is killed.
+        rounds: as many at least. A crash loop kills up to 18 watchers in one.
         without: a part of the protocol that is taken away, of `MUTANTS`. The first run that is started twice, or that a
             mirror has passed over, ends it, and in every round something makes starts doubtful, not in every other one.
         progress: is told the kills of each round.
@@ -440,7 +444,7 @@ async def campaign(
             doubt, goes_back = (0.5, True) if without is None else (1.0, without == PAST)
             day = Campaign(arena, people, random, doubt=doubt, goes_back=goes_back)
             began = time.monotonic()
-            await day.run(kills, seconds, progress)
+            await day.run(kills, rounds, seconds, progress)
             return await day.figures(seed, time.monotonic() - began)
     finally:
         await access.close()
