@@ -8,8 +8,9 @@ from unittest.mock import Mock
 import pytest
 
 from dbtrun.api import CONNECTION_SECRET_TYPE, ConnectionRef, DbtRun, Job, Metadata, Spec
+from dbtrun.api.mirrors import DbtRunMirror, MirrorSpec, MirrorStatus, Select
 from dbtrun.connection.hosts import Hosts
-from watcher.connections import Connections, Unusable
+from watcher.connections import Connections, Misdirected, Unusable
 from watcher.sources import SecretData, SecretName, Sources
 
 DEFAULT = SecretName("dbtrun-system", "dbt-cloud")
@@ -96,6 +97,34 @@ async def test_a_connection_that_cannot_be_used_is_logged_once_for_each_change(
         ("WARNING", "Secret team/dbt", "A connection cannot be used: Secret team/dbt: key `account-id` is missing"),
         ("INFO", "Secret team/dbt", "The connection can be used again."),
     ]
+
+
+@pytest.mark.parametrize(
+    ("account", "host", "usable"),
+    [
+        (None, None, True),
+        (1, "cloud.getdbt.com", True),
+        (2, "cloud.getdbt.com", False),
+        (1, "emea.dbt.com", False),
+    ],
+)
+async def test_a_mirror_shows_no_run_of_another_account_than_before(
+    account: int | None, host: str | None, usable: bool
+) -> None:
+    """Its cursor and the ids that it remembers are of the first one."""
+    secrets, accounts = Secrets(), Mock()
+    secrets.there = {"token": b"t", "account-id": b"1"}
+    connections = Connections(Sources(secrets), accounts, DEFAULT, lambda _each: True, Hosts())
+    metadata = Metadata(name="all", namespace="team", uid="uid-of-all", resource_version="1")
+    status = MirrorStatus(account_id=account, host=host)
+    mirror = DbtRunMirror(metadata=metadata, spec=MirrorSpec(select=Select(all_jobs=True)), status=status)
+    if usable:
+        assert await connections.connect_mirror(mirror) is accounts.use.return_value
+        return
+    with pytest.raises(Misdirected, match="create a new DbtRunMirror"):
+        await connections.connect_mirror(mirror)
+    accounts.use.assert_not_called()
+    accounts.release.assert_called_once_with("uid-of-all")
 
 
 @pytest.mark.parametrize(
