@@ -149,8 +149,8 @@ async def _bench(folder: Path, runs: int, pause: float, seconds: float) -> bool:
 
 @click.command(help=__doc__)
 @click.option("--runs", type=click.IntRange(2), default=60, show_default=True)
-@click.option("--pause", type=float, default=2.0, show_default=True, help="Seconds between a run's end and the next.")
-@click.option("--seconds", type=float, default=90.0, show_default=True, help="For which processor time is measured.")
+@click.option("--pause", type=float, default=1.5, show_default=True, help="Seconds between a run's end and the next.")
+@click.option("--seconds", type=float, default=75.0, show_default=True, help="For which processor time is measured.")
 def main(runs: int, pause: float, seconds: float) -> None:
     """Measures and judges. The environment variable WATCHERS is the number of other watchers."""
     with tempfile.TemporaryDirectory(prefix="reaction-times-") as folder:
