@@ -22,6 +22,7 @@ from tests.abuse.figures import Figures
 from tests.abuse.lives import HOLD, Ledger, Life
 from tests.abuse.schema import INT64, SECRETS
 from tests.controlplane import ControlPlane
+from tests.plain import plain_http
 from tests.stack import JOBS, Stack
 from tests.stack.dbt import ACCOUNT, SCENARIO
 from watcher.lifecycle.policy import Policy
@@ -190,7 +191,7 @@ class Campaign:
     # ── the watcher itself ──
 
     async def _metric(self, name: str) -> float:
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with plain_http() as http:
             lines = (await http.get(f"http://{self.address}/metrics")).text.splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
 
+from tests.plain import TRUSTS_NOBODY
 from tests.stack import until
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Rest:
 
     def __init__(self, url: str, alive: Callable[[], None] = lambda: None) -> None:
         self._alive = alive
-        self._http = httpx.AsyncClient(base_url=url, timeout=60, trust_env=False)
+        self._http = httpx.AsyncClient(base_url=url, timeout=60, trust_env=False, verify=TRUSTS_NOBODY)
 
     async def open(self, seconds: float = 240.0) -> None:
         async def healthy() -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -18,6 +19,7 @@ from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from unittest.mock import patch
 from urllib.parse import urlencode
 from uuid import uuid4
 
@@ -479,11 +481,15 @@ def kubeconfig(folder: Path, server: str, **cluster: Any) -> Path:
 
 @asynccontextmanager
 async def listening(folder: Path, handler: Callable[[web.Request], Any]) -> AsyncIterator[Path]:
-    """A server on this machine; yields the kubeconfig that leads to it."""
+    """A server on this machine, without TLS; yields the kubeconfig that leads to it.
+
+    kubernetes-asyncio loads the system's certificates for each client all the same, which takes longer than most tests.
+    """
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)
-    async with TestServer(app) as server:
-        yield kubeconfig(folder, str(server.make_url("/")))
+    with patch.object(ssl.SSLContext, "load_default_certs"):
+        async with TestServer(app) as server:
+            yield kubeconfig(folder, str(server.make_url("/")))
 
 
 async def until(holds: Callable[[], object], seconds: float = 60.0) -> None:
