@@ -180,7 +180,7 @@ async def test_an_object_deleted_under_its_task_is_cancelled_and_fails_it(rig: R
     run = await rig.waiting(dag_id, state)
     (item,) = await rig.objects(dag_id, run)
     (dbt,) = await rig.dbt_runs(dag_id, run)
-    await rig.stack.kubectl("delete", "dr", item["metadata"]["name"], "--wait=false")
+    await rig.stack.delete(item["metadata"]["name"])
     await rig.airflow.until_state(dag_id, run, "job", "failed")
     assert "deleted" in rig.airflow.log(dag_id, run, "job").lower()
     statuses = {each["id"]: each["status"] for each in await rig.stack.runs("endless")}

@@ -71,7 +71,7 @@ async def test_live_runs_go_on_without_a_watcher_and_a_new_installation_takes_th
     await stack.watcher.stop()
     await run_documented(stack, "helm uninstall")
     assert (await stack.status("goes-on"))["phase"] == "Running"
-    await stack.kubectl("delete", "dr", "let-go", "--wait=false")
+    await stack.delete("let-go")
     await run_documented(stack, "kubectl patch dbtrun", NAME="let-go")
     await stack.gone("let-go")
     alive = [run["id"] for run in await stack.runs() if run["status"] < 10]

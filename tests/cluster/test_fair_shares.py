@@ -16,7 +16,7 @@ from tests.stack import JOBS, Stack, dbt_run, until
 from tests.stack.dbt import SCENARIO, most_at_once
 
 LIMIT: Final = 3
-BACKLOG: Final = 160
+BACKLOG: Final = 80
 OURS, THEIRS = 101, 102
 """Projects."""
 LIMITED: Final = {"connectionRef": {"name": "limited"}}
@@ -95,7 +95,7 @@ async def test_a_run_of_another_namespace_is_followed_and_neither_cancelled_nor_
 
     await until(refused, 120, "the cancel refused, and a run of its own for the one that would reuse", pause=0.2)
     assert (await stack.status("victim"))["phase"] == "Running"
-    await stack.kubectl("delete", "dr", "victim", "--wait=false")
+    await stack.delete("victim")
     await stack.gone("victim")
 
     async def ended() -> bool:

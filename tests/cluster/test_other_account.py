@@ -79,7 +79,7 @@ async def test_a_run_of_the_same_number_is_neither_followed_nor_cancelled_in_ano
     for own in (live, cancelled, deleted, undecided):
         await displaced(own)
     await cancelled.patch(cancel=True)
-    await stack.kubectl("delete", "dr", "deleted", "--wait=false")
+    await stack.delete("deleted")
     await other.ask("POST", f"/runs/{before[0][0]}/finish", {"status": 20})
     started = Own(stack, "started")
     await started.apply("success")  # nobody claimed it before: it belongs there

@@ -26,7 +26,7 @@ from tests.stack import Stack, dbt_run, until
 from tests.stack.stack import page
 from watcher.cluster.access import ClusterAccess
 
-OTHERS: Final = 299
+OTHERS: Final = 149
 STARTED: Final = 50
 """Of the others, those that run in dbt Cloud; the rest is cancelled before it began, which is one write each."""
 POISON: Final = "poison"

@@ -70,7 +70,7 @@ async def test_a_deleted_object_waits_for_its_cancel_while_dbt_cloud_is_away(sta
     await stack.ask(
         "POST", "/faults", {"kinds": ["cancel"], "effect": {"type": "reply", "status": 503, "body": "html"}}
     )
-    await stack.kubectl("delete", "dr", running.name, "--wait=false")
+    await stack.delete(running.name)
     await running.reaches("Cancelling", reason="Deleted")
     await stack.ask("DELETE", "/faults")
     await stack.gone(running.name, 120)

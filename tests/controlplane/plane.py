@@ -34,6 +34,7 @@ from tests.controlplane.errors import CommandError, ControlPlaneError, PortTaken
 from tests.controlplane.opened import Opened
 from tests.controlplane.supervisor import Supervisor
 from tests.patience import patience
+from tests.plain import TRUSTS_NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -286,13 +287,20 @@ class ControlPlane(Opened):
         found: dict[str, Any] = _succeeded(answer).json()
         return found
 
-    async def change(self, method: str, path: str, body: dict[str, Any] | None = None) -> None:
-        """POST or DELETE as the administrator, without the cost of a process.
+    async def change(
+        self, method: str, path: str, body: Any = None, content: str = "application/json"
+    ) -> dict[str, Any]:
+        """POST, PATCH or DELETE as the administrator, without the cost of a process. Returns the API server's answer.
+
+        Args:
+            content: the type of the body: a PATCH has several.
 
         Raises:
             ControlPlaneError: it was refused.
         """
-        await asyncio.to_thread(self._request, method, path, body)
+        answer = await asyncio.to_thread(self._request, method, path, body, content)
+        changed: dict[str, Any] = answer.json()
+        return changed
 
     async def compact(self) -> None:
         """Drop the history of every object from etcd: lists at an old resourceVersion get 410 Gone.
@@ -368,7 +376,8 @@ class ControlPlane(Opened):
 
     def _snapshot(self, file: Path) -> None:
         url = f"{self._ports.etcd_url}/v3/maintenance/snapshot"
-        with file.open("wb") as saved, httpx.stream("POST", url, json={}, timeout=60.0, trust_env=False) as answer:
+        options: dict[str, Any] = {"timeout": 60.0, "trust_env": False, "verify": TRUSTS_NOBODY}
+        with file.open("wb") as saved, httpx.stream("POST", url, json={}, **options) as answer:
             answer.raise_for_status()
             for line in answer.iter_lines():
                 saved.write(base64.b64decode(json.loads(line)["result"].get("blob", "")))
@@ -430,13 +439,13 @@ class ControlPlane(Opened):
 
     def _etcd(self, method: str, body: dict[str, Any]) -> dict[str, Any]:
         """etcd's JSON gateway: gRPC without a gRPC client."""
-        answer = httpx.post(f"{self._ports.etcd_url}/v3/{method}", json=body, trust_env=False)
+        answer = httpx.post(f"{self._ports.etcd_url}/v3/{method}", json=body, trust_env=False, verify=TRUSTS_NOBODY)
         answer.raise_for_status()
         decoded: dict[str, Any] = answer.json()
         return decoded
 
-    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        return _succeeded(self._http.request(method, path, json=body))
+    def _request(self, method: str, path: str, body: Any = None, content: str = "application/json") -> httpx.Response:
+        return _succeeded(self._http.request(method, path, json=body, headers={"Content-Type": content}))
 
     def _exists(self, path: str) -> bool:
         with suppress(httpx.TransportError):

@@ -37,7 +37,8 @@ class Own:
 
     async def delete(self) -> None:
         """Deletes the object and waits until it is gone."""
-        await self.stack.kubectl("delete", "dr", self.name, "--timeout=60s")
+        await self.stack.delete(self.name)
+        await self.stack.gone(self.name, seconds=60)
 
     async def finish(self, status: int) -> None:
         """Ends the object's one live run as dbt Cloud would: 10, 20 or 30."""

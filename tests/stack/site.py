@@ -77,7 +77,13 @@ class Site(DbtCloud):
         return True
 
     async def patch(self, name: str, spec: Mapping[str, Any]) -> None:
-        await self.kubectl("patch", "dr", name, "--type=merge", "-p", json.dumps({"spec": spec}))
+        """As `kubectl patch --type=merge`, without its process."""
+        path = f"{self._path(name)}?fieldManager=kubectl-patch"
+        await self.plane.change("PATCH", path, {"spec": spec}, "application/merge-patch+json")
+
+    async def delete(self, name: str) -> None:
+        """As `kubectl delete --wait=false`, without its process."""
+        await self.plane.change("DELETE", self._path(name), {"propagationPolicy": "Background"})
 
     async def get(self, name: str) -> dict[str, Any]:
         found = await self._look(name)
@@ -86,7 +92,10 @@ class Site(DbtCloud):
 
     async def _look(self, name: str) -> dict[str, Any] | None:
         # Not kubectl: tests ask several times a second, and each would be a process.
-        return await self.plane.read(f"/apis/{API_VERSION}/namespaces/{self.namespace}/{PLURAL}/{name}")
+        return await self.plane.read(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"/apis/{API_VERSION}/namespaces/{self.namespace}/{PLURAL}/{name}"
 
     async def status(self, name: str) -> dict[str, Any]:
         status = (await self.get(name)).get("status", {})
