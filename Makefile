@@ -113,11 +113,11 @@ mirror-campaign: controlplane airflows ## runs started elsewhere while everythin
 reaction-times: controlplane airflows ## how soon Airflow 3.3 reacts to runs, and what its watchers cost: make reaction-times WATCHERS=200
 	@WATCHERS=$(WATCHERS) $(BIN)/python -m tests.airflow.reaction_times
 
-crash-points: $(READY) ## every mishap at every side effect of every path, of which `make test` tries a quarter
+crash-points: $(READY) ## every mishap at every side effect of every path, of which `make test` tries a fifth
 	@EVERY=1 $(BIN)/pytest tests/chaos/test_crash_points.py -q -n $(WORKERS)
 
 hostile: controlplane ## mutate replies of dbt Cloud: make hostile COUNT=100000 SEED=1
-	@LIVES=5 $(BIN)/pytest tests/hostile/test_kills.py -q
+	@LIVES=5 LOGS=10000 $(BIN)/pytest tests/hostile/test_kills.py tests/hostile/test_attacks.py tests/hostile/test_planted.py -q
 	@$(BIN)/python -m tests.hostile --count $(COUNT) --seed $(SEED)
 
 abuse: controlplane ## mistreat random objects: make abuse COUNT=10000 SEED=1

@@ -109,12 +109,12 @@ async def a_deferred_task_cleared_after_its_success(rig: Rig) -> Counts:
     return await cleared(rig, "rerun_deferred")
 
 
-@way(runs={"job": 2})
+@way(runs={"job": 2}, thorough=(2, 3))
 async def cleared_when_it_was_not_waited_for(rig: Rig) -> Counts:
     return await cleared(rig, "rerun_not_waited_for")
 
 
-@way(runs={"first": 1, "job": 2, "last": 2})
+@way(runs={"first": 1, "job": 2, "last": 2}, thorough=(2, 3))
 async def cleared_with_downstream(rig: Rig) -> Counts:
     await started(rig, "rerun_downstream")
     await rig.airflow.desk.clear("rerun_downstream", "again", "job", downstream=True)
@@ -179,7 +179,7 @@ async def its_dag_deleted_and_caught_up_again(rig: Rig) -> Counts:
     return {run_id[11:21]: count for run_id, count in (await counted(rig, dag_id, by="run-id")).items()}
 
 
-@way(runs={"job": 2})
+@way(runs={"job": 2}, thorough=(2, 3))
 async def its_dag_deleted_and_triggered_again(rig: Rig) -> Counts:
     await started(rig, "rerun_deleted")
     await rig.airflow.until_forgettable("rerun_deleted", "again", seconds=SECONDS)

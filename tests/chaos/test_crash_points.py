@@ -23,7 +23,7 @@ from tests.chaos.paths import PATHS, PLAIN
 from tests.chaos.stories import Story, tell
 from tests.chaos.world import in_virtual_time
 
-EVERY: Final = int(os.environ.get("EVERY", "8"))
+EVERY: Final = int(os.environ.get("EVERY", "16"))
 
 
 @functools.cache

@@ -9,9 +9,10 @@ import asyncio
 import gzip
 import itertools
 import json
+import os
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -519,3 +520,14 @@ ATTACKS: Final[dict[str, Attack]] = {
     }.items()
     for name, (play, reason) in table.items()
 }
+
+
+def sampled(attacks: Mapping[str, Attack]) -> dict[str, Attack]:
+    """Every second attack, and the first of each level with each reason."""
+    firsts = {(attack.level, attack.reason): name for name, attack in reversed([*attacks.items()])}
+    chosen = {*itertools.islice(attacks, 0, None, 2), *firsts.values()}
+    return {name: attack for name, attack in attacks.items() if name in chosen}
+
+
+CHOSEN: Final = ATTACKS if "LIVES" in os.environ else sampled(ATTACKS)
+"""The attacks that are made: in `make hostile` all. Each costs a second of a processor."""

@@ -19,7 +19,7 @@ from dbtrun.kube.connect import connect
 from dbtrun.kube.errors import NotFound, Unreachable
 from dbtrun.kube.watch import lines
 from tests.controlplane import ControlPlane
-from tests.hostile.attacks import ATTACKS, Attack, Level
+from tests.hostile.attacks import CHOSEN, Attack, Level
 from tests.hostile.replies import ACCOUNT, JOB, RUN
 from tests.hostile.server import counts_file
 from tests.stack import Program, Stack, dbt_run, until
@@ -73,8 +73,8 @@ def name_of(attack: str) -> str:
 
 
 def of_level(level: Level) -> dict[str, Attack]:
-    """The attacks of a level by name."""
-    return {name: attack for name, attack in ATTACKS.items() if attack.level is level}
+    """The chosen attacks of a level by name."""
+    return {name: attack for name, attack in CHOSEN.items() if attack.level is level}
 
 
 @asynccontextmanager

@@ -1,4 +1,7 @@
-"""A server that a Secret names as "dbt Cloud" does what it likes: its own objects say so, and nobody else notices."""
+"""A server that a Secret names as "dbt Cloud" does what it likes: its own objects say so, and nobody else notices.
+
+`make hostile` tries all attacks, `make test` every second one.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ import pytest_asyncio
 
 from dbtrun.api import Reason
 from tests.controlplane import ControlPlane
-from tests.hostile.attacks import ATTACKS, Attack, Level
+from tests.hostile.attacks import ATTACKS, Attack, Level, sampled
 from tests.hostile.tenants import (
     ROOT,
     Seen,
@@ -178,3 +181,11 @@ def test_there_are_as_many_attacks_as_promised() -> None:
         Reason.UNREACHABLE, Reason.SERVER_ERROR, Reason.RATE_LIMITED, Reason.UNAUTHORIZED, Reason.FORBIDDEN,
     }  # fmt: skip
     assert len({name_of(name) for name in ATTACKS}) == len(ATTACKS)
+
+
+def test_the_sample_has_every_level_with_every_reason() -> None:
+    sample = sampled(ATTACKS)
+    assert len(sample) >= len(ATTACKS) / 2
+    assert {(each.level, each.reason) for each in sample.values()} == {
+        (each.level, each.reason) for each in ATTACKS.values()
+    }

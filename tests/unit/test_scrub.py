@@ -15,7 +15,7 @@ LIMIT: Final = 4_000
 
 
 def test_no_planted_secret_gets_through() -> None:
-    """`tests/hostile/test_planted.py` does the same with ten thousand logs."""
+    """`tests/hostile/test_planted.py` does the same with thousands of logs."""
     for seed in range(1_000):
         secrets, log = Planter(seed).log()
         tail = log_tail(log, LIMIT)
