@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from airflow_trigger.artifacts import Files
 from airflow_trigger.reacting.mirror import read_mirror
 from airflow_trigger.task.runs import task_runs
 from airflow_trigger.waiting.runs import HubRuns
-from dbtrun.api import API_VERSION
+from dbtrun.api import API_VERSION, PLURAL
 from dbtrun.kube.config import ClusterConfig
 from dbtrun.kube.connect import connect
 from dbtrun.kube.errors import Forbidden
@@ -66,8 +67,10 @@ class Right(NamedTuple):
         return THERE if self.role == "dbtrun-connections" else HERE
 
     @property
-    def kind(self) -> str:
-        return "clusterrole" if self.role == DELETIONS else "role"
+    def path(self) -> str:
+        """Where its Role is."""
+        where = rbac("clusterroles") if self.role == DELETIONS else rbac("roles", self.namespace)
+        return f"{where}/{self.role}"
 
     @property
     def refused(self) -> str:
@@ -85,56 +88,68 @@ async def stack(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @contextlib.asynccontextmanager
-async def unbound(stack: Stack, *binding: str) -> AsyncIterator[None]:
+async def unbound(stack: Stack, kind: str, name: str) -> AsyncIterator[None]:
     """Deletes a binding for a while."""
-    whole = json.loads(await stack.kubectl("get", *binding, "-ojson"))
-    await stack.kubectl("delete", *binding)
+    path = rbac(f"{kind}s", HERE if kind == "rolebinding" else "")
+    whole = await found(stack, f"{path}/{name}")
+    await stack.plane.change("DELETE", f"{path}/{name}")
     try:
         yield
     finally:
         whole["metadata"] = {key: whole["metadata"][key] for key in ("name", "namespace") if key in whole["metadata"]}
-        await stack.kubectl("create", "-f-", input=json.dumps(whole))
+        await stack.plane.change("POST", path, whole)
 
 
 @contextlib.asynccontextmanager
 async def without(stack: Stack, right: Right) -> AsyncIterator[None]:
     """Takes the right away for a while. The API server's caches have noticed before and after."""
-    whole = await stack.kubectl("get", right.kind, right.role, f"--namespace={right.namespace}", "-ojson")
-    less = json.loads(whole)
-    for rule in less["rules"]:
+    whole = (await found(stack, right.path))["rules"]
+    less = copy.deepcopy(whole)
+    for rule in less:
         if right.resource in rule["resources"] and right.verb in rule["verbs"]:
             rule["verbs"] = [verb for verb in rule["verbs"] if verb != right.verb]
-    less["rules"] = [rule for rule in less["rules"] if rule["verbs"]]
-    await replaced(stack, right, less["rules"])
+    await replaced(stack, right, [rule for rule in less if rule["verbs"]])
     try:
         await allowed(stack, right, wanted=False)
         yield
     finally:
-        await replaced(stack, right, json.loads(whole)["rules"])
+        await replaced(stack, right, whole)
         await allowed(stack, right, wanted=True)
 
 
+def rbac(plural: str, namespace: str = "") -> str:
+    """Where the API server keeps Roles and bindings: not kubectl, for each test would start ten of its processes."""
+    return f"/apis/rbac.authorization.k8s.io/v1/{f'namespaces/{namespace}/' if namespace else ''}{plural}"
+
+
+async def found(stack: Stack, path: str) -> dict[str, Any]:
+    whole = await stack.plane.read(path)
+    assert whole is not None, f"{path} does not exist"
+    return whole
+
+
 async def replaced(stack: Stack, right: Right, rules: list[dict[str, Any]]) -> None:
-    patch = json.dumps([{"op": "replace", "path": "/rules", "value": rules}])
-    role = (right.kind, right.role, f"--namespace={right.namespace}")
-    await stack.kubectl("patch", *role, "--type=json", f"--patch={patch}")
+    patch = [{"op": "replace", "path": "/rules", "value": rules}]
+    await stack.plane.change("PATCH", right.path, patch, "application/json-patch+json")
 
 
 async def allowed(stack: Stack, right: Right, wanted: bool) -> None:
     account = "airflow" if right.role == "dbtrun-airflow" else "dbtrun"
-    group = dict.fromkeys(("dbtruns", "dbtrunmirrors"), ".dbtrun.dev") | {
-        "events": ".events.k8s.io",
-        "leases": ".coordination.k8s.io",
+    groups = dict.fromkeys(("dbtruns", "dbtrunmirrors"), "dbtrun.dev") | {
+        "events": "events.k8s.io",
+        "leases": "coordination.k8s.io",
     }
     resource, _, sub = right.resource.partition("/")
-    name = {"leases": "/dbtrun", "secrets": f"/{SECRET}"}.get(resource, "") if right.verb != "create" else ""
-    asked = ["auth", "can-i", right.verb, f"{resource}{group.get(resource, '')}{name}"]
-    asked += [f"--subresource={sub}"] if sub else []
-    who = f"--as=system:serviceaccount:{HERE}:{account}"
+    asked = {"namespace": right.namespace, "verb": right.verb, "group": groups.get(resource, "")}
+    asked |= {"resource": resource, "subresource": sub}
+    if right.verb != "create":
+        asked["name"] = {"leases": "dbtrun", "secrets": SECRET}.get(resource, "")
+    who = {"user": f"system:serviceaccount:{HERE}:{account}", "resourceAttributes": asked}
 
     async def noticed() -> bool:
-        answer = await stack.kubectl(*asked, who, f"--namespace={right.namespace}", check=False)
-        return (answer.strip() == "yes") is wanted
+        path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        answer = await stack.plane.change("POST", path, {"spec": who})
+        return answer["status"]["allowed"] is wanted
 
     await until(noticed, 30, f"{right} {'given' if wanted else 'taken'}")
 
@@ -218,7 +233,8 @@ async def mirrors(stack: Stack, right: Right) -> None:
         await watcher.says(right.refused)
 
     async def shown() -> str:
-        return await stack.kubectl("get", "dr", "-oname", "-l", f"dbtrun.dev/mirror={metadata['name']}")
+        path = f"/apis/{API_VERSION}/namespaces/{HERE}/{PLURAL}?labelSelector=dbtrun.dev/mirror={metadata['name']}"
+        return str([each["metadata"]["name"] for each in (await found(stack, path))["items"]])
 
     await saying(shown, str(run_id))
     await stack.reaches(f"{metadata['name']}-{run_id}", "Succeeded")
@@ -251,11 +267,11 @@ async def lets_go(stack: Stack, right: Right) -> None:
                     await watcher.says(right.refused)
             else:
                 said = len(stack.watcher.text())
-                await stack.kubectl("delete", "dr", name, "--wait=false")
+                await stack.delete(name)
                 await stack.watcher.says(right.refused, after=said)
                 assert (await stack.get(name))["metadata"]["finalizers"]
         if right.verb != "patch":
-            await stack.kubectl("delete", "dr", name, "--wait=false")
+            await stack.delete(name)
         await stack.gone(name)
 
 
@@ -265,8 +281,8 @@ async def reads_connections(stack: Stack, right: Right) -> None:
     mine = (f"--namespace={THERE}", "-f-")
 
     async def told() -> str:
-        found = json.loads(await stack.kubectl("get", "dr", "named", f"--namespace={THERE}", "-ojson"))
-        return json.dumps(found.get("status", {}))
+        path = f"/apis/{API_VERSION}/namespaces/{THERE}/{PLURAL}/named"
+        return json.dumps((await found(stack, path)).get("status", {}))
 
     async with without(stack, right):
         await stack.kubectl("apply", *mine, input=json.dumps(stack.secret("named", stack.keys())))
@@ -308,16 +324,15 @@ async def begins(stack: Stack, right: Right) -> None:
 
 @contextlib.asynccontextmanager
 async def started(stack: Stack, right: Right) -> AsyncIterator[Program]:
-    """Another watcher in the place of the one that runs, for a while."""
+    """Another watcher in the place of the one that runs. It stays: with the right, it works without a restart."""
     if stack.watcher.running:
         await stack.watcher.stop()
-    other = stack.another_watcher(f"without-{right.verb}-{right.resource.replace('/', '-')}")
+    other = stack.another_watcher(
+        f"without-{right.verb}-{right.resource.replace('/', '-')}-{right.role.replace(':', '-')}"
+    )
     other.start()
-    try:
-        yield other
-    finally:
-        await other.stop()
-        stack.watcher.start()
+    stack.watcher = other
+    yield other
 
 
 @contextlib.asynccontextmanager
@@ -485,7 +500,7 @@ async def test_a_stop_reaches_dbt_cloud_without_the_right_to_write(stack: Stack,
             said = len(stack.watcher.text())
             await asked.patch(cancel=True)
             await late.patch(activeDeadlineSeconds=1)
-            await stack.kubectl("delete", "dr", deleted.name, "--wait=false")
+            await stack.delete(deleted.name)
             for own in (asked, late, deleted):
                 await cancelled_in_dbt_cloud(own)
             await stack.watcher.says(right.refused, after=said)
