@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -79,7 +79,7 @@ class Follower(Protocol):
         """Deals with what it can of a reading, and moves its cursor."""
 
     async def take_late(self, runs: tuple[RunFacts, ...]) -> None:
-        """Deals with those of these runs that were listed too late for any reading of its own."""
+        """Deals with those of these runs that no reading for it has had."""
 
     async def take_started(self, runs: tuple[RunFacts, ...]) -> None:
         """Deals with runs that have started."""
@@ -217,6 +217,13 @@ async def read_begun(channel: Channel, after: int | None) -> Begun:
     return Begun(runs=tuple(found.values()), at=first.sent.wall + first.clock_offset)
 
 
+async def _all(takes: Iterable[Awaitable[None]]) -> None:
+    """Lets the mirrors deal with what was read. A fault of ours with one of them does not end the others."""
+    for fault in await asyncio.gather(*takes, return_exceptions=True):
+        if isinstance(fault, Exception):
+            log.error("A DbtRunMirror failed with an unexpected error.", exc_info=fault)
+
+
 class Ledger:
     """One connection's readings for its mirrors. `run()` is its task; everything else is called on the same loop.
 
@@ -322,7 +329,7 @@ class Ledger:
             # Those that are left: a mirror may have been deleted while the list was read.
             for follower in self._present(lane.members):
                 follower.answering()
-            await asyncio.gather(*(each.take_finished(reading) for each in self._present(lane.members)))
+            await _all(each.take_finished(reading) for each in self._present(lane.members))
 
     def _present(self, uids: Iterable[str]) -> list[Follower]:
         return [self._followers[uid] for uid in uids if uid in self._followers]
@@ -360,13 +367,13 @@ class Ledger:
         before, since = self._frontier - OVERLAP, self._frontier - LATE_REACH
         while True:
             reading = await self._source.ended(since)
-            missed = [run for run in reading.runs if run.run_id not in self._seen]
             # What is newer than the overlap is left to the next reading.
-            late = tuple(run for run in missed if run.finished_at is not None and run.finished_at < before)
-            if late:
-                if self._looked_late:
-                    self._late(len(late))
-                await asyncio.gather(*(each.take_late(late) for each in self._present(tuple(self._followers))))
+            settled = tuple(run for run in reading.runs if run.finished_at is not None and run.finished_at < before)
+            late = [run for run in settled if run.run_id not in self._seen]
+            if late and self._looked_late:
+                self._late(len(late))
+            # Those that were read, too: perhaps only for a mirror that is behind.
+            await _all(each.take_late(settled) for each in self._present(tuple(self._followers)))
             self._seen |= {run.run_id: run.finished_at for run in late if run.finished_at is not None}
             # A long list comes in pieces: each goes on where the last one ended.
             if reading.complete or reading.through >= before:
@@ -398,7 +405,7 @@ class Ledger:
         begun = await self._source.begun(self._after(self._begun))
         fresh = tuple(run for run in begun.runs if run.run_id not in self._begun)
         wanting = [follower for follower in self._followers.values() if follower.wants_started]
-        await asyncio.gather(*(each.take_started(fresh) for each in wanting))
+        await _all(each.take_started(fresh) for each in wanting)
         self._begun |= {run.run_id: run.created_at or begun.at for run in fresh}
         newest = max(self._begun, default=None)
         self._begun = {

@@ -344,6 +344,34 @@ async def test_without_mirrors_nothing_is_asked() -> None:
 
 
 @virtual.JUMPING
+async def test_a_fault_of_ours_with_one_mirror_ends_neither_the_others_nor_the_watcher(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Faulty(Mirror):
+        async def take_finished(self, reading: Reading) -> None:
+            raise RuntimeError("a fault of ours")
+
+        async def take_late(self, runs: tuple[RunFacts, ...]) -> None:
+            raise RuntimeError("a fault of ours")
+
+        async def take_started(self, runs: tuple[RunFacts, ...]) -> None:
+            raise RuntimeError("a fault of ours")
+
+    cloud, mirror = DbtCloud(), Mirror(begins(), started=True)
+    async with reading(cloud) as ledger:
+        ledger.add("faulty", Faulty(begins(), started=True))
+        ledger.add("m", mirror)
+        await asyncio.sleep(100)
+        cloud.add([1])
+        cloud.end([2])
+        cloud.end([3], listed_after=400)
+        await asyncio.sleep(1_500)
+    assert (mirror.taken, mirror.late) == ([2], [3])
+    assert 1 in mirror.begun
+    assert "a fault of ours" in caplog.text
+
+
+@virtual.JUMPING
 async def test_an_end_is_dealt_with_within_seconds() -> None:
     cloud, mirror = DbtCloud(), Mirror(begins())
     async with reading(cloud) as ledger:
@@ -478,6 +506,22 @@ async def test_one_that_is_listed_later_is_counted_and_dealt_with_once() -> None
     assert mirror.taken == [2]
     assert mirror.late == [1]
     assert counted == [1]
+
+
+@virtual.JUMPING
+async def test_one_that_is_listed_later_and_read_for_a_mirror_that_is_behind_is_not_lost_for_the_others() -> None:
+    class Behind(Mirror):
+        async def take_finished(self, reading: Reading) -> None:
+            """It deals with nothing, so its readings begin where they did."""
+
+    cloud, mirror = DbtCloud(), Mirror(begins())
+    async with reading(cloud) as ledger:
+        ledger.add("behind", Behind(begins()))
+        ledger.add("m", mirror)
+        await asyncio.sleep(900)
+        cloud.end([1], listed_after=200)
+        await asyncio.sleep(1_500)
+    assert mirror.late == [1]
 
 
 @virtual.JUMPING
