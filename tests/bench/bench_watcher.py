@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -219,13 +220,20 @@ class Observer:
         self.ended: dict[int, float] = {}
 
     async def run(self) -> None:
-        async for body in self._api.watch():
-            if body.status.run_id is None:
-                continue
-            now = time.monotonic()
-            self.started.setdefault(body.metadata.name, now)
-            if body.status.completion_time is not None:
-                self.ended.setdefault(body.status.run_id, now)
+        """Watches until cancelled. The API server ends a watch whose other end is slow, as on a busy machine."""
+        while True:
+            with contextlib.suppress(aiohttp.ClientError):
+                async for body in self._api.watch():
+                    self._saw(body)
+            await asyncio.sleep(0.1)
+
+    def _saw(self, body: Seen) -> None:
+        if body.status.run_id is None:
+            return
+        now = time.monotonic()
+        self.started.setdefault(body.metadata.name, now)
+        if body.status.completion_time is not None:
+            self.ended.setdefault(body.status.run_id, now)
 
 
 class Cpu:
