@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import os
 import random
 import statistics
 import sys
@@ -24,7 +25,7 @@ from typing import Any, Final
 
 import httpx
 
-from tests.bench.bench_watcher import NAMESPACE, Api, Observer, _quantile, row, started
+from tests.bench.bench_watcher import NAMESPACE, Api, Cpu, Observer, _quantile, row, started
 from tests.cluster.test_webhooks import free_port
 from tests.controlplane import ControlPlane
 from tests.stack import Stack
@@ -125,11 +126,15 @@ async def measured(stack: Stack, api: Api, ends: int, rate: float, port: int) ->
         await own.subscribe()
         await asyncio.sleep(35)  # the Secret is read again
         await stack.ask("DELETE", "/requests")
-        begin = time.monotonic()
+        processes = {"watcher": stack.watcher.pid, "simulator": stack.simulator.pid, "bench": os.getpid()}
+        begin, cpu, before = time.monotonic(), Cpu(stack.plane.pids | processes), await api.writes()
         with_them = await own.ends(live[ends : 2 * ends], rate)
         minutes = (time.monotonic() - begin) / 60
+        spent, made = cpu.per(ends), await api.writes() - before
+        writes = {kind: round(count / ends, 2) for kind, count in made.items()}
         part = _quantile(with_them, 99) / _quantile(without, 99)
-        met.append(told("with_webhooks_p99_s", with_them, WITH_TARGET, rate, of_without=round(part, 3)))
+        cost: dict[str, Any] = {"of_without": round(part, 3), "cpu_ms": spent, "writes": writes}
+        met.append(told("with_webhooks_p99_s", with_them, WITH_TARGET, rate, **cost))
         lists = (await stack.ask("GET", "/requests"))["kinds"].get("list-runs", 0)
         met.append(row("lists_of_the_budget", lists / minutes / PER_MINUTE, REQUESTS_TARGET, rate=rate, lists=lists))
 
