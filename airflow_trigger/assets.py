@@ -79,6 +79,7 @@ def new_runs(context: Mapping[str, Any]) -> list[dict[str, Any]]:
 def payloads(events: Iterable[Any]) -> list[dict[str, Any]]:
     """Returns the runs of these asset events, each once, for a DAG that the asset does not trigger."""
     told = [payload for event in sorted(events, key=_when) if (payload := _payload(event)) and not payload.get("nudge")]
+    # Backwards, so that the earliest of several doubles is kept.
     return list({payload["key"]: payload for payload in reversed(told)}.values())[::-1]
 
 

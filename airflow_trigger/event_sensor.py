@@ -106,6 +106,7 @@ class DbtRunEventSensor(ClusterOperator, BaseSensorOperator):
     def _begin(self, context: Context) -> Position:
         if self.since is not None:
             return _after(_instant(self.since))
+        # Each DAG run has XComs of its own, so those of earlier ones are asked for, too.
         last = context["ti"].xcom_pull(task_ids=self.task_id, key=POSITION, include_prior_dates=True)
         if last is not None:
             return Position.read(last)

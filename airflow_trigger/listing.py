@@ -30,6 +30,7 @@ LIST_SECONDS: Final = 120.0
 _KEY = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9.]{0,251}[A-Za-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 CODES: Final[dict[int, set[str]]] = {
     1: {Phase.QUEUED},
+    # Starting: the watcher reports whatever is not queued as Running.
     2: {Phase.RUNNING},
     3: {Phase.RUNNING, Phase.CANCELLING},
     10: {Phase.SUCCEEDED},

@@ -406,6 +406,7 @@ class DbtRunOperator(ClusterOperator):
             raise stopped
         who = Subject(self._home.namespace, run.name).of(run).within if run else "the run of this task"
         rest = self._rest(context)
+        # `_longest_deferral` cuts a deferral to what execution_timeout leaves, to a second at least.
         if rest is None or rest > 1.0:
             raise DbtRunTimedOut(events.too_long(who, run, self._timeout)) from stopped
         fate = "goes on"
@@ -517,6 +518,8 @@ class DbtRunOperator(ClusterOperator):
             check_interval=self._check_interval,
             deletion_policy=self.deletion_policy,
             artifacts=self.artifacts,
+            # Until the outcome is read, the object must outlast an Airflow that is away. `_mark` then sets what was
+            # asked for.
             ttl=None if ttl is None else max(ttl, KEPT_UNREAD),
         )
 

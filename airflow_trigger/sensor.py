@@ -105,6 +105,7 @@ class DbtRunSensor(ClusterOperator, BaseSensorOperator):
         try:
             seen = self.poke(context)
         except AirflowException as error:
+            # Airflow heeds these in BaseSensorOperator.execute, which is not called for this look.
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(f"Skipped, as soft_fail or never_fail is set: {error}") from error
             raise
@@ -213,5 +214,6 @@ async def _found(runs: TaskRuns, wait: Wait) -> TaskRun:
             raise
     try:
         return await runs.create(wait.manifest())
+    # Another task that waits for the same run has created it meanwhile: the name is the same.
     except AlreadyExists:
         return await runs.get(wait.name)

@@ -38,6 +38,7 @@ def http_date(text: str) -> datetime:
         ValueError, OverflowError: it is not a date.
     """
     moment = parsedate_to_datetime(text)
+    # email.utils gives no time zone for `-0000`, by which RFC 5322 means UTC.
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 

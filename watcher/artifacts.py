@@ -71,6 +71,7 @@ async def _fetched(paths: Iterable[str], fetch: Fetch, room: int) -> tuple[dict[
         try:
             content = await fetch(path, room)
         except TooLarge:
+            # Not tried again: at the next try there is no more room.
             words = f"It is too large: {room:,} of the {MAX_BYTES:,} bytes for a run's files were left."
             lacks[path] = Lack(words, again=False)
         except DbtCloudError as error:

@@ -24,7 +24,6 @@ class _Counted(NamedTuple):
     """What an object is counted under."""
 
     place: Place
-    phase: Phase
     entered: float
     """Monotonic seconds since when it has been in its phase, for its reason."""
     unreachable: tuple[str, str] | None
@@ -108,7 +107,6 @@ class Counting:
         running = phase is Phase.RUNNING and status.job_id is not None and status.started_at is not None
         return _Counted(
             place,
-            phase,
             before.entered if before is not None and before.place == place else self._entered(run, known=before),
             _unreachable(run),
             (namespace, status.job_id) if running and status.job_id is not None else None,
@@ -118,13 +116,15 @@ class Counting:
 
     def _entered(self, run: DbtRun, known: _Counted | None) -> float:
         """Since when an object that is new, or has changed its phase or reason, is in it."""
+        # A change that this process sees happens now. The times in the status are by dbt Cloud's clock, and only a
+        # watcher that has just started needs them.
         moment = _entered(run) if known is None else None
         return self.clock().mono - (self._age(moment) if moment is not None else 0.0)
 
     def _slots_used(self) -> Iterator[str]:
         for uid, holds in self.limited():
             counted = self._counted.get(uid)
-            if counted is not None and (holds or counted.phase.live):
+            if counted is not None and (holds or Phase(counted.place[1]).live):
                 yield counted.place[0]
 
     def _expected(self) -> dict[Job, float]:
@@ -138,12 +138,14 @@ class Counting:
 def _leave(groups: dict[K, dict[str, M]], group: K, uid: str) -> None:
     members = groups[group]
     del members[uid]
+    # An empty group has no oldest member, which would fail the whole scrape.
     if not members:
         del groups[group]
 
 
 def _take(counts: Counter[K], key: K) -> None:
     counts[key] -= 1
+    # A Counter keeps zeros, one for each job that ever ran.
     if not counts[key]:
         del counts[key]
 

@@ -59,6 +59,8 @@ class Knowledge:
         """Takes what a decision brought, but keeps what was reported while it was carried out."""
         meanwhile = self._known[uid]
         if meanwhile is not before:
+            # Field by field: dbt Cloud's reports arrive while the decision waits for its reply, and must not be lost
+            # with it. What the decision itself has set is the newer.
             newer = [name for name in REPORTED if getattr(performed, name) == getattr(before, name)]
             performed = replace(performed, **{name: getattr(meanwhile, name) for name in newer})
         self._known[uid] = performed
@@ -96,7 +98,9 @@ class Knowledge:
                 continue
             if trouble.reason in DOUBTFUL:
                 self._doubt(uid)
+                # Without an account the next decision is Connect, which reads the Secret again.
                 known = replace(known, account_id=None)
+            # One outage, however its faults vary: spec.lostContactDeadlineSeconds counts from the first of them.
             since = known.trouble.since if known.trouble else trouble.since
             self._known[uid] = replace(known, trouble=replace(trouble, since=since))
             self._wake(uid)

@@ -75,6 +75,8 @@ class Sources:
             LookupError: it does not exist, or may not be read; the message says which.
         """
         self.forget(uid)
+        # Before the read, which may fail: `doubt` must find the Secret, and None differs from every version that it may
+        # have later.
         self._source_of[uid] = Source(secret, None)
         data = await self._secrets.read(*secret)
         self._source_of[uid] = Source(secret, data.resource_version)
@@ -88,6 +90,7 @@ class Sources:
         self._waiting.setdefault(source.secret, set()).add(uid)
         now = asyncio.get_running_loop().time()
         if now - self._doubted.get(source.secret, -math.inf) >= DOUBT_SECONDS:
+            # Names of Secrets come from users: without this, their number would grow without a bound.
             recent = {secret: at for secret, at in self._doubted.items() if now - at < DOUBT_SECONDS}
             self._doubted = recent | {source.secret: now}
             self._secrets.forget(*source.secret)
@@ -118,6 +121,7 @@ class Sources:
             version = (await self._secrets.read(*secret)).resource_version
         except Exception:  # noqa: BLE001 - each object reports what is wrong when it tries by itself
             version = None
+        # While the Secret was being read, the last object that waited for it may have gone.
         waiting = self._waiting.pop(secret, None)
         if waiting is None:
             return []

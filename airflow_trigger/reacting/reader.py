@@ -100,6 +100,7 @@ class Reader:
         if tick.thaws != self._thaws:
             self._position = await self._joined_with_the_twin(self._position)
             self._thaws = tick.thaws
+        # An error may have lost the ends of a tick. Until all that is over was looked at, the new ends are not enough.
         ended = (tick.finished() or []) if self._unsure else tick.ended
         self._unsure = self._unsure and tick.finished() is None
         found = self._selected(ended)

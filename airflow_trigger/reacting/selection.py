@@ -62,6 +62,7 @@ class Plan:
     def stored_as(self) -> str:
         """Under which name the position is kept where names are shared with others."""
         selection = self.selection
+        # With the selection: a position says nothing about runs that another selection would have had.
         told = (self.namespace, self.asset, sorted(selection.phases), selection.job_id, selection.environment_id)
         return f"dbtrun_position_{digest(repr((*told, selection.labels)), 32)}"
 

@@ -62,6 +62,7 @@ def number(argument: str, value: object) -> int | None:
     if value is None or value == "":
         return None
     found: int | None = None
+    # Not any length: int() has words of its own for texts of more than 4,300 digits.
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdecimal() and len(value) < _SHOWN:
         found = int(value)
     elif isinstance(value, int) and not isinstance(value, bool):
@@ -131,6 +132,7 @@ def texts(argument: str, value: object, of: str) -> tuple[str, ...]:
     """
     if value is None or value == "":
         return ()
+    # A text is a sequence, too: "dbt build" would be nine commands.
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise InvalidArgument(f"{argument} must be a list of {of}, not {shown(value)}")
     found = [text(f"{argument}[{place}]", each) for place, each in enumerate(value)]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Airflow 3 sends SIGKILL 5 s after its SIGTERM.
 JOIN_SECONDS: Final = 3.0
 
 
@@ -31,6 +32,7 @@ def blocking(work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
     outcome: Future[T] = Future()
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
     context = contextvars.copy_context()
+    # A daemon: a coroutine that does not end must not keep the worker's process alive.
     thread = threading.Thread(target=context.run, args=(_serve, work, started, outcome), name="dbtrun", daemon=True)
     try:
         thread.start()  # a signal may come while it waits for the thread, too
@@ -39,6 +41,7 @@ def blocking(work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
         _cancel(started, outcome)
         raise
     finally:
+        # The signal may have come before the thread was there, and join() raises for such a thread.
         if thread.ident is not None:
             thread.join(JOIN_SECONDS)
 

@@ -59,6 +59,7 @@ def connection_name(argument: str, value: object) -> str | None:
     conn_id = "" if value == "" else text(argument, value)
     if conn_id is None or conn_id == DEFAULT_CONN_ID:
         return None
+    # Airflow's ids have what names in Kubernetes must not have: capital letters and `_`.
     name = conn_id.lower().replace("_", "-")
     if len(name) > 253 or not _SUBDOMAIN.fullmatch(name):
         raise InvalidArgument(

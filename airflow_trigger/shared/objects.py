@@ -22,6 +22,7 @@ LOOPBACK: Final = frozenset({"127.0.0.1", "localhost"})
 """Names of this machine, where the simulator runs."""
 MAX_LINK: Final = 2_000
 _HOST: Final = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:[0-9]{1,5})?")
+# A browser reads a backslash as a slash. The others could end the attribute of a page that shows the link.
 _ODD: Final = frozenset(" \\\"'<>`")
 
 
@@ -140,6 +141,7 @@ def safe_link(url: str | None) -> str | None:
     try:
         parts = urlsplit(url)
         secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+        # All of it must be a host: `https://host@other/` leads to the other one.
         plain = secure and _HOST.fullmatch(parts.netloc) is not None
     except ValueError:
         return None

@@ -136,6 +136,7 @@ def _start(wish: Wish, resumes: int | None) -> dict[str, Any]:
         retry_of=resumes,
         deletion_policy=_policy(wish.deletion_policy),
     )
+    # msgspec leaves a default out only if it is the same object, and an equal one comes as {}.
     return {key: value for key, value in to_wire(spec).items() if value != {}}
 
 
@@ -182,6 +183,8 @@ def _run_config(wish: Wish) -> tuple[str | None, Overrides]:
     cause = configured or text("trigger_reason", wish.cause)
     pull_request = {PULL_REQUEST[key]: config.pop(key) for key in PULL_REQUEST.keys() & config.keys()}
     unknown = sorted(config.keys() - RUN_CONFIG.keys())
+    # The provider sends what it does not know. Here there is no field for it, and a run without it would be another
+    # one.
     if unknown:
         known = ", ".join(("cause", *RUN_CONFIG, *PULL_REQUEST))
         raise InvalidArgument(f"additional_run_config has no {', '.join(unknown)}; it takes {known}")
@@ -222,6 +225,7 @@ def retry_of(value: object) -> Retry:
     Raises:
         InvalidArgument: it is neither.
     """
+    # False equals 0, but nobody means by it a number of attempts.
     if value is None or (value == 0 and not isinstance(value, bool)) or value == "0":
         return Retry()
     if not isinstance(value, Mapping):

@@ -68,6 +68,7 @@ class HubRuns:
     def __init__(self, cluster: Streams, namespace: str) -> None:
         self._cluster = cluster
         self._runs = DbtRuns(cluster, namespace, read, page=PAGE)
+        # An API server before Kubernetes 1.31, or a CRD without `selectableFields`, refuses the selector.
         self._selects = True
 
     async def list(self) -> Listing:

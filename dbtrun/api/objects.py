@@ -63,6 +63,7 @@ class DbtRun(Object, frozen=True, kw_only=True):
         taken_on = self.metadata.annotations.get(UID_ANNOTATION)
         if taken_on is not None:
             return taken_on != self.uid
+        # A copy that somebody let start has attempts of its own, too, and goes on like any other object.
         foreign = [self.is_foreign(attempt) for attempt in self.status.attempts if attempt.marker]
         return all(foreign) if foreign else RESTORED_LABEL in self.metadata.labels
 
@@ -122,6 +123,7 @@ def parse(body: Mapping[str, Any]) -> DbtRun:
     try:
         return msgspec.convert(body, DbtRun)
     except msgspec.ValidationError as error:
+        # A copy: pieces are taken out below, and kopf hands the same body to others.
         return _without_unreadable(deepcopy(dict(body)), error)
 
 

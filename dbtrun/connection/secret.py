@@ -183,6 +183,7 @@ def _webhook_url(keys: _Keys) -> str | None:
 
 def _token(keys: _Keys, key: str = "token") -> Token:
     value = keys.required(key, "put a dbt Cloud service token there")
+    # h11 refuses any other character in a header, with an error that quotes the token.
     if not (value.isascii() and value.isprintable() and " " not in value):
         keys.refuse(key, "has spaces or characters that no token has", "copy the dbt Cloud token again, alone")
     return Token(value)
@@ -233,6 +234,7 @@ def _refuse_more_than_a_host(keys: _Keys, value: str, parts: SplitResult) -> Non
         keys.refuse("host", "has a scheme other than https", "write the host name alone, as emea.dbt.com")
     if "@" in parts.netloc:
         keys.refuse("host", "carries a user or a password", "write the host name alone and the token under `token`")
+    # urlsplit drops an empty query or fragment, so these are looked for in the text.
     if parts.path not in ("", "/") or "?" in value or "#" in value:
         keys.refuse("host", "has a path or a query", "write the host name alone, as emea.dbt.com")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
@@ -253,6 +255,7 @@ def _is_loopback(name: str) -> bool:
         address = ipaddress.ip_address(name.strip("[]"))
     except ValueError:
         return name == "localhost" or name.endswith(".localhost")
+    # `::ffff:127.0.0.1` is this machine, too, and so is 0.0.0.0 for a client on Linux.
     mapped = getattr(address, "ipv4_mapped", None) or address
     return mapped.is_loopback or mapped.is_unspecified
 

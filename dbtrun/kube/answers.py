@@ -56,6 +56,7 @@ def one(answer: bytes | msgspec.Raw, read: Read[T], wanted: str = KIND) -> T:
         Unreachable: it is not one.
     """
     kind = decode(answer, _Kind)
+    # By the group alone: an object of another version is ours, too, and Unreadable.
     is_ours = kind.kind == wanted and kind.api_version.partition("/")[0] == GROUP
     if kind.kind and not is_ours:
         raise Unreachable(f"the answer is not a {wanted}: {short(kind.api_version)} {short(kind.kind)}")

@@ -82,6 +82,8 @@ def kubeconfig(path: Path, context: str | None) -> Credentials:
             raise Misconfigured(f"The kubeconfig {path} does not exist or is not a file.")
         now = Configuration()
         try:
+            # persist_config would write refreshed tokens into the file, which may be read-only or belong to somebody
+            # else.
             await config.load_kube_config(str(path), context, now, persist_config=False)
         except Exception as error:  # whatever a malformed kubeconfig makes its reader raise
             raise unusable(str(path), error) from error
@@ -121,6 +123,7 @@ class _Reread:
         async with self._lock:
             if time.monotonic() < self._due:
                 return
+            # Before the read, which may fail: a plugin that fails is not started again for each request.
             self._due = time.monotonic() + REREAD_KUBECONFIG
             try:
                 configuration.api_key = (await self._read()).api_key

@@ -19,6 +19,7 @@ def api_path(prefix: str, namespace: str | None, plural: str, name: str | None =
     """
     scope = [] if namespace is None else ["namespaces", namespace]
     segments = [*scope, plural, *(s for s in (name, sub) if s is not None)]
+    # quote() leaves dots as they are, and `..` would be resolved on the way to the API server.
     if any(segment in ("", ".", "..") for segment in segments):
         raise NoSuchName(f"{'/'.join(segments)} is not a resource")
     return "/".join(["", prefix, *(quote(segment, safe="") for segment in segments)])

@@ -73,6 +73,7 @@ class Turns:
     def _release(self) -> None:
         while self._queue:
             called = self._called.pop(self._queue.pop().uid)
+            # Else its task was cancelled while it waited, and the turn goes to the next.
             if not called.done():
                 called.set_result(None)
                 return

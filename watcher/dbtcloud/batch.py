@@ -46,6 +46,7 @@ class Findings:
             try:
                 facts = run.facts(self._base_url)
             except ServerFault as error:
+                # One run with a status that this version does not know must not hide the other ninety-nine.
                 self._unreadable[run.id] = error
             else:
                 self._observations[run.id] = Observation(run=facts, at=at, clock_offset=offset)

@@ -197,6 +197,7 @@ class Share:
 
     def heard(self, status: int) -> None:
         """A reply came, with this HTTP status."""
+        # Perhaps it was revoked: from here on it must not spend what belongs to others.
         if status == 401:
             self.proven = False
         elif 200 <= status < 300 and not self.proven:

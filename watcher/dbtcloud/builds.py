@@ -34,6 +34,7 @@ class Builds:
         Raises:
             TooLarge: the file would have more bytes than it may.
         """
+        # `dbt compile` writes a run_results.json too. It says `success` of nodes that were not built.
         if report.args is not None and report.args.which in NO_RUN:
             return
         for node in report.results:

@@ -123,6 +123,7 @@ class Channel:
             verify=_trust(connection.ca) if connection.tls else False,
             # Clusters behind a proxy name it in HTTPS_PROXY; the simulator on this machine is never behind it.
             trust_env=not connection.loopback,
+            # No cookie is kept: nothing needs one, and a hostile host could fill the memory with them.
             cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
             transport=transport,
         )
@@ -209,6 +210,7 @@ class Channel:
         with self._refusal.passed(self._clock().mono):
             if self._budget is not None and priority is not None:
                 await self._budget.spend(priority)
+            # It may have been closed while the request waited for its turn. httpx would raise a RuntimeError.
             if self._http.is_closed:
                 raise Unreachable(f"{name} was not sent: the connection is closed", not_sent=True)
             with self._intake.body(self) as reply:
@@ -251,6 +253,7 @@ class Channel:
             words = f"{name} was not answered within {self._total_seconds:g} seconds"
             raise Unreachable(words, not_sent=waiting) from None
         except (httpx.HTTPError, ssl.SSLError) as error:
+            # h11 quotes a header that it finds illegal, and one of them has the token.
             words = clean(_words(error).replace(self.connection.token.reveal(), MASK), MAX_WORDS)
             raise Unreachable(f"{name} failed: {words}", not_sent=isinstance(error, NOT_SENT)) from None
         finally:

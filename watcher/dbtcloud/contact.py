@@ -37,6 +37,7 @@ class Contact:
 
     def failed(self, error: DbtCloudError, now: Instant) -> Trouble | None:
         """Notes a failure; None if it is of requests sent before the last one was noted."""
+        # Requests that are under way together fail together. They count once, or the wait would grow with their number.
         if self.troubled and now.mono < self.retry_at:
             return None
         self._failures += 1

@@ -93,6 +93,7 @@ class Hints:
         hint, known = Hint(self._clock().mono, ended), self._hinted.get(run_id)
         if not self._awaited(run_id, hint) or (known is None and len(self._hinted) >= MAX_HINTED):
             return False
+        # One that waits for its first look keeps its time: repeated webhooks must not put the look off.
         if known is None or known.looks:
             self._hinted[run_id] = hint
             self._noted.set()

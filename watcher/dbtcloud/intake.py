@@ -100,6 +100,7 @@ class Intake:
 
     async def decode(self, body: Body, read: Callable[[], T]) -> T:
         """Runs `read`, where it does not hold up the loop for long."""
+        # From here on the reply is complete: ending the request could only lose it.
         body.give_up = None
         if len(body.content) <= AT_ONCE:
             return read()

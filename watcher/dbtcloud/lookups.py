@@ -196,6 +196,8 @@ class LookUps:
         self.tend(job)
 
     async def _read(self, job: _Job, line: _Line) -> None:
+        # Before the first request. A start that is sent after this may be missing in the list, so its question waits
+        # for the next one.
         reading = _Reading(job, tuple(line.waiting), self._clock().mono)
         try:
             await self._pages(job, reading)

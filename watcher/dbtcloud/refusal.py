@@ -34,6 +34,7 @@ class Refusal:
             yield
             return
         left = self._contact.retry_at - mono
+        # With a thousand objects, each pause would otherwise end with a thousand refused requests.
         if left > 0 or self._asking:
             raise Unauthorized(self._words, retry_after=max(left, NEXT_LOOK), not_sent=True)
         self._asking = True

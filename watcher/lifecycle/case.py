@@ -112,6 +112,7 @@ class Case:
         if trouble is None:
             return None
         told = self.status.condition(ConditionType.REACHABLE)
+        # From the status, where it is told already: a restart of the watcher must not begin the deadline again.
         since = told.last_transition_time if told and told.status is ConditionStatus.FALSE else trouble.since.wall
         return since + timedelta(seconds=self.spec.lost_contact_deadline_seconds)
 
@@ -292,6 +293,7 @@ class Case:
         first = observation.at.mono if since is None else since
         if observation.at.mono - first >= grace:
             return None
+        # Not before the next poll, which alone can bring another answer.
         return max(first + grace, self.now.mono + DENIED_INTERVAL)
 
     def deletion_overdue(self, told: str) -> Decision | None:

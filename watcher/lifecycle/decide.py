@@ -34,6 +34,7 @@ def decide(run: DbtRun, known: Known, now: Instant, policy: Policy) -> Decision:
     """
     case = Case(run=run, known=known, now=now, policy=policy)
     if run.deleting and not case.held:
+        # Another controller's finalizer may still hold it. Everything that this one owes is settled.
         return Wait(None, "the object is going")
     if case.followed_by_others and known.trouble is not None:
         return Wait(known.trouble.retry_at, OTHERS)

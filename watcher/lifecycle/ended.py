@@ -20,6 +20,8 @@ EXPIRES_SOON: Final = 60.0
 def ended_step(case: Case) -> Decision:
     """The next thing to do for an object whose phase is final."""
     attempt = case.attempt
+    # The sweep comes first: once the finalizer is gone, so may be the object, and nobody remembers the twin. The TTL
+    # comes last, as it deletes what the others need.
     return (
         (sweep_ended(case, attempt) if attempt is not None else None)
         or (RemoveFinalizer() if case.held else None)

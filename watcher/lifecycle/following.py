@@ -117,6 +117,8 @@ def _why_cancelled(case: Case, facts: RunFacts) -> Reason | None:
         return case.status.reason
     passed, observation = _deadline(case), case.known.observation
     if passed is not None and observation is not None and facts.finished_at is not None:
+        # A cancel because of a deadline may have been sent although the status could not be written. A run that ended
+        # before the deadline was stopped by somebody else.
         late = facts.finished_at - observation.clock_offset >= passed[0]
         return passed[1] if late else stop_wish(case)
     return stop_wish(case)

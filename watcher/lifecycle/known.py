@@ -62,6 +62,7 @@ class Claim:
     @property
     def may_have_started(self) -> bool:
         """Whether a run of this claim may exist."""
+        # A claim that was met counts as sent: another process may have sent its start, or this one before a crash.
         unsent = self.own and not self.sent
         return not (unsent or isinstance(self.submission, NotSent | Refused))
 
@@ -207,6 +208,7 @@ def wanted_run(run: DbtRun) -> int | None:
     """The id of the dbt Cloud run that the object is about now, if there is one to follow."""
     attempt = run.status.attempt
     if attempt is not None:
+        # A pending attempt has no run yet: the run that it resumes is over.
         return None if attempt.phase is Phase.PENDING else attempt.run_id
     return run.spec.run_id
 
@@ -233,6 +235,7 @@ def saw_live(run: DbtRun, known: Known, number: int) -> bool:
 
 def remember(run: DbtRun, known: Known, now: Instant) -> Known:
     """Drops what is about another run or claim than the present one, and dates a claim when it is first seen."""
+    # Before the claim is replaced below: `_note_attempts` keeps what the old one may have started.
     for update in (_forget_other_account, _note_attempts, _date_unusable, _date_displaced):
         known = update(run, known, now)
     wanted = wanted_run(run)
@@ -242,6 +245,7 @@ def remember(run: DbtRun, known: Known, now: Instant) -> Known:
     if attempt is None or attempt.phase is not Phase.SUBMITTING or attempt.claim_time is None:
         return replace(known, claim=None) if known.claim else known
     claim = known.claim
+    # By its time too. Another process may have claimed the same attempt since, and its start is not ours to send.
     if claim is not None and (claim.number, claim.time) == (attempt.number, attempt.claim_time):
         return known
     return replace(known, claim=Claim(number=attempt.number, time=attempt.claim_time, since=now.mono))
@@ -254,6 +258,7 @@ def _note_attempts(run: DbtRun, known: Known, now: Instant) -> Known:
     if attempt is not None and attempt.run_id is not None:
         submitted = max(submitted, attempt.number)
     if submitted > known.submitted:
+        # Later than the start itself, so a quiet period that is counted from here is never too short.
         known = replace(known, submitted=submitted, submitted_at=now.mono)
     live = _seen_live(run, known)
     if live is not None and live >= (known.untried or 0):

@@ -8,6 +8,8 @@ from typing import Final
 from dbtrun.api import MARKER_PREFIX, DbtRun
 from dbtrun.text import clean
 
+# Used with match(), which finds it only at the beginning: what follows is free text, and may quote the marker of
+# another object.
 MARK: Final = re.compile(re.escape(MARKER_PREFIX) + r"([0-9a-zA-Z-]{1,64})/[0-9]+(?![0-9A-Za-z])")
 MAX_CAUSE: Final = 255
 """Characters of a cause that dbt Cloud accepts."""

@@ -97,6 +97,8 @@ async def _serve(simulator: Simulator, place: Place, *, remote_control: bool) ->
     ca = f", CA {place.ca}" if place.ca else ""
 
     def ready() -> None:
+        # Here, where the loop runs: the sender is a task. And after the socket listens, as a receiver may ask the API
+        # at once.
         simulator.webhooks.start()
         click.echo(f"dbt Cloud simulator: {place.url}, account {simulator.account.spec.id}{ca}")
 

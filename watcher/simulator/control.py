@@ -99,6 +99,7 @@ class Control:
                 words = "The control API answers on loopback only; start with --remote-control."
                 return json_response({"error": words}, 403)
             try:
+                # Runs move only when somebody looks. Without this, a test would see a run live whose end has passed.
                 self._simulator.account.advance()
                 return json_response(endpoint(request, await request.body()))
             except ScenarioError as error:

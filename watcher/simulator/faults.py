@@ -59,6 +59,7 @@ class Reply(Effect, tag="reply"):
 class RateLimit(Effect, tag="rate-limit"):
     """429, and the whole account stays silent for the cool-down."""
 
+    # Documented: above the limit, all tokens of the account get 429 for five minutes.
     cooldown: Seconds = 300.0
     retry_after: bool = False  # the Administrative API does not document the header
 
@@ -177,6 +178,7 @@ class Fault:
             return False
         if (rule.kinds and kind not in rule.kinds) or (rule.method and rule.method.upper() != method):
             return False
+        # The coin is thrown last, only for requests that match: so a seed gives the same faults whatever else is asked.
         if not self._path.search(path) or self._random.random() >= rule.probability:
             return False
         self.hits += 1
@@ -225,6 +227,7 @@ class Faults:
 
     def limit(self, effect: RateLimit) -> None:
         """Refuses all requests from now on, until the cool-down is over."""
+        # In real seconds: clients wait in them, whatever the scenario's speed is.
         self.silent_until = self._clock.real() + effect.cooldown
         self._retry_after = effect.retry_after
 
@@ -266,18 +269,23 @@ async def suffer(
             return await _after(answer, _chosen(effect), commit=effect.commit)
         case RateLimit():
             faults.limit(effect)
+            # A cool-down of 0 s ends before it can be told.
             return faults.silence() or await answer()
         case Drop(when=when):
             return await _after(answer, Dropped(), commit=when == "after")
         case LateCommit(seconds=seconds):
+            # What a lost reply cannot exclude: the run appears after the client has looked for it and found nothing.
             later(seconds)
             return Dropped()
         case Redirect():
+            # A client that follows this sends its token to another host, or its POST a second time.
             return Response(status_code=effect.status, headers={"Location": effect.location})
         case Huge(size=size):
             return StreamingResponse(_huge(size), media_type="application/json")
         case Truncate():
             whole = await answer()
+            # With the Content-Length of the half: to HTTP the reply is complete, so only decoding it shows what is
+            # missing.
             return Response(bytes(whole.body)[: len(whole.body) // 2], whole.status_code, media_type="application/json")
         case Slow():
             return _slow(await answer(), effect)
@@ -347,5 +355,6 @@ class Dropped(Response):
     """The connection goes down without a byte of reply."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Not just a return: for an application that returns without a reply, uvicorn sends a 500.
         scope["state"]["abort"]()
         await disconnected(receive)

@@ -91,6 +91,7 @@ def parse(
     if query.state not in STATES:
         raise invalid(state="Must be one of active, deleted, all.")
     for name, values in grouped.items():
+        # An ignored filter is missing from the echo: that is how a client can tell.
         if name in known and name not in ignored:
             query.filters[name] = READERS[known[name]](name, values)
     return query
@@ -189,6 +190,7 @@ def _candidates(account: Account, filters: Mapping[str, Any]) -> Iterable[Run]:
 
 
 def _within(value: tuple[float, float], stamp: float | None) -> bool:
+    # Whether dbt Cloud's bounds are inclusive is not documented. Clients are safe with either if their windows overlap.
     return stamp is not None and value[0] <= stamp <= value[1]
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from watcher.simulator.clock import Clock
     from watcher.simulator.scenario import EnvironmentSpec, ProjectSpec, Scenario, Span
 
+# Recorded: since 2024, ids have 14 digits. A client that keeps them in 32 bits fails here as it would in dbt Cloud.
 RUN_BASE = 70403110257000
 DAY = 86400  # the account's cap on the length of a run, in seconds
 CANCELLED_BY_USER = "Cancelled by user."
@@ -231,6 +232,8 @@ class Account:
             return False
         now = self.clock.now()
         if run.status is Status.QUEUED:
+            # Recorded: a queued run has ended with the reply. One that runs ends later; Airflow's provider polls until
+            # it has.
             self._end(run, Status.CANCELLED, now, CANCELLED_BY_USER)
         else:
             run.cancel_time = now + run.cancel_delay
@@ -293,6 +296,7 @@ class Account:
         while self._heap and self._heap[0][0] <= now:
             due, run_id = heapq.heappop(self._heap)
             run = self.runs[run_id]
+            # A run that was scheduled again is in the heap twice: only its present instant counts.
             if run.due == due:
                 self._step(run, due)
 
@@ -309,6 +313,7 @@ class Account:
 
     def restore(self, runs: list[Run], taken: dict[int, int]) -> None:
         """Take up runs of an earlier process, oldest first, and go on where they are."""
+        # In this order: which run holds a job or a slot must be known before others are put behind it.
         for job_id, count in taken.items():
             if job_id in self.jobs:
                 self.jobs[job_id].taken = count
@@ -345,6 +350,8 @@ class Account:
             queue=self._draw(spec.queue),
             start=self._draw(spec.start),
             run=None if spec.run is None else self._draw(spec.run),
+            # 0: no limit of the job's own. The account's `run_duration_limit_seconds` holds in any case (recorded: a
+            # run of a day ended so).
             timeout=min(timeout or DAY, DAY),
             cancel_delay=spec.cancel_delay,
             artifacts_after=spec.artifacts_after,

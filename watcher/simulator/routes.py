@@ -520,6 +520,7 @@ class Api:
             response = await self._serve(request, kind, endpoint)
             lost = isinstance(response, (Dropped, Hung))
             simulator.requests.count(kind, "dropped" if lost else str(response.status_code))
+            # By the simulated clock: clients take the offset of dbt Cloud's clock from this header.
             response.headers["Date"] = formatdate(simulator.clock.stamp(simulator.clock.now()), usegmt=True)
             return response
 
@@ -530,6 +531,7 @@ class Api:
         silence = faults.silence()
         if silence:
             return silence
+        # Before any harm: a lost reply must look like one, and not like a request that was never read.
         body = await request.body()
         effects = faults.meet(kind, request.method, request.scope["original_path"])
         for effect in effects:
@@ -550,6 +552,7 @@ class Api:
 
         def later(seconds: float) -> None:
             task = asyncio.get_running_loop().create_task(commit(seconds))
+            # asyncio refers to tasks only weakly: without this, one could be collected before it commits.
             self._late.add(task)
             task.add_done_callback(self._late.discard)
 

@@ -51,10 +51,12 @@ def application(simulator: Simulator, *, remote_control: bool = False) -> ASGIAp
         routes=[Route("/", _front), *Api(simulator).routes, *Control(simulator, remote=remote_control).routes],
         exception_handlers={HTTPException: failure, Exception: failure},
     )
+    # Starlette would redirect the form that it does not know. Each start would be two requests.
     inner.router.redirect_slashes = False
 
     async def slashless(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            # Faults are matched against the path as the client sent it.
             scope["original_path"] = scope["path"]
             scope["path"] = scope["path"].rstrip("/") or "/"
         await inner(scope, receive, send)
@@ -145,6 +147,7 @@ def certificate(directory: Path, names: tuple[str, ...]) -> tuple[ssl.SSLContext
         authority = trustme.CA.from_pem(ca_file.read_bytes(), key_file.read_bytes())
     else:
         authority = trustme.CA()
+        # Before there is anything to read: a file that is written first has the umask's rights for a moment.
         key_file.touch(mode=0o600)
         key_file.write_bytes(authority.private_key_pem.bytes())
         ca_file.write_bytes(authority.cert_pem.bytes())

@@ -86,6 +86,7 @@ class Simulator:
         check_job(self.scenario, spec, "job")
         old = self.account.jobs.get(spec.id)
         job = self.account.put_job(spec)
+        # Another sequence of outcomes begins with its first; any other change leaves the job where it was.
         if old and old.spec.outcomes == spec.outcomes:
             job.taken = old.taken
         self.save([spec])

@@ -53,6 +53,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
+            # No transactions that Python begins by itself: BEGIN below says which writes belong together.
             self._database = sqlite3.connect(path, isolation_level=None)
             self._database.execute("PRAGMA synchronous=OFF")
             self._database.execute("PRAGMA journal_mode=WAL")

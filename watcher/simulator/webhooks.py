@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 BEAT = 0.02
 """Real seconds between two looks at what there is to send."""
+# Documented: an answer that comes later counts as a failure, even if it is a 200.
 ANSWER_SECONDS = 10.0
 STATUSES = {Status.RUNNING: "Running", Status.SUCCESS: "Success", Status.ERROR: "Errored"}
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -45,6 +46,7 @@ class Conduct(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     attempts: Annotated[int, msgspec.Meta(ge=1)] = 5
     retry_seconds: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     """Between two attempts."""
+    # Documented since 2026; before that, five failures were enough.
     deactivate_after: Annotated[int, msgspec.Meta(ge=1)] = 1_000
     """Failed attempts in a row."""
 
@@ -118,6 +120,7 @@ class Webhooks:
     def _tell(self, at: float, event: Event, run: Run) -> None:
         if any(each.wants(event, run.job_id) for each in self.subscriptions.values()):
             self._numbers += 1
+            # The number decides between events of one instant: runs cannot be compared.
             heapq.heappush(self._told, (at, self._numbers, event, run))
 
     async def _send(self) -> None:
@@ -193,6 +196,7 @@ class Webhooks:
             # As it was when this was told: by now the run may be over.
             "runStatus": "Running" if event == "job.run.started" else STATUSES[run.status],
             "runStatusCode": 3 if event == "job.run.started" else int(run.status),
+            # The text `None`, as in dbt Cloud's documented example.
             "runStatusMessage": str(run.status_message),
             "runReason": run.request.cause,
             "runStartedAt": _seconds(run.started_at),
@@ -203,6 +207,7 @@ class Webhooks:
             "accountId": self._account.spec.id,
             "webhookId": subscription.id,
             "eventId": event_id,
+            # With nine digits of a fraction, as in the documented example.
             "timestamp": rfc3339(self._clock.stamp(self._clock.now()))[:-1] + "000Z",
             "eventType": event,
             "webhookName": subscription.spec.name,

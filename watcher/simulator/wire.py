@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 TRIGGER_BASE = 70403110300000
+# Also for what the token may not see: a 404 does not prove that a run does not exist.
 NOT_FOUND = "The requested resource was not found. Please check that you have the proper permissions."
 INVALID = "The request was invalid. Please double check the provided data and try again."
+# With 403, as captured by OpenMetadata's tests: the wrong account is never a 404.
 WRONG_ACCOUNT = "Access denied: Token is not scoped to account."
 SERVER_ERROR = "There was a server error. Please contact support at support@getdbt.com."
 COLORS = {Status.SUCCESS: "#7cb342", Status.ERROR: "#e53935", Status.CANCELLED: "#9e9e9e"}
@@ -50,6 +52,7 @@ class ApiError(Exception):
 
 def bad_token() -> ApiError:
     """The refusal of a token."""
+    # null here and "" in the other errors, as captured.
     return ApiError(401, "Invalid token.", developer_message=None)
 
 
@@ -71,6 +74,7 @@ def enveloped(data: Any, extra: Json | None = None) -> Json:
 
 def run_time(stamp: float | None) -> str | None:
     """The timestamps of runs: `2024-07-03 13:59:00.653171+00:00`."""
+    # str, not isoformat: a space instead of the T, and no fraction if it is 0.
     return None if stamp is None else str(datetime.fromtimestamp(stamp, UTC))
 
 
@@ -100,6 +104,7 @@ def run_body(account: Account, run: Run, related: Collection[str], host: str) ->
         "job_definition_id": run.job_id,
         "status": run.status,
         "dbt_version": run.dbt_version,
+        # Recorded: null until the run leaves the queue, even if its trigger names a branch.
         "git_branch": (run.request.git_branch or "main") if run.dequeued_at else None,
         "git_sha": (run.request.git_sha or f"{run.id:040x}") if run.dequeued_at else None,
         "status_message": run.status_message,
@@ -125,6 +130,7 @@ def run_body(account: Account, run: Run, related: Collection[str], host: str) ->
         "environment": environment_v2(account, job.project, job.environment) if "environment" in related else None,
         "run_steps": run_steps(account, run, related),
         "status_humanized": run.status.name.capitalize(),
+        # Recorded: true of queued runs as well.
         "in_progress": run.live,
         "is_complete": run.status.final,
         "is_success": run.status is Status.SUCCESS,
@@ -135,6 +141,7 @@ def run_body(account: Account, run: Run, related: Collection[str], host: str) ->
         "can_retry": refusal is None,
         "retry_not_supported_reason": refusal,
         "job_id": run.job_id,
+        # Recorded: null in every state, and so is `used_repo_cache`.
         "is_running": None,
         "href": f"https://{host}/deploy/{account.spec.id}/projects/{run.project_id}/runs/{run.id}/",
         "used_repo_cache": None,
@@ -149,6 +156,7 @@ def _durations(run: Run, now: float) -> Json:
     end = now if run.finished_at is None else run.finished_at
     begun = run.started_at if run.started_at is not None else end
     total, queued, running = end - run.created_at, begun - run.created_at, end - begun
+    # Recorded for a queued run.
     finished = "0 minutes from now" if run.finished_at is None else f"{humanized(now - run.finished_at)} ago"
     return {
         "duration": clock_face(total),
@@ -194,6 +202,7 @@ def step_body(account: Account, step: Step, *, debug: bool) -> Json:
         "status": step.status,
         "name": step.name,
         "logs": log,
+        # With ANSI codes, as in the logs that Dagster reads: whoever shows a log must expect them.
         "debug_logs": "".join(f"\x1b[0m{line} [debug] [MainThread]\n" for line in log.splitlines()) if debug else None,
         "log_path": None,
         "debug_log_path": None,
@@ -231,6 +240,7 @@ def _definition(account: Account, job: Job) -> Json:
         "run_generate_sources": False,
         "run_compare_changes": False,
         "compare_changes_flags": "--select state:modified",
+        # This and the next: required by the official description, missing in recordings of 2024.
         "run_lint": False,
         "errors_on_lint_failure": True,
         "deferring_environment_id": None,
@@ -310,6 +320,7 @@ def account_body(account: Account) -> Json:
         "pod_memory_request_mebibytes": 600,
         "develop_pod_memory_request_mebibytes": 0,
         "run_duration_limit_seconds": 86400,
+        # Documented as the default. What a start beyond it gets is not documented, so it is not simulated.
         "queue_limit": 50,
         "enterprise_login_slug": None,
         "business_critical": False,

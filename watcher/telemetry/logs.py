@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+# A record gets the first two when it is formatted, and `taskName` exists from Python 3.12 on.
 STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 QUIET: Final = {
     "httpx": logging.WARNING,
@@ -37,6 +38,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
+        # An extra may be of any type. A record that cannot be encoded would be lost.
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 

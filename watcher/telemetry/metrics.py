@@ -332,6 +332,7 @@ class Metrics:
         if known is not None or len(self._jobs) >= MAX_JOBS:
             return known or OTHERS
         labels = self._jobs[namespace, job_id] = (namespace, str(job_id))
+        # Prometheus' increase() does not count the step from no series to 1.
         for phase in ENDS:
             self.job_finished.labels(*labels, phase)
         return labels
@@ -431,6 +432,8 @@ class _Accounts(Collector):
 
 def _budgets(accounts: Iterable[Account]) -> Iterator[Metric]:
     """One line for each account that dbt Cloud has shown to belong to a token."""
+    # Connections of one account share its budget: as a dict, each account is exported once. Two samples with the same
+    # labels make a scrape invalid.
     proven = {
         (account.connection.host, str(account.connection.account_id)): account.budget
         for account in accounts
@@ -525,5 +528,7 @@ class _Objects(Collector):
         labelled: dict[tuple[str, str], float] = {}
         for job, value in values.items():
             labels = self.job(*job)
+            # The jobs that share the label `other` report the worst of their values: alerts compare it with a limit,
+            # and a sum of ages has no meaning.
             labelled[labels] = max(value, labelled.get(labels, 0.0))
         return _gauge(name, meaning, ["namespace", "job_id"], labelled.items())

@@ -37,9 +37,12 @@ def _bounded(limits: Limits) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            # abort, not close: close first sends what is buffered, for as long as the client does not read it.
             self.until = self.loop.call_later(limits.seconds, transport.abort)
             while len(self.connections) > limits.connections:
                 oldest = min(cast("set[Bounded]", self.connections), key=lambda connection: connection.until.when())
+                # abort calls connection_lost only in the next round of the loop, so this loop would find the same
+                # connection again.
                 self.connections.discard(oldest)
                 oldest.transport.abort()
 
@@ -71,6 +74,7 @@ async def serve(app: ASGIApp, listener: socket.socket, limits: Limits) -> None:
             h11_max_incomplete_event_size=MAX_HEADERS,
         )
     )
+    # A task of its own: if serve() itself is cancelled, uvicorn skips its shutdown and leaves the connections open.
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await asyncio.shield(task)

@@ -60,6 +60,7 @@ class Tracing:
         spans = list(trace.spans)
         if not spans:
             return
+        # An empty context, or the trace would become a part of whatever span is current here.
         whole = self._tracer.start_span(
             "dbtrun attempt",
             context=Context(),
@@ -117,4 +118,5 @@ def _links(traceparent: str | None) -> list[Link]:
 
 
 def _nanoseconds(moment: datetime) -> int:
+    # By way of microseconds: a float with the nanoseconds since 1970 is exact only to 256 ns.
     return int(moment.timestamp() * 1_000_000) * 1_000

@@ -143,4 +143,5 @@ def end_at_once(why: str) -> NoReturn:
     """
     logger.critical("The watcher ends: %s", why)
     os.write(2, f"Error: {why}\n".encode())
+    # sys.exit would end only this thread, and the handlers of a normal exit may wait for the loop.
     os._exit(1)

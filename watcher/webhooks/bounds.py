@@ -28,8 +28,11 @@ class Gate:
 
     def passes(self, peer: str, now: float) -> bool:
         """Whether a request of this address is looked at."""
+        # An address that was forgotten begins with a full bucket. Who has more than a thousand addresses is held back
+        # by the common limit.
         bucket = self._peers.get(peer) or _bucket(PEER, now)
         keep_newest(self._peers, peer, bucket, MAX_PEERS)
+        # In this order: an address beyond its own limit must not use up the common one.
         return bucket.take(now) and self._all.take(now)
 
 
@@ -42,6 +45,7 @@ class Deliveries:
     """The events that were taken: dbt Cloud delivers one again when it has missed the answer."""
 
     def __init__(self) -> None:
+        # Lost on a restart. A repeated event then costs dbt Cloud one more request, and nothing depends on it.
         self._taken: dict[tuple[str, str], float] = {}
 
     def knows(self, where: str, key: str, now: float) -> bool:

@@ -34,6 +34,7 @@ class Kind(StrEnum):
     @property
     def ended(self) -> bool:
         """Whether it says that a run has ended."""
+        # Documented: a run that fails sends both, `errored` at once and `completed` when its artifacts are there.
         return self in (Kind.COMPLETED, Kind.ERRORED)
 
 
@@ -57,6 +58,7 @@ class Hint:
 
 
 class _Data(msgspec.Struct, rename="camel"):
+    # Any: a field of an unexpected type counts as missing and does not cost the others.
     run_id: Any = None
     job_id: Any = None
 
@@ -77,6 +79,7 @@ def signed(body: bytes, signature: str, secrets: Sequence[Token]) -> bool:
     Args:
         signature: of the header `Authorization`: the HMAC-SHA256 in lower-case hexadecimal digits, and nothing else.
     """
+    # As bytes: compare_digest raises TypeError for a str that is not ASCII, and anyone may send any header.
     given = signature.encode("utf-8", "surrogateescape")
     matches = [hmac.compare_digest(_signature(body, secret), given) for secret in secrets]  # each is compared, always
     return any(matches)
@@ -96,6 +99,7 @@ def parse(body: bytes) -> Hint:
         raise Malformed(f"it has more than {MAX_BODY} bytes")
     try:
         read = _DECODER.decode(body)
+    # Two errors of msgspec are not MsgspecErrors: for deep nesting, and for bytes that are not UTF-8.
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         raise Malformed("it is not the JSON object of a webhook") from None
     event = read.event_type if isinstance(read.event_type, str) else ""
@@ -116,8 +120,10 @@ def _key(body: bytes, event_id: object) -> str:
 
 def _number(value: object) -> int | None:
     """dbt Cloud sends ids as strings, and has sent them as numbers."""
+    # Checked before int(): it refuses "²", which isdigit() accepts, and raises ValueError from 4,301 digits on.
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS:
         value = int(value)
+    # JSON's `true` would be number 1.
     if isinstance(value, bool) or not isinstance(value, int):
         return None
     return value if 0 < value <= MAX_ID else None

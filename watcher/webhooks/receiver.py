@@ -57,6 +57,8 @@ class Outcome(StrEnum):
 
 
 ANSWERS: Final = {
+    # Whatever is not used gets 200 too: dbt Cloud sends again what is refused, and deactivates a webhook after too many
+    # refusals in a row (documented).
     Outcome.ACCEPTED: (200, "ok"),
     Outcome.UNUSED: (200, "ok"),
     Outcome.DUPLICATE: (200, "ok"),
@@ -148,6 +150,7 @@ class Receiver:
         return self._answer(outcome, began, request.client.host if request.client else "")
 
     async def _take(self, request: Request) -> Outcome:
+        # Before the body is read: what has no signature must not cost memory.
         signature = request.headers.get("authorization", "")
         if not signature:
             return Outcome.UNSIGNED
@@ -203,6 +206,7 @@ class Receiver:
 async def _body(request: Request) -> bytes | None:
     """The body; None: it is too long, of which no more is read."""
     announced = request.headers.get("content-length", "0")
+    # The length of the number first: int() raises ValueError for more than 4,300 digits.
     if not announced.isdecimal() or len(announced) > len(str(MAX_BODY)) or int(announced) > MAX_BODY:
         return None
     body = bytearray()

@@ -37,6 +37,8 @@ class Relay:
 
     def __init__(self, leader: Callable[[], str]) -> None:
         self._leader = leader
+        # Straight to the pod: a proxy of the environment is for dbt Cloud. Nothing is kept alive, as a receiver closes
+        # each connection after its answer.
         self._http = httpx.AsyncClient(
             timeout=RELAY_SECONDS,
             trust_env=False,
@@ -46,10 +48,12 @@ class Relay:
     async def send(self, path: str, body: bytes, signature: str) -> bool:
         """Whether the other watcher has taken it."""
         address = self._leader()
+        # The Lease may be written by others than watchers: nothing but an address may become a part of the URL.
         if not is_address(address):
             return False
         headers = {"Authorization": signature, RELAYED: "1", "Content-Type": "application/json"}
         try:
+            # Plain HTTP: the body holds ids and names, and who changes it on the way cannot sign it.
             answer = await self._http.post(f"http://{address}{path}", content=body, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL):
             return False

@@ -63,6 +63,7 @@ class Signers:
             Unavailable: it cannot be told now.
         """
         now = self._clock().mono
+        # Without asking the API server: anybody can send any name, as often as the receiver takes it.
         if now < self._missing.get(name, now):
             return None
         if name not in self._known and not self._first_reads.take(now):

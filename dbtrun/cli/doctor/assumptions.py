@@ -46,4 +46,5 @@ def of(assumption: Assumption, findings: Sequence[Finding]) -> Finding:
     return Finding(assumption.words, worst.verdict, f"{assumption.words}: {told}")
 
 
+# Unknown is worse than good: an assumption holds only if all of its checks could be made.
 SEVERITY: Final = {Verdict.GOOD: 0, Verdict.UNKNOWN: 1, Verdict.WARNING: 2, Verdict.BAD: 3}

@@ -22,6 +22,7 @@ def findings(facts: ClusterFacts) -> Iterator[Finding]:
     """What stands in the way, and what is as it should be."""
     yield from _namespace(facts)
     yield _crd(facts)
+    # Without the CRD, whatever else is missing only follows from that.
     if isinstance(facts.missing_fields, Absent):
         return
     yield from _rights(facts)
@@ -46,6 +47,7 @@ def hosts_of(facts: ClusterFacts) -> Hosts:
 
 def hosts_in(env: Mapping[str, str]) -> Hosts:
     """The same, by the environment of the watcher."""
+    # What click takes for true: the watcher reads the same variable with click.
     allowed = names(env.get("DBTRUN_CONNECTION_HOSTS", "")) or DBT_HOSTS
     return Hosts(allowed, env.get("DBTRUN_LOOPBACK_CONNECTIONS", "").lower() in ("true", "1", "yes", "on", "t", "y"))
 
@@ -99,6 +101,7 @@ def _rights(facts: ClusterFacts) -> Iterator[Finding]:
         return
     what = f"You may not {', '.join(missing)} DbtRuns in the namespace {facts.namespace}."
     way = "Ask an administrator for the role edit in the namespace (view, to look at DbtRuns only)."
+    # Without one of these no run can be created and followed. The others are needed to stop one.
     needed = {"get", "list", "watch", "create"} & set(missing)
     yield bad("rights", what, way) if needed else warning("rights", what, way)
 
@@ -128,6 +131,7 @@ def _watchers(facts: ClusterFacts) -> Iterator[Finding]:
 
 
 def _no_watcher(facts: ClusterFacts) -> Finding:
+    # A watcher may be in a namespace that the user may not look into. Then it is known by what it has written.
     if facts.seen and not facts.unseen:
         return good("watcher", f"A watcher serves the namespace: it has written the status of {facts.seen} DbtRuns.")
     if facts.everywhere:
@@ -244,6 +248,7 @@ def secret_keys(secret: SecretFacts, hosts: Hosts) -> Finding:
     try:
         parse_connection(secret.data, where, hosts)
     except InvalidConnection as error:
+        # The messages of parse_connection say what is wrong, then what to do.
         message, _, remedy = str(error).partition("; ")
         return bad("connection", f"{message}.", f"{remedy[:1].upper()}{remedy[1:]}")
     return good("connection", f"The {where} has every key that a connection needs.")

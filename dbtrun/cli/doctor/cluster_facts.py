@@ -214,6 +214,7 @@ async def gather(
     # A cluster may have many: those that serve the namespace come first.
     installed = sorted(map(_watcher, workloads), key=lambda watcher: not watcher.serves(namespace))
     watchers = tuple(await asyncio.gather(*(_with_lease(asker, watcher) for watcher in installed[:MAX_WATCHERS])))
+    # One page: in a namespace with thousands, the first ones tell enough.
     items = await either(asker.json("GET", api_path(PREFIX, namespace, PLURAL), query={"limit": "500"}))
     seen, unseen, example = _seen(items)
     mirrors = await either(_mirrors(asker, namespace, items))
@@ -241,6 +242,7 @@ async def gather(
 
 
 async def _missing(asker: Asker) -> frozenset[str] | Absent | Unknown:
+    # From the published schema: to read a CRD takes a right for the whole cluster, which users seldom have.
     served = await either(asker.json("GET", f"/apis/{API_VERSION}"))
     if not isinstance(served, dict):
         return served
@@ -267,6 +269,8 @@ async def _workloads(asker: Asker, namespace: str) -> tuple[list[dict[str, Any]]
     """The workloads that run watchers, and whether all namespaces could be looked at."""
     found: dict[str, dict[str, Any]] = {}
     everywhere = await either(asker.json("GET", "/apis/apps/v1/deployments", query={"labelSelector": OURS}))
+    # Without the label, as a sidecar is in a workload of Airflow's chart. And in this namespace alone, as many users
+    # may list no other.
     beside = [
         await either(asker.json("GET", api_path("apis/apps/v1", namespace, plural), query={"limit": "500"}))
         for plural in ("deployments", "statefulsets")
@@ -281,6 +285,7 @@ async def _workloads(asker: Asker, namespace: str) -> tuple[list[dict[str, Any]]
 def _container(workload: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     """The container of a workload's watcher, and its settings; they are empty if it has none."""
     pod = workload.get("spec", {}).get("template", {}).get("spec", {})
+    # A native sidecar is one of the initContainers, with `restartPolicy: Always`.
     for container in (*pod.get("containers", ()), *pod.get("initContainers", ())):
         env = {item["name"]: str(item.get("value", "")) for item in container.get("env", ()) if "name" in item}
         if LEASE_NAME in env:
@@ -407,6 +412,7 @@ async def _dry_run(asker: Asker, namespace: str, connection: str | None, job_id:
 
 async def _stale_write(asker: Asker, namespace: str, example: str) -> str:
     """Whether a write with an old version is refused, on which exactly-once starting rests. dryRun: nothing changes."""
+    # Version 1 is older than any object: etcd counts its revisions for the whole cluster.
     body = {"metadata": {"resourceVersion": "1", "annotations": {f"{GROUP}/doctor": "dry-run"}}}
     path = api_path(PREFIX, namespace, PLURAL, example)
     answer = await either(asker.json("PATCH", path, query={"dryRun": "All"}, body=body))

@@ -204,6 +204,7 @@ async def _both(wish: Wish, told: Callable[[str], None]) -> Report:
             report = Report(cluster=tuple(cluster_checks.findings(facts)), requests=asker.requests)
             if wish.from_pod:
                 return await _of_pod(report, wish, api, facts, told)
+    # dbt Cloud is asked all the same: who gives a token of their own learns that half.
     except KubeError as error:
         return await _of_dbt_cloud(Report(cluster=(_unusable(error),)), wish, wish.own, None, told)
     selected = mirror_checks.selected_jobs(facts)

@@ -143,6 +143,7 @@ def clock(dbt: float | None, api_server: float | None) -> Finding:
         return unknown("clock", "dbt Cloud's clock could not be compared with that of the API server.")
     skew = dbt - api_server
     how = f"{duration(abs(skew))} {'ahead of' if skew > 0 else 'behind'} the API server's"
+    # Only this direction is a hazard: a search goes back from the claim, and dbt Cloud dates the run earlier than that.
     if skew < -BEHIND:
         return bad(
             "clock",
@@ -255,6 +256,7 @@ def _filters(facts: DbtFacts) -> Iterator[Finding]:
     if ignored:
         yield bad(
             "filters",
+            # `record` reads the names out of this sentence.
             f"dbt Cloud ignores the filters {', '.join(ignored)}.",
             "Ask dbt Cloud's support. The watcher notices it and works on, with more requests.",
         )
@@ -267,6 +269,8 @@ def _applied(name: str, reply: Reply, belongs: Callable[[dict[str, Any]], bool])
     rows = rows_of(reply)
     if not all(map(belongs, rows)):
         return False
+    # Where every run of the account would match, rows that match prove nothing. Recorded: `extra.filters` echoes the
+    # filters that were applied.
     filters = reply.extra.get("filters") if isinstance(reply.extra, dict) else None
     return not isinstance(filters, dict) or name in filters
 

@@ -111,6 +111,7 @@ async def _lists(cloud: DbtCloud, facts: DbtFacts, now: datetime, told: Callable
     rows = rows_of(runs)
     since = now.astimezone(UTC) - SINCE
     spans = json.dumps([since.isoformat(), (since + timedelta(days=365)).isoformat()])
+    # The oldest two: a reply that ignores `pk__in` is the newest page, and has others as well.
     asked = tuple(sorted(row["id"] for row in rows)[:2])
     listed_job = facts.job_id or next((job_of(row) for row in rows if job_of(row)), None)
     return replace(
@@ -146,6 +147,7 @@ def cause_of(row: dict[str, Any]) -> str | None:
 
 async def _started(cloud: DbtCloud, job_id: int, told: Callable[[str], object]) -> Started:
     told("dbt Cloud: a run is started, found and cancelled")
+    # As long as a cause may be, so that this run also shows whether dbt Cloud keeps all of it.
     cause = f"dbtrun doctor, {datetime.now(UTC).isoformat()}, is cancelled at once ".ljust(MAX_CAUSE, "x")
     began = time.monotonic()
     reply = await cloud.ask("POST", f"jobs/{job_id}/run/", body={"cause": cause})
@@ -171,6 +173,8 @@ async def _found(cloud: DbtCloud, job_id: int, started: Started, began: float) -
     for seconds in LOOKS:
         for row in rows_of(await cloud.get("runs/", **query)):
             cause = cause_of(row)
+            # By the cause too, as the reply to the start may have been lost; and by its beginning, which has the time,
+            # as dbt Cloud may cut the rest.
             if row["id"] == started.run_id or (cause is not None and cause[:60] == started.cause[:60]):
                 return started._replace(run_id=row["id"], lag=time.monotonic() - began, echoed=cause)
         await pause(seconds)

@@ -23,6 +23,7 @@ from dbtrun.connection.secret import Connection, parse_connection
 from dbtrun.kube.config import own_namespace
 from dbtrun.kube.errors import KubeError
 
+# Less than the 115 s of the `doctor` that waits for it, so that it can still report.
 TOTAL_SECONDS: Final = 100.0
 """For everything: the process ends by itself if whoever started it has gone."""
 KEYS: Final = ("token", "account-id", "host", "ca.crt")

@@ -34,11 +34,13 @@ def keep_within(allowed: int, cgroup: Path = CGROUP) -> None:
             f"The watcher's container has {left // MIB} MiB of memory left, and a check needs {NEEDED // MIB} MiB."
         )
     soft = allowed if left is None else min(allowed, left)
+    # RLIMIT_AS would also count libraries that are mapped and take no memory of the container.
     resource.setrlimit(resource.RLIMIT_DATA, (soft, resource.RLIM_INFINITY))
 
 
 def room(cgroup: Path = CGROUP) -> int | None:
     """Bytes that the processes of the cgroup may still use together; None: there is no limit."""
+    # cgroup v2 says `max` where there is no limit; cgroup v1 says a number near 2**63.
     for limit, usage in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),

@@ -95,6 +95,7 @@ def _effect(reply: Reply) -> dict[str, Any] | None:
         Kind.NO_ANSWER: {"type": "hang"},
         Kind.CUT_OFF: {"type": "drop"},
         Kind.TOO_LARGE: {"type": "huge"},
+        # Not the real target, which may name the account.
         Kind.REDIRECTED: {"type": "redirect", "location": "https://example.com/"},
         Kind.RATE_LIMITED: {"type": "rate-limit"},
         Kind.SERVER_ERROR: {"type": "reply", "status": reply.status, "body": "html"},
@@ -110,6 +111,7 @@ def _ignored(findings: Sequence[Finding]) -> Iterator[dict[str, Any]]:
             yield {"kinds": ["list-runs"], "effect": {"type": "ignore-filters", "filters": filters}}
 
 
+# The beginning of that finding's message in `dbt_checks`.
 IGNORES: Final = "dbt Cloud ignores the filters "
 
 
