@@ -199,6 +199,8 @@ class DbtRunSensor(ClusterOperator, BaseSensorOperator):
 
     def _longest_deferral(self, context: Context) -> timedelta:
         longest = timedelta(seconds=self.timeout + DEFER_MARGIN)
+        # Observed: Airflow 3.3 does not enforce execution_timeout while a task is deferred, but the deferral's own
+        # time-out.
         if self.execution_timeout is None:
             return longest
         rest = context["ti"].start_date + self.execution_timeout - datetime.now(tz=UTC)

@@ -109,6 +109,7 @@ class FairQueue:
 
     def order(self) -> Iterator[Applicant]:
         """The applicants in the order in which their turns would come if nobody else applied."""
+        # `at` decides between equal times, as `pop` does: the line that was there first.
         upcoming = [(line.next_at, at, 0, line) for at, line in enumerate(self._lines.values()) if line.waiting]
         heapq.heapify(upcoming)
         while upcoming:

@@ -263,6 +263,7 @@ class Watcher:
     def _elector(self, settings: Settings, access: ClusterAccess) -> LeaderThread:
         seconds = settings.lease_seconds
         address = reached_at(settings)
+        # In the proportions of Kubernetes' own controllers: 15, 10 and 2 seconds.
         lease = LeaseSettings(duration=seconds, renew_deadline=seconds * 2 / 3, retry=seconds * 2 / 15)
 
         def elect(client: ClusterAccess, on_change: Callable[[bool], None]) -> Leader:
@@ -306,6 +307,7 @@ class Watcher:
     def _foresee(self, run: DbtRun, observation: Observation) -> None:
         """What the list said of the run is all that its object needs: its end is the first status that is written."""
         if run.spec.run_id is not None:
+            # After the wake, which makes the object known: of an unknown one, nothing is kept.
             self.knowledge.foresee(run.uid, run.spec.run_id, observation)
 
     def _hinted(self, connection: Connection, hint: Hint) -> bool:
@@ -491,6 +493,7 @@ async def _watch(settings: Settings, listener: socket.socket, webhooks: socket.s
     finally:
         await access.close()
         if traces is not None:
+            # In a thread: it may wait for a collector that does not answer.
             await asyncio.to_thread(traces.close)
 
 

@@ -115,6 +115,7 @@ class Connections:
     def projects(self, run: DbtRun | DbtRunMirror) -> frozenset[int] | None:
         """The only projects that the object may use with its connection; None: all that the token can see."""
         ref, namespace = run.spec.connection_ref, run.metadata.namespace
+        # Also by its name: a reference to the default connection's Secret must not lift the limit.
         if ref is None or SecretName(namespace, ref.name) == self._default:
             return self._projects(namespace)
         return None

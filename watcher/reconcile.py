@@ -233,6 +233,7 @@ class Reconciler:
         finally:
             entry.task = None
             self._metrics.active.dec()
+        # A wake during the last look found this task, and left the work to it.
         if entry.woken and not self._stopping:
             self.wake(uid)
 
@@ -302,6 +303,7 @@ class Reconciler:
             entry.generation = run.metadata.generation
             known = self._updated(run, entry, now)
             wanted = interest(run, known, now, self._policy)
+            # While an object connects again, its former account goes on polling for it.
             if known.account_id is not None or wanted is None:
                 self._performer.follow(run, wanted)
             decision = decide(run, known, now, self._policy)

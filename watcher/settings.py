@@ -326,6 +326,7 @@ def own_address() -> str:
 
 
 def _address(name: str, value: str) -> tuple[str, int]:
+    # At the last colon: an IPv6 address has others.
     host, colon, port = value.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise InvalidSetting(f"{flag(name)} is {value!r}: write HOST:PORT, as 127.0.0.1:8080.")

@@ -19,6 +19,7 @@ from dbtrun.kube.config import ClusterConfig, own_namespace
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# Older releases of the provider cncf.kubernetes have stored the connection's extras under it.
 OLD_PREFIX = "extra__kubernetes__"
 
 

@@ -79,6 +79,7 @@ def _of_its_kind(event: Mapping[str, Any]) -> DbtRunException | None:
     status, reason = event["status"], event.get("reason", "")
     if status == "success":
         return None
+    # By the reason first: Airflow must not retry these, whichever status the event has.
     if reason in REFUSED:
         return DbtRunRefused(event["message"])
     if status == "timeout":

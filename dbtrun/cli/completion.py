@@ -39,4 +39,5 @@ def completed(typed: Sequence[str]) -> list[str]:
     """What can follow; the last of `typed` is what is being typed."""
     *arguments, incomplete = typed or [""]
     found = ShellComplete(main, {}, PROGRAM, VARIABLE).get_completions(list(arguments), incomplete)
+    # A tab between the word and its meaning, as cobra's programs print them for kubectl.
     return [*(f"{item.value}\t{item.help}" if item.help else str(item.value) for item in found), NO_FILES]

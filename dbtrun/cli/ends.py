@@ -12,6 +12,7 @@ from dbtrun.api import Phase
 class Exit(IntEnum):
     """Exit codes. 1 and 2 are those of every command: it could not do what was asked, and wrong usage."""
 
+    # 124 is that of timeout(1), and 130 is what shells report after Ctrl-C. Neither they nor click use 10 to 14.
     SUCCEEDED = 0
     NOT_DONE = 1
     USAGE = 2

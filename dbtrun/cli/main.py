@@ -57,6 +57,7 @@ def needing(command: str, extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        # A module of ours that is missing is a defect: no installation of an extra brings it.
         if (error.name or "").partition(".")[0] in OURS:
             raise
         raise click.UsageError(f"`{command}` needs {error.name}: pip install 'dbtrun[{extra}]'.") from None

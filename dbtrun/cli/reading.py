@@ -118,6 +118,7 @@ async def events(api: Api, namespace: str, name: str, kind: str = KIND) -> list[
     path = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
     query = {"fieldSelector": f"regarding.kind={kind},regarding.name={name}", "limit": "500"}
     try:
+        # The API server sorts nothing: the last ones are found here.
         listed = decode(await api.request("GET", path, query=query), _Events)
     except KubeError:
         return []

@@ -123,6 +123,7 @@ class _Following:
         self._runs = runs
         self.left = set(names)
         self._seen: dict[str, str] = {}
+        # A field selector cannot say "one of": with several names, all DbtRuns of the namespace are watched.
         self._fields = f"metadata.name={next(iter(names))}" if len(names) == 1 else ""
 
     async def turn(self) -> AsyncIterator[tuple[str, Run | None]]:
@@ -149,6 +150,7 @@ class _Following:
     def _told(self, run: Run, *, deleted: bool) -> list[tuple[str, Run | None]]:
         if deleted or run.final:
             self.left.discard(run.name)
+        # The list after a watch brings again what the watch has shown.
         if self._seen.get(run.name) == run.metadata.resource_version and not deleted:
             return []
         self._seen[run.name] = run.metadata.resource_version

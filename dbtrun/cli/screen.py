@@ -14,6 +14,7 @@ from rich.console import Console, RenderableType
 
 def screen(*, stderr: bool = False) -> Console:
     """Standard output, or standard error."""
+    # Names and messages are other people's words: rich would obey a `[red]` in them.
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 

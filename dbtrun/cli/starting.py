@@ -33,6 +33,7 @@ OPTIONS: Final[dict[str, str]] = {
 
 
 def _override_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    # Decorators apply from the last to the first: so --help lists them in this order.
     for option in reversed(
         (
             click.option("--schema", help="Schema to build in."),

@@ -38,6 +38,7 @@ def lay_out(columns: Sequence[Column], rows: Sequence[Row], width: int | None) -
         width: of the terminal; None: no limit.
     """
     widths = [
+        # Not len: a wide character takes two cells of a terminal.
         max([cell_len(column.title), *(cell_len(row[index].text) for row in rows)])
         for index, column in enumerate(columns)
     ]

@@ -71,6 +71,7 @@ async def _watch(place: Place, out: Console, interval: float) -> None:
         feeding = asyncio.create_task(_feed(Runs(api, place.namespace), state))
         asking = asyncio.create_task(keep_steps_fresh(api, lambda: state.shown))
         try:
+            # With auto_refresh, rich would draw in a thread of its own while the state changes.
             with Live(console=out, screen=True, auto_refresh=False) as live:
                 while not feeding.done():
                     shown = state.lines(datetime.now(UTC), out.width, out.height - 1)
@@ -96,6 +97,7 @@ async def _feed(runs: Runs, state: State) -> None:
             continue
         except Unreachable as error:
             state.trouble = str(error)
+            # After a watch that worked for a minute, this is a new trouble and not the next failure of the old one.
             tries = 1 if time.monotonic() - began > 60 else tries + 1
             await asyncio.sleep(backoff(tries, *PAUSES))
 

@@ -129,6 +129,7 @@ async def _created(api: Api, cloud: DbtCloud, kept: Kept, url: str, job_ids: Seq
         raise
     click.echo(f"Created the webhook {one_line(made_id)} for {url}.")
     click.echo(f"Its secret is in the Secret {kept}. The watcher reads it within 30 seconds.")
+    # Last: until the new webhook's secret is kept, the old one must go on.
     for each in present:
         await _delete(cloud, str(each.get("id")))
 
@@ -137,6 +138,7 @@ async def _keep(api: Api, kept: Kept, url: str, signs: Token, *, dry_run: bool =
     """Writes the secret into the Secret of the connection, unless somebody has changed that meanwhile."""
     data = {"webhook-url": url, PRESENT: signs.reveal()}
     if kept.signs is not None:
+        # What the old webhook has sent, or sends until it is deleted, is still accepted.
         data[PREVIOUS] = kept.signs.reveal()
     path = api_path("api/v1", kept.namespace, "secrets", kept.name)
     body = {"metadata": {"resourceVersion": kept.version}, "stringData": data}

@@ -152,10 +152,12 @@ def _refusal(status: int, reason: str, details: _Details, message: str) -> KubeE
     match status:
         case 401:
             return Unauthorized(f"Kubernetes does not accept the credentials: {message}")
+        # Observed: a ResourceQuota refuses with the status of RBAC, and only the words differ.
         case 403 if "exceeded quota:" in message:
             return QuotaExceeded(f"a ResourceQuota of the namespace is used up: {message}", QUOTA_SECONDS)
         case 403:
             return Forbidden(f"Kubernetes refuses it: {message}")
+        # The API server names an object that is missing. Without a name, it is the resource that it does not know.
         case 404 if details.kind == "namespaces" or not details.name:
             return NotInstalled(
                 f"Kubernetes has no such resource or namespace; is the chart installed, the namespace right? {message}"
@@ -166,6 +168,7 @@ def _refusal(status: int, reason: str, details: _Details, message: str) -> KubeE
             return AlreadyExists(message) if reason == "AlreadyExists" else Conflict(message)
         case 410:
             return Expired(message)
+        # The API server has no reason of its own for this, only the words.
         case 400 if "strict decoding error" in message:
             return Rejected(f"the installed CRD is older than this release, upgrade it first: {message}")
         case 400 | 405 | 406 | 413 | 415 | 422:

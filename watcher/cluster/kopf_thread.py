@@ -115,6 +115,7 @@ class _Thread:
         self.watches: set[_Watch] = set()
         self.sessions = _Sessions()
         self._loop = asyncio.new_event_loop()
+        # The only place where every task of kopf's shows as it is created, with the watch that it works for.
         self._loop.set_task_factory(cast("Any", _create_task))
         self._over = asyncio.Event()
         threading.Thread(target=self._main, name="kopf", daemon=True).start()
@@ -202,6 +203,7 @@ class _Watch:
             self._call(self._told, callback, *args)
 
     def _told(self, callback: Callable[..., None], *args: Any) -> None:
+        # Asked again in our loop: the watch may have been left while the call was on its way.
         if not self._stopped:
             callback(*args)
 
@@ -249,6 +251,7 @@ class _Sessions:
 
     def take(self, info: kopf.ConnectionInfo) -> aiohttp.ClientSession:
         if self._current is None or self._current[0] != info:
+            # Unlimited, as each watch holds a connection. Other requests are limited by `few`.
             connector = aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context())
             headers = {"User-Agent": IDENTITY, **info.as_http_headers()}
             session = aiohttp.ClientSession(connector=connector, headers=headers, proxy=info.proxy_url)
@@ -274,6 +277,7 @@ class _Requests:
         self._session = session
         self._sessions = sessions
         self._listed = listed
+        # kopf (1.45) looks at these two of a session.
         self.headers = session.headers
         self.closed = False
 

@@ -67,6 +67,7 @@ async def check_list(access: ClusterAccess, namespace: str | None) -> None:
     Raises:
         KubeError: they cannot.
     """
+    # kopf keeps asking without a word where it may not list, and this list says why.
     await access.request("GET", _path(namespace), query={"limit": 1}, accept=METADATA_ONLY, urgency=Urgency.LIST)
 
 

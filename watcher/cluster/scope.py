@@ -120,6 +120,7 @@ class Scope:
     def opened(self, resource_version: str) -> None:
         """As `kopf_thread.Listener`."""
         self._echoes.opened(resource_version, self._now())
+        # It has opened late, or again after a gap. What was deleted before, kopf does not report.
         if self._opened.is_set():
             self._gap.set()
         self._opened.set()
@@ -167,12 +168,14 @@ class Scope:
         """Until the watch ends or shows itself dead: why."""
         if not self.synced:
             await self._list_unfinished()
+        # Before kopf begins: the opening may be reported at once.
         self._echoes.begin(self._now())
         self._opened.clear()
         self._gap.clear()
         async with self._kopf.watch(self.namespace, self) as watching:
             self._watching = watching
             await self._opening(watching)
+            # Only now: what changes while the list is read comes by on the open watch.
             await self._list()
             self._outlived = False  # it was opened just now
             self._listed()
@@ -201,6 +204,7 @@ class Scope:
             self._synced()
 
     async def _list(self) -> None:
+        # Both before the list is asked for: what is created later must not count as missing from it.
         known = self._mirror.uids(self.namespace)
         before = self._mirror.versions(self.namespace)
         listed = set()

@@ -82,6 +82,7 @@ class Starts:
         while self._queue and len(self._held) < self._at_once:
             uid = self._queue.pop().uid
             place = self._waiting.pop(uid)
+            # Its task may have been cancelled: then nobody would give the place back.
             if not place.done():
                 # With a timer: an object that never comes back to its place must not hold it for ever.
                 self._held[uid] = asyncio.get_running_loop().call_later(self._seconds, self.end, uid)

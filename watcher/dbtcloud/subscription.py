@@ -117,7 +117,7 @@ class Subscription:
         if any(each.active for each in ours):
             return State.ACTIVE
         now = self._clock().mono
-        # Documented since 2026: dbt Cloud deactivates a webhook after 1,000 failed deliveries in a row, or after a week of
+        # Documented since 2026: dbt Cloud deactivates a webhook after 1,000 failed deliveries in a row, or a week of
         # them. The id is checked because it goes into a path.
         if now - self._activated_at < AGAIN_SECONDS or not ID.fullmatch(ours[0].id):
             return State.INACTIVE

@@ -136,6 +136,7 @@ class RunStep(Wire, frozen=True):
 
     def log(self, secret: str) -> str:
         """The end of its log; empty if it has none that can be read."""
+        # A debug log only if there is no other: each of its lines begins with a level and a thread.
         texts = (_text(raw) for raw in (self.logs, self.debug_logs))
         return next((log_tail(text, MAX_LOG_TAIL, secret) for text in texts if text.strip()), "")
 

@@ -31,6 +31,7 @@ MAX_LINES: Final = 4
 
 def failed_step(steps: Sequence[StepFacts]) -> StepFacts | None:
     """The step at which the run ended: the last one in error, else the last that began and did not succeed."""
+    # A run that was cancelled or timed out has no step in error: it ended at the last one that began.
     begun = [step for step in steps if step.started_at is not None and step.state != RunState.SUCCESS]
     errors = [step for step in steps if step.state == RunState.ERROR]
     return next(reversed(errors or begun), None)

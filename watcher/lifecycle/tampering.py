@@ -46,6 +46,7 @@ def _lie(run: DbtRun) -> str | None:
     if any(time.year not in YEARS for time in _times(status)):
         return "The status contains an invalid time"
     phase = status.phase or Phase.PENDING
+    # An adopted run is never retried, so no attempt of its object waits to be claimed.
     if phase is Phase.PENDING and run.spec.adopts and status.attempts:
         return "The status has an attempt before there is one"
     return (

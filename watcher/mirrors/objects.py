@@ -30,6 +30,7 @@ def dbt_run(mirror: DbtRunMirror, run: RunFacts) -> dict[str, Any]:
     """The DbtRun to create. It follows the run and starts nothing; deleting it does nothing to the run."""
     template, metadata = mirror.spec.template, mirror.metadata
     labels = {
+        # First, so that it cannot replace the labels below, by which the objects are found and counted.
         **template.labels,
         MIRROR_LABEL: metadata.name,
         JOB_LABEL: str(run.job_id),
@@ -39,6 +40,7 @@ def dbt_run(mirror: DbtRunMirror, run: RunFacts) -> dict[str, Any]:
         labels[ENVIRONMENT_LABEL] = str(run.environment_id)
     spec: dict[str, Any] = {
         "runId": run.run_id,
+        # Accounts number their runs on their own: should the connection name another one, nothing of that is shown.
         "accountId": run.account_id,
         "deletionPolicy": DeletionPolicy.ORPHAN.value,
     }

@@ -104,6 +104,7 @@ class Cursor:
         if not self.covers(reading):
             return dealt
         waiting = left[0].finished_at if left else None
+        # Not over the first run that was left: no later reading would have it.
         reached = reading.through if waiting is None else min(reading.through, waiting - BEFORE)
         finished_at = max(self.finished_at, reached)
         floor = finished_at - LATE_REACH

@@ -163,6 +163,7 @@ def start(call: Call) -> Any:
     job = call.job()
     call.write()
     run = call.simulator.start(job, trigger_request(call.body))
+    # Recorded: the reply to a start has both, although nobody asks for them.
     return enveloped(call.run_reply(run, {"trigger", "job"}))
 
 
@@ -252,6 +253,7 @@ def _extra(call: Call, query: filters.Query, count: int, total: int) -> dict[str
 def list_artifacts(call: Call) -> Any:
     """GET runs/{id}/artifacts/"""
     run = call.run()
+    # null and not an empty list, as the API answers for a run without files.
     return enveloped(artifact_names(run) if call.simulator.account.has_artifacts(run) else None)
 
 
@@ -528,6 +530,7 @@ class Api:
 
     async def _serve(self, request: Request, kind: str, endpoint: Callable[[Call], Any]) -> Response:
         faults = self._simulator.faults
+        # Before the token is looked at: all tokens of an account share the penalty.
         silence = faults.silence()
         if silence:
             return silence

@@ -24,6 +24,7 @@ JOB_BASE = 70403104000000
 
 T = TypeVar("T")
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+# Beyond 2**53, a client that reads JSON's numbers as floats would meet another id.
 Id = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
