@@ -19,7 +19,7 @@ KEY: Final = re.compile(r"( *)(\w+):")
 HEAD: Final = """\
 # The dbtrun chart
 
-{description}: the CRD, the watcher and its rights. Version {version}, for Kubernetes {kubernetes}.
+{description}: the CRDs, the watcher and its rights. Version {version}, for Kubernetes {kubernetes}.
 
 `docs/generate.py` generates this page from `values.yaml` and `values.schema.json`: change those files instead.
 

@@ -29,8 +29,8 @@ One watcher process, while this many dbt Cloud runs are live. CPU, memory and re
 which no run starts or ends, with `pollIntervalSeconds: 60`. *End → status* is the time from the end of a run in
 dbt Cloud until a watch delivers the final status. *Starts per second* is measured while many DbtRuns are created at
 once, where the API server is the limit. The last column compares it with the rate at which the same API server accepts
-all writes of a start from a client that does nothing else. The watcher omits or delays some of these writes while
-DbtRuns wait to be started, so the ratio could exceed 1.
+all writes of a start from a client that does nothing else. While DbtRuns wait to be started, the watcher makes some of
+these writes later or not at all. So it may start runs faster than that client, and the ratio is then above 1.
 
 """
 TRIGGERS: Final = """\
