@@ -163,6 +163,8 @@ def keeper(runs: Iterable[KeepingRun], run_id: int | None, *paths: str) -> Keepi
     """
 
     def rank(run: KeepingRun) -> tuple[bool, ...]:
+        # Several DbtRuns follow one run when one started it and others name it in `runId`; each keeps what it asks for
+        # itself.
         files = map(run.file, paths)
         return *(file is not None and file.config_map is not None for file in files), run.final
 
@@ -182,6 +184,7 @@ def kept_file(run: KeepingRun, path: str) -> KeptFile:
     file, name = run.file(path), run.metadata.name
     if not run.final:
         raise DbtRunException(f"DbtRun {name} is {run.status.phase or 'Pending'}; its files are kept when it ends.")
+    # Asked for, but not even a problem is told: a run that never began, or an object that was being deleted.
     if file is None and path in run.spec.artifacts:
         raise DbtRunRefused(f"{path} of DbtRun {name} was not kept: it ended as {run.status.phase}.")
     if file is None:

@@ -208,6 +208,7 @@ class Settings:
     def _check_objects(self) -> None:
         for name in ("lease_name", "connection_secret"):
             value = getattr(self, name)
+            # Without a name, the API server would refuse the Lease at each try, and no watcher would ever be active.
             if not OBJECT.fullmatch(value) and (value or name == "lease_name"):
                 raise InvalidSetting(f"{flag(name)} is {value!r}: write lower-case letters, digits, `-` and `.`.")
         if self.connection_secret and self.connection_dir:
@@ -274,6 +275,7 @@ class Settings:
         for item in _names(self.connection_projects):
             name, equals, ids = item.partition("=")
             known = name == ALL_NAMESPACES or NAMESPACE.fullmatch(name)
+            # A second entry for a namespace would replace the first, and with it a limit that somebody relies on.
             if not (known and equals and re.fullmatch(r"([0-9]{1,18}(\+[0-9]{1,18})*)?", ids)) or name in projects:
                 raise InvalidSetting(
                     f"{flag('connection_projects')} has {item!r}: write NAMESPACE=ID+ID once for each namespace, "

@@ -114,6 +114,7 @@ def _sentences(about: Subject, truth: RunStatus) -> tuple[str, ...]:
             return (f"Timeout: {about.within} was ended{_after(truth)}.", truth.message)
         case _:
             return (
+                # Not "job run … has failed", which is what users of the provider match on: it is not known that it did.
                 f"DbtRun {about.namespace}/{about.name} ended with {truth.reason or Phase.ERROR}:",
                 _stop(truth.message),
                 "No dbt Cloud run is known to have failed."

@@ -104,6 +104,8 @@ class HubRuns:
                 raise
             self._selects = False
             log.warning("DbtRuns cannot be selected by phase, so every change is watched; is the CRD old? %s", error)
+            # As if the connection had been lost: the hub then lists anew, without the selector, and misses nothing in
+            # between.
             raise Unreachable("everything will be asked for") from error
 
     async def get(self, name: str) -> Run:
@@ -119,6 +121,8 @@ def read(raw: bytes | msgspec.Raw) -> Run:
     """One of them. Equal labels are in memory once, and those of a single try are left out."""
     run = _decode(raw)
     of_many = ((key, value) for key, value in run.metadata.labels.items() if not is_of_one_try(key))
+    # The struct is frozen because others share it. Nobody has this one yet, so there is no need to copy each of
+    # thousands.
     msgspec.structs.force_setattr(run.metadata, "labels", _shared(tuple(sorted(of_many))))
     return run
 

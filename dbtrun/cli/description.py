@@ -63,6 +63,7 @@ def _head(run: Run, now: datetime) -> Iterator[Text]:
 
 def _job(run: Run) -> str:
     ids = {run.status.job_id, run.spec.job.id if run.spec.job else None} - {None}
+    # Two ids that differ come of a forged status: neither is shown, as nobody knows which one was started.
     number = f" (id {ids.pop()})" if len(ids) == 1 and run.job not in map(str, ids) else ""
     return f"{one_line(run.job)}{number}"
 
@@ -114,6 +115,7 @@ def _steps(run: Run, now: datetime) -> Iterator[Text]:
 
 def _step(step: Step, run: Run, now: datetime) -> list[Cell]:
     mark, colour = MARKS.get(step.status, ("·", ""))
+    # A step that has no end, of a run that has one, must not count on for days.
     end = step.finished_at or (now if not run.final else None)
     return [
         Cell(mark, colour), Cell(str(step.index)), Cell(one_line(step.name)), Cell(one_line(step.status), colour),

@@ -66,6 +66,7 @@ async def _told(place: Place, name: str, only: int | None, *, secret: bool, host
         while True:
             run = read(await runs.get(name))
             connection = await _connection(api, run, host, secret=secret)
+            # Both must be over: after a run that has failed, another attempt may follow, and its log is wanted too.
             over = await _from_dbt_cloud(connection, run, news) if connection else run.final
             if connection is None:
                 _print(news.of_status(run))
@@ -129,6 +130,7 @@ class News:
                 yield f"==> {step['index']}. {one_line(str(step.get('name')))}"
             log = step.get("logs") or ""
             whole = log if step.get("finished_at") else log[: log.rfind("\n") + 1]  # a line may be half written
+            # dbt Cloud returns each log from its beginning, every time.
             begin, self.told[key] = self.told.get(key, 0), len(whole)
             for block in _blocks(whole, begin):
                 yield from scrub(printable(block), token).splitlines()

@@ -69,6 +69,8 @@ async def _ends(api: Api, namespace: str, names: Collection[str], timeout: float
     def trouble(error: KubeError) -> None:
         shown.say(f"{error}. Trying again.")
 
+    # A quiet wait does not ask: each renewal of the annotation is a write to the API server, for steps that nobody
+    # sees.
     asking = asyncio.create_task(keep_steps_fresh(api, now.values)) if shown.steps else None
     try:
         async with asyncio.timeout(timeout):
@@ -124,6 +126,7 @@ class Lines:
     def show(self, name: str, run: Run | None) -> None:
         """Tells what is new of a DbtRun."""
         news = "deleted" if run is None else " ".join(filter(None, (run.phase, _why(run), _progress(run))))
+        # A status is written more often than what is told of it changes, and without a terminal each line stays.
         if self._told.get(name) == news:
             return
         self._told[name] = news
@@ -135,6 +138,8 @@ class Lines:
     def say(self, text: str, colour: str = "") -> None:
         """A line with the time."""
         now = datetime.now(UTC).astimezone().strftime("%H:%M:%S")
+        # Without soft_wrap, rich breaks lines at 80 columns where there is no terminal, and a search in a CI log misses
+        # them.
         self._console.print(Text(f"{now} {text}", style=colour), soft_wrap=True)
 
 
@@ -164,9 +169,12 @@ class _Bars:
             self._tasks[name] = self._progress.add_task(name, total=total, phase=phase, progress="")
         over = run is None or run.final
         told = "" if total is None else f"{done}/{total} steps"
+        # A run that fails at its second step of five has ended: a bar that stops short looks like one that still goes
+        # on.
         completed = total if over and total else done
         self._progress.update(self._tasks[name], total=total, completed=completed, phase=phase, progress=told)
         if over:
+            # The others may take hours: the time of this one would go on counting beside theirs.
             self._progress.stop_task(self._tasks[name])
 
     def say(self, text: str) -> None:

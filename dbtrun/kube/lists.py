@@ -90,11 +90,13 @@ async def _once(
         try:
             answer = await requests.request("GET", path, query=query, accept=accept, urgency=Urgency.LIST)
         except TooLarge:
+            # Smaller pages do not help here: this one object alone is larger than a reply may be.
             if limit == 1:
                 raise
             limit = max(1, limit // 4)
             continue
         listed = decode(answer, _List)
+        # An empty list of another kind would pass for one of ours, and that would mean that every DbtRun was deleted.
         if listed.kind not in ("", kind):
             raise Unreachable(f"{FOREIGN}: a {short(listed.kind)} is not a {kind}")
         yield Page(listed.items or [], listed.metadata.resource_version, first=not token)

@@ -95,6 +95,8 @@ class ClusterAccess(Cluster):
 def _usable_by_kopf(credentials: Credentials) -> Credentials:
     async def checked() -> Configuration:
         now = await credentials.read()
+        # kopf's ConnectionInfo has no field for it. Its watch would fail at each handshake, long after the start looked
+        # well.
         if now.tls_server_name:
             raise Misconfigured(f"The {credentials.where} sets tls-server-name, which kopf cannot use.")
         return now

@@ -43,6 +43,7 @@ def decide(run: DbtRun, known: Known, now: Instant, policy: Policy) -> Decision:
 
 def _next(case: Case) -> Decision:
     run = case.run
+    # Before all else: the steps below believe what the status says, and sums with a time of the year 9999 would raise.
     lie = tampered(run)
     if lie is not None:
         nothing = {**NO_RUN, "start_time": None, "artifacts": (), "attempts": (), "conditions": ()}
@@ -100,5 +101,7 @@ def interest(run: DbtRun, known: Known, now: Instant, policy: Policy) -> Interes
         return None
     denied = known.missing_since is not None
     case = Case(run=run, known=known, now=now, policy=policy)
+    # A denial is believed if a poll repeats it after a minute. With the user's interval, which may be an hour, it would
+    # take that long to end the object, or to learn that its run is there after all.
     interval = DENIED_INTERVAL if denied else run.spec.poll_interval_seconds
     return Interest(run_id, interval, looks_from(case, case.facts) if phase.live else None)

@@ -39,6 +39,7 @@ def ended_traces(run: DbtRun, after: Status, now: datetime) -> Iterator[Trace]:
         known = before.get(attempt.number)
         if _over(attempt) and not (known is not None and _over(known)):
             yield _trace(run, after, attempt, began, now)
+        # So the pause before a retry is in the next attempt's `claim`, and no time is in none or in two of the traces.
         began = attempt.finished_at or began
 
 

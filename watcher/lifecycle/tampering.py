@@ -43,6 +43,7 @@ def _lie(run: DbtRun) -> str | None:
         return "The attempts in the status are not numbered in order"
     if not all(_marked(run, attempt) for attempt in status.attempts):
         return "The status has a marker of another object"
+    # An OverflowError would not end this object: its reconcile would fail for ever, as nobody else writes its status.
     if any(time.year not in YEARS for time in _times(status)):
         return "The status contains an invalid time"
     phase = status.phase or Phase.PENDING

@@ -38,6 +38,7 @@ def selects(select: Select, run: RunFacts, projects: frozenset[int] | None = Non
     Args:
         projects: the only ones that its namespace may see with its connection; None: all.
     """
+    # This limit is the operator's, `select` the author's: `allJobs` selects whatever it leaves, and not more.
     if projects is not None and run.project_id not in projects:
         return False
     return (
@@ -107,6 +108,8 @@ class Own:
         if resumes in self._started or resumes in self._resumed:
             self.started(account_id, run_id)  # what resumes this one is ours, too
             return Origin.OURS
+        # Only now the marker: a DbtRun that was deleted early does not exist any more, but its run is among the ids
+        # above.
         owner = owner_of(run.cause or "")
         if owner is None:
             return Origin.ELSEWHERE

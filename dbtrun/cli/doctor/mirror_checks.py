@@ -44,6 +44,8 @@ def selected_jobs(facts: ClusterFacts) -> list[int]:
     """The jobs that mirrors select which use the connection that was asked for."""
     mirrors = facts.mirrors if isinstance(facts.mirrors, tuple) else ()
     specs = [each.mirror.spec for each in mirrors]
+    # The token that doctor has in hand says nothing about jobs that other connections mirror: they may be of other
+    # accounts.
     same = [spec for spec in specs if (spec.connection_ref.name if spec.connection_ref else None) == facts.wanted]
     return [job for spec in same for job in spec.select.job_ids]
 
@@ -64,6 +66,7 @@ def _wrong(facts: MirrorFacts) -> Finding | None:
     mirror, name = facts.mirror, facts.mirror.name
     ready = mirror.condition(MirrorCondition.READY)
     if ready is None:
+        # A mirror that was created just now is no finding: `kubectl apply` and `doctor` are often one command line.
         if facts.age <= SILENT:
             return None
         return bad("mirrors", f"No watcher has seen the mirror {name}.", "See the watcher above.")
@@ -79,6 +82,7 @@ def _wrong(facts: MirrorFacts) -> Finding | None:
     if caught_up is not None and caught_up.status == "False":
         lag = duration(mirror.status.lag_seconds or 0)
         return warning("mirrors", f"The mirror {name} is {lag} behind: {_said(caught_up)}", _way(mirror))
+    # A mirror whose DbtRuns the history limits have deleted has none left, and works.
     if facts.runs == 0 and mirror.status.pruned_through is None and facts.age > QUIET:
         return warning(
             "mirrors",

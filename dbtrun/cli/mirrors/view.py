@@ -88,6 +88,8 @@ class Mirror(View, frozen=True, kw_only=True):
     @property
     def trouble(self) -> Condition | None:
         """The first condition that is not True, of those that say whether it works; None: it does."""
+        # In the order of the enum: if it is not Ready, the other conditions follow from that, and its reason is the one
+        # to correct.
         told = (self.condition(kind) for kind in MirrorCondition)
         return next((one for one in told if one is not None and one.status != "True"), None)
 
