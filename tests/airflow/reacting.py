@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -145,13 +146,15 @@ class Reacting:
             file.unlink()
             self.airflow.keep("triggerer")
 
-    async def until_logged(self, text: str, seconds: float = 120.0) -> int:
-        """Waits until the triggerer has logged this; how often it has."""
+    async def until_logged(self, text: str, times: int = 1) -> list[datetime]:
+        """Waits until the triggerer has logged this so often; when it did."""
 
-        async def logged() -> int:
-            return self.airflow.programs["triggerer"].text().count(text)
+        async def logged() -> list[datetime] | None:
+            lines = self.airflow.programs["triggerer"].text().splitlines()
+            found = [datetime.fromisoformat(line.split()[0]) for line in lines if text in line and line[:2] == "20"]
+            return found if len(found) >= times else None
 
-        return await until(logged, seconds, f"the triggerer logs {text!r}", pause=0.5)
+        return await until(logged, 120, f"the triggerer logs {text!r}", pause=0.5)
 
     # ── the models of a run ──
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -148,13 +149,14 @@ async def test_a_trigger_that_raises_disturbs_no_other_and_loses_nothing(
     """
     await reacting.until_watched()
     async with reacting.failing(place):
-        before, began = await reacting.until_logged(said), time.monotonic()
+        await reacting.until_logged(said)
         keys = await reacting.end(f"beside-{place}-1", f"beside-{place}-2")
         missed = await reacting.end(f"missed-{place}", asset="faulty")
         await reacting.until_emitted(set(keys.values()))
         if place == "store":
-            seconds = time.monotonic() - began
-            assert await reacting.until_logged(said) - before <= 1 + seconds / AFTER_FAILURE_SECONDS
+            # Two pauses: the first may be long because the triggerer has just started.
+            pauses = [later - earlier for earlier, later in pairwise(await reacting.until_logged(said, 3))]
+            assert min(pauses).total_seconds() >= AFTER_FAILURE_SECONDS
         assert not set(missed.values()) & set(reacting.emitted("faulty"))
     if place == "constructor":
         await reacting.airflow.kill("triggerer")

@@ -202,6 +202,18 @@ async def test_one_whose_stream_is_taken_away_pauses_before_airflow_makes_it_aga
     assert asyncio.get_running_loop().time() - began >= AFTER_FAILURE_SECONDS
 
 
+async def test_one_that_fails_alone_pauses_before_airflow_makes_it_again(
+    namespace: Namespace, trigger: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Memory:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(DbtRunEventTrigger, "store", fail)
+    began = asyncio.get_running_loop().time()
+    assert [event async for event in trigger().run()] == []
+    assert asyncio.get_running_loop().time() - began >= AFTER_FAILURE_SECONDS
+
+
 @pytest.mark.parametrize("odd", [{"phases": 5}, {"job_id": "x"}, {"labels": 7}, {"namespace": ["a"]}, {"newer": 1}])
 async def test_no_argument_ends_the_triggerer_or_the_watcher(
     namespace: Namespace, odd: dict[str, Any], caplog: pytest.LogCaptureFixture
