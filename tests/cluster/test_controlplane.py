@@ -131,7 +131,7 @@ async def test_an_api_server_that_was_restarted_still_has_its_data(stormy_plane:
 async def test_a_frozen_api_server_answers_nobody_until_it_is_thawed(stormy_plane: ControlPlane) -> None:
     await stormy_plane.freeze_apiserver()
     try:
-        with pytest.raises(CommandError, match="did not end within|TLS handshake timeout"):
+        with pytest.raises(CommandError, match=r"did not end within|TLS handshake timeout"):
             await stormy_plane.kubectl("get", "namespaces", timeout=1)
     finally:
         await stormy_plane.thaw_apiserver()
