@@ -68,8 +68,9 @@ class Pace:
 
 
 DEFAULT_PACE: Final = Pace()
-LOOKED_AT: Final = 40
-"""Live objects that are read in a second: 1,000 are looked at every 25 seconds."""
+LOOKED_AT: Final = 20
+"""Live objects that are read in a second: 1,000 are looked at every 50 seconds. Each look reads all of them, and a
+thousand waiting triggers must not cost more than a fiftieth of what polling dbt Cloud costs."""
 SLICE: Final = 50
 """Waiters that are told something in one turn of the event loop: each of them then does something itself."""
 
