@@ -340,6 +340,9 @@ class Serving:
 
     # ---- saving and pruning
 
+    def __str__(self) -> str:
+        return str(self.mirror)
+
     async def run(self) -> None:
         """Serves it until cancelled."""
         try:

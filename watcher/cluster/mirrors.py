@@ -25,7 +25,7 @@ from dbtrun.kube.watch import Added, Removed
 from dbtrun.values import backoff
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.mirror import read
-from watcher.cluster.writer import merge_diff
+from watcher.cluster.writer import Owned, merge_diff
 
 log = logging.getLogger(__name__)
 
@@ -123,17 +123,7 @@ class NameTaken(KubeError):
     """The name of a DbtRun to create belongs to another object."""
 
 
-class _Owner(msgspec.Struct):
-    uid: str
-    kind: str
-
-
-class _FoundMetadata(msgspec.Struct, rename="camel"):
-    owner_references: list[_Owner] = msgspec.field(default_factory=list)
-
-
-class _Found(msgspec.Struct):
-    metadata: _FoundMetadata
+class _Found(Owned):
     spec: dict[str, Any]
 
 

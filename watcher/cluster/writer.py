@@ -158,7 +158,7 @@ class Writer:
 
     async def _add_to(self, run: DbtRun, name: str, content: Mapping[str, Any]) -> None:
         path = api_path("api/v1", run.metadata.namespace, "configmaps", name)
-        found = decode(await self._access.request("GET", path, accept=METADATA_ONLY), _Owned).metadata
+        found = decode(await self._access.request("GET", path, accept=METADATA_ONLY), Owned).metadata
         # A ConfigMap of that name may be a user's own: it is not overwritten, and not deleted with the run.
         if run.uid not in [owner.uid for owner in found.owner_references]:
             raise Rejected(
@@ -183,6 +183,7 @@ class Writer:
 
 class _Owner(msgspec.Struct):
     uid: str
+    kind: str
 
 
 class _OwnedMetadata(msgspec.Struct, rename="camel"):
@@ -191,7 +192,9 @@ class _OwnedMetadata(msgspec.Struct, rename="camel"):
     owner_references: list[_Owner] = msgspec.field(default_factory=list)
 
 
-class _Owned(msgspec.Struct):
+class Owned(msgspec.Struct):
+    """What tells to whom an object belongs."""
+
     metadata: _OwnedMetadata
 
 

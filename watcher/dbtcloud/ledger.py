@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -65,7 +65,7 @@ class Source(Protocol):
 
 
 class Follower(Protocol):
-    """A mirror, as the ledger sees it."""
+    """A mirror, as the ledger sees it. As text it is the mirror's name, for the log."""
 
     @property
     def cursor(self) -> Cursor | None:
@@ -217,11 +217,13 @@ async def read_begun(channel: Channel, after: int | None) -> Begun:
     return Begun(runs=tuple(found.values()), at=first.sent.wall + first.clock_offset)
 
 
-async def _all(takes: Iterable[Awaitable[None]]) -> None:
+async def _all(takes: Mapping[Follower, Awaitable[None]]) -> None:
     """Lets the mirrors deal with what was read. A fault of ours with one of them does not end the others."""
-    for fault in await asyncio.gather(*takes, return_exceptions=True):
+    faults = await asyncio.gather(*takes.values(), return_exceptions=True)
+    for follower, fault in zip(takes, faults, strict=True):
         if isinstance(fault, Exception):
-            log.error("A DbtRunMirror failed with an unexpected error.", exc_info=fault)
+            named = {"mirror": str(follower)}
+            log.error("A DbtRunMirror failed with an unexpected error.", exc_info=fault, extra=named)
 
 
 class Ledger:
@@ -329,7 +331,7 @@ class Ledger:
             # Those that are left: a mirror may have been deleted while the list was read.
             for follower in self._present(lane.members):
                 follower.answering()
-            await _all(each.take_finished(reading) for each in self._present(lane.members))
+            await _all({each: each.take_finished(reading) for each in self._present(lane.members)})
 
     def _present(self, uids: Iterable[str]) -> list[Follower]:
         return [self._followers[uid] for uid in uids if uid in self._followers]
@@ -373,7 +375,7 @@ class Ledger:
             if late and self._looked_late:
                 self._late(len(late))
             # Those that were read, too: perhaps only for a mirror that is behind.
-            await _all(each.take_late(settled) for each in self._present(tuple(self._followers)))
+            await _all({each: each.take_late(settled) for each in self._present(tuple(self._followers))})
             self._seen |= {run.run_id: run.finished_at for run in late if run.finished_at is not None}
             # A long list comes in pieces: each goes on where the last one ended.
             if reading.complete or reading.through >= before:
@@ -405,7 +407,7 @@ class Ledger:
         begun = await self._source.begun(self._after(self._begun))
         fresh = tuple(run for run in begun.runs if run.run_id not in self._begun)
         wanting = [follower for follower in self._followers.values() if follower.wants_started]
-        await _all(each.take_started(fresh) for each in wanting)
+        await _all({each: each.take_started(fresh) for each in wanting})
         self._begun |= {run.run_id: run.created_at or begun.at for run in fresh}
         newest = max(self._begun, default=None)
         self._begun = {

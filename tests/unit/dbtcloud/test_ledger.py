@@ -348,6 +348,9 @@ async def test_a_fault_of_ours_with_one_mirror_ends_neither_the_others_nor_the_w
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Faulty(Mirror):
+        def __str__(self) -> str:
+            return "data/faulty"
+
         async def take_finished(self, reading: Reading) -> None:
             raise RuntimeError("a fault of ours")
 
@@ -369,6 +372,7 @@ async def test_a_fault_of_ours_with_one_mirror_ends_neither_the_others_nor_the_w
     assert (mirror.taken, mirror.late) == ([2], [3])
     assert 1 in mirror.begun
     assert "a fault of ours" in caplog.text
+    assert {vars(record).get("mirror") for record in caplog.records if record.exc_info} == {"data/faulty"}
 
 
 @virtual.JUMPING
