@@ -135,7 +135,7 @@ class Settings:
         30.0,
         "A start is sent within this time of its claim, or not at all.",
         unit="seconds",
-        why="It limits how long after a claim a request can still arrive, so that another watcher can decide.",
+        why="It limits how long after a claim a start can reach dbt Cloud. Another watcher waits for that.",
     )
     leader_election: bool = setting(
         True,

@@ -53,9 +53,14 @@ class Kept:
 @click.argument("address", metavar="ADDRESS")
 @click.option("--connection", metavar="SECRET", default="dbt-cloud", show_default=True, help="The connection's Secret.")
 @click.option(
-    "--job", "job_ids", type=click.IntRange(min=1), multiple=True, metavar="ID", help="Of this job only; repeatable."
+    "--job",
+    "job_ids",
+    type=click.IntRange(min=1),
+    multiple=True,
+    metavar="ID",
+    help="Send webhooks for this job only. Can be repeated.",
 )
-@click.option("--replace", "replaces", is_flag=True, help="Replace the webhook that is there, and so its secret.")
+@click.option("--replace", "replaces", is_flag=True, help="Replace the existing webhook and its secret.")
 @cluster_options
 def webhook(address: str, connection: str, job_ids: tuple[int, ...], replaces: bool, place: Place) -> None:
     """Create the webhook of a connection in dbt Cloud.

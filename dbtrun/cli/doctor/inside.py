@@ -21,11 +21,15 @@ SLOWER: Final = 10
 
 
 @click.command()
-@click.option("-n", "--namespace", metavar="NAME", help="The namespace of that Secret.")
-@click.option("--connection", metavar="SECRET", help="This Secret, instead of the watcher's default connection.")
+@click.option("-n", "--namespace", metavar="NAME", help="Namespace of the Secret that --connection names.")
+@click.option("--connection", metavar="SECRET", help="Use this Secret instead of the watcher's default connection.")
 @click.option("--job", "job_id", type=click.IntRange(min=1), metavar="ID", help="Also check this job.")
 @click.option(
-    "--mirrored", type=click.IntRange(min=1), multiple=True, metavar="ID", help="A job that a mirror selects."
+    "--mirrored",
+    type=click.IntRange(min=1),
+    multiple=True,
+    metavar="ID",
+    help="A job that a mirror selects. Can be repeated.",
 )
 @click.option(
     "--start",
