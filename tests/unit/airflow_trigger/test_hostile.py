@@ -23,6 +23,7 @@ from airflow_trigger.trigger import DbtRunTrigger
 from airflow_trigger.waiting.hub import Pace
 from dbtrun.api import KIND, PLURAL
 from dbtrun.kube import cluster, errors
+from tests.patience import patience
 from tests.unit.world.apiserver import ApiServer, Asked, Body, Place, listening
 
 QUICK: Final = Pace(linger=0.0, silence=30.0, recheck=0.2, first_retry=0.01, longest_retry=0.05, denied_retry=0.01)
@@ -235,8 +236,8 @@ async def test_nothing_in_a_watch_fires_a_trigger(tmp_path: Path, server: Server
 async def test_a_quota_that_is_used_up_is_waited_for_and_named(tmp_path: Path, server: Server) -> None:
     used_up = ATTACKS["403 for a quota"]
     server.attack = lambda request: used_up if request.method == "POST" else None
-    async with server.up(tmp_path) as where, asyncio.timeout(60):
-        trigger = QuickTrigger("", where, run_id=5, end_time=time.time() + 1.0)
+    async with server.up(tmp_path) as where, asyncio.timeout(patience(60)):
+        trigger = QuickTrigger("", where, run_id=5, end_time=time.time() + patience(1.0))
         told = await payload(trigger)
     assert told["status"] == "timeout"
     assert "exceeded quota: few" in told["message"]
