@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from statistics import median, quantiles
@@ -54,30 +54,45 @@ def functions_in(body: list[ast.stmt], place: str, public: bool) -> Iterator[Fun
 
 @cache
 def functions() -> tuple[Function, ...]:
-    return tuple(function for path, tree in trees().items() for function in functions_in(tree.body, path, public=True))
+    return tuple(functions_of(trees()))
 
 
-def called_once() -> list[Function]:
-    """The private functions whose name occurs once in all packages, in a call. A callback has no other way."""
+def functions_of(modules: Mapping[str, ast.Module]) -> Iterator[Function]:
+    for path, tree in modules.items():
+        yield from functions_in(tree.body, path, public=True)
+
+
+def called_once(modules: Mapping[str, ast.Module]) -> list[Function]:
+    """The private functions whose name occurs once in these modules, in a call. A callback has no other way."""
     names: Counter[str] = Counter()
     calls: set[str] = set()
-    for tree in trees().values():
+    for tree in modules.values():
         for node in ast.walk(tree):
             names.update(
                 [node.id] if isinstance(node, ast.Name) else [node.attr] if isinstance(node, ast.Attribute) else []
             )
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
                 calls.add(node.func.id if isinstance(node.func, ast.Name) else node.func.attr)
-    return [one for one in functions() if one.private and names[one.node.name] == 1 and one.node.name in calls]
+    private = (one for one in functions_of(modules) if one.private)
+    return [one for one in private if names[one.node.name] == 1 and one.node.name in calls]
 
 
 def test_few_private_functions_are_used_by_a_single_call() -> None:
     """Who reads such an act jumps to and fro. In kopf, httpx, anyio, uvicorn and starlette it is 2 to 5 percent."""
-    once = called_once()
+    once = called_once(trees())
     share = len(once) / len(functions())
     assert share <= 0.10, "\n".join(one.place for one in once)
     # The shortest of them say nothing that the code in their place would not say.
     assert sum(one.lines <= 3 for one in once) / len(functions()) <= 0.01
+
+
+def test_no_more_private_functions_are_used_by_a_single_call_of_their_module() -> None:
+    """Counted in each module by itself, so that no other module's function of the same name hides one.
+
+    It was 19.6 percent when this test was written, and 7.5 in aiohttp, 4.9 in httpx and 3.6 in kopf.
+    """
+    once = [one for path, tree in trees().items() for one in called_once({path: tree})]
+    assert len(once) / len(functions()) <= 0.21, "\n".join(one.place for one in once)
 
 
 def test_a_function_is_read_in_one_look() -> None:
