@@ -91,6 +91,8 @@ class Watcher:
         self._traces = traces
         self._clock = access.clock
         self.metrics = Metrics(version())
+
+        # What is known of the objects, and figures about them.
         self.history = History()
         self.streaks = Streaks()
         self.objects = Objects(lambda uid: self.mirror.namespace(uid) is not None)
@@ -110,6 +112,8 @@ class Watcher:
             self.counting.forget,
         )
         self.events = Events(access, own_pod(), lambda: any(account.starts.crowded for account in self.accounts))
+
+        # The connections to dbt Cloud.
         secrets = SecretReader(access)
         self.sources = Sources(secrets)
         self.knowledge = Knowledge(access.clock, self.wake, self.sources.doubt)
@@ -128,6 +132,8 @@ class Watcher:
             clock=access.clock,
             weights=settings.weights,
         )
+
+        # What comes from the API server, and what is written to it.
         self.stream = Stream(
             access,
             self.mirror,
@@ -141,6 +147,8 @@ class Watcher:
         self.expiry = Expiry(
             self.mirror, writer, self.wake, lambda: access.clock().wall.timestamp(), lambda: self._acting
         )
+
+        # The reconciler: what is decided about DbtRuns, and carried out.
         default: SecretName | Path | None = Path(settings.connection_dir) if settings.connection_dir else None
         if settings.connection_secret:
             default = SecretName(own_namespace(), settings.connection_secret)
@@ -176,6 +184,8 @@ class Watcher:
             emit=self.emit,
             typical=self.history.typical_of,
         )
+
+        # DbtRunMirrors.
         self.mirroring = Mirroring(
             Shell(
                 writer=MirrorWriter(access),
@@ -197,6 +207,8 @@ class Watcher:
             self.mirroring.gone,
             self.mirroring.found_again,
         )
+
+        # Webhooks.
         self.receiver: Receiver | None = None
         if settings.webhooks_address is not None:
             self.receiver = Receiver(
@@ -207,6 +219,8 @@ class Watcher:
                 self.metrics.webhook,
                 access.clock,
             )
+
+        # The Lease, and whether every part makes progress.
         self._acting = False
         self._leading = asyncio.Event()
         self._lost = asyncio.Event()
@@ -486,7 +500,7 @@ async def _watch(settings: Settings, listener: socket.socket, webhooks: socket.s
     try:
         logger.info("Listening on %s.", _written(listener))
         if webhooks is not None:
-            logger.info("Taking webhooks on %s.", _written(webhooks))
+            logger.info("Listening for webhooks on %s.", _written(webhooks))
         await Watcher(settings, access, traces).run(listener, stop, webhooks)
     except* (LostLead, StreamBroken, PartEnded) as errors:
         raise Unstartable(str(errors.exceptions[0])) from None

@@ -182,6 +182,10 @@ class Metrics:
             registry=registry,
         ).info({"version": version, "python": platform.python_version()})
         ProcessCollector(registry=registry)
+
+        # Objects and their reconciles.
+        self.known = Gauge("dbtrun_objects", "DbtRuns known.", registry=registry)
+        self.active = Gauge("dbtrun_reconciles_active", "Objects that are being reconciled now.", registry=registry)
         self.reconciles = Counter("dbtrun_reconciles", "Reconciles of an object, with any result.", registry=registry)
         self.decisions = Counter("dbtrun_decisions", "Decisions carried out.", ["decision"], registry=registry)
         self.finished = Counter(
@@ -206,6 +210,8 @@ class Metrics:
             "Objects that the watcher cannot read and therefore ignores.",
             registry=registry,
         )
+
+        # The API server, the Lease and this process.
         self.watch_restarts = Counter(
             "dbtrun_watch_restarts", "Watches that ended or stopped delivering events.", registry=registry
         )
@@ -242,14 +248,13 @@ class Metrics:
             buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 5, 10, 30, 60),
             registry=registry,
         )
-        self.connection_faults = Counter(
-            "dbtrun_connection_faults", "Faults of connections to dbt Cloud, by reason.", ["reason"], registry=registry
-        )
         self.conflicts = Counter(
             "dbtrun_write_conflicts",
             "Writes that the API server refused because the object had changed.",
             registry=registry,
         )
+
+        # DbtRunMirrors.
         self.mirrors = Gauge("dbtrun_mirrors", "DbtRunMirrors known.", registry=registry)
         self.mirror_lag = Gauge(
             "dbtrun_mirror_lag_seconds",
@@ -268,6 +273,8 @@ class Metrics:
             "Finished runs that dbt Cloud listed later than DbtRunMirrors allow for.",
             registry=registry,
         )
+
+        # Webhooks.
         self.webhooks = Counter(
             "dbtrun_webhooks",
             "Requests to the receiver of webhooks, by outcome: accepted, unused (nothing waits for the run), "
@@ -291,8 +298,11 @@ class Metrics:
             ["state"],
             registry=registry,
         )
-        self.known = Gauge("dbtrun_objects", "DbtRuns known.", registry=registry)
-        self.active = Gauge("dbtrun_reconciles_active", "Objects that are being reconciled now.", registry=registry)
+
+        # dbt Cloud: how late ends are seen, and the requests for them.
+        self.connection_faults = Counter(
+            "dbtrun_connection_faults", "Faults of connections to dbt Cloud, by reason.", ["reason"], registry=registry
+        )
         self.end_lag = Histogram(
             "dbtrun_end_lag_seconds",
             "From a run's end by dbt Cloud's clock to its final status.",
@@ -312,6 +322,8 @@ class Metrics:
             buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
             registry=registry,
         )
+
+        # Jobs.
         self.job_finished = Counter(
             "dbtrun_job_finished",
             f"Ends of DbtRuns by job and phase. Beyond {MAX_JOBS} jobs, the label job_id is `other`.",
