@@ -62,7 +62,7 @@ coverage: $(READY) ## every branch of the core is run by its unit tests, and nea
 	@$(BIN)/coverage report --data-file=.venv/.coverage-airflow --skip-covered --include='dbtrun/kube/*' --fail-under=94
 	@$(BIN)/coverage report --data-file=.venv/.coverage-airflow --skip-covered --include='airflow_trigger/*' --fail-under=95
 
-controlplane: $(READY) ## build etcd, kube-apiserver and helm for tests and demo (once, about eight minutes)
+controlplane: $(READY) ## build etcd, kube-apiserver and helm for tests and demo (once, about ten minutes)
 	@$(BIN)/python -m tests.controlplane build > /dev/null
 
 airflows: $(READY) ## make the environments of Airflow 3.3 and 2.11 for the tests (once, about a minute)

@@ -123,7 +123,7 @@ class DbtRunArtifactOperator(ClusterOperator):
 
 
 class KeepingSpec(RunSpec, frozen=True, kw_only=True):
-    """With which files were asked for."""
+    """The spec, with the files to keep."""
 
     artifacts: tuple[str, ...] = ()
 
@@ -138,14 +138,14 @@ class KeptFile(View, frozen=True, kw_only=True):
 
 
 class KeepingStatus(RunStatus, frozen=True, kw_only=True):
-    """With where the run and its files are."""
+    """The status, with the run and the places of its files."""
 
     host: str | None = None
     artifacts: tuple[KeptFile, ...] = ()
 
 
 class KeepingRun(Run, frozen=True, kw_only=True):
-    """One DbtRun as far as its files go."""
+    """A DbtRun, with what concerns its files."""
 
     spec: KeepingSpec
     status: KeepingStatus = KeepingStatus()

@@ -1,4 +1,4 @@
-"""Assets of dbt Cloud jobs for DAGs that react to runs, whoever started them. It needs Airflow 3.
+"""Assets of dbt Cloud jobs for DAGs that react to runs, no matter who started them. They need Airflow 3.
 
 Airflow drops an asset's watcher as soon as another DAG file names the asset without it. So declare each asset in one
 module, and import it from there; `conflicts` finds those that are declared twice.

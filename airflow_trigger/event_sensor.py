@@ -1,6 +1,6 @@
-"""The sensor for the next run of a job, whoever started it: on Airflow 2.11, which has no watchers of assets.
+"""The sensor for the next run of a job, no matter who started it: for Airflow 2.11, which has no asset watchers.
 
-With a DAG whose schedule is `@continuous`, each DAG run takes one run. The sensor goes on where its last success was,
+With a DAG whose schedule is `@continuous`, each DAG run takes one run. The sensor continues after its last success,
 so a run that ends between two DAG runs is the next one's.
 """
 
@@ -118,7 +118,7 @@ def _instant(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except (TypeError, ValueError):
-        raise InvalidArgument(f"since must be an instant in ISO 8601, not {text!r}") from None
+        raise InvalidArgument(f"since must be a time in ISO 8601, not {text!r}") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

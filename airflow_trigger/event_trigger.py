@@ -1,8 +1,8 @@
 """The trigger of an asset's watcher: an asset event for each DbtRun that ends. It needs Airflow 3.
 
 Airflow runs it for as long as an unpaused DAG has the asset in its schedule. It has no task: its rights and its log are
-the triggerer's. Airflow makes a trigger that ends or raises again each second, and a constructor that raises ends the
-triggerer: so the constructor only stores, and nothing else ever ends by itself.
+the triggerer's. If a trigger ends or raises an exception, Airflow creates it again within a second; if a constructor
+raises one, the triggerer ends. So the constructor only stores, and nothing else ever ends by itself.
 """
 
 from __future__ import annotations

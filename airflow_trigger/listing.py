@@ -1,4 +1,4 @@
-"""The operator that lists runs: what others ask dbt Cloud for stands on the DbtRuns here."""
+"""The operator that lists runs. It reads the DbtRuns, and asks dbt Cloud nothing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The operator that starts a dbt Cloud job as a DbtRun and waits for its end.
 
 It remembers nothing between its lives: a worker may be killed at any instruction, and a deferred task resumes in a new
-process. What was done is on the object, and whoever comes next finds it there (see task.attempts).
+process. The object records what was done, and the next process finds it there (see task.attempts).
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ class DbtRunOperator(ClusterOperator):
         """Resumes when the cancelled run of an earlier try has ended.
 
         Raises:
-            DbtRunLostContact: it could not be seen to end.
+            DbtRunLostContact: the end of that run was not seen.
         """
         if checked(event).get("reason") in (WAIT_TIMEOUT, NO_ACCESS):
             raise DbtRunLostContact(f"Could not wait for the end of the previous run. {checked(event)['message']}")
@@ -409,7 +409,7 @@ class DbtRunOperator(ClusterOperator):
         # `_longest_deferral` cuts a deferral to what execution_timeout leaves, to a second at least.
         if rest is None or rest > 1.0:
             raise DbtRunTimedOut(events.too_long(who, run, self._timeout)) from stopped
-        fate = "goes on"
+        fate = "continues"
         if self.cancel_on_kill:
             fate = "is cancelled" if self._end_all() else "could not be cancelled and ends by its active deadline"
         limit = f"execution_timeout ({self.execution_timeout})"

@@ -168,7 +168,7 @@ class DbtRunTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """Airflow 3.3 and later stopped the trigger without an event: if the task was ended by hand, so is the run.
 
-        Airflow waits 30 s, and a triggerer's first question about a task may take longer: it goes on beyond.
+        Airflow waits 30 s for this. A triggerer's first question about a task may take longer; then the work continues.
         """
         # An empty context: what is said after Airflow gave up would go to a log that is closed.
         ending = asyncio.get_running_loop().create_task(self._end(), context=contextvars.Context())
@@ -189,7 +189,7 @@ class DbtRunTrigger(BaseTrigger):
 
         Raises:
             InvalidArgument: an argument cannot be used.
-            KubeError: it cannot be told.
+            KubeError: Kubernetes does not answer, or refuses.
         """
         try:
             return not (await self._look(self.plan())).final
@@ -268,7 +268,7 @@ class DbtRunTrigger(BaseTrigger):
                 if not follower.begun:
                     states.doubt()
 
-            # The shared watch is of what has ended, and where many runs are live they are looked at seldom.
+            # The shared watch shows only objects that have ended, and many live runs are read less often.
             for seconds in LOOKS:
                 loop.call_later(seconds, look_again)
             async for state in states:

@@ -1,1 +1,1 @@
-"""The watcher: an operator that makes dbt Cloud job runs Kubernetes objects."""
+"""The watcher: an operator that represents dbt Cloud job runs as Kubernetes objects."""

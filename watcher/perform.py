@@ -412,7 +412,7 @@ class Performer:
             # Documented: dbt Cloud runs a job's runs one after the other, so a twin is mostly still queued.
             if twin.run_id != decision.attempt.run_id and not twin.state.over:
                 await account.client.cancel(twin.run_id)
-                told = f"Run {twin.run_id} carries the same marker as run {decision.attempt.run_id} and was cancelled."
+                told = f"Run {twin.run_id} had the same marker as run {decision.attempt.run_id} and was cancelled."
                 self.emit(run, Event("Warning", "DuplicateCancelled", told))
         return replace(known, swept=known.swept | {decision.attempt.number})
 

@@ -202,7 +202,7 @@ class Settings:
         if wrong or not _names(self.connection_hosts):
             raise InvalidSetting(
                 f"{flag('connection_hosts')} is {self.connection_hosts!r}: write domains in lower case, separated by "
-                f"commas, as {','.join(DBT_HOSTS)}."
+                f"commas, such as {','.join(DBT_HOSTS)}."
             )
 
     def _check_objects(self) -> None:
@@ -331,7 +331,7 @@ def _address(name: str, value: str) -> tuple[str, int]:
     # At the last colon: an IPv6 address has others.
     host, colon, port = value.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise InvalidSetting(f"{flag(name)} is {value!r}: write HOST:PORT, as 127.0.0.1:8080.")
+        raise InvalidSetting(f"{flag(name)} is {value!r}: write HOST:PORT, such as 127.0.0.1:8080.")
     return host.strip("[]"), int(port)
 
 

@@ -106,7 +106,9 @@ def phases_of(value: object) -> frozenset[str]:
         raise InvalidArgument(f"phases must be a list of phases, not {shown(value)}")
     odd = next((each for each in given if not (isinstance(each, str) and each in _FINAL)), None)
     if odd is not None:
-        raise InvalidArgument(f"phases: a run does not end as {shown(odd)}; it ends as {', '.join(sorted(_FINAL))}")
+        raise InvalidArgument(
+            f"phases: a run does not end in phase {shown(odd)}; choose from {', '.join(sorted(_FINAL))}"
+        )
     return frozenset(given)
 
 

@@ -1,7 +1,7 @@
 """How a worker finds the cluster: from the operator's arguments and an Airflow connection of type `kubernetes`.
 
-It is resolved on the worker, and only names of files and contexts go into the trigger: what is stored with a trigger
-can be read by whoever reads Airflow's database.
+It is resolved on the worker, and only names of files and contexts go into the trigger: anyone who reads
+Airflow's database can read what is stored with a trigger.
 """
 
 from __future__ import annotations

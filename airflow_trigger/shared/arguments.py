@@ -70,7 +70,7 @@ def number(argument: str, value: object) -> int | None:
     elif isinstance(value, float) and value.is_integer():
         found = int(value)
     if found is None or not 0 < found <= MAX_NUMBER:
-        raise InvalidArgument(f"{argument} must be a number from 1 up, not {shown(value)}")
+        raise InvalidArgument(f"{argument} must be a number of at least 1, not {shown(value)}")
     return found
 
 
@@ -158,7 +158,7 @@ def mapping(argument: str, value: object) -> dict[str, object]:
 NO_CALLS: Final = "nothing here calls dbt Cloud"
 WITHOUT_EFFECT: Final = {
     "hook_params": f"{NO_CALLS}. The watcher retries and limits its requests; its time-outs are settings of the chart.",
-    "openlineage_inject_parent_job_info": "the run's cause carries the watcher's marker. Read the DbtRun's labels "
+    "openlineage_inject_parent_job_info": "the run's cause contains the watcher's marker. Read the DbtRun's labels "
     "airflow.dbtrun.dev/dag-id, run-id and task-id instead.",
     "durable": "every try looks for the run of the previous try. If the task is cleared, a new run starts.",
     "dbt_cloud_conn_id": f"{NO_CALLS}: the DbtRuns of the namespace are read.",

@@ -132,7 +132,7 @@ def _going_on(newest: TaskRun, following: Create) -> Choice:
 def _is_what(wanted: TaskSpec, run: TaskRun, before: Sequence[TaskRun], *, from_failure: bool) -> bool:
     """Whether the object is one that this task would create after those before it.
 
-    Whoever may create objects can give one any labels: only what an object runs makes it the task's.
+    Anyone who may create objects can give one any labels, so only what an object runs makes it the task's.
     """
     spec = run.spec
     if (spec.connection_ref, spec.account_id) != (wanted.connection_ref, wanted.account_id):

@@ -37,7 +37,7 @@ class Cause(Enum):
     ENDED = "the task was ended: marked, cleared, or ended with its DAG run"
     LIMIT = "execution_timeout passed"
     LOST = "only the process ends: for Airflow the try still runs"
-    GIVEN_UP = "Airflow has given this try up, and the next one follows"
+    GIVEN_UP = "Airflow has given up this try, and the next one follows"
     UNKNOWN = "Airflow does not say"
 
 
@@ -88,7 +88,9 @@ def why_killed(task: Mapping[str, Any], seconds: float = ASK_SECONDS) -> Cause:
         return Cause.LIMIT
     # This thread waits for an answer of Airflow's: another thread's question would deadlock, or get that answer.
     if any(frame.f_globals.get("__name__") == COMMS for frame, _ in traceback.walk_stack(None)):
-        log.warning("The signal came while the task talked to Airflow: it cannot be asked why.")
+        log.warning(
+            "The signal came while the task waited for an answer of Airflow, so Airflow cannot be asked for the reason."
+        )
         return Cause.UNKNOWN
     try:
         return cause_of(_within(seconds, lambda: _state(task)))

@@ -87,7 +87,7 @@ def _of_its_kind(event: Mapping[str, Any]) -> DbtRunException | None:
     if status == "cancelled" or reason == Reason.DELETED:
         return DbtRunCancelled(f"{_who(event)} has been cancelled{_because(reason)}.")
     if reason in UNKNOWN:
-        return DbtRunLostContact(f"What became of {_who(event, lower=True)} is not known{_because(reason)}.")
+        return DbtRunLostContact(f"It is not known how {_who(event, lower=True)} ended{_because(reason)}.")
     return DbtRunFailed(f"{_who(event)} has failed{_because(reason)}.")
 
 

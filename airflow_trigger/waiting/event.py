@@ -162,7 +162,7 @@ def broken(subject: Subject) -> Payload:
 def waited_too_long(subject: Subject, last: Run | None, seconds: float, trouble: str = "") -> Payload:
     """The event of a wait that passed its end time, after `seconds`. `trouble` is what it met last."""
     about = subject.of(last)
-    why = f"The last trouble was: {_stop(trouble)}" if trouble else ""
+    why = f"The last problem: {_stop(trouble)}" if trouble else ""
     return about.event("timeout", WAIT_TIMEOUT, too_long(about.within, last, seconds), why)
 
 
@@ -191,9 +191,9 @@ def deleted(subject: Subject, last: Run | None) -> Payload:
     if last.run_id is None:
         left = "No dbt Cloud run of it was known."
     elif last.spec.cancels_on_deletion:
-        left = f"Its deletion policy Cancel has dbt Cloud run {last.run_id} cancelled."
+        left = f"Because of its deletion policy Cancel, dbt Cloud run {last.run_id} is cancelled."
     else:
-        left = f"Its deletion policy Orphan leaves dbt Cloud run {last.run_id} alone: it may still be running."
+        left = f"Because of its deletion policy Orphan, dbt Cloud run {last.run_id} may still be running."
     return about.event("error", Reason.DELETED, f"{title} was deleted before it ended.", left)
 
 

@@ -145,7 +145,7 @@ class Subscription:
         except Rejected:
             raise
         except KubeError as error:
-            # Whoever asked is told at once; the pause is before the next look.
+            # The caller gets the error at once; the pause comes before the next look.
             self._rest = self._pause(error)
             self.doubt()
             return error

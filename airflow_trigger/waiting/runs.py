@@ -85,7 +85,7 @@ class HubRuns:
         return Listing({run.metadata.name: run for run in found}, comparable(version))
 
     async def watch(self, version: str, silence_seconds: float) -> AsyncGenerator[Change]:
-        """Changes after `version` to what is over, or thereby is, until the server ends it in peace.
+        """Changes after `version` to what is over, or has just ended, until the server ends the watch as planned.
 
         Where the server cannot select: changes to all.
         """
@@ -104,7 +104,7 @@ class HubRuns:
                 raise
             self._selects = False
             log.warning("DbtRuns cannot be selected by phase, so every change is watched; is the CRD old? %s", error)
-            # As if the connection had been lost: the hub then lists anew, without the selector, and misses nothing in
+            # As if the connection had been lost: the hub then lists again, without the selector, and misses nothing in
             # between.
             raise Unreachable("everything will be asked for") from error
 

@@ -52,7 +52,7 @@ class Wait:
     def is_followed_by(self, spec: RunSpec) -> bool:
         """Whether an object with this spec is the one that is waited for.
 
-        One that is to follow a run must follow this run, by this connection: whoever may create objects can give one
+        One that is to follow a run must follow this run, by this connection: anyone who may create objects can give one
         any name, and another connection may be another account with a run of the same number.
         """
         if not self.adopts:

@@ -1,4 +1,4 @@
-"""Whoever reads a run's steps as they come says so on the object, for two minutes at a time.
+"""A client that shows a run's steps as they change says so on the object, for two minutes at a time.
 
 Until that time has passed, the watcher reads the steps every few seconds instead of every few minutes. It stops by
 itself: a terminal that was closed leaves nothing behind that costs dbt Cloud requests.

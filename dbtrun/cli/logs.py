@@ -180,7 +180,7 @@ async def _connection(api: Api, run: Run, host: str | None, *, secret: bool) -> 
     if not token or run.status.account_id is None:
         return None
     named = run.status.host or DBT_HOSTS[0]
-    # Whoever may write a status could name any host there, and would get the token of whoever reads the logs.
+    # Anyone who may write a status could name any host there, and would get the token of the user who reads the logs.
     if host is None and not Hosts().allow(named.partition(":")[0]):
         raise click.ClickException(
             f"The status names the host {one_line(named)}, which is not dbt Cloud's: to send your "

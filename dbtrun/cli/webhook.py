@@ -43,7 +43,7 @@ class Kept:
     signs: Token | None
     """What signs webhooks now."""
     connection: Connection
-    """As whoever manages its webhooks."""
+    """With the token that manages webhooks."""
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
@@ -117,7 +117,7 @@ async def _created(api: Api, cloud: DbtCloud, kept: Kept, url: str, job_ids: Seq
     present = [each for each in _items(await cloud.get(LISTED, version="v3")) if each.get("client_url") == url]
     if present and not replaces:
         raise click.ClickException(
-            f"dbt Cloud has a webhook for {url} already, and shows its secret to nobody again. To replace it: --replace"
+            f"dbt Cloud already has a webhook for {url}, and never shows its secret again. To replace it, use --replace"
         )
     # Before anything is created whose secret could not be kept.
     await _keep(api, kept, url, Token("-"), dry_run=True)
@@ -126,7 +126,7 @@ async def _created(api: Api, cloud: DbtCloud, kept: Kept, url: str, job_ids: Seq
     made_id, secret = str(made.get("id")), made.get("hmac_secret")
     if not secret:
         await _delete(cloud, made_id)
-        raise click.ClickException("dbt Cloud has created a webhook and not shown its secret.")
+        raise click.ClickException("dbt Cloud created a webhook but did not return its secret.")
     try:
         await _keep(api, kept, url, Token(str(secret)))
     except KubeError:
@@ -174,4 +174,5 @@ def _items(reply: Reply) -> list[Mapping[str, Any]]:
 def _why(reply: Reply) -> str:
     words = FAULTS.get(reply.kind)
     said = f": {reply.words}" if reply.words else ""
-    return f"dbt Cloud does not manage webhooks: {words.message if words else 'its answer has none'}{said}."
+    why = words.message if words else "the answer has no webhook"
+    return f"dbt Cloud's webhooks cannot be managed: {why}{said}."

@@ -14,7 +14,10 @@ ANY_HOST: Final = "*"
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """The hosts that connections may name. Whoever may create Secrets would else choose where the watcher connects."""
+    """The hosts that connections may name.
+
+    Without this limit, anyone who may create Secrets could choose where the watcher connects.
+    """
 
     suffixes: tuple[str, ...] = DBT_HOSTS
     """Domains, each with everything below it; `*`: any host."""

@@ -215,12 +215,12 @@ def _host(keys: _Keys, hosts: Hosts) -> _Origin:
     if not value:
         keys.refuse("host", "is empty", f"put your access URL's host there, or remove the key for {DEFAULT_HOST}")
     if not (value.isascii() and value.isprintable() and " " not in value):
-        keys.refuse("host", "has spaces or characters that no host name has", "write a host name, as emea.dbt.com")
+        keys.refuse("host", "has spaces or characters that no host name has", "write a host name, such as emea.dbt.com")
     try:
         parts = urlsplit(value if "://" in value else f"https://{value}")
         port = parts.port
     except ValueError:
-        keys.refuse("host", "has an invalid port or address", "write a host name, as emea.dbt.com")
+        keys.refuse("host", "has an invalid port or address", "write a host name, such as emea.dbt.com")
     _refuse_more_than_a_host(keys, value, parts)
     name = _name(keys, parts)
     _refuse_other_hosts(keys, name, hosts)
@@ -231,12 +231,12 @@ def _host(keys: _Keys, hosts: Hosts) -> _Origin:
 
 def _refuse_more_than_a_host(keys: _Keys, value: str, parts: SplitResult) -> None:
     if parts.scheme not in ("https", "http"):
-        keys.refuse("host", "has a scheme other than https", "write the host name alone, as emea.dbt.com")
+        keys.refuse("host", "has a scheme other than https", "write the host name alone, such as emea.dbt.com")
     if "@" in parts.netloc:
-        keys.refuse("host", "carries a user or a password", "write the host name alone and the token under `token`")
+        keys.refuse("host", "contains a user or a password", "write the host name alone and the token under `token`")
     # urlsplit drops an empty query or fragment, so these are looked for in the text.
     if parts.path not in ("", "/") or "?" in value or "#" in value:
-        keys.refuse("host", "has a path or a query", "write the host name alone, as emea.dbt.com")
+        keys.refuse("host", "has a path or a query", "write the host name alone, such as emea.dbt.com")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
         keys.refuse("host", "would send the token unencrypted", "write https:// (http:// is for loopback alone)")
 
@@ -247,7 +247,11 @@ def _refuse_other_hosts(keys: _Keys, name: str, hosts: Hosts) -> None:
             keys.refuse("host", "is this machine", "name dbt Cloud's host (the simulator needs loopbackConnections)")
     elif not hosts.allow(name):
         allowed = ", ".join(hosts.suffixes)
-        keys.refuse("host", f"is not below {allowed}", "correct it, or add its domain to the watcher's connectionHosts")
+        keys.refuse(
+            "host",
+            f"is not in the allowed domains: {allowed}",
+            "correct it, or add its domain to the watcher's connectionHosts",
+        )
 
 
 def _is_loopback(name: str) -> bool:
@@ -268,7 +272,7 @@ def _name(keys: _Keys, parts: SplitResult) -> str:
         except ValueError:
             name = ""
     if not HOST_NAME.fullmatch(name) or parts.netloc.endswith(":") or parts.port == 0 or not _encodable(name):
-        keys.refuse("host", "is not a host name", "write one with an optional port, as emea.dbt.com")
+        keys.refuse("host", "is not a host name", "write one with an optional port, such as emea.dbt.com")
     return name
 
 

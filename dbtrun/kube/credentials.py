@@ -1,7 +1,7 @@
 """Credentials: as the pod's ServiceAccount, or by a kubeconfig that was named; read again when they are renewed.
 
 Nothing is read unless it was named, neither `~/.kube/config` nor `$KUBECONFIG`: a triggerer serves many people, and a
-watcher that silently acts on the cluster of whoever started it does harm.
+watcher that silently acts on the cluster of the user who started it does harm.
 """
 
 from __future__ import annotations

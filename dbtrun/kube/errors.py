@@ -160,7 +160,8 @@ def _refusal(status: int, reason: str, details: _Details, message: str) -> KubeE
         # The API server names an object that is missing. Without a name, it is the resource that it does not know.
         case 404 if details.kind == "namespaces" or not details.name:
             return NotInstalled(
-                f"Kubernetes has no such resource or namespace; is the chart installed, the namespace right? {message}"
+                "Kubernetes has no such resource or namespace; is the chart installed, and is the namespace right?"
+                f" {message}"
             )
         case 404:
             return NotFound(message)

@@ -13,7 +13,7 @@ from dbtrun.kube.errors import Denial, KubeError
 class Reader:
     """Somebody who reads the steps of runs in one namespace.
 
-    Reading goes on whatever becomes of the request: then the steps come more seldom.
+    Reading continues even if the request fails; the steps then change less often.
 
     Args:
         patch: merges a body into the DbtRun of a name; raises KubeError.

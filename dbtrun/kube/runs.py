@@ -20,9 +20,9 @@ S = TypeVar("S", bound=Stored)
 
 PREFIX: Final = f"apis/{API_VERSION}"
 STRICT: Final = {"fieldValidation": "Strict"}
-"""A field that the installed CRD does not know is refused; else the API server would drop it in silence."""
+"""The API server refuses a field that the installed CRD does not have, instead of dropping it silently."""
 WATCH_SECONDS: Final = 300
-"""The server ends a watch in peace after this time, so that load balances itself over API servers."""
+"""The server ends a watch after this time, so that the watches spread over the API servers."""
 
 
 class Streams(Requests, Protocol):
@@ -106,7 +106,7 @@ class DbtRuns(Generic[T]):
     async def watch(
         self: DbtRuns[S], streams: Streams, version: str, *, fields: str, silence_seconds: float
     ) -> AsyncGenerator[Added[S] | Removed[S] | Progress]:
-        """Changes after `version` to those that `fields` selects, until the server ends it in peace.
+        """Changes after `version` to those that `fields` selects, until the server ends the watch as planned.
 
         It is Unreachable after so many seconds without a word; the server sends a bookmark each minute.
         """

@@ -196,7 +196,7 @@ BROKEN: Final[dict[str, tuple[dict[str, str | None], str]]] = {
     "token-as-host": ({"host": "TOKEN"}, "key `host` is not a host name"),
     "host-with-path": ({"host": "cloud.getdbt.com/api"}, "key `host` has a path"),
     "host-in-clear": ({"host": "http://dbt.example.com"}, "key `host` would send the token unencrypted"),
-    "token-in-host": ({"host": "https://TOKEN@dbt.example.com"}, "key `host` carries a user"),
+    "token-in-host": ({"host": "https://TOKEN@dbt.example.com"}, "key `host` contains a user"),
     "bad-ca": ({"ca.crt": "TOKEN"}, "key `ca.crt` holds no PEM certificates"),
 }
 

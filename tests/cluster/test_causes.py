@@ -95,6 +95,6 @@ async def test_a_missing_secret_is_a_warning_at_once_and_the_end_after_the_conne
     assert (status["phase"], status["reason"]) == ("Pending", "InvalidConnection")
     ended = await own.reaches("Error")
     assert ended["reason"] == "InvalidConnection"
-    assert ended["message"].startswith("Nothing was started, as the connection was unusable for 15 s: ")
+    assert ended["message"].startswith("Nothing was started, because the connection could not be used for 15 s: ")
     assert stack.watcher.text().count("A connection cannot be used") == 1
     assert "Error (InvalidConnection): Nothing was started" in stack.watcher.text()

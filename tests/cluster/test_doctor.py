@@ -139,7 +139,12 @@ SECRETS: list[tuple[str, str, dict[str, str], str]] = [
     ("of-another-type", "Opaque", {}, "is of type Opaque, not dbtrun.dev/connection"),
     ("without-a-token", "", {"token": ""}, "key `token` is empty"),
     ("with-a-strange-account", "", {"account-id": "acme"}, "key `account-id` is not the number of an account"),
-    ("with-a-strange-host", "", {"host": "dbt.example.com"}, "key `host` is not below getdbt.com, dbt.com"),
+    (
+        "with-a-strange-host",
+        "",
+        {"host": "dbt.example.com"},
+        "key `host` is not in the allowed domains: getdbt.com, dbt.com",
+    ),
 ]
 
 

@@ -170,7 +170,7 @@ async def test_a_deletion_under_the_task_is_an_error_that_says_what_became_of_th
     await objects.delete("nightly")
     event = await task
     assert (event["status"], event["reason"]) == ("error", "Deleted")
-    assert "deletion policy Cancel has dbt Cloud run 98765 cancelled" in event["message"]
+    assert "deletion policy Cancel, dbt Cloud run 98765 is cancelled" in event["message"]
 
 
 async def test_an_end_time_that_passes_is_a_timeout_with_its_seconds(served: ControlPlane, objects: Namespace) -> None:

@@ -104,7 +104,7 @@ async def test_the_memory_is_bounded_by_the_log(shell: Shell, stack: Stack) -> N
     ("effect", "words"),
     [
         ({"type": "reply", "status": 403, "body": "enveloped"}, "the token may not do this (403)."),
-        ({"type": "reply", "status": 404, "body": "enveloped"}, "dbt Cloud knows no such thing, or hides it"),
+        ({"type": "reply", "status": 404, "body": "enveloped"}, "dbt Cloud has no such object, or hides it"),
         ({"type": "reply", "status": 502, "body": "html"}, "dbt Cloud answers with a server error."),
         ({"type": "truncate"}, "the answer is not dbt Cloud's JSON."),
         ({"type": "drop"}, "the connection was closed before the answer was complete."),

@@ -34,7 +34,7 @@ def test_a_part_that_stands_still_is_logged_once_and_once_when_it_goes_on(caplog
         vitals.tell()
     assert [(record.levelname, record.message) for record in caplog.records] == [
         ("ERROR", "The poller has made no progress for 301 s (limit 300 s)."),
-        ("WARNING", "The poller goes on again."),
+        ("WARNING", "The poller makes progress again."),
     ]
 
 

@@ -224,7 +224,7 @@ class Scope:
         """A list that was asked for later has an older version: the cluster was restored from a backup."""
         logger.warning(
             "The API server went back to older versions of DbtRuns%s: the cluster was restored from a backup."
-            " What it says now is believed, and runs that it does not know of are looked up in dbt Cloud."
+            " The watcher continues from the restored objects, and searches dbt Cloud for runs that they do not name."
             " First seen by the uid %s: it has version %s, and version %d of it was known%s.",
             self._where(),
             item.uid,

@@ -85,7 +85,7 @@ class ServedCrd:
         if missing - self.missing:
             logger.warning(
                 "The CRD %s.%s is older than this watcher: the API server drops %s. Upgrade the CRD (the chart with"
-                " crds.enabled=true, or deploy/crd); the watcher goes on meanwhile.",
+                " crds.enabled=true, or deploy/crd); the watcher continues in the meantime.",
                 PLURAL,
                 GROUP,
                 ", ".join(sorted(missing)),

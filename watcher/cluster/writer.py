@@ -88,8 +88,8 @@ class Writer:
     async def patch_status(self, run: DbtRun, status: Status) -> DbtRun:
         """Makes `status` the run's status. Writes nothing, and returns `run`, when it is that already.
 
-        A CRD of another release leaves fields out in silence. The answer then has them as they were written, so that
-        the same write is not decided upon again and again.
+        With a CRD of another release, the API server drops fields silently. The answer then has them as they were
+        written, so that the same write is not decided upon again and again.
         """
         # Fields that could not be read are on this side alone, so the patch removes them.
         stored = to_wire(run.status) | dict.fromkeys(run.unread)

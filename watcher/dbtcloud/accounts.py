@@ -230,7 +230,7 @@ class Accounts:
         latest = self._clock().mono - self._linger
         for account in self:
             if not account.users and account.unused_since <= latest:
-                log.info("nobody uses %s any more: closed", account.connection)
+                log.info("closed %s, which nothing uses any more", account.connection)
                 await self._close(account)
 
     def _open(self, connection: Connection) -> Account:
@@ -253,7 +253,7 @@ class Accounts:
             heard=share.heard,
             observe=self._observe,
         )
-        # Shared by all parts of the account, which report to whoever uses it at that time.
+        # Shared by all parts of the account, which report to the objects that use it at that time.
         users: set[str] = set()
         containment = Containment(connection, lambda: self._names_of(users), mono, self._count)
         poller = Poller(

@@ -118,7 +118,10 @@ class Containment:
         # An exception may quote the request, whose headers have the token.
         told = "".join(traceback.format_exception(error)).replace(self._connection.token.reveal(), MASK)
         log.error(
-            "A %s met an unforeseen %s, which is contained.", what, type(error).__name__, extra=self._extra(trace=told)
+            "A %s failed with an unexpected %s. Other connections are not affected.",
+            what,
+            type(error).__name__,
+            extra=self._extra(trace=told),
         )
 
     def _extra(self, **more: str) -> dict[str, object]:

@@ -27,7 +27,7 @@ from watcher.lifecycle.marker import mark_of
 MAX_PAGES: Final = 100
 """Pages of a job's runs searched: 10,000 runs since the start that is looked for."""
 MAX_FOUND: Final = 100
-"""Runs kept for one question, the oldest: an honest dbt Cloud has one, and seldom a twin."""
+"""Runs kept for one question, the oldest: dbt Cloud usually has one, and rarely a twin."""
 PAUSE_SECONDS: Final = 1.0
 """From the beginning of one list of a job to that of the next: questions that come meanwhile share the next one."""
 AT_ONCE: Final = 4

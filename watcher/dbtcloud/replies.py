@@ -109,7 +109,7 @@ class Received:
     def _sentence(self, what: str, words: str) -> str:
         secret = self.token.reveal()
         safe = clean(" ".join(words.replace(secret, MASK).split()), MAX_EXCERPT)
-        return f"{self.request} {what.replace(secret, MASK)}: {safe or 'no words'}"
+        return f"{self.request} {what.replace(secret, MASK)}: {safe or 'no message'}"
 
 
 MEANINGS: Final[dict[int, type[DbtCloudError]]] = {

@@ -144,7 +144,7 @@ class Subscription:
 
 
 def managing(connection: Connection) -> Connection:
-    """The connection as whoever manages its webhooks: with a token of its own if there is one."""
+    """The connection with the token that manages its webhooks, if it has one."""
     return replace(connection, token=connection.webhook_token or connection.token)
 
 

@@ -248,7 +248,7 @@ class Case:
         if until is None or trouble is None or until > self.now.mono:
             return None
         limit = self.spec.connection_deadline_seconds
-        message = f"Nothing was started, as the connection was unusable for {limit} s: {trouble.message}"
+        message = f"Nothing was started, because the connection could not be used for {limit} s: {trouble.message}"
         return self.finish(Outcome(Phase.ERROR, trouble.reason, message))
 
     def reconnect(self) -> Decision | None:

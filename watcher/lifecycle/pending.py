@@ -209,9 +209,7 @@ def _adopt(case: Case) -> Decision:
     until = case.denied_until(observation, case.policy.adopt_grace)
     if until is not None:
         return case.rest(until, why="dbt Cloud does not know the run")
-    message = (
-        f"dbt Cloud knows no run {case.spec.run_id} in account {case.known.account_id}, or hides it from the token."
-    )
+    message = f"dbt Cloud has no run {case.spec.run_id} in account {case.known.account_id}, or hides it from the token."
     return case.finish(Outcome(Phase.ERROR, Reason.RUN_NOT_FOUND, message))
 
 
@@ -314,8 +312,8 @@ def _take_up_again(case: Case, found: tuple[RunFacts, ...]) -> Decision:
         sweep_after=seconds(case.now.wall) if len(found) > 1 else _swept_later(case, attempt),
     )
     told = (
-        f"dbt Cloud run {run.run_id} was started for attempt {attempt.number} already, which the status did not know: "
-        "was the cluster restored from a backup? The run is followed, and none is started."
+        f"dbt Cloud run {run.run_id} was already started for attempt {attempt.number}, but the status does not name it."
+        " Was the cluster restored from a backup? The watcher follows this run and starts no other."
     )
     return take_on(case, attempt, run, Event("Warning", "RunFound", told))
 

@@ -1,6 +1,6 @@
 """One trace of each attempt, from the times that its status has: so a trace survives restarts of the watcher.
 
-An attempt waits to be claimed, is started, runs in dbt Cloud and is told. Each of these is a span.
+An attempt waits to be claimed, is started, runs in dbt Cloud, and its end is reported. Each of these is a span.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Trace(NamedTuple):
     failed: str | None
     """Why it did not succeed, in a sentence."""
     linked: str | None
-    """The `traceparent` of whoever created the object (W3C Trace Context); as they wrote it."""
+    """The `traceparent` of the client that created the object (W3C Trace Context), unchanged."""
     spans: tuple[Span, ...]
 
 

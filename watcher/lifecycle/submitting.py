@@ -97,7 +97,9 @@ def _handle_refusal(case: Case, attempt: Attempt, reason: Reason, message: str) 
     # A retry from failure has conditions that only dbt Cloud checks: the job's latest run, dbt 1.6 or newer, and a
     # run_results.json (documented as `retry_not_supported_reason`).
     fresh = replace(_without_claim(attempt), retry_of=None, marker=marker(case.run.uid, attempt.number))
-    told = f"dbt Cloud would not resume run {attempt.retry_of} from its failure, so the whole job runs again: {message}"
+    told = (
+        f"dbt Cloud refused to resume run {attempt.retry_of} from its failure, so the whole job runs again: {message}"
+    )
     return case.change(
         Event("Warning", "ResumeRefused", told),
         phase=Phase.PENDING,
@@ -158,7 +160,9 @@ def _give_up(case: Case, attempt: Attempt) -> Decision | None:
         return None
     mark = f"cause {attempt.marker}" if attempt.retry_of is None else f"retried run {attempt.retry_of}"
     job = case.status.job_id
-    message = f"Whether dbt Cloud started a run could not be found out in {limit} s: look for {mark} in job {job}."
+    message = (
+        f"The watcher could not find out in {limit} s whether dbt Cloud started a run: look for {mark} in job {job}."
+    )
     return case.finish(Outcome(Phase.ERROR, Reason.SUBMISSION_UNDECIDED, message))
 
 

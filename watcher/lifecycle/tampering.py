@@ -49,7 +49,7 @@ def _lie(run: DbtRun) -> str | None:
     phase = status.phase or Phase.PENDING
     # An adopted run is never retried, so no attempt of its object waits to be claimed.
     if phase is Phase.PENDING and run.spec.adopts and status.attempts:
-        return "The status has an attempt before there is one"
+        return "The status has an attempt that the watcher would not have made yet"
     return (
         None
         if _honest(phase, status, status.attempt)

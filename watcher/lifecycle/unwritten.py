@@ -1,6 +1,7 @@
 """What is done although the API server refuses the status: an unwanted run is cancelled, a deleted object released.
 
-A webhook that is down, a right that was taken away or a namespace that is going must not keep a run alive.
+An admission webhook that is down, a right that was removed or a namespace that is being deleted must not keep a run
+alive.
 """
 
 from __future__ import annotations

@@ -22,6 +22,6 @@ def misdirected(status: Status, host: str, account_id: int) -> str | None:
     place = f"account {status.account_id}" + (f" on {status.host}" if status.host else "")
     run = "The runs of this object are" if status.run_id is None else f"Run {status.run_id} is"
     return (
-        f"{run} in {place}, but the connection is now for account {account_id} on {host}, where nothing is read, "
-        "started or cancelled for it: let the connection name the former account again, or create a new object."
+        f"{run} in {place}, but the connection is now for account {account_id} on {host}. The watcher does nothing "
+        "for this object there: let the connection name the former account again, or create a new object."
     )

@@ -89,7 +89,7 @@ class Own:
         keep_newest(self._started, (account_id, run_id), None, self._limit)
 
     def resumed(self, account_id: int, run_id: int) -> None:
-        """A DbtRun resumes the run, whoever has started it."""
+        """A DbtRun resumes the run, no matter who started it."""
         keep_newest(self._resumed, (account_id, run_id), None, self._limit)
 
     def followed(self, namespace: str, account_id: int, run_id: int) -> None:

@@ -50,7 +50,7 @@ class Clock:
         return self.anchor.wall + (virtual - self.anchor.virtual) / self.anchor.speed + self.anchor.offset
 
     def set(self, speed: float | None = None, offset: float | None = None) -> None:
-        """Move the anchor to now. Whoever owns runs advances them first: their stamps belong to the old anchor."""
+        """Move the anchor to now. The owner of runs must advance them first: their times belong to the old anchor."""
         self.anchor = Anchor(
             self.real(),
             self.now(),

@@ -225,7 +225,7 @@ class Control:
 def _number(request: Request) -> int:
     text = str(request.path_params["id"])
     if not text.isdecimal():
-        raise ControlError(404, f"{text!r} is no id.")
+        raise ControlError(404, f"{text!r} is not an id.")
     return int(text)
 
 

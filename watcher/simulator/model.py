@@ -454,7 +454,7 @@ class Account:
         self.on_change(run, at)
 
     def _release(self, run: Run, at: float) -> None:
-        """Give back what the run held; whoever stood behind it is next."""
+        """Give back what the run held; the next run in the queue gets it."""
         if run.dispatched_time is not None:
             self._slots_taken -= 1
         elif run.id in self._slotless:

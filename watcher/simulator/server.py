@@ -91,7 +91,7 @@ class Server(uvicorn.Server):
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Whoever still waits (a hang, a trickle) is cut off, or it would hold the shutdown up."""
+        """Clients that still wait (a hang, a slow body) are cut off, because they would delay the shutdown."""
         for connection in list(self.server_state.connections):
             if isinstance(connection, AbortableProtocol):
                 connection.transport.abort()

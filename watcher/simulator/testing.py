@@ -1,4 +1,4 @@
-"""A simulator inside a test: in the test's own event loop, on a free port, with its insides within reach."""
+"""A simulator inside a test: in the test's own event loop, on a free port, and with its state open to the test."""
 
 from __future__ import annotations
 

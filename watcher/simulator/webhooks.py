@@ -93,7 +93,7 @@ class Webhooks:
         return made
 
     def change(self, subscription: Subscription, spec: WebhookSpec) -> None:
-        """Gives it other fields; it keeps its secret. An active one begins anew."""
+        """Replaces its fields but not its secret, and resets its count of failures."""
         spec.hmac_secret = subscription.spec.hmac_secret
         subscription.spec, subscription.failures = spec, 0
         subscription.updated_at = self._clock.stamp(self._clock.now())

@@ -202,7 +202,7 @@ def step_body(account: Account, step: Step, *, debug: bool) -> Json:
         "status": step.status,
         "name": step.name,
         "logs": log,
-        # With ANSI codes, as in the logs that Dagster reads: whoever shows a log must expect them.
+        # With ANSI codes, as in the logs that Dagster reads: a program that shows a log must expect them.
         "debug_logs": "".join(f"\x1b[0m{line} [debug] [MainThread]\n" for line in log.splitlines()) if debug else None,
         "log_path": None,
         "debug_log_path": None,

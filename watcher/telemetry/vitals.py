@@ -66,7 +66,7 @@ class Vitals:
         for name in late.keys() - self._told:
             logger.error("%s", late[name], extra={"part": name})
         for name in self._told - late.keys():
-            logger.warning("The %s goes on again.", name, extra={"part": name})
+            logger.warning("The %s makes progress again.", name, extra={"part": name})
         self._told = frozenset(late)
 
 

@@ -1,7 +1,7 @@
 """What a webhook of dbt Cloud says, and who signed it. Pure.
 
-The signature has no timestamp, so whoever has seen a webhook can send it again; and what dbt Cloud signs may be late or
-out of order. So a webhook is only a hint: the state of a run always comes from dbt Cloud's API.
+The signature has no timestamp, so anyone who has seen a webhook can send it again. And what dbt Cloud signs may be late
+or out of order. So a webhook is only a hint: the state of a run always comes from dbt Cloud's API.
 """
 
 from __future__ import annotations

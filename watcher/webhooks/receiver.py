@@ -1,7 +1,7 @@
 """Takes webhooks of dbt Cloud on a port of its own: `POST /hooks/NAMESPACE/SECRET`.
 
-Each is answered before anything is done for it, and what may be done is only to ask dbt Cloud sooner. Whoever is not
-able to sign learns nothing: a Secret that does not exist and a wrong signature get the same answer.
+Each is answered before anything is done for it, and what may be done is only to ask dbt Cloud sooner. A sender that
+cannot sign learns nothing: a Secret that does not exist and a wrong signature get the same answer.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ REFUSALS: Final = {
     Outcome.MALFORMED: "A webhook is refused: it is signed but cannot be read.",
     Outcome.INCOMPLETE: "A webhook is refused: its body ended early.",
     Outcome.TOO_MANY: "Webhooks are refused: there are too many.",
-    Outcome.UNAVAILABLE: "A webhook is refused for now: its Secret cannot be read, or no watcher can take it.",
+    Outcome.UNAVAILABLE: "A webhook is refused for now: its Secret cannot be read, or there is no active watcher.",
 }
 """What the log says."""
 
@@ -171,7 +171,7 @@ class Receiver:
             return Outcome.MALFORMED
         if self._leads():
             return self._follow(name, signer.connection, hint)
-        # Relayed once at most: two watchers that take each other for the leader would send it to and fro.
+        # Relayed once at most: two watchers that take each other for the leader would send it back and forth.
         if RELAYED not in request.headers and await self._relay.send(request.url.path, body, signature):
             return Outcome.RELAYED
         return Outcome.UNAVAILABLE

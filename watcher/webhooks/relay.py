@@ -12,7 +12,7 @@ from typing import Final
 import httpx
 
 RELAYED: Final = "x-dbtrun-relayed"
-"""A header: what has it is not relayed again, or two standbys could send it to and fro."""
+"""A header of a relayed webhook, which is not relayed again: two standbys could send it back and forth."""
 RELAY_SECONDS: Final = 3.0
 """dbt Cloud waits ten seconds for an answer."""
 AT_ONCE: Final = 32

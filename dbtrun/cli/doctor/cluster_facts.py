@@ -242,7 +242,7 @@ async def gather(
 
 
 async def _missing(asker: Asker) -> frozenset[str] | Absent | Unknown:
-    # From the published schema: to read a CRD takes a right for the whole cluster, which users seldom have.
+    # From the published schema: to read a CRD takes a right for the whole cluster, which few users have.
     served = await either(asker.json("GET", f"/apis/{API_VERSION}"))
     if not isinstance(served, dict):
         return served

@@ -70,7 +70,7 @@ FAULTS: Final[Mapping[Kind, Words]] = {
         "Give the token the permission set Job Runner on the project of the job.",
     ),
     Kind.NOT_FOUND: Words(
-        "dbt Cloud knows no such thing, or hides it from the token (404)",
+        "dbt Cloud has no such object, or hides it from the token (404)",
         "Compare the id with dbt Cloud, and the projects of the token with that of the job.",
     ),
     Kind.REJECTED: Words("dbt Cloud refuses the request", "See what dbt Cloud says, and correct it there."),
@@ -133,7 +133,7 @@ def _slowness(facts: DbtFacts) -> Iterator[Finding]:
         yield warning(
             "latency",
             f"dbt Cloud took {slowest:.0f} s for an answer.",
-            "Check the network. Above settings.requestSeconds (30 s) the watcher gives a request up.",
+            "Check the network. Above settings.requestSeconds (30 s), the watcher gives up a request.",
         )
 
 
@@ -258,7 +258,7 @@ def _filters(facts: DbtFacts) -> Iterator[Finding]:
             "filters",
             # `record` reads the names out of this sentence.
             f"dbt Cloud ignores the filters {', '.join(ignored)}.",
-            "Ask dbt Cloud's support. The watcher notices it and works on, with more requests.",
+            "Ask dbt Cloud's support. The watcher notices this and continues, with more requests.",
         )
     elif facts.live is not None:
         yield good("filters", "dbt Cloud applies the filters that the watcher uses.")

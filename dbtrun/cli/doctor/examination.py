@@ -25,7 +25,7 @@ from dbtrun.kube.errors import KubeError
 
 # Less than the 115 s of the `doctor` that waits for it, so that it can still report.
 TOTAL_SECONDS: Final = 100.0
-"""For everything: the process ends by itself if whoever started it has gone."""
+"""For everything: the process ends by itself if the one that started it is gone."""
 KEYS: Final = ("token", "account-id", "host", "ca.crt")
 SECRET: Final = "DBTRUN_CONNECTION_SECRET"  # noqa: S105 - the name of a variable
 FOLDER: Final = "DBTRUN_CONNECTION_DIR"

@@ -54,7 +54,7 @@ def _each(mirrors: Sequence[MirrorFacts]) -> Iterator[Finding]:
     wrong = [found for each in mirrors if (found := _wrong(each)) is not None]
     yield from wrong[:MOST]
     if len(wrong) > MOST:
-        yield warning("mirrors", f"{len(wrong) - MOST} more mirrors have troubles.", "See: dbtrun get mirrors")
+        yield warning("mirrors", f"{len(wrong) - MOST} more mirrors have problems.", "See: dbtrun get mirrors")
     works = len(mirrors) - len(wrong)
     if works:
         told = "1 mirror works and has" if works == 1 else f"{works} mirrors work and have"

@@ -75,7 +75,7 @@ def understood(place: Place, ended: Executed) -> Told:
         return Told((unknown("pod", message, older if ended.code == USAGE else look),))
     try:
         told = msgspec.json.decode(ended.out, type=Told)
-    # What the pod runs is not known: whoever may change its Deployment chooses what it prints.
+    # What the pod runs is not known: anyone who may change its Deployment chooses what it prints.
     except (msgspec.MsgspecError, ValueError, RecursionError):
         message = f"The check in the pod {place} printed something other than its findings."
         return Told((bad("pod", message, "Upgrade the watcher or this program: their releases differ."),))

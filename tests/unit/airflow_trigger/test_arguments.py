@@ -140,7 +140,7 @@ def test_numbers(value: object, expected: int | None) -> None:
     "value", [0, -1, "0", "-1", "1_0", "٣", "7.5", 7.5, True, 2**63, "9" * 5_000, [], b"7", "seven"]
 )
 def test_what_is_no_number(value: object) -> None:
-    with pytest.raises(InvalidArgument, match=r"^job_id must be a number from 1 up, not ") as info:
+    with pytest.raises(InvalidArgument, match=r"^job_id must be a number of at least 1, not ") as info:
         number("job_id", value)
     assert len(str(info.value)) < 200
 

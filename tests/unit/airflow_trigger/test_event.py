@@ -114,9 +114,9 @@ def test_a_deleted_object_says_what_its_policy_did_to_the_run() -> None:
     started = event.deleted(NIGHTLY, dbtrun(phase="Running", runId=5))
     adopted = event.deleted(NIGHTLY, dbtrun(spec={"runId": 5}))
     kept = event.deleted(NIGHTLY, dbtrun(spec={"job": {"id": 1}, "deletionPolicy": "Orphan"}, runId=5))
-    assert "has dbt Cloud run 5 cancelled" in started["message"]
-    assert "leaves dbt Cloud run 5 alone" in adopted["message"]
-    assert "leaves dbt Cloud run 5 alone" in kept["message"]
+    assert "policy Cancel, dbt Cloud run 5 is cancelled" in started["message"]
+    assert "policy Orphan, dbt Cloud run 5 may still be running" in adopted["message"]
+    assert "policy Orphan, dbt Cloud run 5 may still be running" in kept["message"]
 
 
 def test_an_object_that_never_was_is_not_called_deleted() -> None:

@@ -102,7 +102,7 @@ def test_an_adopting_object_on_its_way_out_is_replaced_when_it_is_gone(adopting:
 def test_an_adopting_object_deleted_under_the_task_is_not_made_again(adopting: Follower) -> None:
     payload = told(adopting, Seen(dbtrun(spec=RUN_5)), Seen(dbtrun(spec=RUN_5, deleting=True)), Gone())
     assert payload["reason"] == "Deleted"
-    assert "leaves dbt Cloud run 5 alone" in payload["message"]
+    assert "policy Orphan, dbt Cloud run 5 may still be running" in payload["message"]
 
 
 def test_an_adopting_object_on_its_way_out_that_is_final_tells_its_end(adopting: Follower) -> None:

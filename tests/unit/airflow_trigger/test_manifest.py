@@ -136,7 +136,7 @@ def test_a_long_reason_is_cut_with_a_warning() -> None:
     [
         ({"job_id": None}, "Either job_id or project_name, environment_name, and job_name must be provided"),
         ({"job_id": None, "job_name": "n", "project_name": "p"}, "Either job_id or"),
-        ({"job_id": "seven"}, "job_id must be a number from 1 up, not 'seven'"),
+        ({"job_id": "seven"}, "job_id must be a number of at least 1, not 'seven'"),
         ({"account_id": "mine"}, "account_id must be a number"),
         ({"artifacts": "run_results.json"}, "artifacts must be a list of paths below target/"),
         ({"steps": "dbt run"}, "steps_override must be a list of dbt commands, not 'dbt run'"),
@@ -146,7 +146,7 @@ def test_a_long_reason_is_cut_with_a_warning() -> None:
         ),
         (
             {"run_config": {"threads_override": "many"}},
-            r"additional_run_config\['threads_override'\] must be a number from 1 up, not 'many'",
+            r"additional_run_config\['threads_override'\] must be a number of at least 1, not 'many'",
         ),
         (
             {"run_config": "threads_override: 4"},

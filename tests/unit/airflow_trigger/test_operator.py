@@ -886,7 +886,7 @@ def test_execution_timeout_cancels_the_run(runs: FakeTaskRuns) -> None:
 def test_execution_timeout_leaves_a_run_that_shall_not_be_cancelled(runs: FakeTaskRuns) -> None:
     task = Task(start_date=datetime.now(tz=UTC) - timedelta(hours=2))
     deferred(new(runs), task)
-    with pytest.raises(DbtRunTimedOut, match=r"job run 70001 passed .* it goes on"):
+    with pytest.raises(DbtRunTimedOut, match=r"job run 70001 passed .* it continues"):
         stopped(runs, task, execution_timeout=timedelta(hours=1), cancel_on_kill=False)
     assert not runs.cancelled
 

@@ -236,8 +236,8 @@ def test_a_sensor_cancels_nothing_when_it_is_ended(runs: FakeTaskRuns) -> None:
     ("arguments", "sentence"),
     [
         ({}, "needs run_id, or the name of a DbtRun"),
-        ({"run_id": "None"}, "run_id must be a number from 1 up, not 'None'"),
-        ({"run_id": 5, "account_id": "mine"}, "account_id must be a number from 1 up, not 'mine'"),
+        ({"run_id": "None"}, "run_id must be a number of at least 1, not 'None'"),
+        ({"run_id": 5, "account_id": "mine"}, "account_id must be a number of at least 1, not 'mine'"),
     ],
 )
 def test_arguments_that_cannot_work_fail_at_once(runs: FakeTaskRuns, arguments: dict[str, Any], sentence: str) -> None:

@@ -120,8 +120,8 @@ def test_a_poll_interval_is_brought_into_the_range_of_the_api(asked: float, give
     [
         ({}, "needs run_id, or the name of a DbtRun"),
         ({"run_id": ""}, "needs run_id, or the name of a DbtRun"),
-        ({"run_id": "None"}, "run_id must be a number from 1 up, not 'None'"),
-        ({"run_id": 5, "account_id": "mine"}, "account_id must be a number from 1 up, not 'mine'"),
+        ({"run_id": "None"}, "run_id must be a number of at least 1, not 'None'"),
+        ({"run_id": 5, "account_id": "mine"}, "account_id must be a number of at least 1, not 'mine'"),
         ({"run_id": 5, "conn_id": "my conn"}, "conn_id 'my conn' cannot name a connection Secret"),
         ({"run_id": 5, "in_cluster": True, "config_file": "x"}, "in_cluster and config_file cannot be combined"),
         ({"run_id": 5, "cluster_context": "prod"}, "cluster_context needs config_file"),
@@ -248,7 +248,7 @@ def test_every_argument_may_be_a_template(argument: str) -> None:
 
 
 def test_an_argument_that_was_not_rendered_is_told_by_its_name() -> None:
-    with pytest.raises(ValueError, match=r"run_id must be a number from 1 up, not \"{{ dag_run"):
+    with pytest.raises(ValueError, match=r"run_id must be a number of at least 1, not \"{{ dag_run"):
         DbtRunTrigger(run_id="{{ dag_run.conf['run'] }}").plan()
 
 

@@ -113,7 +113,11 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"secret": secret(data=keys(token=None))}, "connection", "key `token` is missing"),
     ({"secret": secret(data=keys(token=b" "))}, "connection", "key `token` is empty"),
     ({"secret": secret(data=keys(account_id=b"acme"))}, "connection", "key `account-id` is not the number"),
-    ({"secret": secret(data=keys(host=b"dbt.example.com"))}, "connection", "key `host` is not below getdbt.com"),
+    (
+        {"secret": secret(data=keys(host=b"dbt.example.com"))},
+        "connection",
+        "key `host` is not in the allowed domains: getdbt.com",
+    ),
     ({"secret": secret(data=keys(host=b"http://127.0.0.1:8580"))}, "connection", "key `host` is this machine"),
     ({"secret": secret(data=keys() | {"ca.crt": b"none"})}, "connection", "key `ca.crt` holds no PEM"),
     ({"readable_by_watcher": False}, "connection rights", "may not read the Secret"),
@@ -158,7 +162,7 @@ def test_what_is_said_of_mirrors(mirrors: Any, verdict: Verdict, words: str) -> 
 def test_many_mirrors_with_troubles_are_not_all_named() -> None:
     told = [one for one in findings(facts(mirrors=(shows(runs=0),) * 9)) if one.check == "mirrors"]
     assert len(told) == 6
-    assert told[-1].message == "4 more mirrors have troubles."
+    assert told[-1].message == "4 more mirrors have problems."
 
 
 def test_the_jobs_of_mirrors_with_the_same_connection_are_looked_at() -> None:

@@ -116,7 +116,7 @@ Effect = dict[str, Any]
 FAULTS: list[tuple[str, list[str], Effect, str, str]] = [
     ("401", ["get-account"], {"type": "reply", "status": 401, "body": "enveloped"}, "account", "token is refused"),
     ("403", ["get-account"], {"type": "reply", "status": 403, "body": "enveloped"}, "account", "may not do this (403)"),
-    ("404", ["get-account"], {"type": "reply", "status": 404, "body": "enveloped"}, "account", "knows no such thing"),
+    ("404", ["get-account"], {"type": "reply", "status": 404, "body": "enveloped"}, "account", "has no such object"),
     ("429", [], {"type": "rate-limit"}, "account", "request limit of the account is used up"),
     ("500", [], {"type": "reply", "status": 500}, "account", "server error (HTTP 500)"),
     ("502 HTML", [], {"type": "reply", "status": 502, "body": "html"}, "account", "server error (HTTP 502)"),
@@ -210,7 +210,7 @@ async def test_a_clock_that_cannot_be_compared_is_not_judged() -> None:
 async def test_a_job_that_is_missing_or_hidden() -> None:
     async with running(account()) as cloud:
         _, found = await examine(cloud, job=4711)
-        assert "The job 4711: dbt Cloud knows no such thing" in in_the_way(found)["job"]
+        assert "The job 4711: dbt Cloud has no such object" in in_the_way(found)["job"]
 
 
 async def test_a_token_that_sees_no_job() -> None:

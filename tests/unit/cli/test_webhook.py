@@ -115,7 +115,7 @@ async def test_a_secret_that_cannot_be_kept_leaves_no_webhook() -> None:
         await create(Api(1, Conflict("changed")), cloud, replaces=True)
     assert cloud.deleted == ["wsu_new"]
     cloud = Cloud(shows=False)
-    with pytest.raises(click.ClickException, match="not shown its secret"):
+    with pytest.raises(click.ClickException, match="did not return its secret"):
         await create(Api(), cloud)
     assert cloud.deleted == ["wsu_new"]
 
@@ -123,7 +123,7 @@ async def test_a_secret_that_cannot_be_kept_leaves_no_webhook() -> None:
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_refusal_of_dbt_cloud_is_told(method: str) -> None:
     api = Api()
-    with pytest.raises(click.ClickException, match=r"does not manage webhooks: .*no permission"):
+    with pytest.raises(click.ClickException, match=r"webhooks cannot be managed: .*no permission"):
         await create(api, Cloud(refuses=method))
     assert all(dry for dry, _ in api.patches)
 

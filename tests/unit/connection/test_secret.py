@@ -143,7 +143,9 @@ def test_an_unusable_value_is_refused_in_a_sentence_that_names_the_key_and_shows
     ],
 )
 def test_only_dbt_clouds_own_hosts_are_allowed_unless_others_are_set(host: bytes) -> None:
-    with pytest.raises(InvalidConnection, match=r"is not below getdbt\.com, dbt\.com; .* connectionHosts"):
+    with pytest.raises(
+        InvalidConnection, match=r"is not in the allowed domains: getdbt\.com, dbt\.com; .* connectionHosts"
+    ):
         parse_connection(GOOD | {"host": host}, WHERE, Hosts())
     parse(host=host)
 

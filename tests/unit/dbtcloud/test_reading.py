@@ -159,7 +159,7 @@ async def test_another_run_than_asked_for_is_not_believed() -> None:
             Reason.FORBIDDEN,
             "not in dbt Cloud's own words",
         ),
-        (account.refusal(401, ""), Reason.UNAUTHORIZED, "answered 401: no words"),
+        (account.refusal(401, ""), Reason.UNAUTHORIZED, "answered 401: no message"),
         (httpx.Response(503), Reason.SERVER_ERROR, "answered 503: not in dbt Cloud's own words"),
         (
             httpx.Response(200, text="x" * 9000),

@@ -117,7 +117,7 @@ async def test_what_nobody_foresaw_is_a_fault_and_is_logged_once_without_the_tok
         await subscription.look()
         await subscription.look()
     assert states == ["failed", "failed"]
-    (told,) = [record for record in caplog.records if "unforeseen RuntimeError" in record.getMessage()]
+    (told,) = [record for record in caplog.records if "unexpected RuntimeError" in record.getMessage()]
     assert "a library broke on" in told.__dict__["trace"]
     assert "a library broke on manager" not in told.__dict__["trace"]
 

@@ -268,7 +268,7 @@ def test_what_only_a_person_can_mend_ends_the_object_after_minutes(reason: Reaso
     assert until == 5 + 600
     status = written(obj, memory, 606)
     assert (status.phase, status.reason) == (Phase.ERROR, reason)
-    assert status.message == "Nothing was started, as the connection was unusable for 600 s: No such Secret."
+    assert status.message == "Nothing was started, because the connection could not be used for 600 s: No such Secret."
 
 
 def test_what_may_heal_by_itself_is_waited_for() -> None:

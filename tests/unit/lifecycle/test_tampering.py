@@ -153,7 +153,7 @@ def test_what_could_not_be_read_is_written_anew() -> None:
 
 def test_an_object_that_adopts_has_no_attempt_before_it_has_its_run() -> None:
     pending = Status(phase=Phase.PENDING, attempts=(Attempt(number=1, phase=Phase.PENDING),))
-    assert "before there is one" in written(run(pending, run_id=RUN), known()).message
+    assert "would not have made yet" in written(run(pending, run_id=RUN), known()).message
 
 
 @pytest.mark.parametrize("status", [Status(phase=Phase.PENDING, reason=Reason.INVALID_CONNECTION), live()])

@@ -58,8 +58,8 @@ def test_a_run_that_is_not_over_never_matches(missing: str) -> None:
     ("asked", "sentence"),
     [
         ({"phases": []}, "phases must be a list"),
-        ({"phases": ["Running"]}, "a run does not end as 'Running'"),
-        ({"phases": [5]}, "a run does not end as 5"),
+        ({"phases": ["Running"]}, "a run does not end in phase 'Running'"),
+        ({"phases": [5]}, "a run does not end in phase 5"),
         ({"phases": None}, "phases must be a list"),
         ({"job_id": "five"}, "job_id must be a number"),
         ({"labels": "a=b"}, "labels must be a mapping"),
