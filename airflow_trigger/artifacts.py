@@ -184,7 +184,7 @@ def kept_file(run: KeepingRun, path: str) -> KeptFile:
     file, name = run.file(path), run.metadata.name
     if not run.final:
         raise DbtRunException(f"DbtRun {name} is {run.status.phase or 'Pending'}; its files are kept when it ends.")
-    # Asked for, but not even a problem is told: a run that never began, or an object that was being deleted.
+    # Asked for, but the status names no problem: a run that never began, or an object that was being deleted.
     if file is None and path in run.spec.artifacts:
         raise DbtRunRefused(f"{path} of DbtRun {name} was not kept: it ended as {run.status.phase}.")
     if file is None:

@@ -94,7 +94,7 @@ def _when(event: Any) -> Any:
 
 
 def _first_told(context: Mapping[str, Any], asset: Asset, ours: list[Any]) -> dict[str, Any]:
-    """When each run was told first."""
+    """When the first event of each run was emitted."""
     try:
         inlet = context["inlet_events"][asset]
     except (KeyError, TypeError):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 POSITION: Final = "dbtrun_position"
-"""The XCom that tells the sensor's next success where to go on."""
+"""The XCom with the position at which the sensor's next success begins."""
 DEFER_MARGIN: Final = 60.0
 
 log = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ class DbtRunNextTrigger(BaseTrigger):
                 fresh = position.fresh(run for run in tick.finished() or () if plan.selection.matches(run))
                 if fresh:
                     first = fresh[0]
-                    # Those that end in the same second are told by the next success, so the floor stays below them.
+                    # Those that end in the same second are left to the next success, so the floor stays below them.
                     after = position.after([first], datetime.now(tz=UTC))
                     return {
                         "status": "success",

@@ -123,7 +123,7 @@ class DbtRunEventTrigger(BaseEventTrigger):
         """
         return plan_of(vars(self))
 
-    # ── Airflow 3.3 and later: all watchers of a namespace share a stream, and it tells what is stored ──
+    # ── Airflow 3.3 and later: all watchers of a namespace share a stream, which confirms what is stored ──
 
     def shared_stream_key(self) -> Hashable | None:
         """Equal for all watchers that the same watch serves; None if the arguments cannot be used."""
@@ -162,13 +162,13 @@ class DbtRunEventTrigger(BaseEventTrigger):
         """The events of this watcher."""
         plan = self.plan()
         async with tickers.lease((plan.config, plan.namespace, self.pace)) as ticker:
-            # Those that subscribe late were not told of the ticks before.
+            # Those that subscribe late did not get the ticks before.
             ticker.ask()
             async with aclosing(self._events(plan, shared_stream, confirms=False)) as events:
                 async for event in events:
                     yield event
 
-    # ── Airflow before 3.3: each watcher is alone, and nothing tells what is stored ──
+    # ── Airflow before 3.3: each watcher is alone, and nothing confirms what is stored ──
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """The events of this watcher, alone."""

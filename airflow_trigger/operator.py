@@ -54,7 +54,7 @@ SUBMISSION_SECONDS: Final = 30.0
 API_SECONDS: Final = 300.0
 """How long a worker asks an API server that does not answer."""
 READ_SECONDS: Final = 60.0
-"""The same when the event of the trigger tells the outcome already."""
+"""The same if the event of the trigger already has the outcome."""
 KILL_SECONDS: Final = 15.0
 START_SECONDS: Final = API_SECONDS
 """How long a worker that may not defer waits for the id of a run whose end it does not wait for."""
@@ -421,7 +421,7 @@ class DbtRunOperator(ClusterOperator):
             self._end_all()
 
     def _last_seen(self) -> TaskRun | None:
-        """The newest object; None if there is none, or nobody can tell: a time-out stays a time-out."""
+        """The newest object; None if there is none, or if that is not known: a time-out stays a time-out."""
         try:
             return blocking(self._newest())
         except KubeError as error:

@@ -212,8 +212,8 @@ class DbtRunTrigger(BaseTrigger):
             async with self.task_runs(wait) as connection:
                 runs = Patiently(connection, CANCEL_SECONDS)
                 run = await runs.get(wait.name)
-                # Another triggerer may have told the start while this one was frozen. Its task goes on, the run too.
-                # The task is asked about first: before its run is known, nobody tells a start.
+                # Another triggerer may have reported the start while this one was frozen: task and run continue.
+                # The task is asked about first: before its run is known, no trigger reports a start.
                 if standing is Standing.GOES_ON and wait.until_started and run.run_id is not None:
                     return False
                 return await cancel(runs, run, _mark(wait.cancel_for))
@@ -256,7 +256,7 @@ class DbtRunTrigger(BaseTrigger):
             telling.cancel()
 
     async def _tell_steps(self, wait: Wait) -> None:
-        with suppress(KubeError):  # what keeps the connection from being used is told by the wait for the end
+        with suppress(KubeError):  # the wait for the end reports why the connection cannot be used
             async with self.task_runs(wait) as runs:
                 await tell_steps(runs, wait.name, partial(self.log.info, "%s"))
 

@@ -35,7 +35,7 @@ class _Counted(NamedTuple):
 
 @dataclass(slots=True)
 class Counting:
-    """Counts the objects of a watcher that do not rest; `note` and `forget` are told of each change."""
+    """Counts the objects of a watcher that do not rest; `note` and `forget` get each change."""
 
     resting_in: Callable[[], Mapping[Place, int]]
     """How many objects rest, by namespace, phase and reason."""

@@ -125,7 +125,7 @@ class Objects:
             )
 
     def _note_own(self, run: DbtRun) -> None:
-        """A run that was resumed carries no marker of ours: only the statuses of objects tell that it is one."""
+        """A run that was resumed has no marker of ours: only the statuses of objects show that it is one."""
         account_id = run.status.account_id
         if account_id is None:
             return

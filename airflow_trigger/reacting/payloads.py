@@ -1,4 +1,4 @@
-"""What an asset event tells of a run: JSON primitives, at most 2 kB, for Airflow's scheduler loads them all. Pure."""
+"""What an asset event says about a run: JSON primitives, at most 2 kB, as Airflow's scheduler loads them all. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a watcher has come: what it was told of, so that a restart neither loses nor repeats. Pure.
+"""How far a watcher has come: which runs it has reported, so that a restart loses and repeats none. Pure.
 
 It is no resourceVersion, which a restore sets back and any later write moves, and not dbt Cloud's end of a run: a run
 may be found long after it ended. It is the instant at which the object became final, less an overlap for writes that
@@ -43,17 +43,17 @@ class Position:
     told: tuple[tuple[str, int], ...] = ()
 
     def fresh(self, runs: Iterable[Run]) -> list[Run]:
-        """Those that were not told, the oldest first, each dbt Cloud run once."""
+        """Those that were not reported, the oldest first, each dbt Cloud run once."""
         known = {name for name, _ in self.told}
         found = {_name(run): run for run in sorted(runs, key=ended_at, reverse=True) if ended_at(run) >= self.floor}
         return sorted((run for name, run in found.items() if name not in known), key=ended_at)
 
     def after(self, runs: Iterable[Run], now: datetime) -> Position:
-        """The position once these are told too.
+        """The position once these are reported too.
 
         An instant in the future raises no floor: one watcher's wrong clock would hide the runs of all others.
         """
-        # Seconds, also of what was told before: a position must come back from JSON as it was.
+        # Seconds, also of what was reported before: a position must come back from JSON as it was.
         told = dict(self.told) | {_name(run): int(ended_at(run).timestamp()) for run in runs}
         newest = max(told.values(), default=0)
         floor = max(self.floor, min(_instant(newest), now) - OVERLAP)
@@ -78,7 +78,7 @@ class Position:
         newest_first = sorted((each for each in self.told if each[1] >= floor), key=lambda each: each[1], reverse=True)
         if len(newest_first) <= MOST_KEYS:
             return replace(self, told=tuple(newest_first))
-        # One whole second is given up: of two runs in it, one would be told again and the other not.
+        # One whole second is given up: of two runs in it, one would be reported again and the other not.
         floor = newest_first[MOST_KEYS][1] + 1
         kept = tuple(each for each in newest_first[:MOST_KEYS] if each[1] >= floor)
         return replace(self, floor=_instant(floor), told=kept)

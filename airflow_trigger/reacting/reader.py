@@ -184,7 +184,7 @@ class Reader:
         self._save_after = SAVE_EVERY * random.uniform(0.8, 1.0)  # noqa: S311 - jitter
 
     async def _joined_with_the_twin(self, position: Position) -> Position:
-        """While this process was frozen, another may have told what comes now."""
+        """While this process was frozen, another may have reported what comes now."""
         stored = await self._store.load()
         return position if stored is None else position.joined(stored)
 

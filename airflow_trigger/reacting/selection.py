@@ -1,4 +1,4 @@
-"""Which finished DbtRuns a watcher of an asset is told of, from arguments of any kind. Pure."""
+"""Which finished DbtRuns a watcher of an asset reports, from arguments of any kind. Pure."""
 
 from __future__ import annotations
 

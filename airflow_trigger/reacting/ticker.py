@@ -1,4 +1,4 @@
-"""What all watchers of a namespace in one event loop share: the ends that the watch tells of, in numbered ticks.
+"""What all watchers of a namespace in one event loop share: the ends that the watch reports, in numbered ticks.
 
 Each reader keeps a position of its own. The confirmation of a tick says that the events which came of it are in
 Airflow's database, so that a reader may store the position after them.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dbtrun.kube.config import ClusterConfig
 
 PULSE_SECONDS: Final = 30.0
-"""Between ticks that bring nothing: readers then do what waits, and live processes are told from frozen ones."""
+"""Between ticks that bring nothing: readers then do what waits, and a frozen process is noticed."""
 GATHER_SECONDS: Final = 0.1
 """Ends that come together are one tick."""
 BEAT_SECONDS: Final = 2.0

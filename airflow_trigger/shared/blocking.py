@@ -66,5 +66,5 @@ def _serve(
 
     try:
         outcome.set_result(asyncio.run(main()))
-    except BaseException as error:  # noqa: BLE001 - it is told to the thread that waits
+    except BaseException as error:  # noqa: BLE001 - the thread that waits gets it
         outcome.set_exception(error)

@@ -1,4 +1,4 @@
-"""What the trigger reads of a DbtRun, and the states a waiter is told.
+"""What the trigger reads of a DbtRun, and the states that a waiter gets.
 
 A triggerer decodes every change of every DbtRun in a namespace, so only the fields that an event needs are read.
 """
@@ -71,7 +71,7 @@ class Results(View, frozen=True, kw_only=True):
 
 
 class RunStatus(View, frozen=True, kw_only=True):
-    """The part of `status` that an event tells."""
+    """The part of `status` that an event contains."""
 
     phase: str = ""
     reason: str = ""

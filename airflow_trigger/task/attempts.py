@@ -55,7 +55,7 @@ class Attach:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """It is over, and Airflow was never told how."""
+    """It is over, and Airflow has not read the outcome."""
 
     run: TaskRun
 

@@ -22,7 +22,7 @@ TRY: Final = f"{PREFIX}/try"
 WAITING_TRY: Final = f"{PREFIX}/waiting-try"
 """Annotation: the `Mark` of the last try that took the object on."""
 CONSUMED: Final = f"{PREFIX}/consumed"
-"""Annotation: the `Mark` of the try that told Airflow the outcome."""
+"""Annotation: the `Mark` of the try that reported the outcome to Airflow."""
 
 MAX_LABEL: Final = 63
 _LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
@@ -76,7 +76,7 @@ class TaskKey:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A try, and what tells its life of the task from others. A field that is not known is None and not compared.
+    """A try, and what distinguishes its life of the task from others. An unknown field is None and not compared.
 
     `max_tries` is what Airflow makes of the tries so far plus `retries` when the task is cleared. `clears` counts the
     clears in the DAG run, of this task and of others. `began` is when the DAG run started: it changes when a DAG run

@@ -109,7 +109,7 @@ def _within(seconds: float, ask: Callable[[], str | None]) -> str | None:
     def run() -> None:
         try:
             answer.set_result(ask())
-        except BaseException as error:  # noqa: BLE001 - it is told to the thread that waits
+        except BaseException as error:  # noqa: BLE001 - the thread that waits gets it
             answer.set_exception(error)
 
     threading.Thread(target=run, name="dbtrun-why", daemon=True).start()

@@ -36,7 +36,7 @@ class TaskResults(Results, frozen=True, kw_only=True):
 
 
 class TaskStatus(RunStatus, frozen=True, kw_only=True):
-    """With what a task's log tells of an end."""
+    """The status, with what a task's log says about an end."""
 
     queued_at: datetime | None = None
     progress: str | None = None
@@ -69,12 +69,12 @@ class TaskRun(Run, frozen=True, kw_only=True):
 
     @property
     def consumed(self) -> bool:
-        """Whether Airflow was told the outcome."""
+        """Whether Airflow has read the outcome."""
         return CONSUMED in self.metadata.annotations
 
     @property
     def mark(self) -> Mark:
-        """The try that told Airflow the outcome, else the last that took it on."""
+        """The try that reported the outcome to Airflow, else the last that took it on."""
         return Mark.parse(self.metadata.annotations[CONSUMED]) if self.consumed else self.waiting
 
     @property

@@ -124,7 +124,7 @@ async def end(runs: TaskRuns, run: TaskRun) -> bool:
 
 
 async def consume(runs: TaskRuns, run: TaskRun, attempt: Try, ttl_seconds: int | None) -> None:
-    """Writes on the object that Airflow is told its outcome now; from here on it is kept for `ttl_seconds` only.
+    """Records on the object that Airflow gets its outcome now; from here on it is kept for `ttl_seconds` only.
 
     One that lost sight of its run is kept as it is: it is the proof that the object which follows that run is the
     task's.

@@ -23,7 +23,7 @@ LOOKS_PER_SECOND: Final = 5.0
 MAX_NAME: Final = 200
 
 _telling: Final[set[object]] = set()
-"""Those that tell steps in this process."""
+"""Those that log steps in this process."""
 
 
 class StepNews:

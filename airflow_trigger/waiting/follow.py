@@ -1,4 +1,4 @@
-"""What a trigger makes of the states that it is told. Pure: the clock comes as an argument."""
+"""What a trigger makes of the states that it gets. Pure: the clock comes as an argument."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Follower:
 
     @property
     def begun(self) -> bool:
-        """Whether there is a run, or was one: until then, what a person must mend may be told at any moment."""
+        """Whether there is a run, or was one: until then, a problem may be reported at any moment."""
         return self.last is not None and self.last.status.phase not in ("", Phase.PENDING, Phase.SUBMITTING)
 
     def news(self) -> str | None:

@@ -72,7 +72,7 @@ LOOKED_AT: Final = 20
 """Live objects that are read in a second: 1,000 are looked at every 50 seconds. Each look reads all of them, and a
 thousand waiting triggers must not cost more than a fiftieth of what polling dbt Cloud costs."""
 SLICE: Final = 50
-"""Waiters that are told something in one turn of the event loop: each of them then does something itself."""
+"""Waiters that get a state in one turn of the event loop: each of them then does some work."""
 
 
 class subscribe:  # noqa: N801 - a class, as `contextlib` would keep a generator for each trigger that waits
@@ -282,7 +282,7 @@ class Hub:
         await asyncio.wait([self._task])
 
     def join(self, waiter: Subscription) -> None:
-        """Adds a waiter and tells it what is known."""
+        """Adds a waiter and gives it what is known."""
         self._waiters.setdefault(waiter.name, []).append(waiter)
         if self._denied is not None:
             waiter.tell(self._denied)
@@ -324,7 +324,7 @@ class Hub:
         return Seen(run)
 
     async def _live(self) -> None:
-        """Goes on until it is cancelled. A waiter is told what keeps the client from being used at all."""
+        """Runs until it is cancelled. A waiter gets the reason if the client cannot be used at all."""
         retries = self.pace.retries()
         while True:
             try:

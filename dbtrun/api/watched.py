@@ -28,7 +28,7 @@ def is_watched(annotations: Mapping[str, str], now: datetime) -> bool:
 
 
 def renewal(annotations: Mapping[str, str], now: datetime) -> dict[str, Any] | None:
-    """What a reader merges into the object, to be told of each step; None: nothing, as somebody just did."""
+    """What a reader merges into the object, to see each step; None: nothing, as somebody just did."""
     until = _until(annotations)
     if until is not None and now + RENEWED < until <= now + LONGEST:
         return None

@@ -1,4 +1,4 @@
-"""`dbtrun run`: create a DbtRun, follow it, and end with a code that tells its outcome."""
+"""`dbtrun run`: create a DbtRun, follow it, and end with a code that depends on its outcome."""
 
 from __future__ import annotations
 

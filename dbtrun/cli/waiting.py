@@ -126,7 +126,7 @@ class Lines:
     def show(self, name: str, run: Run | None) -> None:
         """Tells what is new of a DbtRun."""
         news = "deleted" if run is None else " ".join(filter(None, (run.phase, _why(run), _progress(run))))
-        # A status is written more often than what is told of it changes, and without a terminal each line stays.
+        # A status is written more often than its summary changes, and without a terminal each line stays.
         if self._told.get(name) == news:
             return
         self._told[name] = news

@@ -151,7 +151,7 @@ async def _keep(api: Api, kept: Kept, url: str, signs: Token, *, dry_run: bool =
 
 
 async def _delete(cloud: DbtCloud, webhook_id: str) -> None:
-    """What cannot be deleted is told: it sends webhooks that nobody takes."""
+    """Prints a webhook that cannot be deleted: it would send webhooks that are refused."""
     gone = bool(ID.fullmatch(webhook_id))
     if gone:
         gone = (await cloud.ask("DELETE", f"webhooks/subscription/{webhook_id}", version="v3")).good

@@ -22,7 +22,7 @@ PROTOCOL: Final = "v4.channel.k8s.io"
 STDOUT: Final = 1
 STDERR: Final = 2
 ENDED: Final = 3
-"""The stream with the only message that tells how the command ended."""
+"""The stream with the only message that says how the command ended."""
 NOT_STARTED: Final = 126
 """The exit code by which a shell says that it could not start a command."""
 

@@ -113,7 +113,7 @@ class DbtRuns(Generic[T]):
         query: dict[str, str | int] = {
             "watch": "true",
             "resourceVersion": version,
-            # Without bookmarks, nothing would tell a quiet watch from a connection whose other end is gone.
+            # Without bookmarks, a quiet watch would look like a connection whose other end is gone.
             "allowWatchBookmarks": "true",
             "timeoutSeconds": WATCH_SECONDS,
             **_selection("", fields),

@@ -18,7 +18,7 @@ MAX_LINE: Final = 8 * 1024 * 1024
 
 
 class Versioned(Protocol):
-    """The part of an object's metadata that tells its version."""
+    """The part of an object's metadata that has its version."""
 
     @property
     def resource_version(self) -> str: ...

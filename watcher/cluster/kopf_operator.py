@@ -77,7 +77,7 @@ def _registry(
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def on_event(event: kopf.RawEvent, **_: Any) -> None:
         body = event["object"]
-        # Observed in kopf 1.45: a deletion that falls into a gap of the watch is never told. The list finds it.
+        # Observed in kopf 1.45: kopf never reports a deletion that falls into a gap of the watch. The list finds it.
         if event["type"] == "DELETED":
             deleted(body["metadata"]["uid"])
         else:

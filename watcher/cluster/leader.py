@@ -206,7 +206,7 @@ class Leader:
             async with asyncio.timeout(RELEASE_SECONDS):
                 try:
                     await self._give_up(held)
-                except Conflict:  # the renewal that was in flight when we were told to stop has been made
+                except Conflict:  # the renewal that was in flight at the request to stop has been made
                     held = await self._look()
                     if held is not None and self._ours(held):
                         await self._give_up(held)

@@ -193,7 +193,7 @@ class _OwnedMetadata(msgspec.Struct, rename="camel"):
 
 
 class Owned(msgspec.Struct):
-    """What tells to whom an object belongs."""
+    """What says to whom an object belongs."""
 
     metadata: _OwnedMetadata
 

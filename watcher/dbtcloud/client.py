@@ -358,7 +358,7 @@ class Client:
         except Rejected:
             return None
         # If the filter is ignored, the total counts the runs of years, and the newest ones may be live all the same:
-        # only the echo tells.
+        # only the echo shows it.
         believable = "status__in" in page.filters and all(run.status in LIVE for run in page.items)
         if page.total is None or not believable:
             return None

@@ -112,7 +112,7 @@ class Case:
         if trouble is None:
             return None
         told = self.status.condition(ConditionType.REACHABLE)
-        # From the status, where it is told already: a restart of the watcher must not begin the deadline again.
+        # From the status, if it is there already: a restart of the watcher must not begin the deadline again.
         since = told.last_transition_time if told and told.status is ConditionStatus.FALSE else trouble.since.wall
         return since + timedelta(seconds=self.spec.lost_contact_deadline_seconds)
 

@@ -78,7 +78,7 @@ class History:
     def _keep(self, key: JobKey, run_id: int, started_at: datetime, finished_at: datetime, whole: bool) -> None:
         seen = self._jobs.setdefault(key, {})
         self._jobs.move_to_end(key)
-        # What an object knows of its run comes before the list of what finished, which does not tell the steps.
+        # What an object knows of its run comes before the list of what finished, which does not contain the steps.
         # Without the time in the queue, which says nothing of the job.
         seconds = (finished_at - started_at).total_seconds()
         seen.setdefault(run_id, _Seen(finished_at, seconds if whole and seconds >= 0 else None))
@@ -137,7 +137,7 @@ def typical(seconds: Iterable[float]) -> timedelta | None:
 
 
 def job_of(run: DbtRun) -> JobKey | None:
-    """The job of an object, once dbt Cloud has told it."""
+    """The job of an object, once dbt Cloud has reported it."""
     status = run.status
     if status.job_id is None or status.account_id is None:
         return None

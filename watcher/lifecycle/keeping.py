@@ -60,7 +60,7 @@ def _hindrance(case: Case, facts: RunFacts) -> str | None:
 
 
 def config_map_name(run: DbtRun) -> str:
-    """The ConfigMap that keeps an object's files; a name that is too long is cut and told apart by a digest."""
+    """The ConfigMap that keeps an object's files; a name that is too long is cut, and a digest keeps it unique."""
     return shortened(run.metadata.name, MAX_NAME - len(SUFFIX)) + SUFFIX
 
 

@@ -13,7 +13,7 @@ from dbtrun.api.status import ConditionStatus
 from watcher.lifecycle.decisions import Event
 
 AGAIN_SECONDS: Final = 600.0
-"""The same trouble is told once in this time."""
+"""The same problem is reported once in this time."""
 PRUNED_SECONDS: Final = 3_600.0
 """Between two Events about what was pruned."""
 SUSPENDED: Final = "Suspended"
@@ -21,7 +21,7 @@ SUSPENDED: Final = "Suspended"
 
 
 class Teller:
-    """What one mirror has told.
+    """What one mirror has reported.
 
     Args:
         conditions: of the stored status: what they say was told by the watcher that wrote them.

@@ -269,7 +269,7 @@ async def suffer(
             return await _after(answer, _chosen(effect), commit=effect.commit)
         case RateLimit():
             faults.limit(effect)
-            # A cool-down of 0 s ends before it can be told.
+            # A cool-down of 0 s ends before it can be reported.
             return faults.silence() or await answer()
         case Drop(when=when):
             return await _after(answer, Dropped(), commit=when == "after")

@@ -56,7 +56,7 @@ class NodeResult(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class JobSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A job and its script. Durations are seconds; a list of two is a spread to draw from."""
+    """A job and its script. Durations are seconds; from a list of two, each run draws a value between them."""
 
     name: Name
     id: Id | None = None
@@ -68,7 +68,7 @@ class JobSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     generate_docs: bool = False
     queue: Span = 1.0
     start: Span = 1.0
-    run: Span | None = 10.0  # null: runs until the control surface finishes it
+    run: Span | None = 10.0  # null: runs until the control API finishes it
     cancel_delay: Seconds = 1.0
     artifacts_after: Seconds = 0.0
     # One for each run in turn; the last one repeats.
@@ -77,7 +77,7 @@ class JobSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     failing_step: Count | None = None  # 1-based in `steps`; default the last
     # Fails before any node runs: in one of dbt Cloud's own steps, or while dbt reads the project in `failing_step`.
     fails_at: Literal["clone", "profile", "deps", "parse"] | None = None
-    log: str | None = None  # of the failed step, instead of the usual words
+    log: str | None = None  # of the failed step, instead of the usual one
     failing: list[FailingNode] = []
     # For each of `steps`, its own nodes; absent: `nodes` and `failing`.
     results: list[list[NodeResult]] | None = None
@@ -89,12 +89,16 @@ class JobSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class EnvironmentSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """An environment of a project."""
+
     name: Name
     id: Id | None = None
     dbt_version: Name = "versionless"
 
 
 class ProjectSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A project with its environments."""
+
     name: Name
     id: Id | None = None
     environments: Annotated[list[EnvironmentSpec], msgspec.Meta(min_length=1)] = msgspec.field(
@@ -127,13 +131,15 @@ class WebhookSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     )
     job_ids: list[Id] = []
     active: bool = True
-    hmac_secret: Name | None = None  # null: the simulator makes one
+    hmac_secret: Name | None = None  # null: the simulator generates one
 
     def __repr__(self) -> str:
         return f"WebhookSpec(client_url={self.client_url!r}, hmac_secret='***')"
 
 
 class AccountSpec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The only account of the simulator."""
+
     id: Id = ACCOUNT_ID
     name: Name = "Simulated"
     run_slots: Count | None = None  # null: unlimited
@@ -150,6 +156,8 @@ def _default_jobs() -> list[JobSpec]:
 
 
 class Scenario(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A whole scenario; every field has a default."""
+
     account: AccountSpec = msgspec.field(default_factory=AccountSpec)
     tokens: list[TokenSpec] = msgspec.field(default_factory=lambda: [TokenSpec(token=DEFAULT_TOKEN)])
     projects: Annotated[list[ProjectSpec], msgspec.Meta(min_length=1)] = msgspec.field(
@@ -157,7 +165,7 @@ class Scenario(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     )
     jobs: list[JobSpec] = msgspec.field(default_factory=_default_jobs)
     webhooks: list[WebhookSpec] = []
-    faults: list[dict[str, Any]] = []  # rules that are in force from the start, as of POST /_simulator/faults
+    faults: list[dict[str, Any]] = []  # rules that apply from the start, as in POST /_simulator/faults
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -170,7 +178,7 @@ class Scenario(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 def load(path: Path) -> Scenario:
     """Read a scenario file.
 
-    :raises ScenarioError: it cannot be read, is not YAML, or does not say something possible.
+    :raises ScenarioError: it cannot be read, is not YAML, or has an impossible value.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -63,7 +63,7 @@ class Subscription(msgspec.Struct, kw_only=True, eq=False):
     dispatched_at: float | None = None
 
     def wants(self, event: Event, job_id: int) -> bool:
-        """Whether it is told of this."""
+        """Whether it gets this event."""
         spec = self.spec
         return spec.active and event in spec.event_types and (not spec.job_ids or job_id in spec.job_ids)
 
@@ -193,7 +193,7 @@ class Webhooks:
             "dbtVersion": run.dbt_version,
             "projectName": job.project.name,
             "projectId": str(run.project_id),
-            # As it was when this was told: by now the run may be over.
+            # As it was at the time of the event: by now the run may be over.
             "runStatus": "Running" if event == "job.run.started" else STATUSES[run.status],
             "runStatusCode": 3 if event == "job.run.started" else int(run.status),
             # The text `None`, as in dbt Cloud's documented example.

@@ -64,7 +64,7 @@ ANSWERS: Final = {
     Outcome.DUPLICATE: (200, "ok"),
     Outcome.RELAYED: (200, "ok"),
     Outcome.UNSIGNED: (401, "The signature is missing or wrong."),
-    # In the same words: the answers must not tell which Secrets exist.
+    # In the same words: the answers must not reveal which Secrets exist.
     Outcome.UNKNOWN: (401, "The signature is missing or wrong."),
     Outcome.TOO_LARGE: (413, f"A webhook has at most {MAX_BODY} bytes."),
     Outcome.MALFORMED: (400, "This is not a webhook of dbt Cloud."),

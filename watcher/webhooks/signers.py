@@ -29,7 +29,7 @@ MAX_NAMES: Final = 1_000
 
 
 class Unavailable(Exception):
-    """Whether a webhook is signed cannot be told now."""
+    """It is not known now whether a webhook is signed."""
 
 
 class Signer(NamedTuple):

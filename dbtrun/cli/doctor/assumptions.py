@@ -9,7 +9,7 @@ from dbtrun.cli.doctor.finding import Finding, Verdict, unknown
 
 
 class Assumption(NamedTuple):
-    """A row of the table `What is assumed`, and the checks that tell whether it holds."""
+    """A row of the table `What is assumed`, and the checks that show whether it holds."""
 
     words: str
     """How the row begins."""

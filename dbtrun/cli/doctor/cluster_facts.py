@@ -214,7 +214,7 @@ async def gather(
     # A cluster may have many: those that serve the namespace come first.
     installed = sorted(map(_watcher, workloads), key=lambda watcher: not watcher.serves(namespace))
     watchers = tuple(await asyncio.gather(*(_with_lease(asker, watcher) for watcher in installed[:MAX_WATCHERS])))
-    # One page: in a namespace with thousands, the first ones tell enough.
+    # One page: in a namespace with thousands, the first ones say enough.
     items = await either(asker.json("GET", api_path(PREFIX, namespace, PLURAL), query={"limit": "500"}))
     seen, unseen, example = _seen(items)
     mirrors = await either(_mirrors(asker, namespace, items))

@@ -22,7 +22,7 @@ LAG: Final = 60.0
 BEHIND: Final = 600.0
 """Seconds by which dbt Cloud's clock may be behind the API server's."""
 SKEW: Final = 60.0
-"""Seconds from which a difference is told."""
+"""Seconds from which a difference is reported."""
 
 
 class Words(NamedTuple):
