@@ -117,6 +117,17 @@ def test_what_is_public_is_explained() -> None:
     assert len(silent) / len(public) <= 0.05, "\n".join(silent)
 
 
+def test_public_classes_are_explained() -> None:
+    classes = [
+        (f"{path}:{node.lineno} {node.name}", node)
+        for path, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    silent = [place for place, node in classes if ast.get_docstring(node) is None]
+    assert len(silent) / len(classes) <= 0.01, "\n".join(silent)
+
+
 def own_nodes(node: ast.AST) -> Iterator[ast.AST]:
     """The nodes of a function without those of the functions in it, which somebody else may call."""
     for child in ast.iter_child_nodes(node):

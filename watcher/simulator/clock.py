@@ -32,6 +32,8 @@ class Anchor:
 
 
 class Clock:
+    """The simulated time, which can run faster than the real one, and ahead of it or behind it."""
+
     def __init__(self, speed: float = 1.0, offset: float = 0.0, source: Callable[[], float] = wall) -> None:
         self._source = source
         instant = source()

@@ -38,6 +38,8 @@ class Somebody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Finish(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """How a live run ends: `POST /runs/{id}/finish`."""
+
     status: int = 10
     message: str | None = None
 
@@ -50,6 +52,8 @@ class Pace(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Tokens(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The tokens that are valid from now on: `PUT /tokens`."""
+
     tokens: list[TokenSpec]
 
 

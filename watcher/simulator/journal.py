@@ -22,6 +22,8 @@ class Entry(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Journal:
+    """Which runs were started and cancelled, in order."""
+
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self._unsaved: list[Entry] = []

@@ -123,6 +123,8 @@ class Run(msgspec.Struct, kw_only=True, eq=False):
 
 
 class Job(msgspec.Struct, kw_only=True, eq=False):
+    """A job of the account, and how many of its runs have started."""
+
     spec: JobSpec
     project: ProjectSpec
     environment: EnvironmentSpec

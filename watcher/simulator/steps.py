@@ -26,6 +26,8 @@ PER_RUN = 100
 
 @dataclass(frozen=True, slots=True)
 class Step:
+    """One step of a run, as the API shows it."""
+
     run: Run
     index: int
     name: str

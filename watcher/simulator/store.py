@@ -41,6 +41,8 @@ class Facts(msgspec.Struct):
 
 
 class Saved(msgspec.Struct):
+    """What a state file contains."""
+
     facts: Facts | None
     jobs: list[JobSpec]
     runs: list[Run]

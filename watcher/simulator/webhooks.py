@@ -52,6 +52,8 @@ class Conduct(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Subscription(msgspec.Struct, kw_only=True, eq=False):
+    """A webhook in the account, and how its deliveries went."""
+
     id: str
     spec: WebhookSpec
     created_at: float
