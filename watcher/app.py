@@ -65,7 +65,7 @@ STOP_SECONDS: Final = 20.0
 
 STUCK_SECONDS: Final = 300.0
 """A part that makes no progress for this long, plus the time-out of a request, hangs: Kubernetes restarts the watcher.
-With a shorter time, a slow API server or dbt Cloud would restart it in vain."""
+With a shorter time, a slow API server or dbt Cloud would restart it for nothing."""
 LISTED_SECONDS: Final = 0.5
 """Between two looks at whether every object is known."""
 LEADERLESS_SECONDS: Final = 60.0

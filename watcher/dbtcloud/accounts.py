@@ -41,7 +41,7 @@ LINGER_SECONDS: Final = 300.0
 SWEEP_SECONDS: Final = 60.0
 """Between two looks for unused connections."""
 CLAIMS_AT_ONCE: Final = 8
-"""Claims under way. More would wait for a busy API server beyond the time in which they are good, and all in vain."""
+"""Claims under way. More would wait for a busy API server until all of them are too old to be sent."""
 
 log = logging.getLogger(__name__)
 

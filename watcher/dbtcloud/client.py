@@ -298,7 +298,7 @@ class Client:
     async def runs(self, ids: Sequence[int]) -> Batch:
         """Reads up to 100 runs by id in one request."""
         # `pk__in` is in the OpenAPI description, but no public client uses it for runs. If it is ignored, the reply is
-        # the first page of all runs, which looks like an answer: hence the two checks below.
+        # the first page of all runs, which looks like an answer, so the two checks below are needed.
         params = {"pk__in": _array(ids), "limit": str(PAGE_SIZE), "order_by": "-id"}
         try:
             page = await self._channel.page("runs/", params, wire.RUNS, Priority.POLL)

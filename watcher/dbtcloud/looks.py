@@ -72,7 +72,7 @@ class Looks:
         now = self._clock().mono
         while self._line and self._line[0][0] <= now:
             moment, uid = heapq.heappop(self._line)
-            # Else the object has left, or waits for another moment: this entry is outdated.
+            # Otherwise the object has left, or waits for another moment: this entry is outdated.
             if self._from.get(uid) == moment:
                 del self._from[uid]
                 return uid

@@ -180,7 +180,7 @@ class Slots:
         self._count = self._followed() if live is None else live.count
         while self._queue and self._count + len(self._holds) < self.limit:
             uid = self._queue.pop().uid
-            # Held from here on and not from the start: else the next count would give the same slot away again.
+            # Held from here on and not from the start: otherwise the next count would give it to another object.
             self._holds[uid] = _Hold(self._now() + UNUSED_SECONDS)
             self._told.pop(uid, None)
             self._listener.placed(uid, None)

@@ -14,7 +14,7 @@ from watcher.lifecycle.sweeping import sweep_ended
 from watcher.lifecycle.tampering import tampered
 
 EXPIRES_SOON: Final = 60.0
-"""Seconds before its TTL is over in which a finished object is kept at hand."""
+"""Seconds before its TTL is over in which a finished object is kept in memory."""
 
 
 def ended_step(case: Case) -> Decision:

@@ -19,7 +19,7 @@ CRD: Final = f"{PLURAL}.{GROUP}"
 
 
 def findings(facts: ClusterFacts) -> Iterator[Finding]:
-    """What stands in the way, and what is as it should be."""
+    """The problems, and what is as it should be."""
     yield from _namespace(facts)
     yield _crd(facts)
     # Without the CRD, whatever else is missing only follows from that.

@@ -90,7 +90,7 @@ FAULTS: Final[Mapping[Kind, Words]] = {
 
 
 def findings(facts: DbtFacts, api_server_offset: float | None) -> Iterator[Finding]:
-    """What stands in the way, and what is as it should be.
+    """The problems, and what is as it should be.
 
     Args:
         facts: dbt Cloud's replies.

@@ -57,7 +57,7 @@ def unknown(check: str, message: str, remedy: str = "") -> Finding:
 
 
 def trouble(findings: Iterable[Finding]) -> bool:
-    """Whether something stands in the way."""
+    """Whether any of them is a problem."""
     return any(finding.verdict is Verdict.BAD for finding in findings)
 
 
