@@ -1,8 +1,8 @@
 """The Secrets that connections are read from. One that cannot be used is read again until it changes.
 
-A failing object tries again ever less often, so it would notice a corrected Secret late. Here one look serves all objects
-of a Secret, and the number of looks per round is limited: Secrets that do not exist cost the API server a handful of
-requests, however many objects name them.
+A failing object tries again less and less often, so it would notice a corrected Secret late. Here one look serves all
+objects of a Secret, and the number of looks per round is limited: Secrets that do not exist cost the API server a
+handful of requests, however many objects name them.
 """
 
 from __future__ import annotations
