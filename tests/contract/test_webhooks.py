@@ -134,12 +134,15 @@ async def test_a_subscription_that_fails_too_often_is_deactivated_until_somebody
     async with subscribed(deactivate_after=3) as (cloud, at):
         (subscription,) = cloud.simulator.webhooks.subscriptions.values()
         at.leads = False
+        counts, runs = cloud.simulator.webhooks.counts, cloud.simulator.account.runs
         start(cloud)
-        await until(lambda: not subscription.spec.active)
-        at.leads = True
-        start(cloud)
+        # A request that was sent before the deactivation still arrives, and a receiver that leads by then accepts it.
+        await until(lambda: not subscription.spec.active and counts["failed"] == counts["attempts"])
+        at.leads, told = True, counts["events"]
+        unheard = runs[start(cloud)]
+        await until(lambda: unheard.status is Status.SUCCESS)
         await asyncio.sleep(0.5)
-        assert at.hints == []
+        assert (at.hints, counts["events"], counts["delivered"]) == ([], told, 0)
         async with httpx.AsyncClient(headers={"Authorization": f"Token {cloud.token}"}, trust_env=False) as http:
             path = cloud.api(f"webhooks/subscription/{subscription.id}", "v3")
             before = (await http.get(path)).json()["data"]
