@@ -117,7 +117,8 @@ crash-points: $(READY) ## every mishap at every side effect of every path, of wh
 	@EVERY=1 $(BIN)/pytest tests/chaos/test_crash_points.py -q -n $(WORKERS)
 
 hostile: controlplane ## mutate replies of dbt Cloud: make hostile COUNT=100000 SEED=1
-	@LIVES=5 LOGS=10000 $(BIN)/pytest tests/hostile/test_kills.py tests/hostile/test_attacks.py tests/hostile/test_planted.py -q
+	@LIVES=5 LOGS=10000 $(BIN)/pytest tests/hostile/test_kills.py tests/hostile/test_attacks.py \
+	  tests/hostile/test_planted.py tests/hostile/test_memory.py -q
 	@$(BIN)/python -m tests.hostile --count $(COUNT) --seed $(SEED)
 
 abuse: controlplane ## mistreat random objects: make abuse COUNT=10000 SEED=1

@@ -20,8 +20,8 @@ from tests.patience import patience
 from watcher.dbtcloud.client import Client
 from watcher.dbtcloud.intake import Intake
 
-ACCOUNTS = 4
-"""Connections that share them: one connection reads one file at a time anyway."""
+ACCOUNTS = 12
+"""Connections that share the runs: one connection reads one file at a time, however many of its runs end."""
 
 
 def serve(pipe: Pipe, megabytes: int) -> None:
