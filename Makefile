@@ -113,7 +113,7 @@ mirror-campaign: controlplane airflows ## runs started elsewhere while everythin
 reaction-times: controlplane airflows ## how soon Airflow 3.3 reacts to runs, and what its watchers cost: make reaction-times WATCHERS=200
 	@WATCHERS=$(WATCHERS) $(BIN)/python -m tests.airflow.reaction_times
 
-crash-points: $(READY) ## every mishap at every side effect of every path, of which `make test` tries a fifth
+crash-points: $(READY) ## every mishap at every side effect of every path, of which `make test` tries an eighth
 	@EVERY=1 $(BIN)/pytest tests/chaos/test_crash_points.py -q -n $(WORKERS)
 
 hostile: controlplane ## mutate replies of dbt Cloud: make hostile COUNT=100000 SEED=1

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, MutableMapping
-from typing import Any
+from typing import Any, Final
 
 import httpx
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from watcher.dbtcloud.channel import MAX_FILE
+
+MOST: Final = MAX_FILE + 1024 * 1024
+"""Bytes of a reply: no client reads on after the greatest file, and what it does not read is not kept in memory."""
 
 
 class Wire(httpx.AsyncBaseTransport):
@@ -44,13 +49,20 @@ class Wire(httpx.AsyncBaseTransport):
 
     async def _serve(self, request: httpx.Request, cut: asyncio.Event) -> httpx.Response:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            sent = 0
+
+            async def bounded(message: MutableMapping[str, Any]) -> None:
+                nonlocal sent
+                sent += len(message.get("body", b""))
+                await send({**message, "body": b""} if sent > MOST else message)
+
             async def connected() -> MutableMapping[str, Any]:
                 """A connection that was cut says so; one that hangs says nothing."""
                 if cut.is_set():
                     return {"type": "http.disconnect"}
                 return await receive()
 
-            await answering({**scope, "state": {"abort": cut.set}}, connected, send)
+            await answering({**scope, "state": {"abort": cut.set}}, connected, bounded)
 
         answering = self._others.get(request.url.host, self._app)
         transport = httpx.ASGITransport(app=app)

@@ -212,8 +212,8 @@ class World:
         self.simulator.faults.add(Rule(effect=effect, kinds=list(kinds), times=times))
 
     async def control(self, method: str, path: str, body: Any = None) -> Any:
-        async with httpx.AsyncClient(transport=self.wire, base_url="http://127.0.0.1") as http:
-            answer = await http.request(method, f"/_simulator{path}", json=body)
+        request = httpx.Request(method, f"http://127.0.0.1/_simulator{path}", json=body)
+        answer = await self.wire.handle_async_request(request)
         assert answer.is_success, answer.text
         return answer.json()
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -72,9 +72,9 @@ def name_of(attack: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in attack.lower())
 
 
-def of_level(level: Level) -> dict[str, Attack]:
-    """The chosen attacks of a level by name."""
-    return {name: attack for name, attack in CHOSEN.items() if attack.level is level}
+def of_levels(levels: Collection[Level]) -> dict[str, Attack]:
+    """The chosen attacks of these levels by name."""
+    return {name: attack for name, attack in CHOSEN.items() if attack.level in levels}
 
 
 @asynccontextmanager
@@ -85,7 +85,7 @@ async def attacking(stack: Stack, *levels: Level) -> AsyncIterator[None]:
         for program, level in zip(programs, levels, strict=True):
             program.start()
             ports = json.loads((await program.says(r'\{"ports": .*\}')).group(0))["ports"]
-            for name, attack in of_level(level).items():
+            for name, attack in of_levels([level]).items():
                 await _use(stack, name_of(name), attack, ports[name])
         yield
     finally:

@@ -1,6 +1,6 @@
 """A server that a Secret names as "dbt Cloud" does what it likes: its own objects say so, and nobody else notices.
 
-`make hostile` tries all attacks, `make test` every second one.
+`make hostile` tries all attacks, level by level; `make test` tries every second one, of two or three levels at once.
 """
 
 from __future__ import annotations
@@ -28,13 +28,19 @@ from tests.hostile.tenants import (
     attackers_of,
     attacking,
     name_of,
-    of_level,
+    of_levels,
     runs_of,
     sharing,
     times,
 )
 from tests.stack import Stack, until
 
+TOGETHER: Final = (
+    [(level,) for level in Level]
+    if "LIVES" in os.environ
+    else [(Level.TCP, Level.TLS, Level.JSON), (Level.HTTP, Level.MEANING)]
+)
+"""The levels whose attacks go on at the same time."""
 PROBE: Final = Path(__file__).parent / "probe"
 PAUSE: Final = 0.4
 """Seconds between two runs of the healthy tenant."""
@@ -83,37 +89,37 @@ async def alone(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -
 
 @module
 @pytest.mark.timeout(1_800)
-@pytest.mark.parametrize("level", Level)
-async def test_an_attack_stays_with_its_connection(shared: Tenancy, alone: Tenancy, level: Level) -> None:
+@pytest.mark.parametrize("levels", TOGETHER, ids="-".join)
+async def test_an_attack_stays_with_its_connection(shared: Tenancy, alone: Tenancy, levels: tuple[Level, ...]) -> None:
     stack, began, pid = shared.stack, time.time(), shared.stack.watcher.pid
     for attempt in range(ATTEMPTS):
-        late = await lateness(shared, alone, level, f"{level}-{attempt}")
+        late = await lateness(shared, alone, levels, f"{'-'.join(levels)}-{attempt}")
         assert stack.watcher.running
         assert stack.watcher.pid == pid
         if not late:
             break
     block = longest_block(stack.folder / "blocks", began)
-    print(json.dumps({"level": str(level), "peak_mib": resident(pid), "longest_block": block}))
+    print(json.dumps({"levels": levels, "peak_mib": resident(pid), "longest_block": block}))
     assert not late
     assert block <= BLOCK
     assert resident(pid) <= PEAK
     assert_traced(stack.watcher.text())
 
 
-async def lateness(shared: Tenancy, alone: Tenancy, level: Level, label: str) -> dict[str, Any]:
+async def lateness(shared: Tenancy, alone: Tenancy, levels: tuple[Level, ...], label: str) -> dict[str, Any]:
     """The figures of a healthy tenant beside these attacks, if it is served too late; otherwise nothing."""
     pid = shared.stack.watcher.pid
     before = scheduled(pid)
-    async with attacking(shared.stack, level):
+    async with attacking(shared.stack, *levels):
         took = [await both(shared, alone, f"{label}-first")]
-        wrong = await reasons(shared.stack, of_level(level))
+        wrong = await reasons(shared.stack, of_levels(levels))
         took.append(await both(shared, alone, f"{label}-then"))
     assert not wrong
     ran, waited = (now - then for now, then in zip(scheduled(pid), before, strict=True))
     starved = 1 + waited / ran
     beside, control = (sum(each, Times()) for each in zip(*took, strict=True))
     told = {
-        "level": str(level), "starved": round(starved, 1),
+        "levels": levels, "starved": round(starved, 1),
         "start_p95": [round(control.p95[0], 2), round(beside.p95[0], 2)],
         "end_p95": [round(control.p95[1], 2), round(beside.p95[1], 2)],
     }  # fmt: skip
