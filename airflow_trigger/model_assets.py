@@ -100,7 +100,8 @@ class DbtRunAssetsOperator(ClusterOperator):
             AirflowSkipException: the run did not succeed.
         """
         run, nodes = self._read_nodes()
-        uris = {node.unique_id: node.uri(text("namespace_uri", self.namespace_uri), *_where(run)) for node in nodes}
+        where = text("namespace_uri", self.namespace_uri), run.status.host or "dbt-cloud", run.status.account_id
+        uris = {node.unique_id: node.uri(*where) for node in nodes}
         events = context["outlet_events"][self.alias]
         for node in nodes:
             uri = uris[node.unique_id]
@@ -141,10 +142,6 @@ class DbtRunAssetsOperator(ClusterOperator):
             # If the results of all steps were asked for and could not be kept, those of one step are no answer.
             kept = kept_file(run, next((path for path in RESULTS if path in run.spec.artifacts), ALL_RESULTS))
             return run, kept.path, await files.content(str(kept.config_map), str(kept.key))
-
-
-def _where(run: KeepingRun) -> tuple[str, int | None]:
-    return run.status.host or "dbt-cloud", run.status.account_id
 
 
 def _extra(run: KeepingRun, node: Built) -> dict[str, Any]:

@@ -68,12 +68,8 @@ def built(run_results: bytes, models: Sequence[str], *, include_reused: bool) ->
 
 def relation(name: str | None) -> tuple[str, ...]:
     """The parts of a relation's name, as a warehouse quotes them."""
-    parts = (next(part for part in found if part is not None) for found in _groups(name or ""))
+    parts = (next(part for part in found.groups() if part is not None) for found in _PART.finditer(name or ""))
     return tuple(part.replace('""', '"') for part in parts)
-
-
-def _groups(name: str) -> list[tuple[str | None, ...]]:
-    return [found.groups() for found in _PART.finditer(name)]
 
 
 def _names(node: _Node) -> set[str]:

@@ -6,7 +6,6 @@ The words are those that users of Airflow's dbt Cloud provider match on. They ar
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Final, Literal, TypedDict
 
 from airflow_trigger.shared.objects import Run, RunStatus
@@ -131,11 +130,7 @@ def _failed_nodes(truth: RunStatus) -> str:
 def _after(truth: RunStatus) -> str:
     begin = truth.started_at or truth.start_time
     end = truth.finished_at or truth.completion_time
-    return f" after {_seconds(begin, end)} seconds" if begin and end else ""
-
-
-def _seconds(begin: datetime, end: datetime) -> int:
-    return max(0, round((end - begin).total_seconds()))
+    return f" after {max(0, round((end - begin).total_seconds()))} seconds" if begin and end else ""
 
 
 def _stop(text: str) -> str:

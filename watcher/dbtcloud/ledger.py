@@ -404,7 +404,7 @@ class Ledger:
 
     async def read_started(self) -> None:
         """Reads what started since the last time. Ids grow, but a greater one may be listed before a smaller one."""
-        begun = await self._source.begun(self._after(self._begun))
+        begun = await self._source.begun(min(self._begun) - 1 if self._begun else None)
         fresh = tuple(run for run in begun.runs if run.run_id not in self._begun)
         wanting = [follower for follower in self._followers.values() if follower.wants_started]
         await _all({each: each.take_started(fresh) for each in wanting})
@@ -419,7 +419,3 @@ class Ledger:
     @property
     def _wants_started(self) -> bool:
         return any(follower.wants_started for follower in self._followers.values())
-
-    @staticmethod
-    def _after(begun: dict[int, datetime]) -> int | None:
-        return min(begun) - 1 if begun else None
