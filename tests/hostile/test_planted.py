@@ -9,7 +9,7 @@ from dbtrun.api.status import MAX_LOG_TAIL
 from dbtrun.scrub import log_tail
 from tests.unit.lifecycle.planter import Planter, shown_parts
 
-LOGS: Final = int(os.environ.get("LOGS", "2500"))
+LOGS: Final = int(os.environ.get("LOGS", "1000"))
 
 
 def test_no_planted_secret_gets_through_in_thousands_of_logs() -> None:

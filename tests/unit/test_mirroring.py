@@ -442,13 +442,13 @@ async def test_a_run_costs_one_object_and_idle_mirrors_next_to_nothing() -> None
 async def test_a_run_costs_two_writes_and_its_deletion_and_the_mirror_one_in_two_minutes(pause: float) -> None:
     """The second write of a run, its status, is the reconciler's."""
     api, cloud = world(mirror(history_limit=HistoryLimit(succeeded=5), max_per_minute=1_000))
-    seconds = 40 * pause + 130
+    seconds = 20 * pause + 130
     async with living(Process(api, cloud)):
-        for number in range(1, 41):
+        for number in range(1, 21):
             cloud.end([number])
             await asyncio.sleep(pause)
         await asyncio.sleep(130)
-    assert len(api.made) == 40
+    assert len(api.made) == 20
     assert len(api.objects) == 5
     saves = api.writes - len(api.made) - len(api.deleted)
     assert saves <= seconds / 120 + 3, "beside one in two minutes, each condition becomes known once"

@@ -224,8 +224,8 @@ def expected(runs: list[list[dict[str, Any]]]) -> tuple[Counter[str], list[str]]
     return Counter(result["status"] for result in last.values()), failed
 
 
-async def test_a_thousand_random_runs_count_as_an_oracle_does() -> None:
-    for seed in range(1_000):
+async def test_hundreds_of_random_runs_count_as_an_oracle_does() -> None:
+    for seed in range(300):
         lot = random.Random(seed)  # noqa: S311 - no cryptography
         names = [f"model.shop.m{number}" for number in range(lot.randint(1, 30))]
         runs = []
