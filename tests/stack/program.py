@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests import forked
 from tests.controlplane.supervisor import Supervisor
 from tests.patience import patience
 from tests.stack.waiting import until
@@ -50,7 +51,7 @@ class Program:
         """Args: folder: where it runs; by default where the tests do."""
         self.name, self.argv, self.log, self.user, self.folder = name, list(argv), log, user, folder
         self.env = kept() | dict(env)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | forked.Forked | None = None
 
     @property
     def pid(self) -> int:
@@ -64,8 +65,16 @@ class Program:
     def start(self) -> None:
         """Starts it; what it says is appended to the log."""
         heir = _heir(os.getpid())
+        self._process = forked.Forked(self.argv, self.env, self.log) if self._forks() else self._opened()
+        heir.adopt(self.pid)
+
+    def _forks(self) -> bool:
+        as_we_are = self.user is None and self.folder is None
+        return forked.in_a_test() and as_we_are and self.argv[:3] == forked.COMMAND
+
+    def _opened(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 self.argv,
                 env=self.env,
                 stdin=subprocess.DEVNULL,
@@ -75,7 +84,6 @@ class Program:
                 user=self.user,
                 cwd=self.folder,
             )
-        heir.adopt(self.pid)
 
     async def says(self, pattern: str, seconds: float = 90.0, after: int = 0) -> re.Match[str]:
         """Waits for a match in the log, beyond its first `after` characters."""

@@ -1,0 +1,93 @@
+"""`python -m dbtrun …` as a fork of a process that has its modules: to import them costs up to 0.7 s of a processor.
+
+In modules of its own, without others of the tests: each fork would import them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Final
+
+COMMAND: Final = [sys.executable, "-m", "dbtrun"]
+"""How a command line begins that can be forked."""
+MODULES: Final = [
+    "__main__",
+    "tests.forked",
+    "dbtrun.cli.doctor.inside",
+    "dbtrun.cli.starting",
+    "watcher.app",
+    "watcher.command",
+    "watcher.cluster.kopf_operator",
+    "watcher.simulator.command",
+]
+
+_server: Final = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(MODULES)
+
+
+def in_a_test() -> bool:
+    """False: in a bench or a campaign, which measures or stresses the process that users start."""
+    return "PYTEST_CURRENT_TEST" in os.environ
+
+
+class Forked:
+    """One running fork, with what `Program` uses of `subprocess.Popen`."""
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+        # A daemon is killed and not waited for when the tests end before it.
+        self._process = _server.Process(target=_run, args=(list(argv), dict(env), str(log)), daemon=True)
+        self._process.start()
+        self._reading = threading.Lock()
+        assert self._process.pid is not None
+        self.pid: Final = self._process.pid
+        with contextlib.suppress(ProcessLookupError):  # It has ended already.
+            while os.getsid(self.pid) != self.pid and self.poll() is None:
+                time.sleep(0.001)
+
+    def poll(self) -> int | None:
+        """Its exit code; None: it runs."""
+        with self._reading:
+            return self._process.exitcode
+
+    def wait(self, timeout: float) -> int:
+        """Waits for its end.
+
+        Raises:
+            subprocess.TimeoutExpired: it runs on.
+        """
+        wait([self._process.sentinel], timeout)
+        code = self.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired(self._process.name, timeout)
+        return code
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Sends it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def _run(argv: list[str], env: dict[str, str], log: str) -> None:
+    """In the fork: becomes what a process of this command line, environment and output would be."""
+    gc.freeze()  # Nobody collects the modules: each object that is looked at is copied.
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for standard in (1, 2):
+        os.dup2(output, standard)
+    os.close(output)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.argv = argv[2:]
+    runpy.run_module("dbtrun", run_name="__main__", alter_sys=True)
