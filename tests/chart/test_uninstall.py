@@ -28,7 +28,7 @@ HELM: Final = "app.kubernetes.io/managed-by=Helm"
 async def stack(plane: ControlPlane, tmp_path: Path) -> AsyncIterator[Stack]:
     namespace = f"uninstall-{secrets.token_hex(4)}"
     await asyncio.to_thread(plane.create_namespace_sync, namespace)
-    async with Stack.up(plane, namespace, tmp_path) as stack:
+    async with Stack.up(plane, namespace, tmp_path, release=True) as stack:
         yield stack
 
 

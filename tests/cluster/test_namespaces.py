@@ -45,11 +45,16 @@ def names(namespace: str, *suffixes: str) -> list[str]:
 
 @asynccontextmanager
 async def system(
-    plane: ControlPlane, namespace: str, folder: Path, others: list[str], values: dict[str, Any]
+    plane: ControlPlane,
+    namespace: str,
+    folder: Path,
+    others: list[str],
+    values: dict[str, Any],
+    release: bool = False,
 ) -> AsyncIterator[Stack]:
     for other in others:
         await asyncio.to_thread(plane.create_namespace_sync, other)
-    async with Stack.up(plane, namespace, folder, values=values | EVERYWHERE) as stack:
+    async with Stack.up(plane, namespace, folder, values=values | EVERYWHERE, release=release) as stack:
         await stack.watcher.says(r"Watching \d+ DbtRuns")
         yield stack
     for other in others:
@@ -98,7 +103,7 @@ async def test_a_namespace_that_goes_and_comes_again_costs_the_others_nothing(
 ) -> None:
     b, c = names(namespace, "b", "c")
     values = {"watchNamespaces": [namespace, b, c]}
-    async with system(plane, namespace, tmp_path, [b, c], values) as stack:
+    async with system(plane, namespace, tmp_path, [b, c], values, release=True) as stack:
         before = [await lives(stack, "before"), await lives(at(stack, c), "before")]
         await plane.kubectl("delete", "namespace", b, "--wait=false")
         await gone(plane, b)

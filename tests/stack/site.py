@@ -36,6 +36,15 @@ def dbt_run(name: str, job: str | None = "success", /, **spec: Any) -> dict[str,
     }
 
 
+def collection_of(body: Mapping[str, Any]) -> str:
+    """The path where an object of the chart is created."""
+    version, namespace = body["apiVersion"], body["metadata"].get("namespace")
+    kind = body["kind"].lower()
+    plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
+    where = f"namespaces/{namespace}/" if namespace else ""
+    return f"/{'apis' if '/' in version else 'api'}/{version}/{where}{plural}"
+
+
 class Site(DbtCloud):
     """What people and tests do in the namespace, whoever watches it."""
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 VERBS: Final = ("get", "list", "watch", "create", "patch", "delete")
 """What a user does with DbtRuns."""
 MAX_WATCHERS: Final = 3
-"""Watchers whose Leases are read."""
+"""Watchers that are looked at."""
 OURS: Final = "app.kubernetes.io/name=dbtrun"
 LEASE_LOOKS: Final = (2.0, 3.0, 5.0, 7.0)
 """Seconds between looks at a Lease. Its holder renews it every two seconds; a Lease lasts 15 by default."""
@@ -211,9 +211,12 @@ async def gather(
     }
     told("The cluster: the watchers")
     workloads, everywhere = await _workloads(asker, namespace)
-    # A cluster may have many: those that serve the namespace come first.
-    installed = sorted(map(_watcher, workloads), key=lambda watcher: not watcher.serves(namespace))
-    watchers = tuple(await asyncio.gather(*(_with_lease(asker, watcher) for watcher in installed[:MAX_WATCHERS])))
+    # A cluster may have many: those that serve the namespace come first. Whether others work does not matter, and the
+    # Lease of one that is stopped is looked at for long.
+    installed = list(map(_watcher, workloads))
+    serving = [watcher for watcher in installed if watcher.serves(namespace)][:MAX_WATCHERS]
+    others = [watcher for watcher in installed if not watcher.serves(namespace)][: MAX_WATCHERS - len(serving)]
+    watchers = (*await asyncio.gather(*(_with_lease(asker, watcher) for watcher in serving)), *others)
     # One page: in a namespace with thousands, the first ones say enough.
     items = await either(asker.json("GET", api_path(PREFIX, namespace, PLURAL), query={"limit": "500"}))
     seen, unseen, example = _seen(items)
