@@ -273,7 +273,7 @@ async def started(api: Api, seen: Observer, names: list[str]) -> float:
     async def all_started() -> bool:
         return seen.started.keys() >= set(names)
 
-    await until(all_started, 60 + len(names) / 5, f"{len(names)} runs started")
+    await until(all_started, 60 + len(names) / 5, f"{len(names)} runs started", pause=0.05)
     return len(names) / (max(seen.started[name] for name in names) - begin)
 
 
@@ -290,7 +290,7 @@ async def lags(stack: Stack, seen: Observer, ends: int, seconds: float) -> list[
     async def all_told() -> bool:
         return seen.ended.keys() >= ended.keys()
 
-    await until(all_told, 120, f"{len(live)} ends told")
+    await until(all_told, 120, f"{len(live)} ends told", pause=0.05)
     return [seen.ended[run_id] - at for run_id, at in ended.items()]
 
 

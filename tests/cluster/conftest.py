@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import re
+import secrets
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from dbtrun.api import API_VERSION, PLURAL
+from dbtrun.api.mirrors import MIRROR_PLURAL
 from tests.cluster.objects import install_crd, kubeconfig_to
 from tests.controlplane import ControlPlane
 from tests.stack.proxy import Proxy
@@ -18,6 +22,20 @@ from watcher.cluster.access import ClusterAccess
 def served(plane: ControlPlane) -> ControlPlane:
     install_crd(plane)
     return plane
+
+
+@pytest.fixture
+def namespace(plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[str]:
+    """As everywhere, but that it stays, and only goes what watchers act on and by what `dbtrun doctor` finds them.
+
+    To delete a namespace, the control plane asks for objects of every kind: that is dearer than most tests.
+    """
+    slug = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:40].strip("-")
+    name = f"{slug}-{secrets.token_hex(4)}"
+    plane.create_namespace_sync(name)
+    yield name
+    kinds = ((API_VERSION, PLURAL), (API_VERSION, MIRROR_PLURAL), ("apps/v1", "deployments"))
+    plane.clear_sync(*(f"/apis/{version}/namespaces/{name}/{plural}" for version, plural in kinds))
 
 
 @pytest.fixture

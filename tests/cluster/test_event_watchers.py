@@ -42,7 +42,7 @@ async def test_two_hundred_watchers_share_one_watch_and_lose_nothing_when_the_ap
         async def watched() -> bool:
             return await watches(served) > before
 
-        await eventually(watched, "the watch that follows the list is open")
+        await eventually(watched, "the watch that follows the list is open", pause=0.3)
         assert await watches(served) == before + 1
         for number in range(1, RUNS // 2 + 1):
             await end(objects, number)
@@ -70,4 +70,4 @@ async def test_two_hundred_watchers_share_one_watch_and_lose_nothing_when_the_ap
         async def one_is_open() -> bool:
             return await watches(served) == 1
 
-        await eventually(one_is_open, "one watch is left")
+        await eventually(one_is_open, "one watch is left", pause=0.3)

@@ -82,8 +82,8 @@ async def test_all_waiters_share_one_watch_that_ends_after_the_last(
     async with contextlib.AsyncExitStack() as stack:
         for name in ("a", "a", "b"):
             await told(await stack.enter_async_context(subscribe(config, objects.name, name, QUICK)))
-        await eventually(lambda: served_watches(1), "one watch for three waiters")
-    await eventually(lambda: served_watches(0), "no watch after the last waiter")
+        await eventually(lambda: served_watches(1), "one watch for three waiters", pause=0.3)
+    await eventually(lambda: served_watches(0), "no watch after the last waiter", pause=0.3)
 
 
 async def test_a_deleted_object_is_gone_with_its_last_status(objects: Namespace, config: ClusterConfig) -> None:

@@ -1,4 +1,4 @@
-"""One object of hundreds whose every reconcile fails: the others do not notice, and its owner does.
+"""One object of a hundred whose every reconcile fails: the others do not notice, and its owner does.
 
 It is poisoned as happens in clusters: an admission policy refuses what the watcher writes into its status.
 """
@@ -26,8 +26,8 @@ from tests.stack import Stack, dbt_run, until
 from tests.stack.stack import page
 from watcher.cluster.access import ClusterAccess
 
-OTHERS: Final = 149
-STARTED: Final = 50
+OTHERS: Final = 99
+STARTED: Final = 30
 """Of the others, those that run in dbt Cloud; the rest is cancelled before it began, which is one write each."""
 POISON: Final = "poison"
 REFUSAL: Final = "this object is frozen"

@@ -111,7 +111,7 @@ async def test_what_is_refused_is_written_once_however_often_it_is_tried(stack: 
     tried = await unauthorized(stack)
 
     async def tried_again() -> bool:
-        return await unauthorized(stack) >= tried + 3
+        return await unauthorized(stack) >= tried + 2
 
     await until(tried_again, 180, "the token is tried again")
     now = await stack.get(own.name)

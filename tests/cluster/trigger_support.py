@@ -41,11 +41,13 @@ def install_crd(plane: ControlPlane) -> None:
     plane.kubectl_sync("wait", "--for=condition=Established", f"crd/{PLURAL}.{GROUP}")
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = SECONDS) -> None:
+async def eventually(
+    condition: Callable[[], Awaitable[bool]], what: str, seconds: float = SECONDS, pause: float = 0.1
+) -> None:
     deadline = time.monotonic() + patience(seconds)
     while not await condition():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(pause)
 
 
 async def watches(plane: ControlPlane) -> int:

@@ -318,6 +318,13 @@ class ControlPlane(Opened):
         """Ask for a namespace's deletion; what it holds goes in the background."""
         self._request("DELETE", f"/api/v1/namespaces/{name}")
 
+    def clear_sync(self, *collections: str) -> None:
+        """Ask for the deletion of all objects at these paths, if there is such a kind."""
+        for path in collections:
+            answer = self._http.delete(path)
+            if answer.status_code != httpx.codes.NOT_FOUND:
+                _succeeded(answer)
+
     # How it works.
 
     def _write_credentials(self) -> None:

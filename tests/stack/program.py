@@ -94,7 +94,7 @@ class Program:
                 raise ProgramError(f"{self.name} ended before it said {pattern!r}:\n{self.tail()}")
             return match
 
-        return await until(found, seconds, f"{self.name} saying {pattern!r}")
+        return await until(found, seconds, f"{self.name} saying {pattern!r}", pause=0.1)
 
     async def stop(self, seconds: float = 30.0) -> int:
         """Ends it as Kubernetes would, and returns its exit code."""

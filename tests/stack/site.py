@@ -71,7 +71,7 @@ class Site(DbtCloud):
 
     async def _created(self, body: Mapping[str, Any]) -> bool:
         """Creates it as `kubectl apply` does. False: kubectl is to say what is wrong, or to change what is there."""
-        collections = {"DbtRun": f"apis/{API_VERSION}", "Secret": "api/v1"}
+        collections = dict.fromkeys(("DbtRun", "DbtRunMirror"), f"apis/{API_VERSION}") | {"Secret": "api/v1"}
         meta = body["metadata"]
         if body["kind"] not in collections or set(meta) - {"name", "labels", "annotations"}:
             return False

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 async def until(
-    condition: Callable[[], Awaitable[T | None]], seconds: float = 60.0, what: str = "", pause: float = 0.05
+    condition: Callable[[], Awaitable[T | None]], seconds: float = 60.0, what: str = "", pause: float = 0.2
 ) -> T:
     """The first true answer of the condition.
 
