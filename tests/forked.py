@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 COMMAND: Final = [sys.executable, "-m", "dbtrun"]
+COMMANDS: Final = (COMMAND, [*COMMAND[:2], "tests.cluster.candidate"])
 """How a command line begins that can be forked."""
 MODULES: Final = [
     "__main__",
@@ -90,4 +91,4 @@ def _run(argv: list[str], env: dict[str, str], log: str) -> None:
     os.environ.clear()
     os.environ.update(env)
     sys.argv = argv[2:]
-    runpy.run_module("dbtrun", run_name="__main__", alter_sys=True)
+    runpy.run_module(argv[2], run_name="__main__", alter_sys=True)

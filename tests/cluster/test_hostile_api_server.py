@@ -24,7 +24,7 @@ from tests.controlplane import ControlPlane
 from tests.patience import patience
 from tests.unit.airflow_trigger.test_hostile import ATTACKS, ODD, Attack, payload
 
-MANY: Final = 300
+MANY: Final = 200
 FIRST: Final = 10
 """Requests that each meet an attack: on a fast machine there are few more, as all triggers share a watch."""
 CROWD: Final = 10_000

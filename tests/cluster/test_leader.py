@@ -6,7 +6,6 @@ import asyncio
 import json
 import math
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -15,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from tests import forked
 from tests.cluster.objects import until
 from tests.controlplane import ControlPlane
 from tests.patience import patience
+from tests.stack import Program
 from tests.stack.proxy import Proxy
 from watcher.cluster.access import ClusterAccess
 from watcher.cluster.leader import Leader, LeaseSettings
@@ -38,38 +39,28 @@ def quick() -> LeaseSettings:
     )
 
 
-class Candidate:
+class Candidate(Program):
     """A process of its own, which can be stopped as a whole."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.led: list[float] = []
-        self._reading = asyncio.create_task(self._read())
-
-    async def _read(self) -> None:
-        assert self.process.stdout is not None
-        async for line in self.process.stdout:
-            self.led.append(float(line))
-
-    async def end(self) -> None:
-        if self.process.returncode is None:
-            self.process.kill()
-        await self.process.wait()
-        await self._reading
+    @property
+    def led(self) -> list[float]:
+        """When it believed to lead; a line that is being written does not count."""
+        return [float(line) for line in self.text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 @asynccontextmanager
-async def candidates(plane: ControlPlane, namespace: str, count: int) -> AsyncIterator[list[Candidate]]:
-    command = [sys.executable, "-m", "tests.cluster.candidate", str(plane.kubeconfig), namespace]
-    started = [
-        Candidate(await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE))
-        for _ in range(count)
-    ]
+async def candidates(plane: ControlPlane, namespace: str, folder: Path, count: int) -> AsyncIterator[list[Candidate]]:
+    argv = [*forked.COMMAND[:2], "tests.cluster.candidate", str(plane.kubeconfig), namespace]
+    names = [f"candidate-{number}" for number in range(count)]
+    started = [Candidate(name, argv, {"PYTHONPATH": str(ROOT)}, folder / name) for name in names]
     try:
+        for each in started:
+            each.start()
         yield started
     finally:
-        for candidate in started:
-            await candidate.end()
+        for each in started:
+            if each.running:
+                await each.kill()
 
 
 async def first_of(candidates: list[Candidate]) -> tuple[Candidate, Candidate]:
@@ -79,29 +70,31 @@ async def first_of(candidates: list[Candidate]) -> tuple[Candidate, Candidate]:
 
 
 async def lease(plane: ControlPlane, namespace: str) -> dict[str, Any]:
-    shown = await plane.kubectl("-n", namespace, "get", "lease", "watcher", "-o", "json")
-    spec: dict[str, Any] = json.loads(shown.stdout)["spec"]
+    found = await plane.read(f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/watcher")
+    assert found is not None
+    spec: dict[str, Any] = found["spec"]
     return spec
 
 
-async def test_a_paused_leader_never_leads_beside_its_successor(plane: ControlPlane, namespace: str) -> None:
-    async with candidates(plane, namespace, 2) as both:
+async def test_a_paused_leader_never_leads_beside_its_successor(
+    plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    async with candidates(plane, namespace, tmp_path, 2) as both:
         first, second = await first_of(both)
-        first.process.send_signal(signal.SIGSTOP)
+        first.send(signal.SIGSTOP)
         paused = time.monotonic()
         await until(lambda: second.led)
         assert second.led[0] - paused > QUICK.renew_deadline
         resumed = time.monotonic()
-        first.process.send_signal(signal.SIGCONT)
+        first.send(signal.SIGCONT)
         await until(lambda: second.led[-1] > resumed + 1.0)
         assert [when for when in first.led if when > second.led[0]] == []
 
 
-async def test_a_clean_stop_hands_over_at_once(plane: ControlPlane, namespace: str) -> None:
-    async with candidates(plane, namespace, 2) as both:
+async def test_a_clean_stop_hands_over_at_once(plane: ControlPlane, namespace: str, tmp_path: Path) -> None:
+    async with candidates(plane, namespace, tmp_path, 2) as both:
         first, second = await first_of(both)
-        first.process.send_signal(signal.SIGTERM)
-        await first.process.wait()
+        await first.stop()
         stopped = time.monotonic()
         await until(lambda: second.led)
         assert second.led[0] - stopped < patience(QUICK.renew_deadline)
@@ -109,10 +102,10 @@ async def test_a_clean_stop_hands_over_at_once(plane: ControlPlane, namespace: s
         assert (await lease(plane, namespace))["leaseTransitions"] == 1
 
 
-async def test_a_killed_leader_is_followed_after_its_lease(plane: ControlPlane, namespace: str) -> None:
-    async with candidates(plane, namespace, 2) as both:
+async def test_a_killed_leader_is_followed_after_its_lease(plane: ControlPlane, namespace: str, tmp_path: Path) -> None:
+    async with candidates(plane, namespace, tmp_path, 2) as both:
         first, second = await first_of(both)
-        first.process.kill()
+        await first.kill()
         killed = time.monotonic()
         await until(lambda: second.led)
         assert second.led[0] - killed < patience(QUICK.duration + 2 * QUICK.retry + NOISE)

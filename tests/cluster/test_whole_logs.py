@@ -20,7 +20,7 @@ from tests.stack.stack import SECRET
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NAMESPACE = "whole-logs"
 LINES, MANY = 6_000, 60_000
-LINE = "  12:00:01  {number} OK created sql table model analytics.fct_orders [SELECT 1021 in 3.21s]"
+LINE = "  12:00:01  {number} of 60000 OK created sql table model analytics.fct_orders [SELECT 1021 in 3.21s]"
 SECRETS = ("hunter2-of-the-log", "dbtu_aBcDeFgHiJkLmNoPqRsTuV")
 ENDING = [
     f"password: {SECRETS[0]}",

@@ -70,7 +70,7 @@ class Program:
 
     def _forks(self) -> bool:
         as_we_are = self.user is None and self.folder is None
-        return forked.in_a_test() and as_we_are and self.argv[:3] == forked.COMMAND
+        return forked.in_a_test() and as_we_are and self.argv[:3] in forked.COMMANDS
 
     def _opened(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as output:
