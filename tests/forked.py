@@ -23,6 +23,7 @@ from typing import Final
 COMMAND: Final = [sys.executable, "-m", "dbtrun"]
 COMMANDS: Final = (COMMAND, [*COMMAND[:2], "tests.cluster.candidate"])
 """How a command line begins that can be forked."""
+ROOT: Final = str(Path(__file__).parents[1])
 MODULES: Final = [
     "__main__",
     "tests.forked",
@@ -38,9 +39,14 @@ _server: Final = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(MODULES)
 
 
-def in_a_test() -> bool:
-    """False: in a bench or a campaign, which measures or stresses the process that users start."""
-    return "PYTEST_CURRENT_TEST" in os.environ
+def stands_for(argv: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Whether a fork does the same as a process: with settings for Python, such as a path to patches, it does not.
+
+    Not in a bench or a campaign, which measures or stresses the process that users start.
+    """
+    settings = {key: value for key, value in env.items() if key.startswith("PYTHON")}
+    usual = settings.items() <= {"PYTHONPATH": ROOT}.items()
+    return "PYTEST_CURRENT_TEST" in os.environ and usual and list(argv[:3]) in COMMANDS
 
 
 class Forked:

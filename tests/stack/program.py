@@ -69,8 +69,7 @@ class Program:
         heir.adopt(self.pid)
 
     def _forks(self) -> bool:
-        as_we_are = self.user is None and self.folder is None
-        return forked.in_a_test() and as_we_are and self.argv[:3] in forked.COMMANDS
+        return self.user is None and self.folder is None and forked.stands_for(self.argv, self.env)
 
     def _opened(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as output:

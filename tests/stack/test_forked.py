@@ -52,6 +52,14 @@ async def test_its_exit_code_and_its_words_are_those_of_a_process(
     assert (code, fork.text()) == (process.returncode, told.decode())
 
 
+async def test_a_program_that_python_is_to_patch_is_a_process(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('patched')")
+    patched = program(tmp_path, "--version", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    patched.start()
+    assert await patched.wait(60) == 0
+    assert patched.text().startswith("patched\n")
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, -signal.SIGKILL)]
 )
