@@ -52,9 +52,19 @@ def stands_for(argv: Sequence[str], env: Mapping[str, str]) -> bool:
 class Forked:
     """One running fork, with what `Program` uses of `subprocess.Popen`."""
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], out: Path, err: Path | None = None) -> None:
+        """Starts it.
+
+        Args:
+            argv: one of COMMANDS with its arguments.
+            env: all of its environment.
+            out: what it writes is appended to this file.
+            err: the same for standard error; None: that goes to `out`, too.
+        """
         # A daemon is killed and not waited for when the tests end before it.
-        self._process = _server.Process(target=_run, args=(list(argv), dict(env), str(log)), daemon=True)
+        self._process = _server.Process(
+            target=_run, args=(list(argv), dict(env), str(out), str(err or out)), daemon=True
+        )
         self._process.start()
         self._reading = threading.Lock()
         assert self._process.pid is not None
@@ -86,14 +96,15 @@ class Forked:
             os.kill(self.pid, number)
 
 
-def _run(argv: list[str], env: dict[str, str], log: str) -> None:
+def _run(argv: list[str], env: dict[str, str], out: str, err: str) -> None:
     """In the fork: becomes what a process of this command line, environment and output would be."""
     gc.freeze()  # Nobody collects the modules: each object that is looked at is copied.
     os.setsid()
-    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    for standard in (1, 2):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # However the tests were started.
+    for standard, file in ((1, out), (2, err)):
+        output = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         os.dup2(output, standard)
-    os.close(output)
+        os.close(output)
     os.environ.clear()
     os.environ.update(env)
     sys.argv = argv[2:]

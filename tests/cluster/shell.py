@@ -7,12 +7,15 @@ import json
 import shlex
 import signal
 import sys
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from click.testing import CliRunner
 
 from dbtrun.cli.main import main
+from tests import forked
 from tests.controlplane import ControlPlane
 from tests.patience import patience
 from tests.stack.site import ROOT
@@ -29,6 +32,14 @@ class Ended(NamedTuple):
     code: int
     out: str
     err: str
+
+
+def forked_to_its_end(arguments: Sequence[str], env: Mapping[str, str]) -> Ended:
+    """A command in a process, which need not import its modules."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        fork = forked.Forked([*forked.COMMAND, *arguments], env, out, err)
+        return Ended(fork.wait(patience(60)), out.read_text(), err.read_text())
 
 
 class Shell:
@@ -88,7 +99,7 @@ class Shell:
     async def types(self, *arguments: str) -> Ended:
         """A command with its arguments: in this process where it can be, as to start Python costs it a second."""
         if arguments[0] in FOLLOWS:
-            ended = await self.ends(await self.start(*arguments))
+            ended = await asyncio.to_thread(forked_to_its_end, arguments, self.env)
         else:
             ended = await asyncio.to_thread(self._invoked, arguments)
         assert "Traceback" not in ended.err, ended.err

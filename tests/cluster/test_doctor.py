@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from tests.cluster.shell import Shell
+from tests.cluster.shell import Shell, forked_to_its_end
 from tests.controlplane import ControlPlane
 from tests.patience import patience
 from tests.stack import JOBS, Own, Stack, dbt_run, until
@@ -254,15 +253,9 @@ async def test_dbt_cloud_alone_without_a_cluster(shell: Shell, stack: Stack) -> 
 
 async def checked(stack: Stack, *arguments: str, **environ: str) -> tuple[dict[str, str], dict[str, Any]]:
     """What `dbtrun check` finds with the watcher's environment: messages by check, and everything."""
-    pipe = asyncio.subprocess.PIPE
-    command = (sys.executable, "-m", "dbtrun", "check", *arguments)
-    process = await asyncio.create_subprocess_exec(
-        *command, env=stack.watcher.env | environ, stdout=pipe, stderr=pipe, stdin=asyncio.subprocess.DEVNULL
-    )
-    async with asyncio.timeout(patience(SECONDS)):
-        out, err = await process.communicate()
-    assert (process.returncode, err) == (0, b"")
-    assert stack.token.encode() not in out
+    code, out, err = await asyncio.to_thread(forked_to_its_end, ("check", *arguments), stack.watcher.env | environ)
+    assert (code, err) == (0, "")
+    assert stack.token not in out
     document = json.loads(out)
     return {one["check"]: one["message"] for one in document["findings"] if one["verdict"] == "bad"}, document
 

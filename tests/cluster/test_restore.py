@@ -60,14 +60,14 @@ async def test_a_restored_etcd_starts_nothing_twice(
         return phases == ENDS and await second()
 
     await plane.restore(tmp_path / "backup", bumped=bumped)
-    await until(as_before, 180, "everything is as it was before the restore", pause=0.5)
+    await until(as_before, 180, "everything is as it was before the restore", pause=1.0)
     await stack.watcher.says("went back to older versions of DbtRuns")
     assert not await twice(stack)
 
     await stack.watcher.stop()
     await plane.restore(tmp_path / "backup", bumped=bumped)
     stack.watcher.start()
-    await until(as_before, 180, "everything is as it was before the second restore", pause=0.5)
+    await until(as_before, 180, "everything is as it was before the second restore", pause=1.0)
     assert not await twice(stack)
     assert len(await stack.runs()) == started
     events = await stack.events("late")
