@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from deploy import render
-from tests.chart.helm import CHART, ROOT, Helm
+from tests.chart.helm import CHART, ROOT, Helm, documents
 from tests.controlplane import Completed, ControlPlane
 from tests.patience import patience
 
@@ -98,7 +98,7 @@ def test_every_overlay_installs(plane: ControlPlane, name: str | None) -> None:
     folder = ROOT / "deploy" / (f"overlays/{name}" if name else "")
     plane.kubectl_sync("apply", f"-k{folder}")
     namespace = "airflow" if name == "sidecar" else "dbtrun-system"
-    built = [each for each in yaml.safe_load_all(plane.kubectl_sync("kustomize", str(folder)).stdout) if each]
+    built = documents(plane.kubectl_sync("kustomize", str(folder)).stdout)
     assert {each["metadata"].get("namespace", namespace) for each in built} <= {namespace}
     for deployment in (each for each in built if each["kind"] == "Deployment"):
         wanted = deployment["spec"]["replicas"]

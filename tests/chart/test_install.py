@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from dbtrun.api import API_VERSION, FINALIZER, KIND
-from tests.chart.helm import CHART, ROOT, VALUES, Helm, env_of
+from tests.chart.helm import CHART, ROOT, VALUES, Helm, documents, env_of
 from tests.controlplane import Completed, ControlPlane
 
 OLD: Final = ROOT / "tests/node/charts/dbtrun-dc2ee67.tgz"
@@ -90,7 +90,7 @@ def pod_exists(plane: ControlPlane) -> None:
 def test_the_api_server_accepts_what_any_values_render(helm: Helm, cluster: ControlPlane, file: Path) -> None:
     text = helm.template(f"--values={file}")
     answer = cluster.kubectl_sync("apply", "--dry-run=server", "-f-", input=text)
-    assert len(answer.stdout.splitlines()) == len([each for each in yaml.safe_load_all(text) if each])
+    assert len(answer.stdout.splitlines()) == len(documents(text))
     # An object that Helm made before, as the CRD, lacks only what kubectl notes for itself.
     told = [line for line in answer.stderr.splitlines() if "last-applied-configuration" not in line]
     assert "Warning" not in "".join(told)

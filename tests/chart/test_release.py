@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from deploy import release
-from tests.chart.helm import Helm
+from tests.chart.helm import Helm, documents
 from tests.controlplane import helm_path
 
 DIGEST = "sha256:" + "ab" * 32
@@ -19,7 +19,7 @@ def test_a_released_chart_installs_its_image_by_digest(binaries: None, helm: Hel
     (package,) = tmp_path.glob("dbtrun-*.tgz")
     rendered = helm.run("template", "dbtrun", str(package))
     assert rendered.returncode == 0, rendered.stderr
-    (deployment,) = (each for each in yaml.safe_load_all(rendered.stdout) if each and each["kind"] == "Deployment")
+    (deployment,) = (each for each in documents(rendered.stdout) if each["kind"] == "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert container["image"] == f"registry.example.com/data/dbtrun/watcher@{DIGEST}"
     with tarfile.open(package) as archive:

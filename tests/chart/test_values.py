@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from docs import chart
-from tests.chart.helm import CHART, VALUES, Helm, env_of
+from tests.chart.helm import CHART, VALUES, Helm, documents, env_of
 from watcher.settings import described
 
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
@@ -180,7 +180,7 @@ def test_a_parent_chart_turns_it_off_and_chooses_the_registry(helm: Helm, tmp_pa
     def rendered(*args: str) -> list[dict[str, Any]]:
         answer = helm.run("template", "platform", str(parent), *args)
         assert answer.returncode == 0, answer.stderr
-        return [each for each in yaml.safe_load_all(answer.stdout) if each]
+        return documents(answer.stdout)
 
     assert rendered("--set=dbtrun.enabled=false") == []
     pod = only(rendered("--set=global.imageRegistry=r.example.com"), "Deployment")["spec"]["template"]["spec"]
@@ -257,7 +257,7 @@ def test_a_name_that_yaml_reads_as_something_else_stays_a_name(helm: Helm, name:
         values = json.dumps(everywhere | {"mode": mode, "fullnameOverride": name})
         text = helm.run("template", name, str(CHART), f"--namespace={name}", "--values=-", input=values)
         assert text.returncode == 0, text.stderr
-        found = [each for each in strings_of(list(yaml.safe_load_all(text.stdout))) if not isinstance(each[1], str)]
+        found = [each for each in strings_of(documents(text.stdout)) if not isinstance(each[1], str)]
         assert found == []
 
 
