@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from dbtrun.kube import cluster as kube
 from dbtrun.kube.cluster import Cluster
 from dbtrun.kube.config import Timeouts
 from dbtrun.kube.credentials import kubeconfig
-from dbtrun.kube.errors import Expired, Unauthorized, Unreachable
+from dbtrun.kube.errors import Expired, KubeError, Unauthorized, Unreachable
 from tests.unit.kube.answers import ANSWERS, LIMIT, OF_ANOTHER_VERSION, Answer, dbtrun, page, status
 from tests.unit.world.apiserver import listening
 from watcher.cluster.access import ClusterAccess
@@ -85,32 +85,50 @@ def test_the_table_is_long() -> None:
     assert len(ANSWERS) >= 25
 
 
-@pytest.mark.parametrize("asker", GETS)
 @pytest.mark.parametrize("name", ANSWERS)
-async def test_an_answer_means_the_same_to_all_who_ask_for_an_object(tmp_path: Path, name: str, asker: str) -> None:
+async def test_an_answer_means_the_same_to_all_who_ask_for_an_object(tmp_path: Path, name: str) -> None:
     answer = ANSWERS[name]
-    creation = asker == "trigger's creation"
-    meaning = Unreachable if creation and name == "409 of a version" else answer.meaning
-    assert meaning is not None
-    async with serving(tmp_path, answer.respond, IMPATIENT if answer.silent else QUICK) as access:
-        with pytest.raises(meaning) as caught:
+    async for asker, access in one_by_one(tmp_path, answer, GETS):
+        creation = asker == "trigger's creation"
+        meaning = Unreachable if creation and name == "409 of a version" else answer.meaning
+        assert meaning is not None
+        with told_as(asker, meaning) as caught:
             await GETS[asker](access)
-    assert type(caught.value) is meaning
-    assert caught.value.retry_after == answer.retry_after
-    assert 0 < len(str(caught.value)) < 700
-    assert "\n" not in str(caught.value)
+        assert caught.value.retry_after == answer.retry_after, asker
+        assert 0 < len(str(caught.value)) < 700, asker
+        assert "\n" not in str(caught.value), asker
 
 
-@pytest.mark.parametrize("asker", LISTS)
 @pytest.mark.parametrize("name", ANSWERS)
-async def test_an_answer_means_the_same_to_all_who_list(tmp_path: Path, name: str, asker: str) -> None:
+async def test_an_answer_means_the_same_to_all_who_list(tmp_path: Path, name: str) -> None:
     answer = ANSWERS[name]
-    meaning = answer.of_a_list
-    assert meaning is not None
-    async with serving(tmp_path, answer.respond, IMPATIENT if answer.silent else QUICK) as access:
-        with pytest.raises(meaning) as caught:
+    assert answer.of_a_list is not None
+    async for asker, access in one_by_one(tmp_path, answer, LISTS):
+        with told_as(asker, answer.of_a_list):
             await LISTS[asker](access)
-    assert type(caught.value) is meaning
+
+
+async def one_by_one(
+    folder: Path, answer: Answer, askers: Iterable[str]
+) -> AsyncGenerator[tuple[str, ClusterAccess], None]:
+    """Each who asks, with a connection of its own to one server that always answers this."""
+    timeouts = IMPATIENT if answer.silent else QUICK
+    async with listening(folder, answer.respond) as path:
+        for asker in askers:
+            async with ClusterAccess(kubeconfig(path, None), timeouts) as access:
+                yield asker, access
+
+
+@contextmanager
+def told_as(asker: str, meaning: type[KubeError]) -> Iterator[pytest.ExceptionInfo[KubeError]]:
+    """Nothing else is raised, not even a kind of it."""
+    try:
+        with pytest.raises(meaning) as caught:
+            yield caught
+    except BaseException as error:
+        error.add_note(f"to the {asker}")
+        raise
+    assert type(caught.value) is meaning, asker
 
 
 BAD: Final[dict[str, Any]] = {
