@@ -86,25 +86,30 @@ def executed(worker: Worker, kind: type, native: bool, arguments: dict[str, Any]
         operator.execute(context)
 
 
-@pytest.mark.parametrize("native", [False, True], ids=["text", "native"])
-@pytest.mark.parametrize("value", VALUES, ids=shown)
-@pytest.mark.parametrize(("kind", "argument"), CASES, ids=lambda part: getattr(part, "__name__", part))
+def templated(kind: type, argument: str) -> bool:
+    return argument in kind.template_fields  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument", "native"),
+    [(*case, native) for case in CASES for native in (False, True) if templated(*case) or not native],
+    ids=lambda part: getattr(part, "__name__", str(part)),
+)
 def test_every_argument_is_taken_or_refused_by_its_own_name_before_anything_is_created(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, argument: str, value: object, native: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, argument: str, native: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    worker = Worker(tmp_path)
-    given: object = value
-    if argument in kind.template_fields:  # type: ignore[attr-defined]
-        given = "{{ params.it }}"
-    refused = outcome(lambda: executed(worker, kind, native, {**CASES[kind, argument], argument: given}, value))
-    if isinstance(refused, InvalidArgument):
-        assert argument in str(refused)
-        assert not worker.runs.objects
-        assert len(str(refused)) < 500
-    elif refused is not None:
-        # Only of what exists nowhere.
-        assert (kind, argument) in ABSENT, refused
+    for value in VALUES:
+        worker = Worker(tmp_path)
+        arguments = {**CASES[kind, argument], argument: "{{ params.it }}" if templated(kind, argument) else value}
+        refused = outcome(lambda: executed(worker, kind, native, arguments, value))  # noqa: B023 - called at once
+        if isinstance(refused, InvalidArgument):
+            assert argument in str(refused), shown(value)
+            assert not worker.runs.objects, shown(value)
+            assert len(str(refused)) < 500, shown(value)
+        elif refused is not None:
+            # Only of what exists nowhere.
+            assert (kind, argument) in ABSENT, (shown(value), refused)
 
 
 def outcome(act: Callable[[], object]) -> DbtRunException | None:

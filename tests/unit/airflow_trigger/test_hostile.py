@@ -275,8 +275,8 @@ async def test_a_thousand_triggers_end_right_beside_a_server_that_misbehaves(tmp
     assert len(met) > 20
 
 
-async def test_fifty_thousand_objects_are_listed_page_by_page(tmp_path: Path, server: Server) -> None:
-    for number in range(50_000):
+async def test_many_objects_are_listed_page_by_page(tmp_path: Path, server: Server) -> None:
+    for number in range(5_000):
         server.has(f"old-{number}", "Succeeded")
     server.has("nightly")
     async with server.up(tmp_path) as where, asyncio.timeout(280):
