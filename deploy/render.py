@@ -107,7 +107,9 @@ def stale(chart: Path = CHART) -> list[str]:
 
 def airflow_values(manifest: str) -> str:
     """The values for Airflow's chart, from the Deployment in a manifest."""
-    (deployment,) = (each for each in yaml.safe_load_all(manifest) if each and each["kind"] == "Deployment")
+    (deployment,) = (
+        each for each in yaml.load_all(manifest, yaml.CSafeLoader) if each and each["kind"] == "Deployment"
+    )
     pod = deployment["spec"]["template"]["spec"]
     token = {
         "name": IDENTITY,

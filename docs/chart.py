@@ -56,7 +56,7 @@ def values(chart: Path = CHART) -> list[Value]:
     text = (chart / "values.yaml").read_text()
     explained = dict(_comments(text))
     schema = json.loads((chart / "values.schema.json").read_text())
-    return list(_leaves(yaml.safe_load(text), schema, schema["$defs"], explained))
+    return list(_leaves(yaml.load(text, yaml.CSafeLoader), schema, schema["$defs"], explained))
 
 
 def _leaves(

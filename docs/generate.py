@@ -327,8 +327,8 @@ def commands_page() -> str:
 def pages() -> dict[Path, str]:
     """Every generated page and its text."""
     return {
-        REFERENCE: reference(yaml.safe_load(CRD.read_text())),
-        MIRRORS: mirror_reference(yaml.safe_load(MIRRORS_CRD.read_text())),
+        REFERENCE: reference(yaml.load(CRD.read_text(), yaml.CSafeLoader)),
+        MIRRORS: mirror_reference(yaml.load(MIRRORS_CRD.read_text(), yaml.CSafeLoader)),
         SETTINGS: settings_page(),
         EVENTS: events_page(),
         COMMANDS: commands_page(),

@@ -53,7 +53,9 @@ TIMES: Final[tuple[Any, ...]] = (
 
 
 def _load() -> tuple[Schema, Schema]:
-    schema = yaml.safe_load(CRD.read_text())["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    schema = yaml.load(CRD.read_text(), yaml.CSafeLoader)["spec"]["versions"][0]["schema"]["openAPIV3Schema"][
+        "properties"
+    ]
     return schema["spec"], schema["status"]
 
 

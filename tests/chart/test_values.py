@@ -100,7 +100,7 @@ def nested(path: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-EVERYTHING: Final[dict[str, Any]] = yaml.safe_load((VALUES / "everything.yaml").read_text())
+EVERYTHING: Final[dict[str, Any]] = yaml.load((VALUES / "everything.yaml").read_text(), yaml.CSafeLoader)
 OTHERWISE: Final[dict[str, Any]] = {
     "mode": "sidecar",
     "crds.keep": False,
