@@ -55,7 +55,15 @@ async def connected(place: Place) -> AsyncIterator[tuple[Api, str]]:
         Misconfigured: there is no kubeconfig, or it cannot be used.
     """
     files = kubeconfigs(place)
-    namespace = own_namespace() if files is None else await _namespace(files, place.context)
+    if files is None:
+        namespace = own_namespace()
+    else:
+        try:
+            contexts, active = await asyncio.to_thread(config.list_kube_config_contexts, files)
+        except Exception as error:  # whatever a malformed kubeconfig makes its reader raise
+            raise unusable(files, error) from error
+        chosen = next((one for one in contexts if one["name"] == place.context), active) or {}
+        namespace = chosen.get("context", {}).get("namespace") or "default"
     async with Api(_credentials(files, place.context)) as api:
         yield api, place.namespace or namespace
 
@@ -90,18 +98,8 @@ def _credentials(files: str | None, context: str | None) -> Credentials:
         configuration = Configuration()
         try:
             await config.load_kube_config(files, context, configuration, persist_config=False)
-        except Exception as error:  # whatever a malformed kubeconfig makes its reader raise
+        except Exception as error:  # as above
             raise unusable(files, error) from error
         return configuration
 
     return Credentials(f"kubeconfig {files}", read)
-
-
-async def _namespace(files: str, context: str | None) -> str:
-    """The namespace of the context."""
-    try:
-        contexts, active = await asyncio.to_thread(config.list_kube_config_contexts, files)
-    except Exception as error:  # as above
-        raise unusable(files, error) from error
-    chosen = next((one for one in contexts if one["name"] == context), active) or {}
-    return chosen.get("context", {}).get("namespace") or "default"

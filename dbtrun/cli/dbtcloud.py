@@ -128,11 +128,12 @@ class DbtCloud:
         """
         self.requests += 1
         url = f"{self._connection.base_url}/api/{version}/accounts/{self._connection.account_id}/{path}"
+        timeout = aiohttp.ClientTimeout(total=seconds or REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
         began, now = time.monotonic(), datetime.now(UTC)
         try:
             # A redirect that is followed would carry the token to another host.
             answer = await self._session.request(
-                method, url, params=params, json=body, allow_redirects=False, timeout=_timeout(seconds)
+                method, url, params=params, json=body, allow_redirects=False, timeout=timeout
             )
             async with answer:
                 content = await _content(answer.content, limit or MAX_BODY)
@@ -141,10 +142,6 @@ class DbtCloud:
         took = time.monotonic() - began
         offset = ahead(answer.headers.get("Date"), now, took)
         return read(answer.status, content, answer.headers, took, offset)
-
-
-def _timeout(seconds: float | None) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=seconds or REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
 
 
 async def _content(stream: aiohttp.StreamReader, limit: int) -> bytes | None:
@@ -164,30 +161,19 @@ def read(status: int, content: bytes | None, headers: Mapping[str, str], seconds
     if 300 <= status < 400:
         words = one_line(headers.get("Location", ""), MAX_WORDS)
         return Reply(kind=Kind.REDIRECTED, words=words, status=status, seconds=seconds, offset=offset)
-    body = _json(content)
-    envelope = body.get("status") if isinstance(body, dict) else None
-    said = envelope if isinstance(envelope, dict) else {}
-    words = one_line(_words(said, body, content), MAX_WORDS)
-    data = body.get("data") if isinstance(body, dict) else None
-    extra = body.get("extra") if isinstance(body, dict) else None
-    return Reply(
-        kind=_kind(status, enveloped=bool(said)), words=words, status=status, data=data, extra=extra, seconds=seconds,
-        offset=offset,
-    )  # fmt: skip
-
-
-def _json(content: bytes) -> Any:
     try:
-        return json.loads(content)
+        decoded = json.loads(content)
     except (ValueError, RecursionError):
-        return None
-
-
-def _words(said: Mapping[str, Any], body: Any, content: bytes) -> str:
-    for words in (said.get("user_message"), body.get("detail") if isinstance(body, dict) else None):
-        if isinstance(words, str) and words:
-            return words
-    return content[:MAX_WORDS].decode(errors="replace")
+        decoded = None
+    body = decoded if isinstance(decoded, dict) else {}
+    envelope = body.get("status")
+    said = envelope if isinstance(envelope, dict) else {}
+    candidates = (said.get("user_message"), body.get("detail"), content[:MAX_WORDS].decode(errors="replace"))
+    words = next((one for one in candidates if isinstance(one, str) and one), "")
+    return Reply(
+        kind=_kind(status, enveloped=bool(said)), words=one_line(words, MAX_WORDS), status=status,
+        data=body.get("data"), extra=body.get("extra"), seconds=seconds, offset=offset,
+    )  # fmt: skip
 
 
 def _kind(status: int, *, enveloped: bool) -> Kind:

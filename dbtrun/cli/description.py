@@ -9,12 +9,11 @@ from typing import Final
 from rich.text import Text
 
 from dbtrun.api import REASON_DOCS, ConditionType, Reason
-from dbtrun.api.views import Step
 from dbtrun.cli import sections
 from dbtrun.cli.rows import style
 from dbtrun.cli.sections import Event, ago, field, indented, title
 from dbtrun.cli.table import Cell, Column, lines
-from dbtrun.cli.view import Artifact, Run
+from dbtrun.cli.view import Run
 from dbtrun.cli.words import between, clock, one_line
 from dbtrun.text import plain
 
@@ -33,44 +32,46 @@ def described(run: Run, events: Sequence[Event], now: datetime) -> Iterator[Text
     yield from _head(run, now)
     yield from _when(run, now)
     yield from _steps(run, now)
-    yield from _failure(run)
+    failed = run.status.failed_step
+    if failed is not None:
+        yield title(f"Log of the failed step {failed.index}, {one_line(failed.name)}")
+        yield from indented(Text(line) for line in plain(failed.log_tail).splitlines())
     yield from _results(run)
     yield from _attempts(run)
-    yield from _artifacts(run.status.artifacts)
+    if run.status.artifacts:
+        yield title("Artifacts")
+    for one in run.status.artifacts:
+        kept = f"ConfigMap {one.config_map}, key {one.key}" if one.config_map else f"not kept: {one.problem or '?'}"
+        yield Text(f"  {one_line(one.path)}: {one_line(kept)}")
     yield from sections.events(events, now)
 
 
 def _head(run: Run, now: datetime) -> Iterator[Text]:
     status = run.status
-    reason = f" ({one_line(status.reason)})" if status.reason else ""
     yield from field("Name", run.name)
     yield from field("Namespace", run.metadata.namespace)
     if run.metadata.deletion_timestamp is not None:
         yield from field(
             "Deleted", f"{ago(run.metadata.deletion_timestamp, now)}; it is removed when its run has ended"
         )
+    reason = f" ({one_line(status.reason)})" if status.reason else ""
     yield from field("Phase", f"{run.phase}{reason}", style(run))
-    yield from field("Message", one_line(status.message) or _unseen(run))
+    unseen = "" if status.phase else "No watcher has seen it yet. `dbtrun doctor` finds out why."
+    yield from field("Message", one_line(status.message) or unseen)
     yield from field("What to do", remedy(run))
-    yield from field("Job", _job(run))
+    ids = {status.job_id, run.spec.job.id if run.spec.job else None} - {None}
+    # Two ids that differ come of a forged status: neither is shown, as nobody knows which one was started.
+    number = f" (id {ids.pop()})" if len(ids) == 1 and run.job not in map(str, ids) else ""
+    yield from field("Job", f"{one_line(run.job)}{number}")
     yield from field("Run", "" if run.run_id is None else str(run.run_id))
     yield from field("URL", one_line(status.url or ""))
     connection = run.spec.connection_ref
     yield from field("Connection", "the watcher's default" if connection is None else f"Secret {connection.name}")
     yield from field("Account", f"{status.account_id} at {one_line(status.host or '?')}" if status.account_id else "")
-    yield from _reachable(run)
-
-
-def _job(run: Run) -> str:
-    ids = {run.status.job_id, run.spec.job.id if run.spec.job else None} - {None}
-    # Two ids that differ come of a forged status: neither is shown, as nobody knows which one was started.
-    number = f" (id {ids.pop()})" if len(ids) == 1 and run.job not in map(str, ids) else ""
-    return f"{one_line(run.job)}{number}"
-
-
-def _unseen(run: Run) -> str:
-    """What an object without a status lacks."""
-    return "" if run.status.phase else "No watcher has seen it yet. `dbtrun doctor` finds out why."
+    reachable = run.condition(ConditionType.REACHABLE)
+    if reachable is not None and reachable.status != "True":
+        why = f"{reachable.status} ({one_line(reachable.reason)}): {one_line(reachable.message)}"
+        yield from field("Reachable", why, "red" if reachable.status == "False" else "")
 
 
 def remedy(run: Run) -> str:
@@ -80,14 +81,6 @@ def remedy(run: Run) -> str:
         return ""
     text = REASON_DOCS[Reason(status.reason)].remedy
     return "" if text.startswith("Nothing") else text.replace("`", "")
-
-
-def _reachable(run: Run) -> Iterator[Text]:
-    condition = run.condition(ConditionType.REACHABLE)
-    if condition is None or condition.status == "True":
-        return
-    why = f"{condition.status} ({one_line(condition.reason)}): {one_line(condition.message)}"
-    yield from field("Reachable", why, "red" if condition.status == "False" else "")
 
 
 def _when(run: Run, now: datetime) -> Iterator[Text]:
@@ -110,25 +103,16 @@ def _steps(run: Run, now: datetime) -> Iterator[Text]:
         return
     yield title("Steps")
     columns = (Column(""), Column("#"), Column("STEP"), Column("STATE"), Column("TOOK"))
-    yield from indented(lines(columns, [_step(step, run, now) for step in run.status.steps], None))
-
-
-def _step(step: Step, run: Run, now: datetime) -> list[Cell]:
-    mark, colour = MARKS.get(step.status, ("·", ""))
-    # A step that has no end, of a run that has one, must not count on for days.
-    end = step.finished_at or (now if not run.final else None)
-    return [
-        Cell(mark, colour), Cell(str(step.index)), Cell(one_line(step.name)), Cell(one_line(step.status), colour),
-        Cell(between(step.started_at, end)),
-    ]  # fmt: skip
-
-
-def _failure(run: Run) -> Iterator[Text]:
-    failed = run.status.failed_step
-    if failed is None:
-        return
-    yield title(f"Log of the failed step {failed.index}, {one_line(failed.name)}")
-    yield from indented(Text(line) for line in plain(failed.log_tail).splitlines())
+    rows = []
+    for step in run.status.steps:
+        mark, colour = MARKS.get(step.status, ("·", ""))
+        # A step that has no end, of a run that has one, must not count on for days.
+        end = step.finished_at or (now if not run.final else None)
+        rows.append([
+            Cell(mark, colour), Cell(str(step.index)), Cell(one_line(step.name)), Cell(one_line(step.status), colour),
+            Cell(between(step.started_at, end)),
+        ])  # fmt: skip
+    yield from indented(lines(columns, rows, None))
 
 
 def _results(run: Run) -> Iterator[Text]:
@@ -159,12 +143,3 @@ def _attempts(run: Run) -> Iterator[Text]:
         for one in attempts
     ]  # fmt: skip
     yield from indented(lines(columns, rows, None))
-
-
-def _artifacts(artifacts: Sequence[Artifact]) -> Iterator[Text]:
-    if not artifacts:
-        return
-    yield title("Artifacts")
-    for one in artifacts:
-        kept = f"ConfigMap {one.config_map}, key {one.key}" if one.config_map else f"not kept: {one.problem or '?'}"
-        yield Text(f"  {one_line(one.path)}: {one_line(kept)}")

@@ -12,9 +12,8 @@ import click
 import msgspec
 
 from dbtrun.api import Phase
-from dbtrun.api.views import Step
 from dbtrun.cli.cluster import Api, Place, connected
-from dbtrun.cli.dbtcloud import DbtCloud, Kind, Reply
+from dbtrun.cli.dbtcloud import DbtCloud, Kind
 from dbtrun.cli.doctor.dbt_checks import FAULTS
 from dbtrun.cli.options import cluster_options, name_argument, running
 from dbtrun.cli.runs import Runs
@@ -89,18 +88,14 @@ async def _from_dbt_cloud(connection: Connection, run: Run, news: News) -> bool:
         query = {"include_related": '["run_steps"]'}
         reply = await cloud.ask("GET", f"runs/{run.run_id}/", query, limit=MAX_BODY, seconds=SECONDS)
     if not reply.good or not isinstance(reply.data, dict):
-        raise click.ClickException(f"The logs cannot be read: {_why(reply, run)}.")
+        words = FAULTS.get(reply.kind)
+        why = words.message if words else "dbt Cloud's answer has no run"
+        if reply.kind is Kind.TOO_LARGE:
+            url = one_line(run.status.url or "")
+            why = f"they are larger than {MAX_BODY // 1024**2} MB; read them in dbt Cloud: {url}"
+        raise click.ClickException(f"The logs cannot be read: {why}.")
     _print(news.of_dbt_cloud(run.run_id, reply.data.get("run_steps") or [], connection.token.reveal()))
     return reply.data.get("status") in (10, 20, 30)
-
-
-def _why(reply: Reply, run: Run) -> str:
-    if reply.kind is Kind.TOO_LARGE:
-        return (
-            f"they are larger than {MAX_BODY // 1024**2} MB; read them in dbt Cloud: {one_line(run.status.url or '')}"
-        )
-    words = FAULTS.get(reply.kind)
-    return words.message if words else "dbt Cloud's answer has no run"
 
 
 def _print(lines: Iterator[str]) -> None:
@@ -143,7 +138,8 @@ class News:
                 continue
             self.states[key] = step.status
             self.told[key] = 0
-            yield _line(step)
+            took = between(step.started_at, step.finished_at) if step.status in OVER else ""
+            yield f"{step.index}. {one_line(step.name)}: {one_line(step.status)}{f' after {took}' if took else ''}"
         failed = run.status.failed_step
         if failed is None or self.only not in (None, failed.index):
             return
@@ -163,11 +159,6 @@ def _blocks(text: str, begin: int) -> Iterator[str]:
         begin = end
 
 
-def _line(step: Step) -> str:
-    took = between(step.started_at, step.finished_at) if step.status in OVER else ""
-    return f"{step.index}. {one_line(step.name)}: {one_line(step.status)}{f' after {took}' if took else ''}"
-
-
 async def _connection(api: Api, run: Run, host: str | None, *, secret: bool) -> Connection | None:
     """How dbt Cloud is asked; None: not at all.
 
@@ -175,7 +166,12 @@ async def _connection(api: Api, run: Run, host: str | None, *, secret: bool) -> 
         click.ClickException: there is a token, and it may not be sent.
     """
     if secret:
-        return await _of_secret(api, run)
+        reference = run.spec.connection_ref
+        if reference is None:
+            raise click.ClickException(f"{run.name} uses the watcher's default connection: give a token with {TOKEN}.")
+        path = f"/api/v1/namespaces/{run.metadata.namespace}/secrets/{reference.name}"
+        body = msgspec.json.decode(await api.request("GET", path), type=_Secret)
+        return _parsed(body.data, f"Secret {reference.name}")
     token = os.environ.get(TOKEN)
     if not token or run.status.account_id is None:
         return None
@@ -188,15 +184,6 @@ async def _connection(api: Api, run: Run, host: str | None, *, secret: bool) -> 
         )
     keys = {"token": token, "account-id": str(run.status.account_id), "host": host or named}
     return _parsed({key: value.encode() for key, value in keys.items()}, f"{TOKEN} and the status")
-
-
-async def _of_secret(api: Api, run: Run) -> Connection:
-    reference = run.spec.connection_ref
-    if reference is None:
-        raise click.ClickException(f"{run.name} uses the watcher's default connection: give a token with {TOKEN}.")
-    path = f"/api/v1/namespaces/{run.metadata.namespace}/secrets/{reference.name}"
-    body = msgspec.json.decode(await api.request("GET", path), type=_Secret)
-    return _parsed(body.data, f"Secret {reference.name}")
 
 
 class _Secret(msgspec.Struct):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
@@ -56,18 +56,9 @@ def table(
 
 def row(run: Run, now: datetime, *, namespaces: bool = False, wide: bool = False) -> Row:
     """One DbtRun."""
-    first = [Cell(run.metadata.namespace)] if namespaces else []
-    return [*first, *_cells(run, now), *(_wide(run) if wide else [])]
-
-
-def style(run: Run) -> str:
-    """The colour of its phase."""
-    return "red" if run.status.reason in TROUBLE else STYLES.get(run.status.phase, "")
-
-
-def _cells(run: Run, now: datetime) -> Sequence[Cell]:
     created = run.metadata.creation_timestamp
-    return [
+    cells = [
+        *([Cell(run.metadata.namespace)] if namespaces else []),
         Cell(run.name),
         Cell(run.phase, style(run)),
         Cell(one_line(run.status.reason)),
@@ -75,14 +66,18 @@ def _cells(run: Run, now: datetime) -> Sequence[Cell]:
         Cell(one_line(run.status.progress or "")),
         Cell("" if created is None else duration((now - created).total_seconds())),
     ]
+    if wide:
+        reachable = run.condition(ConditionType.REACHABLE)
+        attempts = run.status.attempts
+        cells += [
+            Cell("" if run.run_id is None else str(run.run_id)),
+            Cell(str(attempts[-1].number) if attempts else ""),
+            Cell("" if reachable is None else one_line(reachable.status)),
+            Cell(one_line(run.status.url or "")),
+        ]
+    return cells
 
 
-def _wide(run: Run) -> Sequence[Cell]:
-    reachable = run.condition(ConditionType.REACHABLE)
-    attempts = run.status.attempts
-    return [
-        Cell("" if run.run_id is None else str(run.run_id)),
-        Cell(str(attempts[-1].number) if attempts else ""),
-        Cell("" if reachable is None else one_line(reachable.status)),
-        Cell(one_line(run.status.url or "")),
-    ]
+def style(run: Run) -> str:
+    """The colour of its phase."""
+    return "red" if run.status.reason in TROUBLE else STYLES.get(run.status.phase, "")

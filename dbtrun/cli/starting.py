@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import click
@@ -121,11 +122,18 @@ def spec_of(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         click.UsageError: they do not name a job.
     """
+    job, project, environment = (options[key] for key in ("job", "project", "environment"))
+    if project and environment:
+        wanted = {"name": job, "project": project, "environment": environment}
+    elif project or environment or not (job.isascii() and job.isdecimal()):
+        raise click.UsageError("JOB must be the id of a job, or its name together with --project and --environment.")
+    else:
+        wanted = {"id": int(job)}
     overrides = {field: options[option] for option, field in OPTIONS.items() if options[option] is not None}
     if options["steps"]:
         overrides["steps"] = list(options["steps"])
     spec = {
-        "job": _job(options),
+        "job": wanted,
         "connectionRef": {"name": options["connection"]} if options["connection"] else None,
         "cause": options["cause"],
         "overrides": overrides or None,
@@ -137,15 +145,6 @@ def spec_of(options: Mapping[str, Any]) -> dict[str, Any]:
         "ttlSecondsAfterFinished": _whole(options["ttl"]),
     }
     return {key: value for key, value in spec.items() if value is not None}
-
-
-def _job(options: Mapping[str, Any]) -> dict[str, Any]:
-    job, project, environment = (options[key] for key in ("job", "project", "environment"))
-    if project and environment:
-        return {"name": job, "project": project, "environment": environment}
-    if project or environment or not (job.isascii() and job.isdecimal()):
-        raise click.UsageError("JOB must be the id of a job, or its name together with --project and --environment.")
-    return {"id": int(job)}
 
 
 def _whole(seconds: float | None) -> int | None:
@@ -177,7 +176,10 @@ def _followed(place: Place, name: str, timeout: float | None, on_interrupt: str)
     except click.exceptions.Exit as end:
         if end.exit_code != Exit.INTERRUPTED:
             raise
-    wanted = on_interrupt == "cancel" or (on_interrupt == "ask" and interactive() and _confirmed(name))
+    wanted = on_interrupt == "cancel"
+    if on_interrupt == "ask" and interactive():
+        with suppress(click.Abort):  # a second Ctrl-C means no
+            wanted = click.confirm(f"\nCancel the dbt Cloud run of {name}?", default=False, err=True)
     if not wanted:
         click.echo(f"The run continues. To cancel it: dbtrun cancel {name}", err=True)
         return Exit.INTERRUPTED
@@ -188,10 +190,3 @@ def _followed(place: Place, name: str, timeout: float | None, on_interrupt: str)
         return await waited(place, [name], timeout)
 
     return running(cancel())
-
-
-def _confirmed(name: str) -> bool:
-    try:
-        return click.confirm(f"\nCancel the dbt Cloud run of {name}?", default=False, err=True)
-    except click.Abort:  # a second Ctrl-C
-        return False

@@ -63,17 +63,16 @@ def lines(columns: Sequence[Column], rows: Sequence[Row], width: int | None) -> 
     """The table, line by line, its head first."""
     widths = lay_out(columns, rows, width)
     head = [Cell(column.title, "bold") for column in columns]
-    return [_line(row, widths) for row in (head, *rows)]
-
-
-def _line(row: Row, widths: Sequence[int]) -> Text:
-    line = Text(no_wrap=True, overflow="ellipsis")
-    last = len(row) - 1
-    for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
-        text = Text(cell.text, style=cell.style)
-        text.truncate(width, overflow="ellipsis", pad=index != last)
-        line.append_text(text)
-        if index != last:
-            line.append(" " * GAP)
-    line.rstrip()
-    return line
+    last = len(columns) - 1
+    told = []
+    for row in (head, *rows):
+        line = Text(no_wrap=True, overflow="ellipsis")
+        for index, (cell, room) in enumerate(zip(row, widths, strict=True)):
+            text = Text(cell.text, style=cell.style)
+            text.truncate(room, overflow="ellipsis", pad=index != last)
+            line.append_text(text)
+            if index != last:
+                line.append(" " * GAP)
+        line.rstrip()
+        told.append(line)
+    return told

@@ -54,21 +54,19 @@ def top(interval: float, place: Place) -> None:
     out = screen()
     logging.disable(logging.WARNING)  # an object that cannot be read is not worth a broken screen
     with suppress(click.exceptions.Exit):  # Ctrl-C is how it ends
-        running(_watch(place, out, interval) if out.is_terminal else _once(place, out))
+        running(_shown(place, out, interval))
 
 
-async def _once(place: Place, out: Console) -> None:
-    async with connected(place) as (api, _):
-        state = State()
-        found = await Runs(api, place.namespace).list()
-        state.reset(found.items)
-        write(out, state.lines(datetime.now(UTC), None, None))
-
-
-async def _watch(place: Place, out: Console, interval: float) -> None:
+async def _shown(place: Place, out: Console, interval: float) -> None:
     state = State()
     async with connected(place) as (api, _):
-        feeding = asyncio.create_task(_feed(Runs(api, place.namespace), state))
+        runs = Runs(api, place.namespace)
+        if not out.is_terminal:
+            found = await runs.list()
+            state.reset(found.items)
+            write(out, state.lines(datetime.now(UTC), None, None))
+            return
+        feeding = asyncio.create_task(_feed(runs, state))
         asking = asyncio.create_task(keep_steps_fresh(api, lambda: state.shown))
         try:
             # With auto_refresh, rich would draw in a thread of its own while the state changes.
@@ -147,7 +145,9 @@ class State:
             self._runs.pop(uid, None)
         runs = sorted(self._runs.values(), key=_place)
         head = [Text(self.trouble, style="red")] if self.trouble else []
-        head.append(Text(_counts(runs), no_wrap=True, overflow="ellipsis"))
+        phases = Counter(run.phase for run in runs).most_common()
+        counts = ", ".join(f"{count} {phase}" for phase, count in phases) or "none"
+        head.append(Text(f"{len(runs)} DbtRuns: {counts}", no_wrap=True, overflow="ellipsis"))
         room = len(runs) if height is None else max(height - len(head) - 2, 1)
         self.shown = runs[:room]
         told = lines(COLUMNS, [list(_cells(run, now)) for run in self.shown], width)
@@ -159,13 +159,6 @@ def _place(run: Run) -> tuple[int, datetime, str]:
     phase = run.status.phase
     rank = ORDER.index(Phase(phase)) if phase in ORDER else len(ORDER) if run.final else len(ORDER) - 1
     return rank, run.metadata.creation_timestamp or datetime.max.replace(tzinfo=UTC), run.name
-
-
-def _counts(runs: list[Run]) -> str:
-    counted = Counter(run.phase for run in runs)
-    return f"{len(runs)} DbtRuns: " + (
-        ", ".join(f"{count} {phase}" for phase, count in counted.most_common()) or "none"
-    )
 
 
 def _cells(run: Run, now: datetime) -> Iterator[Cell]:

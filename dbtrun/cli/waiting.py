@@ -125,7 +125,11 @@ class Lines:
 
     def show(self, name: str, run: Run | None) -> None:
         """Tells what is new of a DbtRun."""
-        news = "deleted" if run is None else " ".join(filter(None, (run.phase, _why(run), _progress(run))))
+        news = "deleted"
+        if run is not None:
+            reason = f"({one_line(run.status.reason)})" if run.status.reason else ""
+            why = f"{reason}: {one_line(run.status.message)}" if run.status.message else reason
+            news = " ".join(filter(None, (run.phase, why, _progress(run))))
         # A status is written more often than its summary changes, and without a terminal each line stays.
         if self._told.get(name) == news:
             return
@@ -194,11 +198,6 @@ def failures(run: Run) -> Iterator[str]:
         yield f"{one_line(node.unique_id)} ({one_line(node.status)}): {one_line(node.message)}"
     if run.status.url and not run.succeeded:
         yield one_line(run.status.url)
-
-
-def _why(run: Run) -> str:
-    reason = f"({one_line(run.status.reason)})" if run.status.reason else ""
-    return f"{reason}: {one_line(run.status.message)}" if run.status.message else reason
 
 
 def _progress(run: Run) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import click
@@ -114,7 +114,10 @@ async def _kept(api: Api, namespace: str, name: str) -> Kept:
 
 
 async def _created(api: Api, cloud: DbtCloud, kept: Kept, url: str, job_ids: Sequence[int], *, replaces: bool) -> None:
-    present = [each for each in _items(await cloud.get(LISTED, version="v3")) if each.get("client_url") == url]
+    listed = await cloud.get(LISTED, version="v3")
+    if not listed.good or not isinstance(listed.data, list):
+        raise click.ClickException(_why(listed))
+    present = [each for each in listed.data if isinstance(each, dict) and each.get("client_url") == url]
     if present and not replaces:
         raise click.ClickException(
             f"dbt Cloud already has a webhook for {url}, and never shows its secret again. To replace it, use --replace"
@@ -122,8 +125,10 @@ async def _created(api: Api, cloud: DbtCloud, kept: Kept, url: str, job_ids: Seq
     # Before anything is created whose secret could not be kept.
     await _keep(api, kept, url, Token("-"), dry_run=True)
     body = {"name": f"dbtrun {kept}", "client_url": url, "event_types": EVENTS, "job_ids": job_ids, "active": True}
-    made = _item(await cloud.ask("POST", LISTED, body=body, version="v3"))
-    made_id, secret = str(made.get("id")), made.get("hmac_secret")
+    made = await cloud.ask("POST", LISTED, body=body, version="v3")
+    if not made.good or not isinstance(made.data, dict):
+        raise click.ClickException(_why(made))
+    made_id, secret = str(made.data.get("id")), made.data.get("hmac_secret")
     if not secret:
         await _delete(cloud, made_id)
         raise click.ClickException("dbt Cloud created a webhook but did not return its secret.")
@@ -157,18 +162,6 @@ async def _delete(cloud: DbtCloud, webhook_id: str) -> None:
         gone = (await cloud.ask("DELETE", f"webhooks/subscription/{webhook_id}", version="v3")).good
     told = "Deleted the webhook" if gone else "Delete this webhook in dbt Cloud:"
     click.echo(f"{told} {one_line(webhook_id)}{'.' if gone else ''}", err=not gone)
-
-
-def _item(reply: Reply) -> Mapping[str, Any]:
-    if not reply.good or not isinstance(reply.data, dict):
-        raise click.ClickException(_why(reply))
-    return reply.data
-
-
-def _items(reply: Reply) -> list[Mapping[str, Any]]:
-    if not reply.good or not isinstance(reply.data, list):
-        raise click.ClickException(_why(reply))
-    return [each for each in reply.data if isinstance(each, dict)]
 
 
 def _why(reply: Reply) -> str:

@@ -24,15 +24,6 @@ def described(mirror: Mirror, phases: Sequence[str], events: Sequence[Event], no
         events: of the mirror, in their order.
         now: what ages are counted to.
     """
-    yield from _head(mirror, now)
-    yield from _progress(mirror, now)
-    yield from field("DbtRuns", _counted(phases))
-    yield from field("What to do", remedy(mirror))
-    yield from _conditions(mirror, now)
-    yield from sections.events(events, now)
-
-
-def _head(mirror: Mirror, now: datetime) -> Iterator[Text]:
     metadata, spec, status = mirror.metadata, mirror.spec, mirror.status
     yield from field("Name", mirror.name)
     yield from field("Namespace", metadata.namespace)
@@ -43,19 +34,16 @@ def _head(mirror: Mirror, now: datetime) -> Iterator[Text]:
     connection = spec.connection_ref
     yield from field("Connection", "the watcher's default" if connection is None else f"Secret {connection.name}")
     yield from field("Account", f"{status.account_id} at {one_line(status.host or '?')}" if status.account_id else "")
-
-
-def _progress(mirror: Mirror, now: datetime) -> Iterator[Text]:
-    status, reached = mirror.status, mirror.status.cursor.finished_at
+    reached = status.cursor.finished_at
     yield from field("Mirrored to", "" if reached is None else f"{clock(reached)} ({ago(reached, now)})")
     yield from field("Lag", duration(status.lag_seconds) if status.lag_seconds else "")
     yield from field("Late runs", str(status.late_runs) if status.late_runs else "")
     yield from field("Pruned to", "" if status.pruned_through is None else clock(status.pruned_through))
-
-
-def _counted(phases: Sequence[str]) -> str:
     counts = ", ".join(f"{count} {one_line(phase)}" for phase, count in sorted(Counter(phases).items()))
-    return f"{len(phases)} ({counts})" if phases else "none"
+    yield from field("DbtRuns", f"{len(phases)} ({counts})" if phases else "none")
+    yield from field("What to do", remedy(mirror))
+    yield from _conditions(mirror, now)
+    yield from sections.events(events, now)
 
 
 def _conditions(mirror: Mirror, now: datetime) -> Iterator[Text]:

@@ -38,7 +38,12 @@ class Select(View, frozen=True, kw_only=True):
             "jobs": self.job_ids, "environments": self.environment_ids, "projects": self.project_ids,
             "causes": self.causes,
         }  # fmt: skip
-        return "; ".join(f"{name} {_some(values)}" for name, values in fields.items() if values) or "all jobs"
+        told = []
+        for name, values in fields.items():
+            if values:
+                more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
+                told.append(f"{name} {', '.join(one_line(str(value)) for value in values[:SHOWN])}{more}")
+        return "; ".join(told) or "all jobs"
 
 
 class MirrorSpec(View, frozen=True, kw_only=True):
@@ -117,8 +122,3 @@ def read(body: bytes | msgspec.Raw) -> Mirror:
     """
     with readable(MIRROR_KIND):
         return MIRROR.decode(body)
-
-
-def _some(values: tuple[object, ...]) -> str:
-    more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
-    return ", ".join(one_line(str(value)) for value in values[:SHOWN]) + more
