@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from airflow_trigger.failures import DbtRunException, DbtRunLostContact, DbtRunRefused, InvalidArgument
-from airflow_trigger.shared.access import Access, ClusterOperator
+from airflow_trigger.shared.access import ClusterOperator
 from airflow_trigger.shared.arguments import number, text, warn_without_effect
 from airflow_trigger.shared.blocking import blocking
 from airflow_trigger.shared.naming import object_name
@@ -101,7 +101,9 @@ class DbtRunArtifactOperator(ClusterOperator):
         if path is None:
             raise InvalidArgument("path must be text: a file below target/, as in spec.artifacts")
         try:
-            run, content = blocking(patiently(lambda: self._read(home, name, run_id, path), READ_SECONDS))
+            run, _, content = blocking(
+                patiently(lambda: fetch(self.connect(home.config), home.namespace, name, run_id, path), READ_SECONDS)
+            )
         except NotFound as error:
             raise DbtRunLostContact(
                 f"The file cannot be read; it is deleted together with its DbtRun: {error}"
@@ -113,13 +115,6 @@ class DbtRunArtifactOperator(ClusterOperator):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
         return str(target)
-
-    async def _read(self, home: Access, name: str | None, run_id: int | None, path: str) -> tuple[KeepingRun, bytes]:
-        async with self.connect(home.config) as requests:
-            files = Files(requests, home.namespace)
-            run = await files.run(name) if name is not None else keeper(await files.runs(), run_id, path)
-            kept = kept_file(run, path)
-            return run, await files.content(str(kept.config_map), str(kept.key))
 
 
 class KeepingSpec(RunSpec, frozen=True, kw_only=True):
@@ -195,6 +190,21 @@ def kept_file(run: KeepingRun, path: str) -> KeptFile:
 
 
 # ── requests ──
+
+
+async def fetch(
+    connection: AbstractAsyncContextManager[Requests], namespace: str, name: str | None, run_id: int | None, *paths: str
+) -> tuple[KeepingRun, str, bytes]:
+    """A file of the DbtRun with this name or dbt Cloud run, as: the DbtRun, the file's path, its content.
+
+    Of several paths, only the first that the DbtRun was asked to keep is read: if that file could not be kept, the next
+    ones are no answer.
+    """
+    async with connection as requests:
+        files = Files(requests, namespace)
+        run = await files.run(name) if name is not None else keeper(await files.runs(), run_id, *paths)
+        kept = kept_file(run, next((path for path in paths if path in run.spec.artifacts), paths[0]))
+        return run, kept.path, await files.content(str(kept.config_map), str(kept.key))
 
 
 class Files:

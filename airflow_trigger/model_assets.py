@@ -16,11 +16,11 @@ except ImportError:
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
-from airflow_trigger.artifacts import READ_SECONDS, Files, KeepingRun, keeper, kept_file
+from airflow_trigger.artifacts import READ_SECONDS, KeepingRun, fetch
 from airflow_trigger.failures import DbtRunLostContact, DbtRunRefused, InvalidArgument
 from airflow_trigger.reacting.models import Built, built
 from airflow_trigger.reacting.position import key_of
-from airflow_trigger.shared.access import Access, ClusterOperator
+from airflow_trigger.shared.access import ClusterOperator
 from airflow_trigger.shared.arguments import boolean, number, text, texts
 from airflow_trigger.shared.blocking import blocking
 from airflow_trigger.shared.naming import object_name
@@ -106,7 +106,16 @@ class DbtRunAssetsOperator(ClusterOperator):
         for node in nodes:
             uri = uris[node.unique_id]
             # The name is the address: names are unique in Airflow, and models of two projects can have the same.
-            events.add(Asset(name=uri, uri=uri), extra=_extra(run, node))
+            extra: dict[str, Any] = {
+                "key": f"{key_of(run)}/{node.unique_id}",
+                "unique_id": node.unique_id,
+                "status": node.status,
+                "rows_affected": node.rows,
+                "run_id": run.run_id,
+                "job_run_url": run.status.link,
+                "dbtrun": run.metadata.name,
+            }
+            events.add(Asset(name=uri, uri=uri), extra=extra)
         self.log.info("DbtRun %s: %s asset events.", run.metadata.name, len(nodes))
         return list(uris.values())
 
@@ -116,7 +125,12 @@ class DbtRunAssetsOperator(ClusterOperator):
             raise InvalidArgument("Give name (of a DbtRun) or run_id (of a dbt Cloud run), and not both.")
         models = texts("models", self.models, "models")
         try:
-            run, path, content = blocking(patiently(lambda: self._read(self._home, name, run_id), READ_SECONDS))
+            run, path, content = blocking(
+                patiently(
+                    lambda: fetch(self.connect(self._home.config), self._home.namespace, name, run_id, *RESULTS),
+                    READ_SECONDS,
+                )
+            )
         except KubeError as error:
             raise DbtRunLostContact(f"The run's results cannot be read. {error}") from None
         if run.status.phase != Phase.SUCCEEDED and not boolean("include_failed_runs", self.include_failed_runs):
@@ -134,23 +148,3 @@ class DbtRunAssetsOperator(ClusterOperator):
                 f"The run built {len(nodes)} models, and a task emits {MAX_ASSETS} at most: name some in models."
             )
         return run, nodes
-
-    async def _read(self, home: Access, name: str | None, run_id: int | None) -> tuple[KeepingRun, str, bytes]:
-        async with self.connect(home.config) as requests:
-            files = Files(requests, home.namespace)
-            run = await files.run(name) if name is not None else keeper(await files.runs(), run_id, *RESULTS)
-            # If the results of all steps were asked for and could not be kept, those of one step are no answer.
-            kept = kept_file(run, next((path for path in RESULTS if path in run.spec.artifacts), ALL_RESULTS))
-            return run, kept.path, await files.content(str(kept.config_map), str(kept.key))
-
-
-def _extra(run: KeepingRun, node: Built) -> dict[str, Any]:
-    return {
-        "key": f"{key_of(run)}/{node.unique_id}",
-        "unique_id": node.unique_id,
-        "status": node.status,
-        "rows_affected": node.rows,
-        "run_id": run.run_id,
-        "job_run_url": run.status.link,
-        "dbtrun": run.metadata.name,
-    }
