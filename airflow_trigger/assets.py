@@ -121,15 +121,17 @@ def conflicts(dags: Iterable[Any]) -> list[str]:
     """
     declared: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for dag in dags:
-        for asset in _assets(dag):
-            declared[asset.name][_watchers(asset)].add(str(dag.fileloc))
-    return [_sentence(name, list(kinds.values())) for name, kinds in sorted(declared.items()) if len(kinds) > 1]
-
-
-def _assets(dag: Any) -> Iterator[Asset]:
-    yield from _named_in(getattr(dag.timetable, "asset_condition", None))
-    for task in dag.tasks:
-        yield from (each for each in (*task.inlets, *task.outlets) if isinstance(each, Asset))
+        scheduled = _named_in(getattr(dag.timetable, "asset_condition", None))
+        of_tasks = (each for task in dag.tasks for each in (*task.inlets, *task.outlets) if isinstance(each, Asset))
+        for asset in (*scheduled, *of_tasks):
+            watchers = repr(sorted((watcher.name, repr(watcher.trigger)) for watcher in asset.watchers))
+            declared[asset.name][watchers].add(str(dag.fileloc))
+    return [
+        f"Asset {name!r} is declared with different watchers in {', '.join(sorted(set().union(*kinds.values())))}: "
+        "declare it in one module and import it."
+        for name, kinds in sorted(declared.items())
+        if len(kinds) > 1
+    ]
 
 
 def _named_in(condition: Any) -> Iterator[Asset]:
@@ -138,12 +140,3 @@ def _named_in(condition: Any) -> Iterator[Asset]:
         yield condition
     for part in getattr(condition, "objects", ()):
         yield from _named_in(part)
-
-
-def _watchers(asset: Asset) -> str:
-    return repr(sorted((watcher.name, repr(watcher.trigger)) for watcher in asset.watchers))
-
-
-def _sentence(name: str, kinds: list[set[str]]) -> str:
-    files = ", ".join(sorted(set().union(*kinds)))
-    return f"Asset {name!r} is declared with different watchers in {files}: declare it in one module and import it."

@@ -105,25 +105,18 @@ class DbtRunEventSensor(ClusterOperator, BaseSensorOperator):
 
     def _begin(self, context: Context) -> Position:
         if self.since is not None:
-            return _after(_instant(self.since))
+            try:
+                moment = datetime.fromisoformat(self.since)
+            except (TypeError, ValueError):
+                raise InvalidArgument(f"since must be a time in ISO 8601, not {self.since!r}") from None
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            return Position(moment, moment)
         # Each DAG run has XComs of its own, so those of earlier ones are asked for, too.
         last = context["ti"].xcom_pull(task_ids=self.task_id, key=POSITION, include_prior_dates=True)
         if last is not None:
             return Position.read(last)
-        began = context["dag_run"].start_date
-        return _after(began if began is not None else datetime.now(tz=UTC))
-
-
-def _instant(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        raise InvalidArgument(f"since must be a time in ISO 8601, not {text!r}") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _after(moment: datetime) -> Position:
-    return Position(moment, moment)
+        began = context["dag_run"].start_date or datetime.now(tz=UTC)
+        return Position(began, began)
 
 
 class DbtRunNextTrigger(BaseTrigger):
@@ -184,17 +177,15 @@ class DbtRunNextTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yields exactly one event."""
-        yield TriggerEvent(await self._outcome())  # type: ignore[no-untyped-call]
-
-    async def _outcome(self) -> dict[str, Any]:
         left = None if self.end_time is None else self.end_time - datetime.now(tz=UTC).timestamp()
         try:
             async with asyncio.timeout(left):
-                return await self._next(self.plan(), Position.read(self.position))
+                told = await self._next(self.plan(), Position.read(self.position))
         except TimeoutError:
-            return {"status": "timeout"}
+            told = {"status": "timeout"}
         except ValueError as error:
-            return {"status": "error", "message": str(error)}
+            told = {"status": "error", "message": str(error)}
+        yield TriggerEvent(told)  # type: ignore[no-untyped-call]
 
     async def _next(self, plan: Plan, position: Position) -> dict[str, Any]:
         async with aclosing(Ticker(plan.config, plan.namespace).ticks()) as ticks:

@@ -172,7 +172,14 @@ class DbtRunEventTrigger(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """The events of this watcher, alone."""
-        plan = await self._usable()
+        while True:
+            try:
+                plan = self.plan()
+                break
+            except InvalidArgument as error:
+                # Arguments that cannot be used stay so: the log says it from time to time.
+                log.warning("The watcher of asset %r cannot work: %s", self.asset, error)
+                await asyncio.sleep(SLEEP_SECONDS)
         ticks = Ticker(plan.config, plan.namespace, self.pace).ticks()
         async with aclosing(ticks), aclosing(self._events(plan, ticks, confirms=True)) as events:
             async for event in events:
@@ -180,41 +187,27 @@ class DbtRunEventTrigger(BaseEventTrigger):
 
     async def _events(self, plan: Plan, ticks: AsyncIterator[Tick], *, confirms: bool) -> AsyncGenerator[TriggerEvent]:
         """The events that come of the ticks. `confirms`: Airflow does not say when it has stored them."""
+        loop = asyncio.get_running_loop()
         try:
-            async with aclosing(self._told(plan, ticks, confirms=confirms)) as events:
-                async for event in events:
-                    yield event
+            reader = Reader(plan, self.store(plan), self.history(plan), nudges=_leaves_events_unseen())
+            async for tick in ticks:
+                told = await reader.take(tick)
+                # What is yielded and not yet stored when the triggerer stops is lost, also after SIGTERM: so the
+                # position is not stored here, but by the reader at a later tick, once this one is confirmed.
+                for payload in told:
+                    yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
+                if not told:
+                    continue
+                tick.ticker.awaits(tick.number)
+                if reader.nudges_in is not None:
+                    loop.call_later(reader.nudges_in, tick.ticker.ask)
+                if confirms:
+                    loop.call_later(CONFIRMED_SECONDS, tick.ticker.confirm, tick.number)
         except Exception:
             # Airflow has taken the stream away, or this is a bug. Airflow makes the trigger again, which begins at the
             # stored position.
             log.exception("The watcher of asset %r starts again in %.0f s", self.asset, AFTER_FAILURE_SECONDS)
             await asyncio.sleep(AFTER_FAILURE_SECONDS)
-
-    async def _told(self, plan: Plan, ticks: AsyncIterator[Tick], *, confirms: bool) -> AsyncGenerator[TriggerEvent]:
-        reader = Reader(plan, self.store(plan), self.history(plan), nudges=_leaves_events_unseen())
-        loop = asyncio.get_running_loop()
-        async for tick in ticks:
-            told = await reader.take(tick)
-            # What is yielded and not yet stored when the triggerer stops is lost, also after SIGTERM: so the position
-            # is not stored here, but by the reader at a later tick, once this one is confirmed.
-            for payload in told:
-                yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
-            if not told:
-                continue
-            tick.ticker.awaits(tick.number)
-            if reader.nudges_in is not None:
-                loop.call_later(reader.nudges_in, tick.ticker.ask)
-            if confirms:
-                loop.call_later(CONFIRMED_SECONDS, tick.ticker.confirm, tick.number)
-
-    async def _usable(self) -> Plan:
-        """The plan. One that cannot be used stays so: the log says it from time to time."""
-        while True:
-            try:
-                return self.plan()
-            except InvalidArgument as error:
-                log.warning("The watcher of asset %r cannot work: %s", self.asset, error)
-                await asyncio.sleep(SLEEP_SECONDS)
 
     def store(self, plan: Plan) -> Store:
         """Where the position is kept: the seam where tests put their own."""

@@ -131,15 +131,11 @@ def selector(by_dag: object, by_task: object, labels: object) -> str:
     """
     wanted = {f"{PREFIX}/dag-id": text("by_dag", by_dag), f"{PREFIX}/task-id": text("by_task", by_task)}
     ids = {key: label_value(value) for key, value in wanted.items() if value is not None}
-    return ",".join(f"{key}={value}" for key, value in (ids | _labels(labels)).items())
-
-
-def _labels(labels: object) -> dict[str, str]:
     found = {key: text(f"labels[{key!r}]", value) or "" for key, value in mapping("labels", labels).items()}
     odd = next((key for key, value in found.items() if not (_KEY.fullmatch(key) and is_label(value))), None)
     if odd is not None:
         raise InvalidArgument(f"labels[{odd!r}] is not a label of Kubernetes: {shown(found[odd])}")
-    return found
+    return ",".join(f"{key}={value}" for key, value in (ids | found).items())
 
 
 def phases(status_filter: object) -> set[str] | None:

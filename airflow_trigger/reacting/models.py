@@ -58,11 +58,15 @@ def built(run_results: bytes, models: Sequence[str], *, include_reused: bool) ->
         ValueError: it is no run_results.json.
     """
     wanted, statuses = set(models), BUILT | REUSED if include_reused else BUILT
-    found = {
-        node.unique_id: _built(node)
-        for node in msgspec.json.decode(run_results, type=_RunResults).results
-        if node.status in statuses and node.unique_id.startswith(KINDS) and (not wanted or wanted & _names(node))
-    }
+    found: dict[str, Built] = {}
+    for node in msgspec.json.decode(run_results, type=_RunResults).results:
+        names = {node.unique_id, node.unique_id.rpartition(".")[2]}
+        if node.status in statuses and node.unique_id.startswith(KINDS) and (not wanted or wanted & names):
+            response = node.adapter_response if isinstance(node.adapter_response, dict) else {}
+            rows = response.get("rows_affected")
+            found[node.unique_id] = Built(
+                node.unique_id, node.status, relation(node.relation_name), rows if isinstance(rows, int) else None
+            )
     return list(found.values())
 
 
@@ -70,13 +74,3 @@ def relation(name: str | None) -> tuple[str, ...]:
     """The parts of a relation's name, as a warehouse quotes them."""
     parts = (next(part for part in found.groups() if part is not None) for found in _PART.finditer(name or ""))
     return tuple(part.replace('""', '"') for part in parts)
-
-
-def _names(node: _Node) -> set[str]:
-    return {node.unique_id, node.unique_id.rpartition(".")[2]}
-
-
-def _built(node: _Node) -> Built:
-    response = node.adapter_response if isinstance(node.adapter_response, dict) else {}
-    rows = response.get("rows_affected")
-    return Built(node.unique_id, node.status, relation(node.relation_name), rows if isinstance(rows, int) else None)

@@ -98,7 +98,10 @@ class Reader:
         if self._position is None:
             return await self._begin(tick, now)
         if tick.thaws != self._thaws:
-            self._position = await self._joined_with_the_twin(self._position)
+            # While this process was frozen, another may have reported what comes now.
+            stored = await self._store.load()
+            if stored is not None:
+                self._position = self._position.joined(stored)
             self._thaws = tick.thaws
         # An error may have lost the ends of a tick. Until all that is over was looked at, the new ends are not enough.
         ended = (tick.finished() or []) if self._unsure else tick.ended
@@ -107,7 +110,11 @@ class Reader:
         fresh = self._position.fresh(found) if found else []
         told = [payloads.ended(self._plan.namespace, run) for run in fresh]
         self._tell(tick, fresh, len(told), now)
-        return told or self._nudge(now)
+        if told or self._last is None or self._nudged == len(NUDGES) or now - self._last < NUDGES[self._nudged]:
+            return told
+        # After a burst: an event that came while the scheduler had not taken the one before waits for a third.
+        self._nudged += 1
+        return [payloads.nudge(self._plan.namespace, now)]
 
     async def _begin(self, tick: Tick, now: datetime) -> list[Payload]:
         finished = tick.finished()
@@ -151,13 +158,6 @@ class Reader:
         # Not `now`: to load the position can take a busy Airflow a minute.
         self._last, self._nudged = utc_now(), 0 if self._burst > 1 and self._nudges else len(NUDGES)
 
-    def _nudge(self, now: datetime) -> list[Payload]:
-        """After a burst: an event that came while the scheduler had not taken the one before waits for a third."""
-        if self._last is None or self._nudged == len(NUDGES) or now - self._last < NUDGES[self._nudged]:
-            return []
-        self._nudged += 1
-        return [payloads.nudge(self._plan.namespace, now)]
-
     @property
     def nudges_in(self) -> float | None:
         """The seconds after which a tick is wanted, for the next nudge."""
@@ -182,11 +182,6 @@ class Reader:
         await self._store.save(position)
         self._stored = position
         self._save_after = SAVE_EVERY * random.uniform(0.8, 1.0)  # noqa: S311 - jitter
-
-    async def _joined_with_the_twin(self, position: Position) -> Position:
-        """While this process was frozen, another may have reported what comes now."""
-        stored = await self._store.load()
-        return position if stored is None else position.joined(stored)
 
     def _selected(self, runs: Sequence[Run]) -> list[Run]:
         return [run for run in runs if self._plan.selection.matches(run)]

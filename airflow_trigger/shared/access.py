@@ -7,7 +7,7 @@ Airflow's database can read what is stored with a trigger.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.providers.common.compat.sdk import BaseHook, BaseOperator
 
@@ -15,9 +15,6 @@ from airflow_trigger.failures import InvalidArgument
 from airflow_trigger.shared.arguments import boolean, text
 from airflow_trigger.shared.naming import namespace_name
 from dbtrun.kube.config import ClusterConfig, own_namespace
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 # Older releases of the provider cncf.kubernetes have stored the connection's extras under it.
 OLD_PREFIX = "extra__kubernetes__"
@@ -104,7 +101,8 @@ def resolve(
     asked = namespace_name(namespace)
     chosen, file = boolean("in_cluster", in_cluster), text("config_file", config_file)
     context = text("cluster_context", cluster_context)
-    extra = {} if conn_id is None else _extra(BaseHook.get_connection(conn_id).extra_dejson)
+    found = {} if conn_id is None else BaseHook.get_connection(conn_id).extra_dejson
+    extra: dict[str, Any] = {key.removeprefix(OLD_PREFIX): value for key, value in found.items()}
     if extra.get("kube_config") and file is None:
         raise InvalidArgument(
             f"kubernetes_conn_id {conn_id!r} holds the content of a kubeconfig, which a trigger would store: "
@@ -130,7 +128,3 @@ def cluster_config(in_cluster: bool | None, config_file: str | None, context: st
         return ClusterConfig(in_cluster, config_file, context)
     except ValueError as error:
         raise InvalidArgument(str(error)) from None
-
-
-def _extra(extra: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.removeprefix(OLD_PREFIX): value for key, value in extra.items()}

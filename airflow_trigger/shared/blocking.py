@@ -38,20 +38,16 @@ def blocking(work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
         thread.start()  # a signal may come while it waits for the thread, too
         return outcome.result(seconds)
     except BaseException:
-        _cancel(started, outcome)
+        # The coroutine runs, or is about to; or the thread never came, or its loop has just ended.
+        with suppress(TimeoutError, RuntimeError):
+            loop, task = started.result(JOIN_SECONDS)
+            if not outcome.done():
+                loop.call_soon_threadsafe(task.cancel)
         raise
     finally:
         # The signal may have come before the thread was there, and join() raises for such a thread.
         if thread.ident is not None:
             thread.join(JOIN_SECONDS)
-
-
-def _cancel(started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]], outcome: Future[T]) -> None:
-    """Cancels the coroutine if it runs, or is about to."""
-    with suppress(TimeoutError, RuntimeError):  # the thread never came, or its loop has just ended
-        loop, task = started.result(JOIN_SECONDS)
-        if not outcome.done():
-            loop.call_soon_threadsafe(task.cancel)
 
 
 def _serve(

@@ -143,19 +143,15 @@ def _state(task: Mapping[str, Any]) -> str | None:
     try:
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
     except ImportError:
-        return _state_in_database(task)
+        # Airflow 2, where a triggerer has the database.
+        from airflow.models.taskinstance import TaskInstance
+        from airflow.utils.session import create_session
+
+        ids = {key: task[key] for key in ("dag_id", "run_id", "task_id", "map_index")}
+        with create_session() as session:
+            state: str | None = session.query(TaskInstance.state).filter_by(**ids).scalar()
+            return state
     states = RuntimeTaskInstance.get_task_states(
         dag_id=task["dag_id"], run_ids=[task["run_id"]], task_ids=[task["task_id"]], map_index=task["map_index"]
     )
     return next(iter(states.get(task["run_id"], {}).values()), None)
-
-
-def _state_in_database(task: Mapping[str, Any]) -> str | None:
-    """Airflow 2, where a triggerer has the database."""
-    from airflow.models.taskinstance import TaskInstance
-    from airflow.utils.session import create_session
-
-    ids = {key: task[key] for key in ("dag_id", "run_id", "task_id", "map_index")}
-    with create_session() as session:
-        state: str | None = session.query(TaskInstance.state).filter_by(**ids).scalar()
-        return state

@@ -101,6 +101,12 @@ def manifest(wish: Wish, attempt: Try, create: Create, traceparent: str | None =
     Raises:
         InvalidArgument: an argument cannot be used.
     """
+    if create.follows is None:
+        spec = _start(wish, create.resumes)
+    else:
+        # The task's own run, of which the object lost sight: it still ends with the object.
+        policy = _policy(wish.deletion_policy) or DeletionPolicy.CANCEL
+        spec = to_wire(replace(_common(wish), run_id=create.follows, deletion_policy=policy))
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -113,7 +119,7 @@ def manifest(wish: Wish, attempt: Try, create: Create, traceparent: str | None =
                 **({TRACEPARENT_ANNOTATION: traceparent} if traceparent is not None else {}),
             },
         },
-        "spec": _follow(wish, create.follows) if create.follows is not None else _start(wish, create.resumes),
+        "spec": spec,
     }
 
 
@@ -126,10 +132,13 @@ def _start(wish: Wish, resumes: int | None) -> dict[str, Any]:
             UserWarning,
             stacklevel=2,
         )
+    if cause is not None and len(cause) > MAX_CAUSE:
+        warnings.warn(f"trigger_reason is cut to {MAX_CAUSE} characters.", UserWarning, stacklevel=2)
+        cause = cause[:MAX_CAUSE]
     spec = replace(
         _common(wish),
         job=job_of(wish),
-        cause=_shortened(cause),
+        cause=cause,
         overrides=overrides,
         reuse=Reuse.RUNNING if wish.reuse else Reuse.NEVER,
         retry=retry_of(wish.retry),
@@ -138,12 +147,6 @@ def _start(wish: Wish, resumes: int | None) -> dict[str, Any]:
     )
     # msgspec leaves a default out only if it is the same object, and an equal one comes as {}.
     return {key: value for key, value in to_wire(spec).items() if value != {}}
-
-
-def _follow(wish: Wish, run_id: int) -> dict[str, Any]:
-    """The task's own run, of which the object lost sight: it still ends with the object."""
-    policy = _policy(wish.deletion_policy) or DeletionPolicy.CANCEL
-    return to_wire(replace(_common(wish), run_id=run_id, deletion_policy=policy))
 
 
 def _common(wish: Wish) -> Spec:
@@ -243,13 +246,6 @@ def _policy(value: object) -> DeletionPolicy | None:
         return None if value is None else DeletionPolicy(str(value))
     except ValueError:
         raise InvalidArgument(f"deletion_policy must be Cancel or Orphan, not {shown(value)}") from None
-
-
-def _shortened(cause: str | None) -> str | None:
-    if cause is None or len(cause) <= MAX_CAUSE:
-        return cause
-    warnings.warn(f"trigger_reason is cut to {MAX_CAUSE} characters.", UserWarning, stacklevel=2)
-    return cause[:MAX_CAUSE]
 
 
 def whole_seconds(duration: float | None) -> int | None:

@@ -27,7 +27,7 @@ from dbtrun.api.status import FAILED_NODE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from airflow_trigger.task.run import TaskRun
+    from airflow_trigger.task.run import TaskResults, TaskRun
 
 
 REFUSED: Final = frozenset(
@@ -120,21 +120,19 @@ def report(run: TaskRun) -> Iterator[tuple[int, str]]:
     yield INFO, f"DbtRun {run.metadata.namespace}/{run.name}: {status.phase} ({status.reason})"
     if status.link:
         yield INFO, f"dbt Cloud run {run.run_id}: {status.link}"
-    if status.phase != Phase.SUCCEEDED:
-        yield from _steps(run)
-        yield from _nodes(run)
-        yield from _log(run)
-
-
-def _steps(run: TaskRun) -> Iterator[tuple[int, str]]:
-    failed = run.status.failed_step
-    for step in run.status.steps:
+    if status.phase == Phase.SUCCEEDED:
+        return
+    failed = status.failed_step
+    for step in status.steps:
         level = ERROR if failed is not None and step.index == failed.index else INFO
         yield level, f"Step {step.index}: {step.name}: {step.status}"
+    yield from _nodes(status.results)
+    if failed is not None and failed.log_tail:
+        yield INFO, f"The end of the log of step {failed.index}, {failed.name}:"
+        yield from ((INFO, line) for line in failed.log_tail.splitlines())
 
 
-def _nodes(run: TaskRun) -> Iterator[tuple[int, str]]:
-    results = run.status.results
+def _nodes(results: TaskResults) -> Iterator[tuple[int, str]]:
     if results.counts:
         yield INFO, f"Nodes: {', '.join(f'{count} {status}' for status, count in sorted(results.counts.items()))}"
     for failed in results.failures:
@@ -142,11 +140,3 @@ def _nodes(run: TaskRun) -> Iterator[tuple[int, str]]:
     more = sum(results.counts.get(status, 0) for status in FAILED_NODE) - len(results.failures)
     if more > 0:
         yield ERROR, f"… and {more} more failed nodes."
-
-
-def _log(run: TaskRun) -> Iterator[tuple[int, str]]:
-    failed = run.status.failed_step
-    if failed is None or not failed.log_tail:
-        return
-    yield INFO, f"The end of the log of step {failed.index}, {failed.name}:"
-    yield from ((INFO, line) for line in failed.log_tail.splitlines())

@@ -60,7 +60,8 @@ class TaskRun(Run, frozen=True, kw_only=True):
     @property
     def number(self) -> int:
         """Its place among the objects of its task."""
-        return _number(self.metadata.labels.get(TRY))
+        label = self.metadata.labels.get(TRY, "")
+        return int(label) if label.isdecimal() else 0
 
     @property
     def waiting(self) -> Mark:
@@ -81,7 +82,3 @@ class TaskRun(Run, frozen=True, kw_only=True):
     def unwanted(self) -> bool:
         """Whether somebody asked for its end."""
         return self.spec.cancel or self.deleting
-
-
-def _number(text: str | None) -> int:
-    return int(text) if text and text.isdecimal() else 0
