@@ -7,7 +7,7 @@ that does not have the fields of this version is `Unreadable`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Final, TypeVar
 
@@ -23,15 +23,12 @@ Read = Callable[[bytes | msgspec.Raw], T]
 JSON: Final = "application/json"
 FOREIGN: Final = "the answer is not one of a Kubernetes API"
 
+_decoder = cache(msgspec.json.Decoder)
+
 
 class _Kind(msgspec.Struct, rename="camel"):
     kind: str = ""
     api_version: str = ""
-
-
-@cache
-def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(kind)
 
 
 def decode(answer: bytes | bytearray | msgspec.Raw, kind: type[T]) -> T:

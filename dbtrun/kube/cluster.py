@@ -37,6 +37,8 @@ LISTS_AT_ONCE: Final = 4
 """Lists under way, besides those."""
 OF_NAMESPACE: Final = re.compile(r"/namespaces/([^/]+)/")
 """The namespace in a path: namespaces take turns."""
+OF_CLIENT: Final = ("host", "ssl_ca_cert", "verify_ssl", "proxy", "tls_server_name")
+"""Settings that need a new client if they change; a token does not."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,12 @@ class Cluster:
     @asynccontextmanager
     async def _answer(self, asked: _Request) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
-            answer = await self._authorized(asked)
+            client, renewals = await self._opened(), self._renewals
+            answer = await self._call(client, asked)
+            # Rotated credentials are in the files already; only the second refusal is one.
+            if answer.status == 401 and await self._renewed(client, renewals):
+                answer.release()
+                answer = await self._call(await self._opened(), asked)
             async with answer:
                 if not answer.ok:
                     raise failure(answer.status, await _body(answer, MAX_FAILURE), answer.headers)
@@ -166,18 +173,10 @@ class Cluster:
             words = f": {short(str(error))}" if str(error) else ""
             raise Unreachable(f"No answer from {self.host}: {type(error).__name__}{words}") from error
 
-    async def _authorized(self, asked: _Request) -> aiohttp.ClientResponse:
-        client, renewals = await self._opened(), self._renewals
-        answer = await self._call(client, asked)
-        # Rotated credentials are in the files already; only the second refusal is one.
-        if answer.status != 401 or not await self._renewed(client, renewals):
-            return answer
-        answer.release()
-        return await self._call(await self._opened(), asked)
-
     async def _call(self, client: ApiClient, asked: _Request) -> aiohttp.ClientResponse:
         sent = time.monotonic()
-        headers = {**client.default_headers, "Accept": asked.accept, "Content-Type": _content_type(asked.method)}
+        content = MERGE_PATCH if asked.method == "PATCH" else JSON
+        headers = {**client.default_headers, "Accept": asked.accept, "Content-Type": content}
         await client.update_params_for_auth(headers, [], ["BearerToken"])
         # Not `call_api`, which copies the whole body once more in Python: a fifth of the time of a small request. Not
         # preloaded: the library would write whole bodies, Secrets among them, into a debug log.
@@ -222,17 +221,15 @@ class Cluster:
             self._renew_at = now + RENEW_SECONDS
             fresh = await self._credentials.read()
             self._renewals += 1
-            if _same_but_token(client.configuration, fresh):
-                # Requests and watches that are under way go on.
-                client.configuration.api_key = fresh.api_key
+            old = client.configuration
+            certified = old.cert_file or fresh.cert_file  # a client reads its certificate when it is made
+            if not certified and all(getattr(old, each) == getattr(fresh, each) for each in OF_CLIENT):
+                # Only the token is another: requests and watches that are under way go on.
+                old.api_key = fresh.api_key
                 return True
             self._client = self._made(fresh)
             await client.close()
             return True
-
-
-def _content_type(method: str) -> str:
-    return MERGE_PATCH if method == "PATCH" else JSON
 
 
 def _client(configuration: Configuration) -> ApiClient:
@@ -244,14 +241,6 @@ def _client(configuration: Configuration) -> ApiClient:
     # is no public way to turn it off.
     client.rest_client.pool_manager._trust_env = False
     return client
-
-
-def _same_but_token(old: Configuration, new: Configuration) -> bool:
-    """Whether a new token is all that a client needs. A client certificate is read when the client is made."""
-    if old.cert_file or new.cert_file:
-        return False
-    fields = ("host", "ssl_ca_cert", "verify_ssl", "proxy", "tls_server_name")
-    return all(getattr(old, field) == getattr(new, field) for field in fields)
 
 
 async def _body(answer: aiohttp.ClientResponse, limit: int) -> bytes:

@@ -95,20 +95,17 @@ def kubeconfig(path: Path, context: str | None) -> Credentials:
 
 def unusable(files: str, error: Exception) -> Misconfigured:
     """The error for a kubeconfig whose reader raised this."""
-    return Misconfigured(f"The kubeconfig {files} cannot be used: {_reason(error)}.")
-
-
-def _reason(error: Exception) -> str:
     # A parser quotes the text around its error, which may be a token.
     match error:
         case yaml.MarkedYAMLError(problem_mark=yaml.Mark() as mark):
-            return f"it is not YAML (line {mark.line + 1})"
+            reason = f"it is not YAML (line {mark.line + 1})"
         case config.ConfigException():
-            return short(str(error)).rstrip(".")
+            reason = short(str(error)).rstrip(".")
         case OSError():
-            return error.strerror or type(error).__name__
+            reason = error.strerror or type(error).__name__
         case _:
-            return "it is not a kubeconfig: clusters, users or contexts are missing"
+            reason = "it is not a kubeconfig: clusters, users or contexts are missing"
+    return Misconfigured(f"The kubeconfig {files} cannot be used: {reason}.")
 
 
 class _Reread:

@@ -140,7 +140,9 @@ def failure(status: int, body: bytes, headers: Mapping[str, str] | None = None) 
         said = _Status(message=body[:MAX_QUOTED].decode("utf-8", "replace"))
     details = said.details or _Details()
     message = short(said.message) or f"HTTP {status}"
-    asked = min(max(details.retry_after, _seconds(headers.get("Retry-After"))), LONGEST_ASKED)
+    after = headers.get("Retry-After", "")  # seconds, or from a proxy also a date, which is not read
+    seconds = float(after) if after.isascii() and after.isdecimal() else 0.0
+    asked = min(max(details.retry_after, seconds), LONGEST_ASKED)
     # An API server that does not know the group answers in plain text, as a proxy may do. Only the API server audits.
     unknown = status == HTTPStatus.NOT_FOUND and bool(headers.get("Audit-Id"))
     if said.kind != "Status" and not unknown:
@@ -175,10 +177,6 @@ def _refusal(status: int, reason: str, details: _Details, message: str) -> KubeE
         case 400 | 405 | 406 | 413 | 415 | 422:
             return Rejected(message)
     return None
-
-
-def _seconds(header: str | None) -> float:
-    return float(header) if header and header.isascii() and header.isdecimal() else 0.0
 
 
 def short(text: str) -> str:

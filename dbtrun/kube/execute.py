@@ -104,26 +104,16 @@ async def _read(socket: aiohttp.ClientWebSocketResponse, limit: int) -> Executed
             raise TooLarge(f"The command printed more than {limit} bytes.")
     if not streams[ENDED]:
         raise Unreachable("The connection was lost before the command had ended.")
-    ended = _ended(bytes(streams[ENDED]))
-    words = streams[STDERR].decode(errors="replace")
-    return Executed(_code(ended), bytes(streams[STDOUT]), words or ended.message)
-
-
-def _ended(body: bytes) -> _Status:
     try:
-        return msgspec.json.decode(body, type=_Status)
+        ended = msgspec.json.decode(bytes(streams[ENDED]), type=_Status)
     except msgspec.MsgspecError:
         raise Unreachable("The API server reported the end of the command in an unknown form.") from None
-
-
-def _code(ended: _Status) -> int:
-    if ended.status == "Success":
-        return 0
     # As kubectl reads it. A command that could not be started has no cause of this kind.
     causes = ended.details.causes if ended.details is not None else ()
-    return next(
-        (int(each.message) for each in causes if each.reason == "ExitCode" and each.message.isdigit()), NOT_STARTED
-    )
+    codes = (int(each.message) for each in causes if each.reason == "ExitCode" and each.message.isdigit())
+    code = 0 if ended.status == "Success" else next(codes, NOT_STARTED)
+    words = streams[STDERR].decode(errors="replace")
+    return Executed(code, bytes(streams[STDOUT]), words or ended.message)
 
 
 def _refused(error: aiohttp.WSServerHandshakeError, place: Place) -> KubeError:

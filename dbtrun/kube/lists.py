@@ -71,21 +71,8 @@ async def pages(
         Unreachable: it is not such a list, or it expired again and again.
         KubeError: as of a request.
     """
-    for _ in range(TRIES):
-        try:
-            async for page in _once(requests, path, selection, kind, most, accept):
-                yield page
-        except Expired:
-            continue
-        return
-    raise Unreachable(f"the list expired {TRIES} times before its end")
-
-
-async def _once(
-    requests: Requests, path: str, selection: Mapping[str, str], kind: str, most: int, accept: str
-) -> AsyncIterator[Page]:
-    token, limit = "", min(FIRST_PAGE, most)
-    while True:
+    token, limit, expired = "", min(FIRST_PAGE, most), 0
+    while expired < TRIES:
         query: dict[str, str | int] = {"limit": limit, **selection, **({"continue": token} if token else {})}
         try:
             answer = await requests.request("GET", path, query=query, accept=accept, urgency=Urgency.LIST)
@@ -95,6 +82,9 @@ async def _once(
                 raise
             limit = max(1, limit // 4)
             continue
+        except Expired:
+            token, limit, expired = "", min(FIRST_PAGE, most), expired + 1
+            continue
         listed = decode(answer, _List)
         # An empty list of another kind would pass for one of ours, and that would mean that every DbtRun was deleted.
         if listed.kind not in ("", kind):
@@ -103,6 +93,7 @@ async def _once(
         limit, token = next_limit(limit, len(answer), most), listed.metadata.continue_
         if not token:
             return
+    raise Unreachable(f"the list expired {TRIES} times before its end")
 
 
 def next_limit(limit: int, size: int, most: int) -> int:

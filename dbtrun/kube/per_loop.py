@@ -42,7 +42,12 @@ class PerLoop(Generic[K, V]):
         return Lease(self, key, linger)
 
     def _take(self, key: K) -> _Entry[V]:
-        entry = self._entry(key)
+        for loop in [loop for loop in self._loops if loop.is_closed()]:
+            self._loops.pop(loop, None)
+        entries = self._loops.setdefault(asyncio.get_running_loop(), {})
+        if key not in entries:
+            entries[key] = _Entry(self._make(key))
+        entry = entries[key]
         entry.users += 1
         if entry.closing is not None:
             entry.closing.cancel()
@@ -62,14 +67,6 @@ class PerLoop(Generic[K, V]):
         # An empty context: the last user's would send the value's last words to that task's log.
         context = contextvars.Context()
         entry.closing = loop.call_later(linger, self._expire, loop, key, entry, context, context=context)
-
-    def _entry(self, key: K) -> _Entry[V]:
-        for loop in [loop for loop in self._loops if loop.is_closed()]:
-            self._loops.pop(loop, None)
-        entries = self._loops.setdefault(asyncio.get_running_loop(), {})
-        if key not in entries:
-            entries[key] = _Entry(self._make(key))
-        return entries[key]
 
     def _expire(self, loop: asyncio.AbstractEventLoop, key: K, entry: _Entry[V], context: contextvars.Context) -> None:
         del self._loops[loop][key]

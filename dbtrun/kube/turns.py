@@ -45,30 +45,27 @@ class Turns:
         Args:
             namespace: whose request it is; requests of no namespace share a line of their own.
         """
-        await self._acquire(urgency, namespace)
+        if self._free:
+            self._free -= 1
+        else:
+            loop = asyncio.get_running_loop()
+            called: asyncio.Future[None] = loop.create_future()
+            uid = f"{next(self._arrivals):020}"  # padded, so that equal deadlines keep the order of arrival
+            self._called[uid] = called
+            self._queue.push(Applicant(uid=uid, namespace=namespace, created=loop.time() + urgency.value))
+            try:
+                await called
+            except asyncio.CancelledError:
+                if called.cancelled():
+                    self._queue.discard(uid)
+                    self._called.pop(uid, None)
+                else:  # called and cancelled at once: the turn goes on to the next
+                    self._release()
+                raise
         try:
             yield
         finally:
             self._release()
-
-    async def _acquire(self, urgency: Urgency, namespace: str) -> None:
-        if self._free:
-            self._free -= 1
-            return
-        loop = asyncio.get_running_loop()
-        called: asyncio.Future[None] = loop.create_future()
-        uid = f"{next(self._arrivals):020}"  # padded, so that equal deadlines keep the order of arrival
-        self._called[uid] = called
-        self._queue.push(Applicant(uid=uid, namespace=namespace, created=loop.time() + urgency.value))
-        try:
-            await called
-        except asyncio.CancelledError:
-            if called.cancelled():
-                self._queue.discard(uid)
-                self._called.pop(uid, None)
-            else:  # called and cancelled at once: the turn goes on to the next
-                self._release()
-            raise
 
     def _release(self) -> None:
         while self._queue:
