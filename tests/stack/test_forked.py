@@ -15,14 +15,18 @@ from tests import forked
 from tests.stack import Program, until
 
 ROOT = Path(__file__).parents[2]
+WATCHER = [*forked.COMMAND, "watcher"]
 SIMULATE = [*forked.COMMAND, "simulate", "--port", "0"]
 TESTS = f"""
-import os, signal, sys
+import asyncio, os, signal, sys
 from pathlib import Path
 from tests.stack import Program
 
 if __name__ == "__main__":
     os.environ["PYTEST_CURRENT_TEST"] = "this"
+    wrong = Program("watcher", {WATCHER!r}, {{"HOME": "/"}}, Path(sys.argv[1]))
+    wrong.start()
+    print(asyncio.run(wrong.wait(60)), flush=True)
     program = Program("simulator", {SIMULATE!r}, {{}}, Path(sys.argv[1]))
     program.start()
     print(program.pid, flush=True)
@@ -76,18 +80,19 @@ async def test_it_gets_signals_and_its_end_is_known(tmp_path: Path, number: sign
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-async def test_it_dies_with_the_tests(tmp_path: Path, end: signal.Signals) -> None:
+async def test_it_has_no_settings_of_the_tests_and_dies_with_them(tmp_path: Path, end: signal.Signals) -> None:
     script = tmp_path / "suite.py"
     script.write_text(TESTS)
     tests = await asyncio.create_subprocess_exec(
         sys.executable,
         str(script),
         str(tmp_path / "log"),
-        env={"PYTHONPATH": str(ROOT)},
+        env={"PYTHONPATH": str(ROOT), "DBTRUN_LOG_LEVEL": "loud"},
         stdout=asyncio.subprocess.PIPE,
     )
     assert tests.stdout is not None
     try:
+        assert await tests.stdout.readline() == b"1\n", "a wrong setting would be a usage error"
         fork = psutil.Process(int(await tests.stdout.readline()))
         server = fork.parent()
         assert server is not None

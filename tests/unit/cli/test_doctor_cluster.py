@@ -283,3 +283,4 @@ def deployment(namespace: str) -> dict[str, Any]:
 async def test_the_watcher_of_the_namespace_is_found_among_many() -> None:
     gathered = await gather(OnlyWorkloads(["a", "b", "c", "d", "data"]), "data", None, None)
     assert [one.namespace for one in gathered.watchers] == ["data", "a", "b"]
+    assert [type(one.lease) for one in gathered.watchers] == [Absent, Unknown, Unknown], "others' Leases are not read"
