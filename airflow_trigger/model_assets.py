@@ -104,8 +104,6 @@ class DbtRunAssetsOperator(ClusterOperator):
         uris = {node.unique_id: node.uri(*where) for node in nodes}
         events = context["outlet_events"][self.alias]
         for node in nodes:
-            uri = uris[node.unique_id]
-            # The name is the address: names are unique in Airflow, and models of two projects can have the same.
             extra: dict[str, Any] = {
                 "key": f"{key_of(run)}/{node.unique_id}",
                 "unique_id": node.unique_id,
@@ -115,6 +113,8 @@ class DbtRunAssetsOperator(ClusterOperator):
                 "job_run_url": run.status.link,
                 "dbtrun": run.metadata.name,
             }
+            uri = uris[node.unique_id]
+            # The name is the address: names are unique in Airflow, and models of two projects can have the same.
             events.add(Asset(name=uri, uri=uri), extra=extra)
         self.log.info("DbtRun %s: %s asset events.", run.metadata.name, len(nodes))
         return list(uris.values())

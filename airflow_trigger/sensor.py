@@ -110,7 +110,14 @@ class DbtRunSensor(ClusterOperator, BaseSensorOperator):
                 raise AirflowSkipException(f"Skipped, as soft_fail or never_fail is set: {error}") from error
             raise
         if not seen.is_done:
-            self.defer(trigger=self._trigger(), method_name="execute_complete", timeout=self._longest_deferral(context))
+            trigger = self._trigger()
+            longest = timedelta(seconds=self.timeout + DEFER_MARGIN)
+            # Observed: Airflow 3.3 does not enforce execution_timeout while a task is deferred, but the deferral's own
+            # time-out.
+            if self.execution_timeout is not None:
+                rest = context["ti"].start_date + self.execution_timeout - datetime.now(tz=UTC)
+                longest = max(timedelta(seconds=1), min(longest, rest))
+            self.defer(trigger=trigger, method_name="execute_complete", timeout=longest)
         return seen.xcom_value
 
     def poke(self, context: Context) -> PokeReturnValue:
@@ -191,31 +198,19 @@ class DbtRunSensor(ClusterOperator, BaseSensorOperator):
             raise DbtRunLostContact(f"The DbtRun could not be created or read. {error}") from None
 
     async def _seen(self, wait: Wait) -> TaskRun:
+        """The object; one that follows a run is created if it is not there."""
         async with self.connect(wait.config, wait.namespace) as connection:
-            run = await _found(Patiently(connection, LOOK_SECONDS), wait)
+            runs = Patiently(connection, LOOK_SECONDS)
+            try:
+                run = await runs.get(wait.name)
+            except NotFound:
+                if not wait.adopts:
+                    raise
+                try:
+                    run = await runs.create(wait.manifest())
+                # Another task that waits for the same run has created it meanwhile: the name is the same.
+                except AlreadyExists:
+                    run = await runs.get(wait.name)
             if wait.log_steps and not self.deferrable:
                 await ask(Reader(connection.patch), run)
             return run
-
-    def _longest_deferral(self, context: Context) -> timedelta:
-        longest = timedelta(seconds=self.timeout + DEFER_MARGIN)
-        # Observed: Airflow 3.3 does not enforce execution_timeout while a task is deferred, but the deferral's own
-        # time-out.
-        if self.execution_timeout is None:
-            return longest
-        rest = context["ti"].start_date + self.execution_timeout - datetime.now(tz=UTC)
-        return max(timedelta(seconds=1), min(longest, rest))
-
-
-async def _found(runs: TaskRuns, wait: Wait) -> TaskRun:
-    """The object; one that follows a run is created if it is not there."""
-    try:
-        return await runs.get(wait.name)
-    except NotFound:
-        if not wait.adopts:
-            raise
-    try:
-        return await runs.create(wait.manifest())
-    # Another task that waits for the same run has created it meanwhile: the name is the same.
-    except AlreadyExists:
-        return await runs.get(wait.name)

@@ -24,7 +24,7 @@ from airflow_trigger.task.runs import Patiently, TaskRuns, cancel, task_runs
 from airflow_trigger.task.steps import tell_steps
 from airflow_trigger.waiting import event
 from airflow_trigger.waiting.event import Payload, Subject
-from airflow_trigger.waiting.follow import CREATE, WAIT, Follower, Todo, held
+from airflow_trigger.waiting.follow import WAIT, Follower, Todo, held
 from airflow_trigger.waiting.hub import DEFAULT_PACE, Pace, subscribe
 from airflow_trigger.waiting.runs import HubRuns
 from airflow_trigger.waiting.waits import DEFAULT_POLL_SECONDS, DENIED_GRACE_SECONDS, Wait, wait_of
@@ -216,7 +216,9 @@ class DbtRunTrigger(BaseTrigger):
                 # The task is asked about first: before its run is known, no trigger reports a start.
                 if standing is Standing.GOES_ON and wait.until_started and run.run_id is not None:
                     return False
-                return await cancel(runs, run, _mark(wait.cancel_for))
+                # A task that an older release stored has no mark, only the number of its try.
+                mark = Mark.parse(str(wait.cancel_for.get("mark") or wait.cancel_for["try_number"]))
+                return await cancel(runs, run, mark)
         except NotFound:
             return False
         except (KubeError, ValueError) as error:
@@ -246,7 +248,17 @@ class DbtRunTrigger(BaseTrigger):
         except Rejected as error:
             return event.not_accepted(subject, str(error))
         except TimeoutError:
-            return await self._last_look(follower)
+            pass  # the time is up
+        # The watch may lag: a run that ended just before the end time did end.
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                verdict = follower.judge(await self._state(wait), 0.0)
+        except (KubeError, TimeoutError):
+            verdict = WAIT
+        if not isinstance(verdict, Todo):
+            return verdict
+        lasted = (wait.end_time or 0.0) - wait.start_time
+        return event.waited_too_long(subject, follower.last, lasted, follower.trouble)
 
     async def _follow_telling(self, follower: Follower) -> Payload:
         telling = asyncio.create_task(self._tell_steps(follower.wait))
@@ -274,10 +286,15 @@ class DbtRunTrigger(BaseTrigger):
             async for state in states:
                 verdict = follower.judge(state, loop.time())
                 self._log_news(follower)
-                if verdict is CREATE:
-                    self._say(follower, await states.create(wait.manifest()))
-                elif not isinstance(verdict, Todo):
+                if not isinstance(verdict, Todo):
                     return verdict
+                if verdict is WAIT:
+                    continue
+                trouble = await states.create(wait.manifest())
+                # In the task's log, once: a ResourceQuota may be used up for long.
+                if isinstance(trouble, QuotaExceeded) and not follower.trouble:
+                    self.log.warning("Waiting until DbtRun %s can be created: %s", wait.name, trouble)
+                follower.trouble = "" if trouble is None else str(trouble)
         raise AssertionError("a subscription has no end")
 
     def _log_news(self, follower: Follower) -> None:
@@ -285,12 +302,6 @@ class DbtRunTrigger(BaseTrigger):
         news = follower.news()
         if news is not None:
             self.log.info("DbtRun %s is %s", follower.wait.name, news)
-
-    def _say(self, follower: Follower, trouble: KubeError | None) -> None:
-        """In the task's log, once: a ResourceQuota may be used up for long."""
-        if isinstance(trouble, QuotaExceeded) and not follower.trouble:
-            self.log.warning("Waiting until DbtRun %s can be created: %s", follower.wait.name, trouble)
-        follower.trouble = "" if trouble is None else str(trouble)
 
     async def _started(self, follower: Follower) -> Payload:
         clock = asyncio.get_running_loop().time
@@ -308,19 +319,6 @@ class DbtRunTrigger(BaseTrigger):
                 return event.started(follower.subject, follower.last)
             await asyncio.sleep(START_LOOK_SECONDS)
 
-    async def _last_look(self, follower: Follower) -> Payload:
-        """The watch may lag: a run that ended just before the end time did end."""
-        wait = follower.wait
-        try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                verdict = follower.judge(await self._state(wait), 0.0)
-        except (KubeError, TimeoutError):
-            verdict = WAIT
-        if not isinstance(verdict, Todo):
-            return verdict
-        lasted = (wait.end_time or 0.0) - wait.start_time
-        return event.waited_too_long(follower.subject, follower.last, lasted, follower.trouble)
-
     async def _state(self, wait: Wait) -> State:
         try:
             return Seen(await self._look(wait))
@@ -335,11 +333,6 @@ class DbtRunTrigger(BaseTrigger):
         """Who an event is about when the arguments cannot say."""
         name, home = (value if isinstance(value, str) else "" for value in (self.name, self.namespace))
         return Subject(home, name, self.run_id if type(self.run_id) is int else None)
-
-
-def _mark(task: dict[str, Any]) -> Mark:
-    """The try for which a trigger cancels; one that an older release stored knows only its number."""
-    return Mark.parse(str(task.get("mark") or task["try_number"]))
 
 
 class PauseTrigger(BaseTrigger):

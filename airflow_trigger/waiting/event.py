@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypedDict
 
-from airflow_trigger.shared.objects import Run, RunStatus
+from airflow_trigger.shared.objects import Run
 from dbtrun.api import Phase, Reason
 from dbtrun.api.status import FAILED_NODE
 from dbtrun.text import cut
@@ -98,21 +98,23 @@ class Subject:
 def ended(subject: Subject, run: Run) -> Payload:
     """The event of a run in a final phase."""
     about, truth = subject.of(run), run.status
-    return about.event(STATUSES[truth.phase], truth.reason, *_sentences(about, truth))
-
-
-def _sentences(about: Subject, truth: RunStatus) -> tuple[str, ...]:
+    sentences: tuple[str, ...]
     match truth.phase:
         case Phase.SUCCEEDED:
-            return (f"{about.title} has completed successfully.",)
+            sentences = (f"{about.title} has completed successfully.",)
         case Phase.FAILED:
-            return (f"{about.title} has failed{_failed_nodes(truth)}.", truth.message)
+            count = sum(truth.results.counts.get(status, 0) for status in FAILED_NODE)
+            nodes = f" ({count} failed {'node' if count == 1 else 'nodes'})" if count else ""
+            sentences = (f"{about.title} has failed{nodes}.", truth.message)
         case Phase.CANCELLED:
-            return (f"{about.title} has been cancelled.", truth.message)
+            sentences = (f"{about.title} has been cancelled.", truth.message)
         case Phase.TIMED_OUT:
-            return (f"Timeout: {about.within} was ended{_after(truth)}.", truth.message)
+            begin = truth.started_at or truth.start_time
+            end = truth.finished_at or truth.completion_time
+            lasted = f" after {max(0, round((end - begin).total_seconds()))} seconds" if begin and end else ""
+            sentences = (f"Timeout: {about.within} was ended{lasted}.", truth.message)
         case _:
-            return (
+            sentences = (
                 # Not "job run … has failed", which is what users of the provider match on: it is not known that it did.
                 f"DbtRun {about.namespace}/{about.name} ended with {truth.reason or Phase.ERROR}:",
                 _stop(truth.message),
@@ -120,17 +122,7 @@ def _sentences(about: Subject, truth: RunStatus) -> tuple[str, ...]:
                 if about.run_id is None
                 else f"dbt Cloud did not report that run {about.run_id} failed.",
             )
-
-
-def _failed_nodes(truth: RunStatus) -> str:
-    count = sum(truth.results.counts.get(status, 0) for status in FAILED_NODE)
-    return f" ({count} failed {'node' if count == 1 else 'nodes'})" if count else ""
-
-
-def _after(truth: RunStatus) -> str:
-    begin = truth.started_at or truth.start_time
-    end = truth.finished_at or truth.completion_time
-    return f" after {max(0, round((end - begin).total_seconds()))} seconds" if begin and end else ""
+    return about.event(STATUSES[truth.phase], truth.reason, *sentences)
 
 
 def _stop(text: str) -> str:
@@ -163,19 +155,15 @@ def waited_too_long(subject: Subject, last: Run | None, seconds: float, trouble:
 
 def too_long(who: str, last: Run | None, seconds: float) -> str:
     """The sentence of such a wait."""
+    seen = ""
+    if last is not None:
+        phase, reason, message = last.status.phase or Phase.PENDING, last.status.reason, last.status.message
+        # Also why it has not begun: a connection that cannot be used, a queue.
+        why = f", {reason}: {message.rstrip('.')}" if phase == Phase.PENDING and reason else ""
+        seen = f" (last seen: {phase}{why})"
     return (
-        f"Timeout: {who} has not reached a terminal status after {round(seconds)} seconds{_last_seen(last)}; "
-        "it was not cancelled."
+        f"Timeout: {who} has not reached a terminal status after {round(seconds)} seconds{seen}; it was not cancelled."
     )
-
-
-def _last_seen(last: Run | None) -> str:
-    """Also why it has not begun: a connection that cannot be used, a queue."""
-    if last is None:
-        return ""
-    phase, reason, message = last.status.phase or Phase.PENDING, last.status.reason, last.status.message
-    why = f", {reason}: {message.rstrip('.')}" if phase == Phase.PENDING and reason else ""
-    return f" (last seen: {phase}{why})"
 
 
 def deleted(subject: Subject, last: Run | None) -> Payload:

@@ -86,26 +86,20 @@ class Follower:
     def judge(self, state: State, now: float) -> Payload | Todo:
         """The event, or what to do until there is one. `now` is in seconds of any steady clock."""
         if isinstance(state, Denied):
-            return self._refused(state, now)
+            if self.denied_since is None:
+                self.denied_since = now
+            lasted = now - self.denied_since
+            return event.no_access(self.subject.of(self.last), state.message, lasted) if lasted >= self.grace else WAIT
         if isinstance(state, Gone):
-            return self._gone(state)
+            last = state.last or self.last
+            # It may have ended and expired between two looks: its TTL can be a few seconds.
+            if last is not None and last.final and self._is_ours(last):
+                return event.ended(self.subject, last)
+            if self.wait.adopts and self.last is None:
+                return CREATE
+            return event.deleted(self.subject, last)
         self.denied_since = None
         return self._seen(state.run)
-
-    def _refused(self, state: Denied, now: float) -> Payload | Todo:
-        if self.denied_since is None:
-            self.denied_since = now
-        lasted = now - self.denied_since
-        return event.no_access(self.subject.of(self.last), state.message, lasted) if lasted >= self.grace else WAIT
-
-    def _gone(self, state: Gone) -> Payload | Todo:
-        last = state.last or self.last
-        # It may have ended and expired between two looks: its TTL can be a few seconds.
-        if last is not None and last.final and self._is_ours(last):
-            return event.ended(self.subject, last)
-        if self.wait.adopts and self.last is None:
-            return CREATE
-        return event.deleted(self.subject, last)
 
     def _seen(self, run: Run) -> Payload | Todo:
         if not self._is_ours(run):

@@ -382,10 +382,16 @@ class Hub:
         if known is not None and known.metadata.version >= change.run.metadata.version:
             return
         self._ahead.discard(name)
-        if isinstance(change, Removed):
-            self._remove(name, change.run)
-        else:
+        if not isinstance(change, Removed):
             self._put(change.run)
+        # A watch with a selector says DELETED also of what it no longer selects.
+        elif not change.run.final:
+            self._lose(name)
+        else:
+            self._tell_listeners(change.run, self._mirror.pop(name, None))
+            self._buried[name] = change.run.metadata.version
+            for waiter in self._waiters.get(name, ()):
+                waiter.tell(Gone(change.run))
 
     async def _look_at_the_live(self) -> None:
         """Tells what is new of them: the watch is of ends alone. What vanished before it ended is missing there."""
@@ -405,7 +411,12 @@ class Hub:
 
     async def _compare(self, listing: Listing) -> None:
         async for run in _in_slices(listing.runs.values()):
-            self._refresh(run)
+            name, found = run.metadata.name, run.metadata.version
+            known = self._mirror.get(name)
+            # The watch, or an answer of our own, may be ahead of the list.
+            if found >= known.metadata.version if known else found > self._buried.get(name, 0):
+                self._ahead.discard(name)
+                self._put(run)
         version = int(listing.version)
         async for name in _in_slices(list(self._mirror)):
             known = self._mirror.get(name)
@@ -414,14 +425,6 @@ class Hub:
             if not listed:
                 self._lose(name)
         self._buried = {name: buried for name, buried in self._buried.items() if buried > version}
-
-    def _refresh(self, run: Run) -> None:
-        name, version = run.metadata.name, run.metadata.version
-        known = self._mirror.get(name)
-        if version < known.metadata.version if known else version <= self._buried.get(name, 0):
-            return
-        self._ahead.discard(name)
-        self._put(run)
 
     def _lose(self, name: str) -> None:
         self._mirror.pop(name, None)
@@ -439,21 +442,19 @@ class Hub:
         self._version = int(listing.version)
         self.synced, self._denied = True, None
         async for name in _in_slices(list(self._waiters)):
-            self._catch_up(name, self._mirror.get(name), before.get(name))
+            run, former = self._mirror.get(name), before.get(name)
+            for waiter in self._waiters.get(name, ()):
+                if run is not None:
+                    waiter.tell(Seen(run))
+                elif former is not None:
+                    waiter.tell(Gone(former))
+                else:
+                    waiter.doubt()
         if self._listeners:
             for name, run in self._mirror.items():
                 self._tell_listeners(run, before.get(name))
             for listener in self._listeners:
                 listener.wake()
-
-    def _catch_up(self, name: str, run: Run | None, before: Run | None) -> None:
-        for waiter in self._waiters.get(name, ()):
-            if run is not None:
-                waiter.tell(Seen(run))
-            elif before is not None:
-                waiter.tell(Gone(before))
-            else:
-                waiter.doubt()
 
     def _deny(self, message: str) -> None:
         if self._denied is None or self._denied.message != message:
@@ -479,16 +480,6 @@ class Hub:
         if run.final and not (before is not None and before.final and before.metadata.uid == run.metadata.uid):
             for listener in self._listeners:
                 listener.tell(run)
-
-    def _remove(self, name: str, last: Run) -> None:
-        # A watch with a selector says DELETED also of what it no longer selects.
-        if not last.final:
-            self._lose(name)
-            return
-        self._tell_listeners(last, self._mirror.pop(name, None))
-        self._buried[name] = last.metadata.version
-        for waiter in self._waiters.get(name, ()):
-            waiter.tell(Gone(last))
 
 
 async def _in_slices(items: Iterable[T]) -> AsyncIterator[T]:
