@@ -130,11 +130,15 @@ class Performer:
                 case Wait():
                     return known
                 case Connect():
-                    return await self._connect(run, known)
+                    connection = await self.connections.connect(run)
+                    projects = self.connections.projects(run)
+                    return replace(known, account_id=connection.account_id, host=connection.host, projects=projects)
             if isinstance(decision, Change):
                 await self._change(decision, run)
                 return known
             return await self._ask(decision, run, known)
+        except Unusable as error:
+            return self._troubled(run, known, error.trouble(self.clock()))
         except kube.Conflict:
             self.metrics.conflicts.inc()
             await self._look_again(run)
@@ -229,27 +233,16 @@ class Performer:
         if status.finished_at is not None:
             self.metrics.end_lag.observe(max(0.0, (self.clock().wall - status.finished_at).total_seconds()))
         self.metrics.finished.labels(phase.value, reason.value if reason else "").inc()
-        self._count_job(before, status, phase)
-
-    def _count_job(self, run: DbtRun, status: Status, phase: Phase) -> None:
-        job_id = status.job_id or job_id_of(run)
+        job_id = status.job_id or job_id_of(before)
         if job_id is None:
             return
-        labels = self.metrics.job(run.metadata.namespace, job_id)
+        labels = self.metrics.job(before.metadata.namespace, job_id)
         self.metrics.job_finished.labels(*labels, phase.value).inc()
         if phase is Phase.SUCCEEDED and status.started_at is not None and status.finished_at is not None:
             seconds = (status.finished_at - status.started_at).total_seconds()
             self.metrics.job_duration.labels(*labels).observe(max(0.0, seconds))
 
     # ── dbt Cloud ──
-
-    async def _connect(self, run: DbtRun, known: Known) -> Known:
-        try:
-            connection = await self.connections.connect(run)
-        except Unusable as error:
-            return self._troubled(run, known, error.trouble(self.clock()))
-        projects = self.connections.projects(run)
-        return replace(known, account_id=connection.account_id, host=connection.host, projects=projects)
 
     async def _ask(self, decision: Errand, run: DbtRun, known: Known) -> Known:
         account = self.connections.account(run.uid)
@@ -282,36 +275,42 @@ class Performer:
         if place is not None or not await account.starts.begin(applicant):
             return replace(known, place=place)
         try:
-            claim = await self._write_claim(decision, run, account)
+            async with account.claiming:
+                await account.budget.spend(Priority.SUBMIT)
+                self._check_lead()
+                # Before the write: the time in which a claim may be sent counts from the earliest moment of it.
+                since = self.clock().mono
+                claimed = await self.objects.patch_status(run, decision.status)
+            self.record(claimed)
         except BaseException:
             # Cancelled, too: a place that is not given back is one that nobody else can have until its timer ends.
             account.starts.end(run.uid)
             raise
         if account.slots is not None:
-            attempt = decision.status.attempt
-            account.slots.claimed(run.uid, attempt.marker if attempt else "")
-        # From here on the place is given back by `_send`, or by its timer.
+            wanted = decision.status.attempt
+            account.slots.claimed(run.uid, wanted.marker if wanted else "")
+        attempt, claim = claimed.status.attempt, None
+        if attempt is not None and attempt.claim_time is not None:
+            claim = Claim(number=attempt.number, time=attempt.claim_time, since=since, own=True)
+        # From here on the place is given back by `_start`, or by its timer.
         return replace(known, claim=claim, place=None)
-
-    async def _write_claim(self, decision: ClaimStart, run: DbtRun, account: Account) -> Claim | None:
-        async with account.claiming:
-            await account.budget.spend(Priority.SUBMIT)
-            self._check_lead()
-            # Before the write: the time in which a claim may be sent counts from the earliest moment of it.
-            before = self.clock().mono
-            claimed = await self.objects.patch_status(run, decision.status)
-        self.record(claimed)
-        attempt = claimed.status.attempt
-        if attempt is None or attempt.claim_time is None:
-            return None
-        return Claim(number=attempt.number, time=attempt.claim_time, since=before, own=True)
 
     async def _start(self, decision: Send, run: DbtRun, known: Known, account: Account) -> Known:
         claim = known.claim
         # A claim of another process, or one that was sent, may have a run: that is looked up, and never sent again.
         if claim is None or not claim.own or claim.sent:
             return known
-        submission = await self._send(decision, run, account)
+        submission: Submission
+        try:
+            with account.containment.contain("start"):
+                if isinstance(decision, Start):
+                    submission = await account.client.start(decision.job_id, decision.cause, decision.overrides)
+                else:
+                    submission = await account.client.retry(decision.run_id)
+        except DbtCloudError as error:
+            submission = Undecided(error.message)  # the request may have reached dbt Cloud, whatever failed afterwards
+        finally:
+            account.starts.end(run.uid)
         known = replace(known, claim=replace(claim, sent=True, submission=submission))
         match submission:
             case Started():
@@ -322,21 +321,6 @@ class Performer:
             case Undecided(message):
                 account.containment.report(Reason.SERVER_ERROR, message)
         return known
-
-    async def _send(self, decision: Send, run: DbtRun, account: Account) -> Submission:
-        try:
-            with account.containment.contain("start"):
-                match decision:
-                    case Start(job_id, cause, overrides):
-                        return await account.client.start(job_id, cause, overrides)
-                    case Resume(run_id):
-                        return await account.client.retry(run_id)
-                    case _:
-                        assert_never(decision)
-        except DbtCloudError as error:
-            return Undecided(error.message)  # the request may have reached dbt Cloud, whatever failed afterwards
-        finally:
-            account.starts.end(run.uid)
 
     async def _answer(self, decision: Question, run: DbtRun, known: Known, account: Account) -> Known:
         match decision:
@@ -417,16 +401,9 @@ class Performer:
         return replace(known, swept=known.swept | {decision.attempt.number})
 
     async def _fetch(self, decision: Fetch, known: Known, account: Account) -> Known:
-        match decision:
-            case FetchResults(run_id, steps):
-                results = await account.client.results(run_id, steps)
-                return replace(known, results=replace(_tried_results(decision, known), done=True, results=results))
-            case FetchDetails():
-                return await self._fetch_details(decision, known, account)
-            case _:
-                assert_never(decision)
-
-    async def _fetch_details(self, decision: FetchDetails, known: Known, account: Account) -> Known:
+        if isinstance(decision, FetchResults):
+            results = await account.client.results(decision.run_id, decision.steps)
+            return replace(known, results=replace(_tried_results(decision, known), done=True, results=results))
         tried, before = self._tried_details(decision, known), known.details
         if decision.watched:
             turn = account.looks.turn(tried.at, before.turn if before and before.run_id == decision.run_id else None)

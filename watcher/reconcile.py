@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Final, Protocol
 
 from dbtrun.api import DbtRun, Phase, Status
@@ -151,7 +152,13 @@ class Reconciler:
             entry.timer.cancel()
             entry.timer = None
         if entry.task is None and not self._stopping:
-            self._enqueue(uid, entry)
+            run = self._mirror.get(uid)
+            finished = run is not None and run.status.final and not run.deleting
+            # One that is no longer finished waits in both queues, and the first counts.
+            if not (entry.queued and finished):
+                (self._later if finished else self._soon).append(uid)
+            entry.queued = True
+            self._plan()
 
     # ── health ──
 
@@ -175,14 +182,6 @@ class Reconciler:
 
     # ── whose turn it is ──
 
-    def _enqueue(self, uid: str, entry: Entry) -> None:
-        run = self._mirror.get(uid)
-        finished = run is not None and run.status.final and not run.deleting
-        if not (entry.queued and finished):  # one that is no longer finished waits in both queues, and the first counts
-            (self._later if finished else self._soon).append(uid)
-        entry.queued = True
-        self._plan()
-
     def _plan(self) -> None:
         if self._begins is None:
             self._begins = asyncio.get_running_loop().call_soon(self._begin)
@@ -196,17 +195,15 @@ class Reconciler:
             queue = self._later if finished else self._soon
             if not queue:
                 return
-            self._begin_one(queue.popleft(), finished)
+            uid = queue.popleft()
+            entry = self._entries.get(uid)
+            if entry is None or not entry.queued or entry.task is not None or self._stopping:
+                continue
+            entry.queued = False
+            self._finishing += finished
+            entry.task = asyncio.create_task(self._work(uid, entry), name=f"reconcile {uid}")
+            entry.task.add_done_callback(partial(self._ended, uid, entry, finished))
         self._plan()
-
-    def _begin_one(self, uid: str, finished: bool) -> None:
-        entry = self._entries.get(uid)
-        if entry is None or not entry.queued or entry.task is not None or self._stopping:
-            return
-        entry.queued = False
-        self._finishing += finished
-        task = entry.task = asyncio.create_task(self._work(uid, entry), name=f"reconcile {uid}")
-        task.add_done_callback(lambda task: self._ended(uid, entry, task, finished))
 
     # ── looking ──
 
@@ -229,7 +226,17 @@ class Reconciler:
         try:
             while entry.woken and not (self._stopping or self._pausing(uid, entry)):
                 entry.woken = False
-                await self._look(uid, entry)
+                self._metrics.reconciles.inc()
+                try:
+                    until = await self._settle(uid, entry)
+                except Exception as error:  # noqa: BLE001 - whatever one object does, the others go on
+                    self._failed(uid, entry, error)
+                    continue
+                entry.failures = 0
+                self._failing.discard(uid)
+                self._metrics.failing.set(len(self._failing))
+                if until is not None:
+                    self._look_at(uid, entry, until)
         finally:
             entry.task = None
             self._metrics.active.dec()
@@ -237,26 +244,13 @@ class Reconciler:
         if entry.woken and not self._stopping:
             self.wake(uid)
 
-    def _ended(self, uid: str, entry: Entry, task: asyncio.Task[None], finished: bool) -> None:
+    def _ended(self, uid: str, entry: Entry, finished: bool, task: asyncio.Task[None]) -> None:
         """Reports a task that died, or its object would be left alone for ever."""
         self._finishing -= finished
         self._plan()
         error = asyncio.CancelledError("cancelled from within") if task.cancelled() else task.exception()
         if error is not None and not self._stopping:
             self._failed(uid, entry, error)
-
-    async def _look(self, uid: str, entry: Entry) -> None:
-        self._metrics.reconciles.inc()
-        try:
-            until = await self._settle(uid, entry)
-        except Exception as error:  # noqa: BLE001 - whatever one object does, the others go on
-            self._failed(uid, entry, error)
-            return
-        entry.failures = 0
-        self._failing.discard(uid)
-        self._metrics.failing.set(len(self._failing))
-        if until is not None:
-            self._look_at(uid, entry, until)
 
     def _failed(self, uid: str, entry: Entry, error: BaseException) -> None:
         run = self._mirror.get(uid)
@@ -311,7 +305,12 @@ class Reconciler:
             if later is not None:
                 return later
             if isinstance(decision, Wait):
-                self._note_contest(run, contested=decision.why == OTHERS)
+                contested = decision.why == OTHERS
+                # Once for each object that two watchers serve.
+                if contested and uid not in self._contested:
+                    logger.warning(OTHERS, extra={"run": str(run)})
+                (self._contested.add if contested else self._contested.discard)(uid)
+                self._metrics.contested.set(len(self._contested))
                 return decision.until
             await self._act(decision, run, entry)
             after = self._mirror.get(uid)
@@ -333,7 +332,12 @@ class Reconciler:
         known = self._knowledge.of(run.uid)
         if known.account_id is not None and now.mono - entry.connected_at > self._reconnect:
             known = replace(known, account_id=None)
-        known = self._estimated(run, remember(run, known, now))
+        known = remember(run, known, now)
+        phase = run.status.phase
+        # An estimate is made once for each run, so that it does not move while someone looks at it.
+        if phase is not None and phase.live and run.status.estimated_completion_time is None:
+            typical = self._typical(run)
+            known = known if typical == known.typical else replace(known, typical=typical)
         self._knowledge.keep(run.uid, known)
         return known
 
@@ -357,23 +361,23 @@ class Reconciler:
             self.wake(uid)
         self._await_calm()
 
-    def _note_contest(self, run: DbtRun, *, contested: bool) -> None:
-        """Logs once for each object that two watchers serve it."""
-        if contested and run.uid not in self._contested:
-            logger.warning(OTHERS, extra={"run": str(run)})
-        (self._contested.add if contested else self._contested.discard)(run.uid)
-        self._metrics.contested.set(len(self._contested))
-
     async def _act(self, decision: Decision, run: DbtRun, entry: Entry) -> None:
         name = type(decision).__name__
         self._metrics.decisions.labels(name).inc()
         before = self._knowledge.of(run.uid)
+        began = self._clock().mono
+        if not self._steps:
+            self._moved_at = began
+        self._steps[run.uid] = began
         try:
-            known = await self._step(decision, run, before)
+            known = await self._performer.perform(decision, run, before)
         except Exception:
             if isinstance(decision, Write):
                 self._knowledge.keep(run.uid, replace(self._knowledge.of(run.uid), unwritten=True))
             raise
+        finally:
+            del self._steps[run.uid]
+            self._moved_at = self._clock().mono
         if isinstance(decision, Write):
             known = replace(known, unwritten=False)
         if known.account_id is not None and before.account_id is None:
@@ -385,25 +389,6 @@ class Reconciler:
             _log_transition(run, after.status)
         elif isinstance(decision, Write):
             _log_transition(run, decision.status)  # finished, and put aside
-
-    async def _step(self, decision: Decision, run: DbtRun, known: Known) -> Known:
-        began = self._clock().mono
-        if not self._steps:
-            self._moved_at = began
-        self._steps[run.uid] = began
-        try:
-            return await self._performer.perform(decision, run, known)
-        finally:
-            del self._steps[run.uid]
-            self._moved_at = self._clock().mono
-
-    def _estimated(self, run: DbtRun, known: Known) -> Known:
-        """An estimate is made once for each run, so that it does not move while someone looks at it."""
-        phase = run.status.phase
-        if phase is None or not phase.live or run.status.estimated_completion_time is not None:
-            return known
-        typical = self._typical(run)
-        return known if typical == known.typical else replace(known, typical=typical)
 
     def _name(self, uid: str) -> str:
         return str(self._mirror.get(uid) or uid)
