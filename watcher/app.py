@@ -231,20 +231,8 @@ class Watcher:
         self.vitals.watch("poller", STUCK_SECONDS + settings.request_seconds, self._polling_silent)
         self.vitals.watch("reconciler", STUCK_SECONDS + settings.request_seconds, self.reconciler.silent)
         self.vitals.watch("leader", LEADERLESS_SECONDS, self._leaderless)
-        self._show(access)
 
-    def _polling_silent(self) -> float:
-        return max((account.poller.silent() for account in self.accounts), default=0.0)
-
-    def _leaderless(self) -> float:
-        now = time.monotonic()
-        if self._may_act() or not self._acting:
-            # A standby waits for the Lease. Only a watcher that has acted and may not any more is without one.
-            self._led_at = now
-        return now - self._led_at
-
-    def _show(self, access: ClusterAccess) -> None:
-        """Makes the metrics ask the parts, at each scrape."""
+        # The metrics ask the parts, at each scrape.
         self.metrics.watch(self.accounts)
         self.metrics.watch_objects(self.counting)
         self.metrics.watch_parts(self.vitals)
@@ -258,6 +246,16 @@ class Watcher:
         self.metrics.leader.set_function(self._may_act)
         self.metrics.crd_fields_missing.set_function(lambda: len(self.crd.missing))
         self.metrics.clock_offset.set_function(lambda: access.clock.offset.total_seconds())
+
+    def _polling_silent(self) -> float:
+        return max((account.poller.silent() for account in self.accounts), default=0.0)
+
+    def _leaderless(self) -> float:
+        now = time.monotonic()
+        if self._may_act() or not self._acting:
+            # A standby waits for the Lease. Only a watcher that has acted and may not any more is without one.
+            self._led_at = now
+        return now - self._led_at
 
     def _trace(self, before: DbtRun, after: Status) -> None:
         if self._traces is not None:
@@ -482,33 +480,29 @@ async def watch(settings: Settings) -> None:
         listener = sockets.enter_context(listen(settings.address, "listen"))
         address = settings.webhooks_address
         webhooks = sockets.enter_context(listen(address, "webhooks_listen")) if address is not None else None
-        await _watch(settings, listener, webhooks)
-
-
-async def _watch(settings: Settings, listener: socket.socket, webhooks: socket.socket | None) -> None:
-    traces = None
-    try:
-        traces = tracing(version()) if settings.tracing else None
-        kubeconfig = Path(settings.kubeconfig) if settings.kubeconfig else None
-        access = await ClusterAccess.load(kubeconfig, settings.context or None)
-    except (Misconfigured, TracingMissing) as error:
-        raise Unstartable(str(error)) from None
-    logs.configure(settings.log_level, cast(logs.LogFormat, settings.log_format))
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    try:
-        logger.info("Listening on %s.", _written(listener))
-        if webhooks is not None:
-            logger.info("Listening for webhooks on %s.", _written(webhooks))
-        await Watcher(settings, access, traces).run(listener, stop, webhooks)
-    except* (LostLead, StreamBroken, PartEnded) as errors:
-        raise Unstartable(str(errors.exceptions[0])) from None
-    finally:
-        await access.close()
-        if traces is not None:
-            # In a thread: it may wait for a collector that does not answer.
-            await asyncio.to_thread(traces.close)
+        traces = None
+        try:
+            traces = tracing(version()) if settings.tracing else None
+            kubeconfig = Path(settings.kubeconfig) if settings.kubeconfig else None
+            access = await ClusterAccess.load(kubeconfig, settings.context or None)
+        except (Misconfigured, TracingMissing) as error:
+            raise Unstartable(str(error)) from None
+        logs.configure(settings.log_level, cast(logs.LogFormat, settings.log_format))
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        try:
+            logger.info("Listening on %s.", _written(listener))
+            if webhooks is not None:
+                logger.info("Listening for webhooks on %s.", _written(webhooks))
+            await Watcher(settings, access, traces).run(listener, stop, webhooks)
+        except* (LostLead, StreamBroken, PartEnded) as errors:
+            raise Unstartable(str(errors.exceptions[0])) from None
+        finally:
+            await access.close()
+            if traces is not None:
+                # In a thread: it may wait for a collector that does not answer.
+                await asyncio.to_thread(traces.close)
 
 
 def _written(listener: socket.socket) -> str:

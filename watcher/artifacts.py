@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from dbtrun.api import Artifact, DbtRun
@@ -53,7 +53,9 @@ async def keep(
     unstored = await _stored(store, name, files, run.metadata.namespace)
     if unstored is not None:
         lacks |= dict.fromkeys(files, unstored)
-    told = earlier | {artifact.path: artifact for artifact in _told(name, files, lacks)}
+    told = earlier | {path: Artifact(path=path, problem=clean(one.problem, MAX_PROBLEM)) for path, one in lacks.items()}
+    for path in files.keys() - lacks.keys():
+        told[path] = Artifact(path=path, config_map=name, key=key_of(path), bytes=len(files[path]))
     return KeepTry(
         run_id=decision.run_id,
         at=mono(),
@@ -100,10 +102,3 @@ async def _stored(store: Store, name: str, files: Mapping[str, bytes], namespace
     except KubeError as error:
         return Lack(f"It could not be stored: {error}", again=not isinstance(error, LASTING))
     return None
-
-
-def _told(name: str, files: Mapping[str, bytes], lacks: Mapping[str, Lack]) -> Iterator[Artifact]:
-    for path, lack in lacks.items():
-        yield Artifact(path=path, problem=clean(lack.problem, MAX_PROBLEM))
-    for path in files.keys() - lacks.keys():
-        yield Artifact(path=path, config_map=name, key=key_of(path), bytes=len(files[path]))

@@ -6,7 +6,7 @@ Kept up to date with each change: a scrape that looked at 10,000 objects would h
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, TypeVar
@@ -55,7 +55,18 @@ class Counting:
     def note(self, run: DbtRun) -> None:
         """The object is new, or has changed."""
         uid, before = run.uid, self._counted.get(run.uid)
-        now = self._of(run, before)
+        namespace, status, key = run.metadata.namespace, run.status, job_of(run)
+        phase = status.phase or Phase.PENDING
+        place = namespace, phase, status.reason or ""
+        running = phase is Phase.RUNNING and status.job_id is not None and status.started_at is not None
+        now = _Counted(
+            place,
+            before.entered if before is not None and before.place == place else self._entered(run, known=before),
+            _unreachable(run),
+            (namespace, status.job_id) if running and status.job_id is not None else None,
+            status.started_at if running else None,
+            (namespace, key) if key is not None and comparable(run) else None,
+        )
         if now == before:
             return
         self.forget(uid)
@@ -86,6 +97,7 @@ class Counting:
         if not self.acting():
             return Census()
         now = self.clock()
+        usual = (((namespace, key.job_id), self.history.typical(key)) for namespace, key in self._jobs)
         return Census(
             objects=Counter({place: len(members) for place, members in self._places.items()})
             + Counter(self.resting_in()),
@@ -95,23 +107,14 @@ class Counting:
                 if not Phase(place[1]).final
             },
             unreachable=dict(self._unreachable),
-            slots_used=Counter(self._slots_used()),
+            slots_used=Counter(
+                counted.place[0]
+                for uid, holds in self.limited()
+                if (counted := self._counted.get(uid)) is not None and (holds or Phase(counted.place[1]).live)
+            ),
             running={job: self._age(min(members.values())) for job, members in self._running.items()},
-            expected=self._expected(),
+            expected={job: duration.total_seconds() for job, duration in usual if duration is not None},
             failures=self.streaks.failures(),
-        )
-
-    def _of(self, run: DbtRun, before: _Counted | None) -> _Counted:
-        namespace, status = run.metadata.namespace, run.status
-        phase, place, key = status.phase or Phase.PENDING, _place(run), job_of(run)
-        running = phase is Phase.RUNNING and status.job_id is not None and status.started_at is not None
-        return _Counted(
-            place,
-            before.entered if before is not None and before.place == place else self._entered(run, known=before),
-            _unreachable(run),
-            (namespace, status.job_id) if running and status.job_id is not None else None,
-            status.started_at if running else None,
-            (namespace, key) if key is not None and comparable(run) else None,
         )
 
     def _entered(self, run: DbtRun, known: _Counted | None) -> float:
@@ -120,16 +123,6 @@ class Counting:
         # watcher that has just started needs them.
         moment = _entered(run) if known is None else None
         return self.clock().mono - (self._age(moment) if moment is not None else 0.0)
-
-    def _slots_used(self) -> Iterator[str]:
-        for uid, holds in self.limited():
-            counted = self._counted.get(uid)
-            if counted is not None and (holds or Phase(counted.place[1]).live):
-                yield counted.place[0]
-
-    def _expected(self) -> dict[Job, float]:
-        usual = (((namespace, key.job_id), self.history.typical(key)) for namespace, key in self._jobs)
-        return {job: duration.total_seconds() for job, duration in usual if duration is not None}
 
     def _age(self, moment: datetime) -> float:
         return max(0.0, (self.clock().wall - moment).total_seconds())
@@ -148,11 +141,6 @@ def _take(counts: Counter[K], key: K) -> None:
     # A Counter keeps zeros, one for each job that ever ran.
     if not counts[key]:
         del counts[key]
-
-
-def _place(run: DbtRun) -> Place:
-    status = run.status
-    return run.metadata.namespace, status.phase or Phase.PENDING, status.reason or ""
 
 
 def _entered(run: DbtRun) -> datetime | None:

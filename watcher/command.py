@@ -42,16 +42,6 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _give_memory_back() -> None:
-    """Large blocks go back to the system when they are freed.
-
-    By default glibc raises the size from which it does that up to 32 MB, once large blocks were freed (mallopt(3),
-    M_MMAP_THRESHOLD). Then replies of some megabytes leave holes between smaller blocks, and the memory only grows.
-    """
-    with suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
-
-
 @click.command()
 @_settings_options
 def watcher(**values: Any) -> None:
@@ -60,7 +50,11 @@ def watcher(**values: Any) -> None:
     # ignores a signal that it does not handle: without this, a pod that is deleted while its watcher starts, for
     # seconds on a busy node, would stay until its grace period is over.
     signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
-    _give_memory_back()
+    # Large blocks go back to the system when they are freed. By default, once large blocks were freed, glibc raises the
+    # size from which it does that up to 32 MB (mallopt(3), M_MMAP_THRESHOLD). Then replies of some megabytes leave
+    # holes between smaller blocks, and the memory only grows.
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
     # Modules stay: without the collector, now and later, they load in three quarters of the time, and each of its full
     # passes, in which the loop stands still, is 50 ms shorter.
     gc.disable()

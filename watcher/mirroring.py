@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from msgspec.structs import replace
 
 from dbtrun.api import MIRROR_LABEL, DbtRun, Reason
-from dbtrun.api.mirrors import Appear, DbtRunMirror, HistoryLimit, MirrorCondition, MirrorStatus
+from dbtrun.api.mirrors import Appear, DbtRunMirror, MirrorCondition, MirrorStatus
 from dbtrun.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
 from dbtrun.values import Instant
 from watcher.bucket import Bucket
@@ -106,13 +106,21 @@ class Objects:
 
     def seen(self, run: DbtRun) -> None:
         """An object is known in this version."""
-        if not run.mirrored:
-            self._note_own(run)
-            return
         status, metadata = run.status, run.metadata
+        account_id, run_id = status.account_id, run.spec.run_id
+        if not run.mirrored and account_id is not None:
+            # A run that was resumed has no marker of ours: only the statuses of objects show that it is one.
+            for attempt in status.attempts:
+                if attempt.retry_of is not None:
+                    self.own.resumed(account_id, attempt.retry_of)
+                if attempt.run_id is not None and attempt.adopted:
+                    self.own.followed(metadata.namespace, account_id, attempt.run_id)
+                elif attempt.run_id is not None:
+                    self.own.started(account_id, attempt.run_id)
+        if not run.mirrored or run_id is None or run.deleting:
+            return
         ended = status.finished_at or status.completion_time
-        run_id = run.spec.run_id
-        if run_id is not None and status.final and status.phase is not None and ended is not None and not run.deleting:
+        if status.final and status.phase is not None and ended is not None:
             place = Place(metadata.namespace, metadata.labels[MIRROR_LABEL])
             self._kept[place][run.uid] = Kept(
                 uid=run.uid,
@@ -123,19 +131,6 @@ class Objects:
                 finished_at=ended,
                 completed_at=status.completion_time or ended,
             )
-
-    def _note_own(self, run: DbtRun) -> None:
-        """A run that was resumed has no marker of ours: only the statuses of objects show that it is one."""
-        account_id = run.status.account_id
-        if account_id is None:
-            return
-        for attempt in run.status.attempts:
-            if attempt.retry_of is not None:
-                self.own.resumed(account_id, attempt.retry_of)
-            if attempt.run_id is not None and attempt.adopted:
-                self.own.followed(run.metadata.namespace, account_id, attempt.run_id)
-            elif attempt.run_id is not None:
-                self.own.started(account_id, attempt.run_id)
 
     def kept(self, mirror: DbtRunMirror) -> list[Kept]:
         """The finished objects of a mirror that exist."""
@@ -305,15 +300,14 @@ class Serving:
 
     async def _deal(self, run: RunFacts) -> bool:
         """Whether the run is dealt with: it has its object, or is one of our own."""
-        origin = self._shell.objects.own.origin(run, self.mirror.metadata.namespace)
-        if origin is Origin.OURS or (origin is Origin.OTHER_CLUSTER and not self.mirror.spec.select.other_clusters):
-            self._shell.note("own" if origin is Origin.OURS else "other_cluster")
+        mirror, shell = self.mirror, self._shell
+        origin = shell.objects.own.origin(run, mirror.metadata.namespace)
+        if origin is Origin.OURS or (origin is Origin.OTHER_CLUSTER and not mirror.spec.select.other_clusters):
+            shell.note("own" if origin is Origin.OURS else "other_cluster")
             self._dealt = True
             return True
-        return self._bucket.take(self._shell.clock().mono) and await self._create(run)
-
-    async def _create(self, run: RunFacts) -> bool:
-        mirror, shell = self.mirror, self._shell
+        if not self._bucket.take(shell.clock().mono):
+            return False
         async with shell.writes:
             # Asked after the wait for a write: the Lease may have been lost meanwhile, or the mirror deleted.
             if not self._may_create:
@@ -401,27 +395,32 @@ class Serving:
         """Saves what is worth it, then prunes what the saved cursor knows of."""
         if not self._shell.may_act() or self.mirror.deleting:
             return
-        gone = [kept for kept in surplus(self._shell.objects.kept(self.mirror), self._limit) if self._may_go(kept)]
+        too_many = surplus(self._shell.objects.kept(self.mirror), self.mirror.spec.history_limit)
+        gone = [kept for kept in too_many if self._cursor.knows(kept.run_id, kept.finished_at + WHOLE_SECOND)]
         gone = gone[: self._prunes.left(self._shell.clock().mono)]
         if gone:
             # Not the runs' ends: a reader knows until when it has seen objects become final.
             latest = max(kept.completed_at for kept in gone)
             self._pruned_through = max(self._pruned_through or latest, latest)
             self._dealt = True
-        if await self._save():
-            self._tell(self._teller.told(self.mirror.status.conditions, self._shell.clock().mono))
-            await self._prune(gone)
+        if not await self._save():
+            return
+        self._tell(self._teller.told(self.mirror.status.conditions, self._shell.clock().mono))
+        pruned = 0
+        try:
+            for kept in gone:
+                if not (self._shell.may_act() and self._prunes.take(self._shell.clock().mono)):
+                    return
+                await self._shell.writer.delete(self.mirror.metadata.namespace, kept.name, kept.uid)
+                self._shell.forget(kept.uid)
+                self._shell.note("pruned")
+                pruned += 1
+        finally:
+            self._tell(self._teller.pruned(pruned, self._shell.clock().mono))
 
     def _tell(self, events: Iterable[Event]) -> None:
         for event in events:
             self._shell.emit(self.mirror, event)
-
-    @property
-    def _limit(self) -> HistoryLimit:
-        return self.mirror.spec.history_limit
-
-    def _may_go(self, kept: Kept) -> bool:
-        return self._cursor.knows(kept.run_id, kept.finished_at + WHOLE_SECOND)
 
     async def _save(self) -> bool:
         """Whether the stored status knows of all that was dealt with."""
@@ -452,7 +451,16 @@ class Serving:
 
     def _status(self, now: Instant) -> MirrorStatus:
         lag = (now.wall - self._cursor.finished_at).total_seconds()
-        caught_up = self._caught_up()
+        kind = MirrorCondition.CAUGHT_UP
+        if self._read_through is None:
+            caught_up = Told(kind, None, "Waiting", "Nothing was read yet.")
+        elif self._waiting:
+            words = f"Runs wait for their DbtRuns: at most {self.mirror.spec.max_per_minute} are created per minute."
+            caught_up = Told(kind, False, "Behind", words)
+        elif self._reachable.status != "True" or self._ready.status != "True":
+            caught_up = Told(kind, None, "NotReading", "Runs are not read now; see the other conditions.")
+        else:
+            caught_up = Told(kind, True, "CaughtUp", "Every run that matches and has finished has its DbtRun.")
         generation = self.mirror.metadata.generation
         connection = self._account.connection if self._account is not None else None
         before = self.mirror.status
@@ -467,30 +475,6 @@ class Serving:
             lag_seconds=0 if caught_up.status == "True" else max(0, int(lag)),
             conditions=stamped(before, (self._ready, self._reachable, caught_up), generation, now.wall),
         )
-
-    def _caught_up(self) -> Told:
-        kind = MirrorCondition.CAUGHT_UP
-        if self._read_through is None:
-            return Told(kind, None, "Waiting", "Nothing was read yet.")
-        if self._waiting:
-            limit = self.mirror.spec.max_per_minute
-            return Told(kind, False, "Behind", f"Runs wait for their DbtRuns: at most {limit} are created per minute.")
-        if self._reachable.status != "True" or self._ready.status != "True":
-            return Told(kind, None, "NotReading", "Runs are not read now; see the other conditions.")
-        return Told(kind, True, "CaughtUp", "Every run that matches and has finished has its DbtRun.")
-
-    async def _prune(self, gone: Iterable[Kept]) -> None:
-        pruned = 0
-        try:
-            for kept in gone:
-                if not (self._shell.may_act() and self._prunes.take(self._shell.clock().mono)):
-                    return
-                await self._shell.writer.delete(self.mirror.metadata.namespace, kept.name, kept.uid)
-                self._shell.forget(kept.uid)
-                self._shell.note("pruned")
-                pruned += 1
-        finally:
-            self._tell(self._teller.pruned(pruned, self._shell.clock().mono))
 
 
 def _cursor_of(mirror: DbtRunMirror, now: datetime) -> Cursor:

@@ -263,7 +263,14 @@ class Performer:
             with account.containment.contain("question"):
                 learnt = await self._answer(decision, run, known, account)
         except DbtCloudError as error:
-            return self._record_failure(decision, run, known, error)
+            if isinstance(error, JobNotFound):
+                return replace(known, job_refused=error.message)
+            if isinstance(decision, FetchDetails):
+                # Optional: without them the end is neither delayed nor reported as a fault.
+                return replace(known, details=self._tried_details(decision, known))
+            if isinstance(decision, FetchResults):
+                return replace(known, results=_tried_results(decision, known))
+            return self._troubled(run, known, error.trouble(self.clock()))
         return replace(learnt, trouble=None, answered=True)
 
     async def _claim(self, decision: ClaimStart, run: DbtRun, known: Known, account: Account) -> Known:
@@ -429,16 +436,6 @@ class Performer:
         return replace(known, kept=kept)
 
     # ── faults ──
-
-    def _record_failure(self, decision: Errand, run: DbtRun, known: Known, error: DbtCloudError) -> Known:
-        if isinstance(error, JobNotFound):
-            return replace(known, job_refused=error.message)
-        if isinstance(decision, FetchDetails):
-            # Optional: without them the end is neither delayed nor reported as a fault.
-            return replace(known, details=self._tried_details(decision, known))
-        if isinstance(decision, FetchResults):
-            return replace(known, results=_tried_results(decision, known))
-        return self._troubled(run, known, error.trouble(self.clock()))
 
     def _tried_details(self, decision: FetchDetails, known: Known) -> DetailsTry:
         before = known.details

@@ -110,25 +110,20 @@ class Sources:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for secret in list(self._waiting)[:LOOKS]:
-                uids = await self._changed(secret)
+                self._secrets.forget(*secret)
+                try:
+                    version = (await self._secrets.read(*secret)).resource_version
+                except Exception:  # noqa: BLE001 - each object reports what is wrong when it tries by itself
+                    version = None
+                # While the Secret was being read, the last object that waited for it may have gone.
+                waiting = self._waiting.pop(secret, None)
+                if waiting is None:
+                    continue
+                self._waiting[secret] = waiting  # to the end of the queue
+                uids = [uid for uid in sorted(waiting) if version not in (None, self._source_of[uid].version)]
+                self._stop_waiting(secret, uids)
                 if uids:
                     changed(uids)
-
-    async def _changed(self, secret: SecretName) -> list[str]:
-        """The objects that waited for another version than the Secret's present one."""
-        self._secrets.forget(*secret)
-        try:
-            version = (await self._secrets.read(*secret)).resource_version
-        except Exception:  # noqa: BLE001 - each object reports what is wrong when it tries by itself
-            version = None
-        # While the Secret was being read, the last object that waited for it may have gone.
-        waiting = self._waiting.pop(secret, None)
-        if waiting is None:
-            return []
-        self._waiting[secret] = waiting  # to the end of the queue
-        changed = [uid for uid in sorted(waiting) if version not in (None, self._source_of[uid].version)]
-        self._stop_waiting(secret, changed)
-        return changed
 
     def _stop_waiting(self, secret: SecretName, uids: Collection[str]) -> None:
         waiting = self._waiting.get(secret)
