@@ -35,7 +35,8 @@ class Process:
     def client(self, ca: Path | None = None) -> httpx.Client:
         verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=str(ca)) if ca else True
         headers = {"Authorization": "Token dbt-simulator-token"}
-        return httpx.Client(base_url=f"{self.url}/api/v2/accounts/{ACCOUNT_ID}/", headers=headers, verify=verify)
+        api = f"{self.url}/api/v2/accounts/{ACCOUNT_ID}/"
+        return httpx.Client(base_url=api, headers=headers, verify=verify, timeout=patience(5))
 
     def start(self, ca: Path | None = None) -> int:
         with self.client(ca) as client:
@@ -71,7 +72,7 @@ def test_a_run_and_the_journal_survive_kill_9_at_any_time(launch: Callable[..., 
             assert [entry["run_id"] for entry in journal] == known
         known.append(process.start())
         process.popen.kill()
-        process.popen.wait(10)
+        process.popen.wait(patience(10))
     assert len(set(known)) == 3
 
 
@@ -80,7 +81,7 @@ def test_runs_go_on_while_the_process_is_dead(launch: Callable[..., Process], tm
     process = launch("--state", state, "--speed", 1000)
     run = process.start()
     process.popen.kill()
-    process.popen.wait(10)
+    process.popen.wait(patience(10))
     with launch("--state", state).client() as client:
         found = client.get(f"runs/{run}/").json()["data"]
     assert found["status"] == 10
@@ -95,7 +96,7 @@ def test_a_job_and_a_clock_that_were_changed_survive(launch: Callable[..., Proce
         client.post(f"{process.url}/_simulator/clock", json={"speed": 50, "offset": 7})
     process.start()
     process.popen.kill()
-    process.popen.wait(10)
+    process.popen.wait(patience(10))
     again = launch("--state", state)
     again.start()
     with again.client() as client:
@@ -111,7 +112,7 @@ def test_a_state_file_of_another_account_is_refused(launch: Callable[..., Proces
     launch("--state", state).popen.kill()
     config.write_text("account: {id: 5}")
     other = launch("--state", state, "--config", config)
-    assert other.popen.wait(10) == 2
+    assert other.popen.wait(patience(10)) == 2
     assert other.popen.stderr is not None
     assert "belongs to account" in other.popen.stderr.read().splitlines()[-1]
 
@@ -123,10 +124,10 @@ def test_a_state_file_with_runs_of_a_job_that_is_gone_is_refused(
     process = launch("--state", state)
     process.start()
     process.popen.kill()
-    process.popen.wait(10)
+    process.popen.wait(patience(10))
     config.write_text("jobs: [{name: only, id: 9}]")
     other = launch("--state", state, "--config", config)
-    assert other.popen.wait(10) == 2
+    assert other.popen.wait(patience(10)) == 2
     assert other.popen.stderr is not None
     assert f"runs of job {JOB}, which the scenario lacks" in other.popen.stderr.read().splitlines()[-1]
 
@@ -154,7 +155,7 @@ def test_a_signal_ends_it_cleanly_even_while_a_request_hangs(launch: Callable[..
         while not client.get(f"{process.url}/_simulator/requests").json()["total"]:
             assert process.popen.poll() is None
         process.popen.send_signal(number)
-        assert process.popen.wait(10) == 0
+        assert process.popen.wait(patience(10)) == 0
     assert process.popen.stderr is not None
     assert process.popen.stderr.read() == ""
 
@@ -162,7 +163,7 @@ def test_a_signal_ends_it_cleanly_even_while_a_request_hangs(launch: Callable[..
 def test_a_taken_port_is_one_sentence(launch: Callable[..., Process]) -> None:
     port = launch().url.rpartition(":")[2]
     second = launch("--port", port)
-    assert second.popen.wait(10) == 2
+    assert second.popen.wait(patience(10)) == 2
     assert second.popen.stderr is not None
     assert "Address already in use; choose another --port." in second.popen.stderr.read().splitlines()[-1]
 
