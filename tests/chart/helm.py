@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from tests.controlplane import Completed, helm_path
+from tests.controlplane.components import COLLECTED_SELDOM
 from tests.patience import patience
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Helm:
         answer = subprocess.run(
             [helm_path(), *args, *cluster],
             input=input,
-            env={"HOME": str(self._home)},
+            env={"HOME": str(self._home), **COLLECTED_SELDOM},
             capture_output=True,
             text=True,
             timeout=patience(120),

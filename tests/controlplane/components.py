@@ -42,7 +42,7 @@ _NODE_CONTROLLERS = (
     "taint-eviction-controller",
 )
 # Go's garbage collector: tests lack processors, not memory.
-_COLLECTED_SELDOM = {"GOGC": "1000", "GOMEMLIMIT": "1GiB"}
+COLLECTED_SELDOM = {"GOGC": "1000", "GOMEMLIMIT": "1GiB"}
 
 
 @dataclass(frozen=True)
@@ -267,4 +267,4 @@ def kubeconfig(server: str, ca_pem: bytes, token: str, user: str, namespace: str
 def environment(layout: Layout, inherited: Mapping[str, str]) -> dict[str, str]:
     """The environment of everything we start: no KUBECONFIG, no HELM_*, no proxy, and a HOME without a .kube."""
     kept = {name: inherited[name] for name in _INHERITED if name in inherited}
-    return kept | _COLLECTED_SELDOM | {"HOME": str(layout.home)}
+    return kept | COLLECTED_SELDOM | {"HOME": str(layout.home)}
