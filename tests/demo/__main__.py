@@ -13,6 +13,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.live import Live
 
+from dbtrun.api import API_VERSION, PLURAL
 from tests.controlplane import ControlPlane
 from tests.demo.screen import Recording, line, row, table
 from tests.patience import patience
@@ -71,7 +72,8 @@ async def watch(stack: Stack) -> list[dict[str, Any]]:
     cancelled, shown = False, ""
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            items: list[dict[str, Any]] = (await stack.json("get", "dr"))["items"]
+            listed = await stack.plane.read(f"/apis/{API_VERSION}/namespaces/{stack.namespace}/{PLURAL}")
+            items: list[dict[str, Any]] = (listed or {})["items"]
             state = json.dumps([row(item)[:-1] for item in items])
             if console.is_terminal:
                 live.update(table(items), refresh=True)
