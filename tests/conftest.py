@@ -29,7 +29,7 @@ _NEED_BINARIES = {"plane", "stormy_plane", "own_plane", "binaries"}
 # These only compute, for minutes: one worker alone would still be at work when the others have ended.
 _SHARE_NOTHING = {f"tests/chaos/test_{name}.py" for name in ("crash_points", "clocks", "outages")}
 # A control plane of their own with the chart on it.
-_SHARE_A_RELEASE = {f"tests/chart/test_{name}.py" for name in ("gitops", "install", "sidecar")}
+_SHARE_A_RELEASE = {f"tests/chart/test_{name}.py" for name in ("deploy", "gitops", "install", "sidecar")}
 _FIRST = (
     *(AIRFLOW, "tests/hostile/test_attacks", "tests/hostile/test_kills", "tests/chaos/test_campaign"),
     *("tests/abuse/", "tests/cluster/test_doctor", "tests/cluster/test_mirrors.", "tests/chart/test_rights"),

@@ -43,8 +43,12 @@ def shared_bare_plane(binaries: None) -> Iterator[ControlPlane]:
 @pytest.fixture
 def bare_plane(shared_bare_plane: ControlPlane) -> Iterator[ControlPlane]:
     """A control plane on which nothing of ours is, not even the CRD; what a test leaves there is removed."""
-    plane = shared_bare_plane
-    yield plane
+    yield shared_bare_plane
+    remove_everything(shared_bare_plane)
+
+
+def remove_everything(plane: ControlPlane) -> None:
+    """Removes the CRDs, the usual namespace, and what is ours outside of namespaces."""
     plane.kubectl_sync(
         "delete", "crd/dbtruns.dbtrun.dev", "crd/dbtrunmirrors.dbtrun.dev", "--ignore-not-found", timeout=240
     )

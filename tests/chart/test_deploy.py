@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from deploy import render
+from tests.chart.conftest import remove_everything
 from tests.chart.helm import CHART, ROOT, Helm, documents
 from tests.controlplane import Completed, ControlPlane
 from tests.patience import patience
@@ -24,10 +25,10 @@ KUSTOMIZATION: Final = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind":
 
 
 @pytest.fixture(scope="module")
-def plane(binaries: None) -> Iterator[ControlPlane]:
-    """A control plane on which nothing is installed."""
-    with ControlPlane() as plane:
-        yield plane
+def plane(shared_bare_plane: ControlPlane) -> Iterator[ControlPlane]:
+    """A control plane on which nothing is installed; what the file leaves there is removed."""
+    yield shared_bare_plane
+    remove_everything(shared_bare_plane)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,8 @@ def test_every_overlay_installs(plane: ControlPlane, name: str | None) -> None:
         plane.create_namespace_sync("airflow")
     folder = ROOT / "deploy" / (f"overlays/{name}" if name else "")
     plane.kubectl_sync("apply", f"-k{folder}")
+    if name is None:
+        plane.kubectl_sync("wait", "--for=condition=Established", "crd/dbtruns.dbtrun.dev", "--timeout=120s")
     namespace = "airflow" if name == "sidecar" else "dbtrun-system"
     built = documents(plane.kubectl_sync("kustomize", str(folder)).stdout)
     assert {each["metadata"].get("namespace", namespace) for each in built} <= {namespace}
