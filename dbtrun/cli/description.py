@@ -37,7 +37,17 @@ def described(run: Run, events: Sequence[Event], now: datetime) -> Iterator[Text
         yield title(f"Log of the failed step {failed.index}, {one_line(failed.name)}")
         yield from indented(Text(line) for line in plain(failed.log_tail).splitlines())
     yield from _results(run)
-    yield from _attempts(run)
+    if len(run.status.attempts) > 1:
+        yield title("Attempts")
+        columns = (Column("#"), Column("PHASE"), Column("REASON"), Column("RUN"), Column("TOOK"))
+        rows = [
+            [
+                Cell(str(one.number)), Cell(one_line(one.phase)), Cell(one_line(one.reason)),
+                Cell(str(one.run_id or "")), Cell(between(one.started_at, one.finished_at)),
+            ]
+            for one in run.status.attempts
+        ]  # fmt: skip
+        yield from indented(lines(columns, rows, None))
     if run.status.artifacts:
         yield title("Artifacts")
     for one in run.status.artifacts:
@@ -127,19 +137,3 @@ def _results(run: Run) -> Iterator[Text]:
     if results.unread_steps:
         steps = ", ".join(map(str, results.unread_steps))
         yield Text(f"  The results of these steps could not be read: {steps}.")
-
-
-def _attempts(run: Run) -> Iterator[Text]:
-    attempts = run.status.attempts
-    if len(attempts) < 2:
-        return
-    yield title("Attempts")
-    columns = (Column("#"), Column("PHASE"), Column("REASON"), Column("RUN"), Column("TOOK"))
-    rows = [
-        [
-            Cell(str(one.number)), Cell(one_line(one.phase)), Cell(one_line(one.reason)), Cell(str(one.run_id or "")),
-            Cell(between(one.started_at, one.finished_at)),
-        ]
-        for one in attempts
-    ]  # fmt: skip
-    yield from indented(lines(columns, rows, None))

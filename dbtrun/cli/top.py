@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -150,7 +150,17 @@ class State:
         head.append(Text(f"{len(runs)} DbtRuns: {counts}", no_wrap=True, overflow="ellipsis"))
         room = len(runs) if height is None else max(height - len(head) - 2, 1)
         self.shown = runs[:room]
-        told = lines(COLUMNS, [list(_cells(run, now)) for run in self.shown], width)
+        rows = []
+        for run in self.shown:
+            estimate, created = run.status.estimated_completion_time, run.metadata.creation_timestamp
+            left = "" if estimate is None or run.final else duration((estimate - now).total_seconds())
+            age = "" if created is None else duration((now - created).total_seconds())
+            rows.append([
+                Cell(run.metadata.namespace), Cell(run.name), Cell(run.phase, style(run)),
+                Cell(one_line(run.status.reason)), Cell(one_line(run.job)), Cell(one_line(run.status.progress or "")),
+                Cell(left), Cell(age),
+            ])  # fmt: skip
+        told = lines(COLUMNS, rows, width)
         rest = [Text(f"… and {len(runs) - room} more", style="dim")] if len(runs) > room else []
         return [*head, *told, *rest]
 
@@ -159,16 +169,3 @@ def _place(run: Run) -> tuple[int, datetime, str]:
     phase = run.status.phase
     rank = ORDER.index(Phase(phase)) if phase in ORDER else len(ORDER) if run.final else len(ORDER) - 1
     return rank, run.metadata.creation_timestamp or datetime.max.replace(tzinfo=UTC), run.name
-
-
-def _cells(run: Run, now: datetime) -> Iterator[Cell]:
-    estimate, created = run.status.estimated_completion_time, run.metadata.creation_timestamp
-    left = "" if estimate is None or run.final else duration((estimate - now).total_seconds())
-    yield Cell(run.metadata.namespace)
-    yield Cell(run.name)
-    yield Cell(run.phase, style(run))
-    yield Cell(one_line(run.status.reason))
-    yield Cell(one_line(run.job))
-    yield Cell(one_line(run.status.progress or ""))
-    yield Cell(left)
-    yield Cell("" if created is None else duration((now - created).total_seconds()))
