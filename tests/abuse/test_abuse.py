@@ -19,7 +19,7 @@ from tests.abuse.schema import RULES, SPEC_BREAKS, STATUS_BREAKS, Maker
 from tests.controlplane import ControlPlane
 from tests.stack.site import dbt_run, install_crd
 
-COUNT = 100
+COUNT = 80
 SEED = 3
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1_800)]

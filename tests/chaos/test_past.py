@@ -15,7 +15,7 @@ from watcher.dbtcloud.poller import FEED_SECONDS
 from watcher.lifecycle.known import CLOCK_MARGIN
 from watcher.lifecycle.policy import Policy
 
-MANY: Final = 400
+MANY: Final = 200
 PER_MINUTE: Final = 300
 LISTS: Final = 15
 """Of runs, besides the feed's: a few for the look-ups and, of a hundred runs each, for the polls."""

@@ -88,7 +88,7 @@ def test_a_run_that_does_not_change_costs_nothing_but_its_turns() -> None:
         assert looks(world) - before >= (MINUTES - 1) * 30 - 5, "the turns are used"
         assert value_of(reconciles) - already <= 2 * (looks(world) - before) + 10
 
-    played(400, story, per_minute=6_000)
+    played(200, story, per_minute=6_000)
 
 
 def value_of(counter: Counter) -> float:

@@ -14,7 +14,7 @@ from tests.hostile.tenants import SETTLED, Seen, attackers_of, runs_of, sharing,
 from tests.patience import patience
 from tests.stack import Stack, dbt_run, until
 
-OBJECTS: Final = 400
+OBJECTS: Final = 200
 AT_ONCE: Final = 20
 RUNS: Final = 15
 PAUSE: Final = 0.4
@@ -23,7 +23,7 @@ FLOOR: Final = 0.5
 
 
 @pytest.mark.timeout(1_800)
-async def test_a_refused_token_in_four_hundred_objects_costs_its_account_nothing(
+async def test_a_refused_token_in_hundreds_of_objects_costs_its_account_nothing(
     plane: ControlPlane, tmp_path: Path
 ) -> None:
     (tmp_path / "shared").mkdir()
