@@ -113,8 +113,8 @@ mirror-campaign: controlplane airflows ## runs started elsewhere while everythin
 reaction-times: controlplane airflows ## how soon Airflow 3.3 reacts to runs, and what its watchers cost: make reaction-times WATCHERS=200
 	@WATCHERS=$(WATCHERS) $(BIN)/python -m tests.airflow.reaction_times
 
-crash-points: $(READY) ## every mishap at every side effect of every path, of which `make test` tries an eighth
-	@EVERY=1 $(BIN)/pytest tests/chaos/test_crash_points.py -q -n $(WORKERS)
+crash-points: $(READY) ## every mishap at every side effect of every path, every clock with every period; `make test` tries some
+	@EVERY=1 $(BIN)/pytest tests/chaos/test_crash_points.py tests/chaos/test_clocks.py -q -n $(WORKERS)
 
 hostile: controlplane ## mutate replies of dbt Cloud: make hostile COUNT=100000 SEED=1
 	@LIVES=5 LOGS=10000 $(BIN)/pytest tests/hostile/test_kills.py tests/hostile/test_attacks.py \

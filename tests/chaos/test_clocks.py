@@ -1,11 +1,14 @@
 """Every period ends when it should: across a restart, and whatever clock is wrong by ten minutes.
 
-Each row is a period, each column a disturbance. The times are those of nobody's clock: the loop's own.
+Each row is a period, each column a disturbance. The times are those of nobody's clock: the loop's own. `make test`
+tries every second pair, `make crash-points` all.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -197,9 +200,14 @@ PERIODS: Final = {
 }
 
 
-@pytest.mark.parametrize("disturbance", DISTURBANCES.values(), ids=DISTURBANCES)
-@pytest.mark.parametrize("period", PERIODS.values(), ids=PERIODS)
-def test_a_period_ends_when_it_should(period: Period, disturbance: Disturbance) -> None:
+PAIRS: Final = [*itertools.product(PERIODS, DISTURBANCES)]
+
+
+# Each period and each disturbance is in about half of its pairs, as there is an odd number of disturbances.
+@pytest.mark.parametrize(("period_name", "disturbance_name"), PAIRS[:: 1 if "EVERY" in os.environ else 2])
+def test_a_period_ends_when_it_should(period_name: str, disturbance_name: str) -> None:
+    period, disturbance = PERIODS[period_name], DISTURBANCES[disturbance_name]
+
     async def play() -> None:
         world = World(Policy())
         world.simulator.clock.set(offset=disturbance.dbt)
