@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from dbtrun.api import CONNECTION_SECRET_TYPE, GROUP, PLURAL
@@ -20,23 +20,10 @@ CRD: Final = f"{PLURAL}.{GROUP}"
 
 def findings(facts: ClusterFacts) -> Iterator[Finding]:
     """The problems, and what is as it should be."""
-    yield from _namespace(facts)
-    yield _crd(facts)
     # Without the CRD, whatever else is missing only follows from that.
-    if isinstance(facts.missing_fields, Absent):
-        return
-    yield from _rights(facts)
-    yield from _watchers(facts)
-    yield from _unseen(facts)
-    yield from mirror_findings(facts)
-    yield from _connection(facts)
-    if facts.dry_run is not None:
-        yield bad(
-            "dry run",
-            f"The API server would refuse a DbtRun: {facts.dry_run.rstrip('.')}.",
-            "Correct what the message names: a quota, an admission policy or the CRD.",
-        )
-    yield stale_write(facts)
+    checks = FIRST_CHECKS if isinstance(facts.missing_fields, Absent) else FIRST_CHECKS + CHECKS
+    for check in checks:
+        yield from check(facts)
 
 
 def hosts_of(facts: ClusterFacts) -> Hosts:
@@ -78,20 +65,21 @@ def _namespace(facts: ClusterFacts) -> Iterator[Finding]:
         yield bad("namespace", f"The namespace {facts.namespace} is being deleted.", "Choose another with -n.")
 
 
-def _crd(facts: ClusterFacts) -> Finding:
+def _crd(facts: ClusterFacts) -> Iterator[Finding]:
     match facts.missing_fields:
         case Absent():
-            return bad("crd", f"The cluster has no CRD {CRD}: DbtRun is not installed.", INSTALL)
+            yield bad("crd", f"The cluster has no CRD {CRD}: DbtRun is not installed.", INSTALL)
         case Unknown(why=why):
-            return unknown("crd", f"The CRD could not be read: {why}.")
+            yield unknown("crd", f"The CRD could not be read: {why}.")
         case missing if missing:
             told = ", ".join(sorted(missing)[:SHOWN])
-            return bad(
+            yield bad(
                 "crd",
                 f"The CRD is older than this program: it lacks {told}" + ("…" if len(missing) > SHOWN else "") + ".",
                 "Upgrade the chart that owns the CRD: helm upgrade dbtrun helm/dbtrun --reset-then-reuse-values",
             )
-    return good("crd", "The CRD is installed, and as new as this program.")
+        case _:
+            yield good("crd", "The CRD is installed, and as new as this program.")
 
 
 def _rights(facts: ClusterFacts) -> Iterator[Finding]:
@@ -107,61 +95,55 @@ def _rights(facts: ClusterFacts) -> Iterator[Finding]:
 
 
 def _watchers(facts: ClusterFacts) -> Iterator[Finding]:
-    if not facts.watchers:
-        yield _no_watcher(facts)
-        return
     serve = [watcher for watcher in facts.watchers if watcher.serves(facts.namespace)]
-    if not serve:
+    if not facts.watchers:
+        # It may be in a namespace that the user may not look into. Then it is known by what it has written.
+        if facts.seen and not facts.unseen:
+            yield good("watcher", f"A watcher serves the namespace: it has written the status of {facts.seen} DbtRuns.")
+        elif facts.everywhere:
+            yield bad("watcher", "No watcher is installed.", INSTALL)
+        else:
+            yield unknown(
+                "watcher",
+                "You may not list the Deployments of other namespaces, so a watcher there cannot be found.",
+                f"Ask an administrator whether a watcher serves the namespace {facts.namespace}.",
+            )
+    elif not serve:
         others = ", ".join(sorted({name for watcher in facts.watchers for name in watcher.served}))
         yield bad(
             "watcher",
             f"No watcher serves the namespace {facts.namespace}; {facts.watchers[0]} serves {others}.",
             f"Add {facts.namespace} to the Helm value watchNamespaces of that release, or choose another with -n.",
         )
-        return
-    if len(serve) > 1:
+    elif len(serve) > 1:
         both = " and ".join(map(str, serve))
         yield bad(
             "watcher",
             f"More than one watcher serves the namespace {facts.namespace}: {both}.",
             "Remove the namespace from watchNamespaces of all but one of them: each has its own Lease.",
         )
-    for watcher in serve:
-        yield _alive(watcher)
 
 
-def _no_watcher(facts: ClusterFacts) -> Finding:
-    # A watcher may be in a namespace that the user may not look into. Then it is known by what it has written.
-    if facts.seen and not facts.unseen:
-        return good("watcher", f"A watcher serves the namespace: it has written the status of {facts.seen} DbtRuns.")
-    if facts.everywhere:
-        return bad("watcher", "No watcher is installed.", INSTALL)
-    return unknown(
-        "watcher",
-        "You may not list the Deployments of other namespaces, so a watcher there cannot be found.",
-        f"Ask an administrator whether a watcher serves the namespace {facts.namespace}.",
-    )
-
-
-def _alive(watcher: WatcherFacts) -> Finding:
-    logs = f"kubectl -n {watcher.namespace} logs {watcher.kind.lower()}/{watcher.name} --all-containers"
-    look = f"See why its pods do not work: kubectl -n {watcher.namespace} get pods; {logs}"
-    match watcher.lease:
-        case Absent():
-            return bad("watcher", f"The watcher {watcher} has never worked: it has no Lease.", look)
-        case Unknown(why=why):
-            if watcher.ready:
-                return good("watcher", f"The watcher {watcher} has {watcher.ready} ready pods.")
-            return unknown("watcher", f"Whether the watcher {watcher} works is not known: {why}.", look)
-        case lease if not lease.holder:
-            return bad("watcher", f"The watcher {watcher} does not run: nobody holds its Lease.", look)
-        case lease if not lease.renewed:
-            return bad(
-                "watcher",
-                f"The watcher {watcher} does not respond: {lease.holder} has stopped renewing its Lease.",
-                look,
-            )
-    return good("watcher", f"The watcher {watcher} serves the namespace and renews its Lease.")
+def _leases(facts: ClusterFacts) -> Iterator[Finding]:
+    for watcher in facts.watchers:
+        if not watcher.serves(facts.namespace):
+            continue
+        logs = f"kubectl -n {watcher.namespace} logs {watcher.kind.lower()}/{watcher.name} --all-containers"
+        look = f"See why its pods do not work: kubectl -n {watcher.namespace} get pods; {logs}"
+        match watcher.lease:
+            case Absent():
+                yield bad("watcher", f"The watcher {watcher} has never worked: it has no Lease.", look)
+            case Unknown() if watcher.ready:
+                yield good("watcher", f"The watcher {watcher} has {watcher.ready} ready pods.")
+            case Unknown(why=why):
+                yield unknown("watcher", f"Whether the watcher {watcher} works is not known: {why}.", look)
+            case lease if not lease.holder:
+                yield bad("watcher", f"The watcher {watcher} does not run: nobody holds its Lease.", look)
+            case lease if not lease.renewed:
+                silent = f"{lease.holder} has stopped renewing its Lease"
+                yield bad("watcher", f"The watcher {watcher} does not respond: {silent}.", look)
+            case _:
+                yield good("watcher", f"The watcher {watcher} serves the namespace and renews its Lease.")
 
 
 def _unseen(facts: ClusterFacts) -> Iterator[Finding]:
@@ -254,16 +236,40 @@ def secret_keys(secret: SecretFacts, hosts: Hosts) -> Finding:
     return good("connection", f"The {where} has every key that a connection needs.")
 
 
-def stale_write(facts: ClusterFacts) -> Finding:
-    """Whether the API server refuses a write with an old version."""
+def _dry_run(facts: ClusterFacts) -> Iterator[Finding]:
+    if facts.dry_run is not None:
+        yield bad(
+            "dry run",
+            f"The API server would refuse a DbtRun: {facts.dry_run.rstrip('.')}.",
+            "Correct what the message names: a quota, an admission policy or the CRD.",
+        )
+
+
+def _stale_write(facts: ClusterFacts) -> Iterator[Finding]:
     if facts.stale_write == "accepted":
-        return bad(
+        yield bad(
             "stale writes",
             "The API server accepts a write with an old version: two watchers could start the same run.",
             "Something between you and the API server changes requests. Find it, or use another API server.",
         )
-    if facts.stale_write == "refused":
-        return good("stale writes", "The API server refuses a write with an old version.")
-    return unknown(
-        "stale writes", "It was not checked whether a write with an old version is refused: there is no DbtRun yet."
-    )
+    elif facts.stale_write == "refused":
+        yield good("stale writes", "The API server refuses a write with an old version.")
+    else:
+        yield unknown(
+            "stale writes", "It was not checked whether a write with an old version is refused: there is no DbtRun yet."
+        )
+
+
+Check = Callable[[ClusterFacts], Iterator[Finding]]
+FIRST_CHECKS: Final[tuple[Check, ...]] = (_namespace, _crd)
+CHECKS: Final[tuple[Check, ...]] = (
+    _rights,
+    _watchers,
+    _leases,
+    _unseen,
+    mirror_findings,
+    _connection,
+    _dry_run,
+    _stale_write,
+)
+"""In the order in which they are reported."""

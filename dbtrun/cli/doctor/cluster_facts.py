@@ -8,7 +8,7 @@ import binascii
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -216,15 +216,24 @@ async def gather(
     installed = list(map(_watcher, workloads))
     serving = [watcher for watcher in installed if watcher.serves(namespace)][:MAX_WATCHERS]
     others = [watcher for watcher in installed if not watcher.serves(namespace)][: MAX_WATCHERS - len(serving)]
-    watchers = (*await asyncio.gather(*(_with_lease(asker, watcher) for watcher in serving)), *others)
+    leases = await asyncio.gather(*(either(_lease(asker, one.namespace, one.env[LEASE_NAME])) for one in serving))
+    watchers = (*(replace(one, lease=lease) for one, lease in zip(serving, leases, strict=True)), *others)
     # One page: in a namespace with thousands, the first ones say enough.
-    items = await either(asker.json("GET", api_path(PREFIX, namespace, PLURAL), query={"limit": "500"}))
-    seen, unseen, example = _seen(items)
-    mirrors = await either(_mirrors(asker, namespace, items))
+    page = await either(asker.json("GET", api_path(PREFIX, namespace, PLURAL), query={"limit": "500"}))
+    runs = page.get("items", []) if isinstance(page, dict) else []
+    example = str(runs[0]["metadata"]["name"]) if runs else None
+    without_status = [run["metadata"] for run in runs if not run.get("status", {}).get("phase")]
+    silent_since = datetime.now(UTC) - timedelta(seconds=SILENT)
+    mirrors = await either(_mirrors(asker, namespace, page))
     watching = {"namespace": namespace, "verb": "watch", "group": GROUP, "resource": MIRROR_PLURAL}
     told("The cluster: the connection")
-    place = _connection(namespace, connection, watchers)
-    secret = None if place is None else await read_secret(asker, *place)
+    # The Secret that a run would use: that of the user, or the default of the first watcher that has one.
+    defaults = ((one.namespace, name) for one in serving if (name := one.env.get("DBTRUN_CONNECTION_SECRET")))
+    place = (namespace, connection) if connection is not None else next(defaults, None)
+    secret = reading = None
+    if place is not None:
+        secret = await read_secret(asker, *place)
+        reading = {"namespace": place[0], "name": place[1], "verb": "get", "group": "", "resource": "secrets"}
     return ClusterFacts(
         namespace=namespace,
         namespace_phase=str(home.get("status", {}).get("phase", "")) if isinstance(home, dict) else home,
@@ -232,13 +241,17 @@ async def gather(
         rights=rights,
         watchers=watchers,
         everywhere=everywhere,
-        seen=seen,
-        unseen=unseen,
+        seen=len(runs) - len(without_status),
+        unseen=tuple(
+            str(metadata["name"])
+            for metadata in without_status
+            if datetime.fromisoformat(metadata["creationTimestamp"]) < silent_since
+        ),
         mirrors=mirrors,
         mirrored_by_watcher=await _watcher_may(asker, namespace, watchers, watching) if mirrors else None,
         wanted=connection,
         secret=secret,
-        readable_by_watcher=None if place is None else await _watcher_reads(asker, namespace, watchers, place),
+        readable_by_watcher=await _watcher_may(asker, namespace, watchers, reading) if reading else None,
         dry_run=await _dry_run(asker, namespace, connection, job_id) if rights["create"] else None,
         stale_write=await _stale_write(asker, namespace, example) if rights["patch"] and example else None,
     )
@@ -311,10 +324,6 @@ def _watcher(workload: Mapping[str, Any]) -> WatcherFacts:
     )
 
 
-async def _with_lease(asker: Asker, watcher: WatcherFacts) -> WatcherFacts:
-    return replace(watcher, lease=await either(_lease(asker, watcher.namespace, watcher.env[LEASE_NAME])))
-
-
 async def _lease(asker: Asker, namespace: str, name: str) -> LeaseFacts:
     """The Lease. It counts by its changes, not by its times: this machine's clock may be wrong."""
     path = api_path("apis/coordination.k8s.io/v1", namespace, "leases", name)
@@ -326,31 +335,6 @@ async def _lease(asker: Asker, namespace: str, name: str) -> LeaseFacts:
         if now["metadata"]["resourceVersion"] != first["metadata"]["resourceVersion"]:
             return LeaseFacts(str(now.get("spec", {}).get("holderIdentity") or ""), renewed=True)
     return LeaseFacts(holder, renewed=False)
-
-
-def _seen(listed: Mapping[str, Any] | Absent | Unknown) -> tuple[int, tuple[str, ...], str | None]:
-    """How many DbtRuns have a status, which old ones have none, and the name of any."""
-    items = listed.get("items", []) if isinstance(listed, dict) else []
-    now = datetime.now(UTC)
-    with_status = [item for item in items if item.get("status", {}).get("phase")]
-    unseen = tuple(
-        str(item["metadata"]["name"])
-        for item in items
-        if not item.get("status", {}).get("phase")
-        and (now - datetime.fromisoformat(item["metadata"]["creationTimestamp"])).total_seconds() > SILENT
-    )
-    return len(with_status), unseen, str(items[0]["metadata"]["name"]) if items else None
-
-
-def _connection(namespace: str, wanted: str | None, watchers: tuple[WatcherFacts, ...]) -> tuple[str, str] | None:
-    """Namespace and name of the Secret that a run would use."""
-    if wanted is not None:
-        return namespace, wanted
-    for watcher in watchers:
-        name = watcher.env.get("DBTRUN_CONNECTION_SECRET")
-        if watcher.serves(namespace) and name:
-            return watcher.namespace, name
-    return None
 
 
 async def read_secret(asker: Asker, namespace: str, name: str) -> SecretFacts | Absent | Unknown:
@@ -383,13 +367,6 @@ async def _mirrors(asker: Asker, namespace: str, runs: Mapping[str, Any] | Absen
         )
         for mirror in mirrors
     )
-
-
-async def _watcher_reads(
-    asker: Asker, namespace: str, watchers: tuple[WatcherFacts, ...], place: tuple[str, str]
-) -> bool | None:
-    attributes = {"namespace": place[0], "name": place[1], "verb": "get", "group": "", "resource": "secrets"}
-    return await _watcher_may(asker, namespace, watchers, attributes)
 
 
 async def _watcher_may(

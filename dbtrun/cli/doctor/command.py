@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,7 +140,12 @@ def doctor(
         )
     if no_cluster and wish.own is None:
         raise click.UsageError(f"--no-cluster needs a token in {TOKEN}, --host and --account-id.")
-    report = running(_examined(wish))
+    try:
+        # Off a terminal, rich draws nothing.
+        with screen(stderr=True).status("") as status:
+            report = running(asyncio.wait_for(_examined(wish, status.update), TOTAL_SECONDS))
+    except TimeoutError:
+        raise click.ClickException(f"Not finished after {TOTAL_SECONDS:.0f} s.") from None
     rows = [assumptions.of(each, report.findings) for each in assumptions.ASSUMPTIONS]
     if file is not None:
         if report.record is None:
@@ -175,26 +179,7 @@ def _own(host: str | None, account_id: int | None) -> Connection | None:
         raise click.UsageError(str(error)) from None
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    console = screen(stderr=True)
-    if not console.is_terminal:
-        yield lambda _text: None
-        return
-    with console.status("") as status:
-        yield status.update
-
-
-async def _examined(wish: Wish) -> Report:
-    with _progress() as told:
-        try:
-            async with asyncio.timeout(TOTAL_SECONDS):
-                return await _both(wish, told)
-        except TimeoutError:
-            raise click.ClickException(f"Not finished after {TOTAL_SECONDS:.0f} s.") from None
-
-
-async def _both(wish: Wish, told: Callable[[str], None]) -> Report:
+async def _examined(wish: Wish, told: Callable[[str], None]) -> Report:
     if not wish.cluster:
         return await _of_dbt_cloud(Report(), wish, wish.own, None, told)
     try:
@@ -204,9 +189,17 @@ async def _both(wish: Wish, told: Callable[[str], None]) -> Report:
             report = Report(cluster=tuple(cluster_checks.findings(facts)), requests=asker.requests)
             if wish.from_pod:
                 return await _of_pod(report, wish, api, facts, told)
-    # dbt Cloud is asked all the same: who gives a token of their own learns that half.
     except KubeError as error:
-        return await _of_dbt_cloud(Report(cluster=(_unusable(error),)), wish, wish.own, None, told)
+        match error:
+            case Misconfigured():
+                way = "Name a kubeconfig with --kubeconfig or KUBECONFIG, and a context with --context."
+            case Unauthorized() | Forbidden():
+                way = "Sign in again, or renew the credentials of the kubeconfig."
+            case _:
+                way = "Check the address in the kubeconfig, the network, and whether the cluster is up."
+        unusable = bad("access", str(error).rstrip(".") + ".", way)
+        # dbt Cloud is asked all the same: who gives a token of their own learns that half.
+        return await _of_dbt_cloud(Report(cluster=(unusable,)), wish, wish.own, None, told)
     selected = mirror_checks.selected_jobs(facts)
     return await _of_dbt_cloud(
         report, wish, wish.own or cluster_checks.connection_of(facts), api.offset, told, selected
@@ -246,19 +239,6 @@ async def _of_dbt_cloud(
     found = tuple(dbt_checks.findings(seen, offset))
     requests = report.requests + seen.requests
     return replace(report, dbt=found, record=record.scenario(seen, found), requests=requests)
-
-
-def _unusable(error: KubeError) -> Finding:
-    """Why the API server cannot be asked."""
-    message = str(error).rstrip(".") + "."
-    match error:
-        case Misconfigured():
-            return bad(
-                "access", message, "Name a kubeconfig with --kubeconfig or KUBECONFIG, and a context with --context."
-            )
-        case Unauthorized() | Forbidden():
-            return bad("access", message, "Sign in again, or renew the credentials of the kubeconfig.")
-    return bad("access", message, "Check the address in the kubeconfig, the network, and whether the cluster is up.")
 
 
 def _lines(title: str, findings: Iterable[Finding]) -> Iterator[Text]:

@@ -96,17 +96,20 @@ def findings(facts: DbtFacts, api_server_offset: float | None) -> Iterator[Findi
         facts: dbt Cloud's replies.
         api_server_offset: seconds by which the API server's clock is ahead of this machine's; None: not known.
     """
-    yield from _account(facts.account)
-    if not facts.account.good:
+    if facts.account.kind is Kind.NOT_FOUND:
+        yield failed("account", "The account", facts.account, "Compare the key account-id with dbt Cloud's URLs.")
         return
+    if not facts.account.good:
+        yield failed("account", "dbt Cloud cannot be used", facts.account)
+        return
+    yield good("account", "dbt Cloud accepts the token for this account.")
     yield from _slowness(facts)
     yield clock(facts.account.offset, api_server_offset)
-    yield from _job(facts)
-    yield from _selected(facts)
-    yield from _list(facts)
-    yield from _filters(facts)
-    if facts.started is not None:
-        yield from _start(facts.started)
+    for check in (_job, _selected, _list, _filters, _start):
+        yield from check(facts)
+    if facts.started is not None and facts.started.run_id is not None:
+        for check_run in (_lag, _cause_length, _read, _cancelled):
+            yield from check_run(facts.started)
 
 
 def failed(check: str, what: str, reply: Reply, remedy: str = "") -> Finding:
@@ -115,15 +118,6 @@ def failed(check: str, what: str, reply: Reply, remedy: str = "") -> Finding:
     said = f": {reply.words}" if reply.words and reply.kind is not Kind.NOT_DBT_CLOUD else ""
     status = f" (HTTP {reply.status})" if reply.kind in (Kind.SERVER_ERROR, Kind.NOT_DBT_CLOUD) else ""
     return bad(check, f"{what}: {words.message}{status}{said}.".replace("..", "."), remedy or words.remedy)
-
-
-def _account(reply: Reply) -> Iterator[Finding]:
-    if reply.good:
-        yield good("account", "dbt Cloud accepts the token for this account.")
-    elif reply.kind is Kind.NOT_FOUND:
-        yield failed("account", "The account", reply, "Compare the key account-id with dbt Cloud's URLs.")
-    else:
-        yield failed("account", "dbt Cloud cannot be used", reply)
 
 
 def _slowness(facts: DbtFacts) -> Iterator[Finding]:
@@ -162,7 +156,17 @@ def _job(facts: DbtFacts) -> Iterator[Finding]:
         else:
             yield failed("job", f"The job {facts.job_id}", facts.job)
     elif facts.jobs is not None:
-        yield _any_job(facts.jobs)
+        if not facts.jobs.good:
+            yield failed("job", "The list of jobs", facts.jobs)
+        elif not facts.jobs.data:
+            yield bad(
+                "job",
+                "The token sees no job.",
+                "Give the token the permission set Job Runner on the project of your job, or create a job in dbt "
+                "Cloud.",
+            )
+        else:
+            yield good("job", f"The token sees {len(facts.jobs.data)} jobs.")
 
 
 def _selected(facts: DbtFacts) -> Iterator[Finding]:
@@ -179,18 +183,6 @@ def _selected(facts: DbtFacts) -> Iterator[Finding]:
         yield good("mirrored jobs", "The token sees the jobs that mirrors select.")
 
 
-def _any_job(jobs: Reply) -> Finding:
-    if not jobs.good:
-        return failed("job", "The list of jobs", jobs)
-    if not jobs.data:
-        return bad(
-            "job",
-            "The token sees no job.",
-            "Give the token the permission set Job Runner on the project of your job, or create a job in dbt Cloud.",
-        )
-    return good("job", f"The token sees {len(jobs.data)} jobs.")
-
-
 def _list(facts: DbtFacts) -> Iterator[Finding]:
     if facts.runs is None:
         return
@@ -204,7 +196,14 @@ def _list(facts: DbtFacts) -> Iterator[Finding]:
         )
         return
     yield _order(facts)
-    yield _causes(rows)
+    if any(cause_of(row) is None for row in rows):
+        yield bad(
+            "causes",
+            "dbt Cloud lists runs without their causes, by which the watcher recognizes its runs.",
+            "Ask dbt Cloud's support about include_related. Until then a start whose reply is lost stays undecided.",
+        )
+    else:
+        yield good("causes", "Lists of runs have the causes, by which the watcher recognizes its runs.")
     strange = {row.get("status") for row in rows} - KNOWN
     if strange:
         codes = ", ".join(sorted(map(str, strange)))
@@ -225,16 +224,6 @@ def _order(facts: DbtFacts) -> Finding:
                 "Ask dbt Cloud's support. Until then a start whose reply is lost stays undecided.",
             )
     return good("list order", "Lists of runs are newest first, as asked.")
-
-
-def _causes(rows: list[dict[str, Any]]) -> Finding:
-    if any(cause_of(row) is None for row in rows):
-        return bad(
-            "causes",
-            "dbt Cloud lists runs without their causes, by which the watcher recognizes its runs.",
-            "Ask dbt Cloud's support about include_related. Until then a start whose reply is lost stays undecided.",
-        )
-    return good("causes", "Lists of runs have the causes, by which the watcher recognizes its runs.")
 
 
 def _filters(facts: DbtFacts) -> Iterator[Finding]:
@@ -287,11 +276,21 @@ def _finished(row: dict[str, Any], since: datetime) -> bool:
     return moment >= since - timedelta(seconds=1)
 
 
-def _start(started: Started) -> Iterator[Finding]:
-    if started.run_id is None:
-        yield _unstarted(started)
+def _start(facts: DbtFacts) -> Iterator[Finding]:
+    started = facts.started
+    if started is None:
         return
-    if started.reply.good:
+    reply = started.reply
+    if started.run_id is None and (reply.status or reply.kind is Kind.NOT_CONNECTED):
+        yield failed("start", "A run cannot be started", reply)
+    elif started.run_id is None:
+        yield bad(
+            "start",
+            f"The reply to the start was lost ({reply.kind}), and no list has the run: whether it was started is "
+            "not known.",
+            "Look for its cause, dbtrun doctor, in dbt Cloud. Check what is between you and dbt Cloud.",
+        )
+    elif reply.good:
         yield good("start", f"A run can be started: {started.run_id}.")
     else:
         yield warning(
@@ -299,60 +298,52 @@ def _start(started: Started) -> Iterator[Finding]:
             f"The reply to the start was lost, and the run {started.run_id} was started all the same.",
             "Check what is between you and dbt Cloud. The watcher finds such a run by its cause.",
         )
-    yield _lag(started)
-    yield _cause_length(started)
-    if started.read is not None and not started.read.good:
-        yield failed("read", f"The run {started.run_id} cannot be read by its id", started.read)
-    yield _cancelled(started)
 
 
-def _unstarted(started: Started) -> Finding:
-    if started.reply.status or started.reply.kind is Kind.NOT_CONNECTED:
-        return failed("start", "A run cannot be started", started.reply)
-    return bad(
-        "start",
-        f"The reply to the start was lost ({started.reply.kind}), and no list has the run: whether it was started is "
-        "not known.",
-        "Look for its cause, dbtrun doctor, in dbt Cloud. Check what is between you and dbt Cloud.",
-    )
-
-
-def _lag(started: Started) -> Finding:
+def _lag(started: Started) -> Iterator[Finding]:
     if started.lag is None:
-        return bad(
+        yield bad(
             "list lag",
             f"The run {started.run_id} was in no list, {sum(LOOKS):.0f} s after its start.",
             "Raise settings.quietPeriodSeconds above the lag, or a start whose reply is lost may be sent twice.",
         )
-    if started.lag > LAG / 2:
-        return warning(
+    elif started.lag > LAG / 2:
+        yield warning(
             "list lag",
             f"A run was in dbt Cloud's lists {started.lag:.0f} s after its start.",
             f"Raise settings.quietPeriodSeconds ({QUIET_PERIOD:.0f} by default) to several times that.",
         )
-    return good("list lag", f"A run is in dbt Cloud's lists {started.lag:.1f} s after its start.")
+    else:
+        yield good("list lag", f"A run is in dbt Cloud's lists {started.lag:.1f} s after its start.")
 
 
-def _cause_length(started: Started) -> Finding:
+def _cause_length(started: Started) -> Iterator[Finding]:
     if started.echoed is None:
-        return unknown("cause length", "The cause of the run could not be read, as no list has it.")
-    if started.echoed != started.cause:
-        return bad(
+        yield unknown("cause length", "The cause of the run could not be read, as no list has it.")
+    elif started.echoed != started.cause:
+        yield bad(
             "cause length",
             f"dbt Cloud does not return a cause of {MAX_CAUSE} characters as it was sent: {len(started.echoed)} came "
             "back.",
             "Ask dbt Cloud's support: by the cause the watcher recognizes its runs.",
         )
-    return good("cause length", f"dbt Cloud returns a cause of {MAX_CAUSE} characters unchanged.")
+    else:
+        yield good("cause length", f"dbt Cloud returns a cause of {MAX_CAUSE} characters unchanged.")
 
 
-def _cancelled(started: Started) -> Finding:
+def _read(started: Started) -> Iterator[Finding]:
+    if started.read is not None and not started.read.good:
+        yield failed("read", f"The run {started.run_id} cannot be read by its id", started.read)
+
+
+def _cancelled(started: Started) -> Iterator[Finding]:
     if started.cancelled is not None and not started.cancelled.good:
-        return failed("cancel", f"The run {started.run_id} cannot be cancelled", started.cancelled)
-    if not started.over:
-        return warning(
+        yield failed("cancel", f"The run {started.run_id} cannot be cancelled", started.cancelled)
+    elif not started.over:
+        yield warning(
             "cancel",
             f"The run {started.run_id} was cancelled, and dbt Cloud has not confirmed its end yet.",
             "Look at the run in dbt Cloud.",
         )
-    return good("cancel", "The run was cancelled.")
+    else:
+        yield good("cancel", "The run was cancelled.")

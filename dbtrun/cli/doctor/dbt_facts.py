@@ -85,20 +85,17 @@ async def gather(
     told("dbt Cloud: the account")
     facts = DbtFacts(account=await cloud.get(), job_id=job_id)
     if facts.account.good:
-        facts = await _jobs(cloud, facts, told)
+        told("dbt Cloud: the job")
+        if job_id is None:
+            facts = replace(facts, jobs=await cloud.get("jobs/", limit=PAGE))
+        else:
+            facts = replace(facts, job=await cloud.get(f"jobs/{job_id}/"))
         ids = list(dict.fromkeys(selected))[:MAX_SELECTED]
         facts = replace(facts, selected=tuple([(one, await cloud.get(f"jobs/{one}/")) for one in ids]))
         facts = await _lists(cloud, facts, now, told)
         if start and job_id is not None and facts.job is not None and facts.job.good:
             facts = replace(facts, started=await _started(cloud, job_id, told))
     return replace(facts, requests=cloud.requests)
-
-
-async def _jobs(cloud: DbtCloud, facts: DbtFacts, told: Callable[[str], object]) -> DbtFacts:
-    told("dbt Cloud: the job")
-    if facts.job_id is None:
-        return replace(facts, jobs=await cloud.get("jobs/", limit=PAGE))
-    return replace(facts, job=await cloud.get(f"jobs/{facts.job_id}/"))
 
 
 async def _lists(cloud: DbtCloud, facts: DbtFacts, now: datetime, told: Callable[[str], object]) -> DbtFacts:
@@ -165,7 +162,13 @@ async def _started(cloud: DbtCloud, job_id: int, told: Callable[[str], object]) 
     if started.run_id is None:
         return started
     cancelled = await cloud.ask("POST", f"runs/{started.run_id}/cancel/")
-    return started._replace(read=read, cancelled=cancelled, over=await _over(cloud, started.run_id))
+    over = await _ended(cloud, started.run_id)
+    for seconds in ENDS:
+        if over:
+            break
+        await pause(seconds)
+        over = await _ended(cloud, started.run_id)
+    return started._replace(read=read, cancelled=cancelled, over=over)
 
 
 async def _found(cloud: DbtCloud, job_id: int, started: Started, began: float) -> Started:
@@ -179,14 +182,6 @@ async def _found(cloud: DbtCloud, job_id: int, started: Started, began: float) -
                 return started._replace(run_id=row["id"], lag=time.monotonic() - began, echoed=cause)
         await pause(seconds)
     return started
-
-
-async def _over(cloud: DbtCloud, run_id: int) -> bool:
-    for seconds in ENDS:
-        if await _ended(cloud, run_id):
-            return True
-        await pause(seconds)
-    return await _ended(cloud, run_id)
 
 
 async def _ended(cloud: DbtCloud, run_id: int) -> bool:

@@ -13,13 +13,13 @@ from typing import Final
 import certifi
 
 from dbtrun.api import CONNECTION_SECRET_TYPE
-from dbtrun.cli.cluster import Api, Place, connected
+from dbtrun.cli.cluster import Place, connected
 from dbtrun.cli.dbtcloud import DbtCloud
 from dbtrun.cli.doctor import dbt_checks, dbt_facts, record
 from dbtrun.cli.doctor.cluster_checks import hosts_in, missing_secret, secret_keys
 from dbtrun.cli.doctor.cluster_facts import Absent, Asker, SecretFacts, Unknown, read_secret
 from dbtrun.cli.doctor.finding import Finding, Told, Verdict, bad
-from dbtrun.connection.secret import Connection, parse_connection
+from dbtrun.connection.secret import parse_connection
 from dbtrun.kube.config import own_namespace
 from dbtrun.kube.errors import KubeError
 
@@ -42,7 +42,18 @@ async def examined(where: tuple[str, str] | None, job_id: int | None, mirrored: 
     """
     try:
         async with asyncio.timeout(TOTAL_SECONDS), connected(as_watcher(os.environ)) as (api, _):
-            return await _told(api, where, job_id, mirrored, start=start)
+            asker = Asker(api)
+            secret = await _secret(asker, where, os.environ)
+            hosts = hosts_in(os.environ)
+            about = secret if isinstance(secret, Finding) else secret_keys(secret, hosts)
+            if isinstance(secret, Finding) or about.verdict is not Verdict.GOOD:
+                return Told((about,), asker.requests)
+            async with DbtCloud(parse_connection(secret.data, "", hosts), trusted(os.environ)) as cloud:
+                facts = await dbt_facts.gather(cloud, job_id, datetime.now(UTC), start=start, selected=mirrored)
+            if api.offset is None:  # the connection was in files: this only compares the clocks
+                await asker.json("GET", "/version")
+            findings = (about, *dbt_checks.findings(facts, api.offset))
+            return Told(findings, asker.requests + facts.requests, record.scenario(facts, findings))
     except TimeoutError:
         slow = f"dbt Cloud and the API server took more than {TOTAL_SECONDS:.0f} s in all."
         return Told((bad("account", slow, "Check the network of the watcher's pod."),))
@@ -56,21 +67,6 @@ def as_watcher(environ: Mapping[str, str]) -> Place:
     return Place(environ.get("DBTRUN_KUBECONFIG") or None, environ.get("DBTRUN_CONTEXT") or None)
 
 
-async def _told(
-    api: Api, where: tuple[str, str] | None, job_id: int | None, mirrored: Sequence[int], *, start: bool
-) -> Told:
-    asker = Asker(api)
-    finding, connection = await _connection(asker, where, os.environ)
-    if connection is None:
-        return Told((finding,), asker.requests)
-    async with DbtCloud(connection, trusted(os.environ)) as cloud:
-        facts = await dbt_facts.gather(cloud, job_id, datetime.now(UTC), start=start, selected=mirrored)
-    if api.offset is None:  # the connection was in files: this only compares the clocks
-        await asker.json("GET", "/version")
-    findings = (finding, *dbt_checks.findings(facts, api.offset))
-    return Told(findings, asker.requests + facts.requests, record.scenario(facts, findings))
-
-
 def trusted(environ: Mapping[str, str]) -> ssl.SSLContext:
     """The certificates that the watcher trusts where a connection names none: httpx chooses them so."""
     if environ.get("SSL_CERT_FILE"):
@@ -78,18 +74,6 @@ def trusted(environ: Mapping[str, str]) -> ssl.SSLContext:
     if environ.get("SSL_CERT_DIR"):
         return ssl.create_default_context(capath=environ["SSL_CERT_DIR"])
     return ssl.create_default_context(cafile=certifi.where())
-
-
-async def _connection(
-    asker: Asker, where: tuple[str, str] | None, environ: Mapping[str, str]
-) -> tuple[Finding, Connection | None]:
-    """What is to be said about the connection, and the connection if it can be used."""
-    secret = await _secret(asker, where, environ)
-    if isinstance(secret, Finding):
-        return secret, None
-    finding = secret_keys(secret, hosts_in(environ))
-    usable = finding.verdict is Verdict.GOOD
-    return finding, parse_connection(secret.data, "", hosts_in(environ)) if usable else None
 
 
 async def _secret(asker: Asker, where: tuple[str, str] | None, environ: Mapping[str, str]) -> SecretFacts | Finding:

@@ -48,12 +48,6 @@ def check(
     if (namespace is None) != (connection is None):
         raise click.UsageError("--connection and --namespace go together.")
     where = (namespace, connection) if namespace is not None and connection is not None else None
-    click.echo(msgspec.json.encode(_within_memory(where, start or job_id, mirrored, start=start is not None)))
-
-
-def _within_memory(
-    where: tuple[str, str] | None, job_id: int | None, mirrored: tuple[int, ...], *, start: bool
-) -> Told:
     os.nice(SLOWER)
     try:
         memory.keep_within(memory.ALLOWED)
@@ -65,11 +59,12 @@ def _within_memory(
             # Python says so when it, or a library that it maps, gets no memory in the middle of an import.
             raise MemoryError from error
 
-        return asyncio.run(examined(where, job_id, mirrored, start=start))
+        told = asyncio.run(examined(where, start or job_id, mirrored, start=start is not None))
     except memory.TooLittle as error:
-        return Told((_memory(str(error)),))
+        told = Told((_memory(str(error)),))
     except MemoryError:
-        return Told((_memory(f"The check needs more than the {memory.ALLOWED // memory.MIB} MiB that it may use."),))
+        told = Told((_memory(f"The check needs more than the {memory.ALLOWED // memory.MIB} MiB that it may use."),))
+    click.echo(msgspec.json.encode(told))
 
 
 def _memory(message: str) -> Finding:

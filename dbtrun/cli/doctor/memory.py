@@ -47,13 +47,11 @@ def room(cgroup: Path = CGROUP) -> int | None:
     ):
         if (cgroup / limit).is_file() and (cgroup / usage).is_file():
             text = (cgroup / limit).read_text().strip()
-            return int(text) - _in_use(cgroup / usage) if text.isdigit() else None
+            if not text.isdigit():
+                return None
+            # The kernel drops pages of files when it needs their memory, so they do not count as used.
+            stat = (cgroup / usage).with_name("memory.stat").read_text().split()
+            numbers = dict(zip(stat[::2], map(int, stat[1::2]), strict=True))
+            cached = numbers.get("total_inactive_file", numbers.get("inactive_file", 0))
+            return int(text) - (int((cgroup / usage).read_text()) - cached)
     return None
-
-
-def _in_use(usage: Path) -> int:
-    """What is used and cannot be dropped: without the pages of files."""
-    stat = (usage.parent / "memory.stat").read_text().split()
-    numbers = dict(zip(stat[::2], map(int, stat[1::2]), strict=True))
-    cached = numbers.get("total_inactive_file", numbers.get("inactive_file", 0))
-    return int(usage.read_text()) - cached

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 from dbtrun.api import GROUP
@@ -37,7 +37,13 @@ def findings(facts: ClusterFacts) -> Iterator[Finding]:
                     "The watcher may not watch DbtRunMirrors.",
                     "Upgrade the chart: its roles have the right to them.",
                 )
-            yield from _each(mirrors)
+            wrong = [found for each in mirrors if (found := _wrong(each)) is not None]
+            yield from wrong[:MOST]
+            if len(wrong) > MOST:
+                yield warning("mirrors", f"{len(wrong) - MOST} more mirrors have problems.", "See: dbtrun get mirrors")
+            if works := len(mirrors) - len(wrong):
+                told = "1 mirror works and has" if works == 1 else f"{works} mirrors work and have"
+                yield good("mirrors", f"{told} caught up.")
 
 
 def selected_jobs(facts: ClusterFacts) -> list[int]:
@@ -48,17 +54,6 @@ def selected_jobs(facts: ClusterFacts) -> list[int]:
     # accounts.
     same = [spec for spec in specs if (spec.connection_ref.name if spec.connection_ref else None) == facts.wanted]
     return [job for spec in same for job in spec.select.job_ids]
-
-
-def _each(mirrors: Sequence[MirrorFacts]) -> Iterator[Finding]:
-    wrong = [found for each in mirrors if (found := _wrong(each)) is not None]
-    yield from wrong[:MOST]
-    if len(wrong) > MOST:
-        yield warning("mirrors", f"{len(wrong) - MOST} more mirrors have problems.", "See: dbtrun get mirrors")
-    works = len(mirrors) - len(wrong)
-    if works:
-        told = "1 mirror works and has" if works == 1 else f"{works} mirrors work and have"
-        yield good("mirrors", f"{told} caught up.")
 
 
 def _wrong(facts: MirrorFacts) -> Finding | None:

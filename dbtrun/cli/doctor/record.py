@@ -33,24 +33,22 @@ def scenario(facts: DbtFacts, findings: Sequence[Finding]) -> dict[str, Any]:
         [*rows_of(facts.runs), *rows_of(facts.of_job)] if facts.runs and facts.of_job else rows_of(facts.runs or EMPTY)
     )
     by_id = {row["id"]: row for row in sorted(rows, key=lambda row: int(row["id"]))}
-    seen = _jobs(facts)
+    listed = facts.jobs.data if facts.jobs is not None and isinstance(facts.jobs.data, list) else []
+    one = [facts.job.data] if facts.job is not None and isinstance(facts.job.data, dict) else []
+    seen = {job["id"]: job for job in (*one, *listed) if isinstance(job, dict) and isinstance(job.get("id"), int)}
     ids = list(dict.fromkeys([*seen, *(job for row in by_id.values() if (job := job_of(row)))]))[:MAX_JOBS]
     runs = {job: [row for row in by_id.values() if job_of(row) == job] for job in ids}
     jobs = [_job(index, seen.get(job, {}), runs[job]) for index, job in enumerate(ids, 1)]
-    return {"jobs": jobs, "faults": [*_faults(facts), *_ignored(findings), *_delays(facts)]}
+    return {"jobs": jobs, "faults": list(_faults(facts, findings))}
 
 
 EMPTY: Final = Reply(kind=Kind.ANSWERED)
 
 
-def _jobs(facts: DbtFacts) -> dict[int, Mapping[str, Any]]:
-    listed = facts.jobs.data if facts.jobs is not None and isinstance(facts.jobs.data, list) else []
-    one = [facts.job.data] if facts.job is not None and isinstance(facts.job.data, dict) else []
-    return {job["id"]: job for job in (*one, *listed) if isinstance(job, dict) and isinstance(job.get("id"), int)}
-
-
 def _job(index: int, job: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    steps = [_command(step) for step in job.get("execute_steps") or () if isinstance(step, str)]
+    texts = [step for step in job.get("execute_steps") or () if isinstance(step, str)]
+    commands = [[word for word in text.split()[1:] if word in VERBS][:2] or ["build"] for text in texts]
+    steps = [" ".join(["dbt", *words]) for words in commands]
     outcomes = [OUTCOMES[row["status"]] for row in rows if row.get("status") in OUTCOMES][-MAX_OUTCOMES:]
     made: dict[str, Any] = {
         "name": f"job {index}",
@@ -64,11 +62,6 @@ def _job(index: int, job: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict
     return made | {"parallel": job.get("job_type") == "ci", "generate_docs": bool(job.get("generate_docs"))}
 
 
-def _command(step: str) -> str:
-    words = [word for word in step.split()[1:] if word in VERBS]
-    return " ".join(["dbt", *words[:2]]) if words else "dbt build"
-
-
 def _seconds(start: object, end: object) -> float | None:
     if not (isinstance(start, str) and isinstance(end, str)):
         return None
@@ -78,14 +71,28 @@ def _seconds(start: object, end: object) -> float | None:
         return None
 
 
-def _faults(facts: DbtFacts) -> Iterator[dict[str, Any]]:
-    """What was answered instead of a success."""
+def _faults(facts: DbtFacts, findings: Sequence[Finding]) -> Iterator[dict[str, Any]]:
+    """What was answered instead of a success, the filters that were ignored, and the delays."""
     start = facts.started.reply if facts.started is not None else None
     lists = facts.runs if facts.runs is None or not facts.runs.good else facts.by_ids
     replies = (facts.account, facts.job, facts.jobs, lists, start)
     for kind, reply in zip(KINDS, replies, strict=True):
         if reply is not None and not reply.good and (effect := _effect(reply)):
             yield {"kinds": [kind], "effect": effect}
+    for finding in findings:
+        if finding.check == "filters" and finding.message.startswith(IGNORES):
+            filters = finding.message.removeprefix(IGNORES).rstrip(".").split(", ")
+            yield {"kinds": ["list-runs"], "effect": {"type": "ignore-filters", "filters": filters}}
+    if facts.account.good and facts.account.seconds > SLOW_SECONDS:
+        yield {"effect": {"type": "latency", "seconds": round(facts.account.seconds, 1)}}
+    if facts.started is not None and facts.started.run_id is not None:
+        lag = facts.started.lag if facts.started.lag is not None else LAG
+        if lag >= 1:
+            yield {"kinds": ["list-runs"], "effect": {"type": "list-lag", "seconds": round(lag, 1)}}
+
+
+# The beginning of that finding's message in `dbt_checks`.
+IGNORES: Final = "dbt Cloud ignores the filters "
 
 
 def _effect(reply: Reply) -> dict[str, Any] | None:
@@ -102,23 +109,3 @@ def _effect(reply: Reply) -> dict[str, Any] | None:
         Kind.NOT_DBT_CLOUD: {"type": "reply", "status": max(reply.status, 200), "body": "html"},
     }
     return effects.get(reply.kind)
-
-
-def _ignored(findings: Sequence[Finding]) -> Iterator[dict[str, Any]]:
-    for finding in findings:
-        if finding.check == "filters" and finding.message.startswith(IGNORES):
-            filters = finding.message.removeprefix(IGNORES).rstrip(".").split(", ")
-            yield {"kinds": ["list-runs"], "effect": {"type": "ignore-filters", "filters": filters}}
-
-
-# The beginning of that finding's message in `dbt_checks`.
-IGNORES: Final = "dbt Cloud ignores the filters "
-
-
-def _delays(facts: DbtFacts) -> Iterator[dict[str, Any]]:
-    if facts.account.good and facts.account.seconds > SLOW_SECONDS:
-        yield {"effect": {"type": "latency", "seconds": round(facts.account.seconds, 1)}}
-    if facts.started is not None and facts.started.run_id is not None:
-        lag = facts.started.lag if facts.started.lag is not None else LAG
-        if lag >= 1:
-            yield {"kinds": ["list-runs"], "effect": {"type": "list-lag", "seconds": round(lag, 1)}}
