@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from airflow.configuration import conf
@@ -28,7 +29,7 @@ from airflow_trigger.task.identity import Try, try_of
 from airflow_trigger.task.killed import ends_the_run, why_killed
 from airflow_trigger.task.manifest import DAY, Wish, active_deadline, manifest
 from airflow_trigger.task.outcome import checked, failure, report
-from airflow_trigger.task.run import TaskRun
+from airflow_trigger.task.run import TaskRun, own
 from airflow_trigger.task.runs import Patiently, TaskRuns, belonging, cancel, connected, consume, submitted
 from airflow_trigger.task.tracing import traceparent
 from airflow_trigger.trigger import DbtRunTrigger, PauseTrigger
@@ -40,7 +41,7 @@ from dbtrun.kube.config import ClusterConfig
 from dbtrun.kube.errors import KubeError, NotFound, QuotaExceeded, Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterator
+    from collections.abc import Coroutine, Iterator
 
     from airflow.providers.common.compat.sdk import Context
 
@@ -207,7 +208,7 @@ class DbtRunOperator(ClusterOperator):
         self._enter(context)
         while True:
             try:
-                belongs = self._run(self._begin())
+                belongs = self._run(self._asked(self._begin, API_SECONDS))
             except QuotaExceeded as error:
                 self._pause(context, error)
                 continue
@@ -259,14 +260,36 @@ class DbtRunOperator(ClusterOperator):
         return told.get("run_id")
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resumes when Airflow has ended the deferral: its timeout passed, or the trigger failed."""
+        """Resumes when Airflow has ended the deferral: its timeout passed, or the trigger failed.
+
+        Raises:
+            DbtRunTimedOut: the run did not end within `timeout`, or passed execution_timeout.
+        """
         if next_method != FRAMEWORK_FAILURE:
             return super().resume_execution(next_method, next_kwargs, context)
         self._enter(context)
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except AirflowException as stopped:
-            return self._stopped(context, stopped)
+            # A run that did end is not a time-out; one that is cut off by execution_timeout is cancelled.
+            run = self._last_seen()
+            unread = run is not None and not (run.consumed or run.unwanted) and self._attempt.mark.in_life_of(run.mark)
+            if run is not None and run.final and unread:
+                return self._finish(context, run)
+            # Airflow 2.11 raises the same TaskDeferralError for a time-out and for a trigger that broke: the words
+            # differ.
+            if "timeout" not in str(stopped).lower():
+                raise
+            who = Subject(self._home.namespace, run.name).of(run).within if run else "the run of this task"
+            rest = self._rest(context)
+            # `_longest_deferral` cuts a deferral to what execution_timeout leaves, to a second at least.
+            if rest is None or rest > 1.0:
+                raise DbtRunTimedOut(events.too_long(who, run, self._timeout)) from stopped
+            fate = "continues"
+            if self.cancel_on_kill:
+                fate = "is cancelled" if self._end_all() else "could not be cancelled and ends by its active deadline"
+            limit = f"execution_timeout ({self.execution_timeout})"
+            raise DbtRunTimedOut(f"Timeout: {who} passed {limit}; it {fate}.") from stopped
 
     def on_kill(self) -> None:
         """Called when the task's process is stopped. It may run in a signal handler that interrupts `execute`.
@@ -277,8 +300,13 @@ class DbtRunOperator(ClusterOperator):
         if self._undisturbed:
             self._postponed = True
             return
-        if self.cancel_on_kill and self._is_left_to_the_next_try():
-            return
+        if self.cancel_on_kill and self._try is not None:
+            with self._postponing_kills():
+                cause = self.why_killed(self._try.as_dict())
+            if not ends_the_run(cause, is_last=self._try.is_last):
+                self.log.info("The run continues, and the next try attaches to it: %s.", cause.value)
+                return
+            self.log.info("The run is cancelled: %s.", cause.value)
         self._killed = True
         if self.cancel_on_kill:
             self._end_all()
@@ -287,17 +315,6 @@ class DbtRunOperator(ClusterOperator):
     """Asks Airflow. The seam where tests put their own."""
 
     # ── how it goes on ──
-
-    def _is_left_to_the_next_try(self) -> bool:
-        if self._try is None:
-            return False
-        with self._postponing_kills():
-            cause = self.why_killed(self._try.as_dict())
-        if ends_the_run(cause, is_last=self._try.is_last):
-            self.log.info("The run is cancelled: %s.", cause.value)
-            return False
-        self.log.info("The run continues, and the next try attaches to it: %s.", cause.value)
-        return True
 
     @contextmanager
     def _postponing_kills(self) -> Iterator[None]:
@@ -316,7 +333,7 @@ class DbtRunOperator(ClusterOperator):
         if self._try is None:
             return True
         try:
-            blocking(self._cancel_all(self._try), KILL_SECONDS)
+            blocking(self._asked(self._cancel_all, KILL_SECONDS), KILL_SECONDS)
         except (KubeError, TimeoutError) as error:
             self.log.warning("The run could not be cancelled; its active deadline ends it: %s", error)
             return False
@@ -332,7 +349,9 @@ class DbtRunOperator(ClusterOperator):
         try:
             self._push(context, run.run_id, run.status.link, run.name)
         except Exception:  # whatever a release of Airflow raises, as when the DAG run was just deleted
-            self._let_go()
+            # This try fails now. The next one takes its run over; after the last nobody waits for it.
+            if self.cancel_on_kill and self._attempt.is_last:
+                self._end_all()
             raise
         if run.final:
             return self._finish(context, run)
@@ -341,12 +360,9 @@ class DbtRunOperator(ClusterOperator):
         if self.wait_for_termination:
             self.log.info("Waiting for DbtRun %s, %s.", run.name, run.status.link or "which is not started yet")
             return self._wait(context, run, "execute_complete")
-        if run.run_id is None:
-            return self._wait_for_start(context, run)
-        self._consume(run)
-        return run.run_id
-
-    def _wait_for_start(self, context: Context, run: TaskRun) -> int | None:
+        if run.run_id is not None:
+            self._consume(run)
+            return run.run_id
         if self.deferrable and self._timeout > 0:
             trigger = self._trigger(run, until_started=True)
             self.defer(trigger=trigger, method_name="execute_after_start", timeout=self._longest_deferral(context))
@@ -395,38 +411,14 @@ class DbtRunOperator(ClusterOperator):
             raise error
         return run.run_id
 
-    def _stopped(self, context: Context, stopped: AirflowException) -> int | None:
-        """A run that did end is not a time-out; one that is cut off by execution_timeout is cancelled."""
-        run = self._last_seen()
-        unread = run is not None and not (run.consumed or run.unwanted) and self._attempt.mark.in_life_of(run.mark)
-        if run is not None and run.final and unread:
-            return self._finish(context, run)
-        # Airflow 2.11 raises the same TaskDeferralError for a time-out and for a trigger that broke: the words differ.
-        if "timeout" not in str(stopped).lower():
-            raise stopped
-        who = Subject(self._home.namespace, run.name).of(run).within if run else "the run of this task"
-        rest = self._rest(context)
-        # `_longest_deferral` cuts a deferral to what execution_timeout leaves, to a second at least.
-        if rest is None or rest > 1.0:
-            raise DbtRunTimedOut(events.too_long(who, run, self._timeout)) from stopped
-        fate = "continues"
-        if self.cancel_on_kill:
-            fate = "is cancelled" if self._end_all() else "could not be cancelled and ends by its active deadline"
-        limit = f"execution_timeout ({self.execution_timeout})"
-        raise DbtRunTimedOut(f"Timeout: {who} passed {limit}; it {fate}.") from stopped
-
-    def _let_go(self) -> None:
-        """Of a try that fails now. The next one takes its run over; after the last nobody waits for it."""
-        if self.cancel_on_kill and self._attempt.is_last:
-            self._end_all()
-
     def _last_seen(self) -> TaskRun | None:
         """The newest object; None if there is none, or if that is not known: a time-out stays a time-out."""
         try:
-            return blocking(self._newest())
+            found = blocking(self._asked(lambda runs: runs.list(self._attempt.key.selector)))
         except KubeError as error:
             self.log.warning("The DbtRun cannot be read: %s", error)
             return None
+        return next(reversed(own(found, self._attempt.key)), None)
 
     # ── parts ──
 
@@ -449,38 +441,34 @@ class DbtRunOperator(ClusterOperator):
         except KubeError as error:
             raise DbtRunLostContact(f"The DbtRun could not be created or read. {error}") from None
 
-    @asynccontextmanager
-    async def _runs(self, seconds: float = API_SECONDS) -> AsyncIterator[TaskRuns]:
+    async def _asked(self, ask: Callable[[TaskRuns], Awaitable[T]], seconds: float = READ_SECONDS) -> T:
+        """The answer to what is asked of the DbtRuns; an API server that is away is asked again for `seconds`."""
         async with self.connect(self._home.config, self._home.namespace) as runs:
-            yield Patiently(runs, seconds)
+            return await ask(Patiently(runs, seconds))
 
-    async def _begin(self) -> Attach | Use | Await:
-        async with self._runs() as runs:
-            found = await belonging(
-                runs,
-                self._attempt,
-                self._manifest,
-                from_failure=self._resumes,
-                leaves=not self.cancel_on_kill,
-            )
-            if isinstance(found, Await):
-                return found
-            # Killed while the request was on its way: nobody else knows the object yet.
-            if self._killed and self.cancel_on_kill:
-                await cancel(runs, found.run, self._attempt.mark)
-                return found
-            return replace(found, run=await submitted(runs, found.run, self._start_patience, self._teller()))
+    async def _begin(self, runs: TaskRuns) -> Attach | Use | Await:
+        found = await belonging(
+            runs,
+            self._attempt,
+            self._manifest,
+            from_failure=self._resumes,
+            leaves=not self.cancel_on_kill,
+        )
+        if isinstance(found, Await):
+            return found
+        # Killed while the request was on its way: nobody else knows the object yet.
+        if self._killed and self.cancel_on_kill:
+            await cancel(runs, found.run, self._attempt.mark)
+            return found
+        return replace(
+            found, run=await submitted(runs, found.run, self._start_patience, partial(self._tell_news, News()))
+        )
 
-    def _teller(self) -> Callable[[TaskRun], None]:
+    def _tell_news(self, news: News, run: TaskRun) -> None:
         """Logs how an object stands whose run has not started, and each change."""
-        news = News()
-
-        def tell(run: TaskRun) -> None:
-            told = news.of(run)
-            if told is not None:
-                self.log.info("DbtRun %s is %s", run.name, told)
-
-        return tell
+        told = news.of(run)
+        if told is not None:
+            self.log.info("DbtRun %s is %s", run.name, told)
 
     @property
     def _resumes(self) -> bool:
@@ -518,7 +506,7 @@ class DbtRunOperator(ClusterOperator):
             check_interval=self._check_interval,
             deletion_policy=self.deletion_policy,
             artifacts=self.artifacts,
-            # Until the outcome is read, the object must outlast an Airflow that is away. `_mark` then sets what was
+            # Until the outcome is read, the object must outlast an Airflow that is away. `_consume` then sets what was
             # asked for.
             ttl=None if ttl is None else max(ttl, KEPT_UNREAD),
         )
@@ -565,45 +553,30 @@ class DbtRunOperator(ClusterOperator):
     def _look(self, told: Mapping[str, Any]) -> TaskRun | None:
         """The object that the event is about; None if it is gone or cannot be read: then the event's word counts."""
         try:
-            return blocking(self._read(str(told.get("name"))))
+            return blocking(self._asked(lambda runs: runs.get(str(told.get("name")))))
         except NotFound:
             return None
         except KubeError as error:
             self.log.warning("The DbtRun cannot be read; the event is used instead: %s", error)
             return None
 
-    async def _read(self, name: str) -> TaskRun:
-        async with self._runs(READ_SECONDS) as runs:
-            return await runs.get(name)
-
-    async def _newest(self) -> TaskRun | None:
-        async with self._runs(READ_SECONDS) as runs:
-            found = await runs.list(self._attempt.key.selector)
-            own = [run for run in found if run.name == self._attempt.key.object_name(run.number)]
-            return max(own, key=lambda run: run.number, default=None)
-
-    async def _cancel_all(self, attempt: Try) -> None:
-        async with self._runs(KILL_SECONDS) as runs:
-            for run in await runs.list(attempt.key.selector):
-                if run.name != attempt.key.object_name(run.number):
-                    continue
-                if await cancel(runs, run, attempt.mark):
-                    self.log.info("DbtRun %s is being cancelled.", run.name)
+    async def _cancel_all(self, runs: TaskRuns) -> None:
+        attempt = self._attempt
+        for run in own(await runs.list(attempt.key.selector), attempt.key):
+            if await cancel(runs, run, attempt.mark):
+                self.log.info("DbtRun %s is being cancelled.", run.name)
 
     def _consume(self, run: TaskRun) -> None:
+        ttl = seconds("ttl", self.ttl)
+        kept = None if ttl is None else round(ttl)
         try:
-            blocking(self._mark(run))
+            blocking(self._asked(lambda runs: consume(runs, run, self._attempt, kept)))
         except NotFound:
             pass
         except KubeError as error:
             self.log.warning(
                 "The outcome could not be marked as used; if the task is cleared, it is used again: %s", error
             )
-
-    async def _mark(self, run: TaskRun) -> None:
-        ttl = seconds("ttl", self.ttl)
-        async with self._runs(READ_SECONDS) as runs:
-            await consume(runs, run, self._attempt, None if ttl is None else round(ttl))
 
     def _push(
         self,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from airflow_trigger.task.identity import Try
+from airflow_trigger.task.run import own
 from dbtrun.api import Phase, Reason
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def choose(
         leaves: what goes on for another life of the task is left alone, not ended.
         above: numbers up to this are not free, though no object in `runs` has them.
     """
-    named = sorted((run for run in runs if run.name == attempt.key.object_name(run.number)), key=lambda run: run.number)
+    named = own(runs, attempt.key)
     ours: list[TaskRun] = []
     for run in named:
         if _is_what(wanted, run, ours, from_failure=from_failure):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from airflow_trigger.shared.objects import Meta, Results, Run, RunSpec, RunStatus
 from airflow_trigger.task.identity import CONSUMED, TRY, WAITING_TRY, Mark
 from dbtrun.api.views import FailedNode, FailedStep, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airflow_trigger.task.identity import TaskKey
 
 
 class TaskMeta(Meta, frozen=True, kw_only=True):
@@ -82,3 +87,8 @@ class TaskRun(Run, frozen=True, kw_only=True):
     def unwanted(self) -> bool:
         """Whether somebody asked for its end."""
         return self.spec.cancel or self.deleting
+
+
+def own(runs: Iterable[TaskRun], key: TaskKey) -> list[TaskRun]:
+    """Those that have the names which the task gives, the oldest first: anyone can give an object its labels."""
+    return sorted((run for run in runs if run.name == key.object_name(run.number)), key=lambda run: run.number)
