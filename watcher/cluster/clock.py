@@ -43,15 +43,12 @@ class ClusterClock:
         wrong = clock_offset(date, self._wall(sent), self._wall(received))
         if wrong:
             self._base = Instant(self._base.wall + wrong, self._base.mono)
-            self._tell(wrong)
+            if abs(wrong) > WORTH_TELLING:
+                ahead = self.offset.total_seconds()
+                logger.warning(
+                    "The API server's clock differs by %+.0f s from this machine's; the watcher uses the API server's.",
+                    ahead,
+                )
 
     def _wall(self, mono: float) -> datetime:
         return self._base.wall + timedelta(seconds=mono - self._base.mono)
-
-    def _tell(self, wrong: timedelta) -> None:
-        if abs(wrong) > WORTH_TELLING:
-            ahead = self.offset.total_seconds()
-            logger.warning(
-                "The API server's clock differs by %+.0f s from this machine's; the watcher uses the API server's.",
-                ahead,
-            )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import math
 import secrets
 import socket
 from collections import deque
@@ -89,7 +88,13 @@ class Events:
     async def run(self) -> None:
         """Sends one after another: Warnings first, else in their order."""
         while True:
-            while self._crowded() and self._can_wait():  # noqa: ASYNC110 - one event does not stand for all of this
+            while (  # noqa: ASYNC110 - one event does not stand for all of this
+                self._crowded()
+                and not self._flushing
+                # What is queued beside the Normal ones are Warnings, which do not wait.
+                and 0 < self._queue.qsize() == len(self._normal) <= PATIENT
+                and asyncio.get_running_loop().time() < self._normal[0] + PATIENCE_SECONDS
+            ):
                 await asyncio.sleep(PAUSE_SECONDS)
             normal, _, namespace, body = await self._queue.get()
             if normal:
@@ -101,12 +106,6 @@ class Events:
                 logger.warning("An Event was not accepted: %s: %s", body["reason"], error)
             finally:
                 self._queue.task_done()
-
-    def _can_wait(self) -> bool:
-        waiting, oldest = len(self._normal), self._normal[0] if self._normal else -math.inf
-        # What is queued beside the Normal ones are Warnings, which do not wait.
-        no_warnings = self._queue.qsize() == waiting <= PATIENT
-        return no_warnings and asyncio.get_running_loop().time() < oldest + PATIENCE_SECONDS and not self._flushing
 
     async def flush(self, seconds: float = 2.0) -> None:
         """Waits until all are sent, or for so many seconds at most: for a clean stop, while `run` still runs."""
@@ -120,10 +119,13 @@ class Events:
     def _body(
         self, about: DbtRun | DbtRunMirror, kind: EventType, reason: str, note: str, action: str
     ) -> dict[str, Any]:
+        # Unique; the same up to the last part for one object and reason.
+        subject = digest(f"{about.uid}/{reason}")
+        name = f"{about.metadata.name[:200].rstrip('.-')}.{subject}.{secrets.token_hex(5)}"
         return {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"name": _name(about, reason), "namespace": about.metadata.namespace},
+            "metadata": {"name": name, "namespace": about.metadata.namespace},
             # A MicroTime of Kubernetes: six digits, and Z for UTC.
             "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
             "reportingController": CONTROLLER,
@@ -141,9 +143,3 @@ class Events:
                 "resourceVersion": about.metadata.resource_version,
             },
         }
-
-
-def _name(about: DbtRun | DbtRunMirror, reason: str) -> str:
-    """Unique; the same up to the last part for one object and reason."""
-    subject = digest(f"{about.uid}/{reason}")
-    return f"{about.metadata.name[:200].rstrip('.-')}.{subject}.{secrets.token_hex(5)}"

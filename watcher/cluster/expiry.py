@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final, NoReturn
 
 from dbtrun.kube.errors import KubeError, NotFound
-from watcher.cluster.mirror import Expiring, Mirror
+from watcher.cluster.mirror import Mirror
 from watcher.cluster.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -45,23 +45,19 @@ class Expiry:
         """Looks every second."""
         while True:
             await asyncio.sleep(EVERY)
-            if self._acting():
-                # One after another: expiry may be late, and must not crowd out starts.
-                for expiring in self._mirror.expired(self._now()):
-                    await self._bring_back(expiring)
-
-    async def _bring_back(self, expiring: Expiring) -> None:
-        try:
-            run = await self._objects.get(expiring.namespace, expiring.name)
-        except NotFound:
-            self._mirror.forget(expiring.uid)
-        except KubeError as error:
-            logger.info("A finished object could not be read: %s", error)
-            self._mirror.postpone(expiring, self._now() + AGAIN)
-        else:
-            # Another uid under this name: what was to expire is gone, and its name is taken again.
-            if run.uid == expiring.uid:
-                self._mirror.rouse(run)
-                self._wake(run.uid)
-            else:
-                self._mirror.forget(expiring.uid)
+            # One after another: expiry may be late, and must not crowd out starts.
+            for expiring in self._mirror.expired(self._now()) if self._acting() else ():
+                try:
+                    run = await self._objects.get(expiring.namespace, expiring.name)
+                except NotFound:
+                    run = None
+                except KubeError as error:
+                    logger.info("A finished object could not be read: %s", error)
+                    self._mirror.postpone(expiring, self._now() + AGAIN)
+                    continue
+                # Another uid under this name: what was to expire is gone, and its name is taken again.
+                if run is None or run.uid != expiring.uid:
+                    self._mirror.forget(expiring.uid)
+                else:
+                    self._mirror.rouse(run)
+                    self._wake(run.uid)

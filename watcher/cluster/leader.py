@@ -126,7 +126,10 @@ class Leader:
             while True:
                 await self._turn()
                 self._tell()
-                await asyncio.sleep(self._pause())
+                pause = self._settings.retry * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+                left = self._until - _clock()
+                # At the instant at which the leadership ends, `_tell` has to say so.
+                await asyncio.sleep(min(pause, left) if left > 0 else pause)
                 self._tell()
         finally:
             await self._release()
@@ -160,11 +163,14 @@ class Leader:
             self._lease = await self._look()
         if self._lease is None:
             self._lease = await self._write("POST", self._metadata(), _Spec())
-        elif self._ours(self._lease) or self._free(self._lease):
-            basis = {"resourceVersion": self._lease.metadata.resource_version}
-            self._lease = await self._write("PUT", self._metadata() | basis, self._lease.spec)
-        else:
+            return True
+        spec = self._lease.spec
+        # Not by renewTime, which is another machine's clock, but by ours, since the last change that we saw.
+        expired = _clock() - self._seen_at > (spec.lease_duration_seconds or self._settings.duration)
+        if spec.holder_identity and not self._ours(self._lease) and not expired:
             return False
+        basis = {"resourceVersion": self._lease.metadata.resource_version}
+        self._lease = await self._write("PUT", self._metadata() | basis, spec)
         return True
 
     async def _look(self) -> _Lease | None:
@@ -219,19 +225,6 @@ class Leader:
 
     def _ours(self, lease: _Lease) -> bool:
         return lease.spec.holder_identity == self.identity
-
-    def _free(self, lease: _Lease) -> bool:
-        if not lease.spec.holder_identity:
-            return True
-        duration = lease.spec.lease_duration_seconds or self._settings.duration
-        # Not by renewTime, which is another machine's clock, but by ours, since the last change that we saw.
-        return _clock() - self._seen_at > duration
-
-    def _pause(self) -> float:
-        jittered = self._settings.retry * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-        left = self._until - _clock()
-        # At the instant at which the leadership ends, `_tell` has to say so.
-        return min(jittered, left) if left > 0 else jittered
 
     def _tell(self) -> None:
         leading = self.is_leader()

@@ -144,21 +144,20 @@ class MirrorWriter:
         try:
             return await runs.create(body)
         except AlreadyExists:
-            await self._prove_same(namespace, body)
+            name = body["metadata"]["name"]
+            try:
+                found = decode(await self._access.request("GET", _path(namespace, name)), _Found)
+            except NotFound:
+                raise NameTaken(f"a DbtRun {name} was deleted just now") from None
+            if any(found.spec.get(key) != body["spec"].get(key) for key in ("runId", "accountId")):
+                told = f"there is a DbtRun {name} that shows another run: delete it, or rename one of them"
+                raise NameTaken(told) from None
+            mirrors = {owner.uid for owner in found.metadata.owner_references if owner.kind == MIRROR_KIND}
+            if mirrors and mirrors.isdisjoint(owner["uid"] for owner in body["metadata"]["ownerReferences"]):
+                # Kubernetes deletes it after its owner: taken for this mirror's, the run would be lost.
+                told = f"the DbtRun {name} of a deleted DbtRunMirror of the same name is not deleted yet"
+                raise NameTaken(told) from None
             raise
-
-    async def _prove_same(self, namespace: str, body: Mapping[str, Any]) -> None:
-        name = body["metadata"]["name"]
-        try:
-            found = decode(await self._access.request("GET", _path(namespace, name)), _Found)
-        except NotFound:
-            raise NameTaken(f"a DbtRun {name} was deleted just now") from None
-        if any(found.spec.get(key) != body["spec"].get(key) for key in ("runId", "accountId")):
-            raise NameTaken(f"there is a DbtRun {name} that shows another run: delete it, or rename one of them")
-        mirrors = {owner.uid for owner in found.metadata.owner_references if owner.kind == MIRROR_KIND}
-        if mirrors and mirrors.isdisjoint(owner["uid"] for owner in body["metadata"]["ownerReferences"]):
-            # Kubernetes deletes it after its owner: taken for this mirror's, the run would be lost.
-            raise NameTaken(f"the DbtRun {name} of a deleted DbtRunMirror of the same name is not deleted yet")
 
     async def delete(self, namespace: str, name: str, uid: str) -> None:
         """Deletes this DbtRun and no namesake; one that is gone is no error."""

@@ -144,7 +144,8 @@ class Scope:
         while True:
             self._turn()
             try:
-                await self._ask()
+                await check_discovery(self._access)
+                await check_list(self._access, self.namespace)
                 began = self._now()
                 reason, error = await self._watch()
             except KubeError as trouble:
@@ -154,15 +155,17 @@ class Scope:
                 self._tell(f"DbtRuns{self._where()} cannot be followed: {type(surprise).__name__}.")
             else:
                 failures = 0
-                self._ended(began, reason, error)
+                quick = self._now() - began < QUICK_END
+                self._quick_ends = self._quick_ends + 1 if quick else 0
+                self._tell(reason)
+                explained = getattr(error, "status", None) == FORBIDDEN  # no restart gives a right
+                lasting = self._quick_ends >= self._settings.give_up_after and not explained
+                self.broken = (error or RuntimeError(reason)) if lasting else None
+                self._on_restart(reason)
                 await self._pause(self._quick_ends)
                 continue
             failures += 1
             await self._pause(failures)
-
-    async def _ask(self) -> None:
-        await check_discovery(self._access)
-        await check_list(self._access, self.namespace)
 
     async def _watch(self) -> tuple[str, BaseException | None]:
         """Until the watch ends or shows itself dead: why."""
@@ -174,22 +177,22 @@ class Scope:
         self._gap.clear()
         async with self._kopf.watch(self.namespace, self) as watching:
             self._watching = watching
-            await self._opening(watching)
+            opened = asyncio.create_task(self._opened.wait())
+            either: set[asyncio.Future[Any]] = {watching.ended, opened}
+            patience = min(self._settings.open_within, self._settings.stall_after)
+            try:
+                await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                opened.cancel()
+            self._opened.set()  # one that opens later has a gap behind it: the list is made now
             # Only now: what changes while the list is read comes by on the open watch.
             await self._list()
             self._outlived = False  # it was opened just now
-            self._listed()
+            self.listed = True
+            self._synced()
+            if not self._quick_ends:  # else the watch may end again
+                self._recovered()
             return await self._follow(watching)
-
-    async def _opening(self, watching: Watching) -> None:
-        opened = asyncio.create_task(self._opened.wait())
-        either: set[asyncio.Future[Any]] = {watching.ended, opened}
-        patience = min(self._settings.open_within, self._settings.stall_after)
-        try:
-            await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            opened.cancel()
-        self._opened.set()  # one that opens later has a gap behind it: the list is made now
 
     async def _list_unfinished(self) -> None:
         """What has something to do, before what is finished: there can be a hundred times more of that."""
@@ -246,7 +249,10 @@ class Scope:
             if doubt.done():
                 return doubt.result(), None
             error = watching.ended.exception()
-            return f"The watch{self._where()} ended: {_words(error)}.", error
+            # kopf's errors carry the whole answer behind the server's sentence.
+            said = error.args[0] if error and error.args else error
+            words = str(said) if said else type(error).__name__ if error else "kopf stopped by itself"
+            return f"The watch{self._where()} ended: {words}.", error
         finally:
             doubt.cancel()
 
@@ -264,7 +270,8 @@ class Scope:
                 self._recovered()
             overdue = self._echoes.overdue(self._now(), self._settings.stall_after)
             if overdue is not None:
-                what = f"it did not deliver a known version of {self._name(overdue)}" if overdue else "it does not open"
+                run = self._mirror.get(overdue) or overdue
+                what = f"it did not deliver a known version of {run}" if overdue else "it does not open"
                 return f"The watch{self._where()} is dead: {what}."
             try:
                 await self._check()
@@ -278,12 +285,10 @@ class Scope:
         if self._gap.is_set():
             await self._list()
             self._gap.clear()
-        if self._now() >= self._prune_at:
-            jitter = random.uniform(0.9, 1.1)  # noqa: S311
-            self._prune_at = self._now() + self._settings.prune_every * jitter
-            await self._prune()
-
-    async def _prune(self) -> None:
+        if self._now() < self._prune_at:
+            return
+        jitter = random.uniform(0.9, 1.1)  # noqa: S311
+        self._prune_at = self._now() + self._settings.prune_every * jitter
         known, before = self._mirror.uids(self.namespace), self._mirror.versions(self.namespace)
         listed = await list_versions(self._access, self.namespace, self._settings.page_size)
         if any(is_older(uid, resource_version, before) for uid, resource_version in listed.items()):
@@ -306,16 +311,6 @@ class Scope:
 
     # ── reporting ──
 
-    def _ended(self, began: float, reason: str, error: BaseException | None) -> None:
-        quick = self._now() - began < QUICK_END
-        self._quick_ends = self._quick_ends + 1 if quick else 0
-        self._tell(reason)
-        self.broken = None
-        explained = getattr(error, "status", None) == FORBIDDEN  # no restart gives a right
-        if self._quick_ends >= self._settings.give_up_after and not explained:
-            self.broken = error or RuntimeError(reason)
-        self._on_restart(reason)
-
     def _turn(self) -> None:
         self._turned_at = self._now()
 
@@ -329,12 +324,6 @@ class Scope:
             self.synced = True
             self._on_synced()
 
-    def _listed(self) -> None:
-        self.listed = True
-        self._synced()
-        if not self._quick_ends:  # else its watch may end again
-            self._recovered()
-
     def _recovered(self) -> None:
         if self.problem is not None:
             logger.info("DbtRuns%s are followed again.", self._where(), extra={"namespace": self.namespace})
@@ -343,9 +332,6 @@ class Scope:
     async def _pause(self, failures: int) -> None:
         pause = backoff(failures, self._settings.retry_first, self._settings.retry_most)
         await asyncio.sleep(jittered(pause))
-
-    def _name(self, uid: str) -> str:
-        return str(self._mirror.get(uid) or uid)
 
     def _where(self) -> str:
         return "" if self.namespace is None else f" in the namespace {self.namespace}"
@@ -364,12 +350,6 @@ def is_older(uid: str, resource_version: str, before: Mapping[str, float]) -> bo
     """Whether a list has an older version of an object than was known before the list was asked for."""
     number = version(resource_version)
     return number is not None and number < before.get(uid, -1)
-
-
-def _words(error: BaseException | None) -> str:
-    """kopf's errors carry the whole answer behind the server's sentence."""
-    said = error.args[0] if error and error.args else error
-    return str(said) if said else type(error).__name__ if error else "kopf stopped by itself"
 
 
 def _sentence(error: KubeError, namespace: str | None) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -28,8 +29,14 @@ def merge_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]
 
     Neither may hold a null, as nothing in the API does: a merge patch cannot set one.
     """
-    removed: dict[str, Any] = {key: None for key in old if key not in new}
-    return removed | {key: _change(old.get(key), value) for key, value in new.items() if old.get(key) != value}
+    diff: dict[str, Any] = {key: None for key in old if key not in new}
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping) and before != value:
+            diff[key] = merge_diff(before, value)
+        elif before != value:
+            diff[key] = value
+    return diff
 
 
 def left_out(wanted: Any, got: Any, path: str = "") -> frozenset[str]:
@@ -59,12 +66,6 @@ def _lost(wanted: Any, got: Any, path: str) -> Iterator[str]:
             yield from _lost(one, other, f"{path}[]")
     elif wanted != got:
         raise _OtherwiseError
-
-
-def _change(old: Any, new: Any) -> Any:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        return merge_diff(old, new)
-    return new
 
 
 class Writer:
@@ -100,21 +101,15 @@ class Writer:
             return run
         if run.uid in self._incomplete:
             diff = diff | to_wire(status)
-        return self._as_written(await self._patch(run, {"status": diff}, "status", urgency), status)
-
-    def _as_written(self, stored: DbtRun, status: Status) -> DbtRun:
-        if stored.status == status:
-            dropped = frozenset[str]()
-        else:
-            dropped = left_out(to_wire(status), to_wire(stored.status), "status")
-        if not dropped or status.final:
-            self._incomplete.discard(stored.uid)
-        else:
-            self._incomplete.add(stored.uid)
+        written = await self._patch(run, {"status": diff}, "status", urgency)
+        dropped = frozenset[str]()
+        if written.status != status:
+            dropped = left_out(to_wire(status), to_wire(written.status), "status")
+        (self._incomplete.add if dropped and not status.final else self._incomplete.discard)(written.uid)
         if not dropped:
-            return stored
+            return written
         self._on_dropped(dropped)
-        return msgspec.structs.replace(stored, status=status)
+        return msgspec.structs.replace(written, status=status)
 
     async def add_finalizer(self, run: DbtRun) -> DbtRun:
         """Puts our finalizer behind those of others, and says under which uid the object was taken on."""
@@ -151,13 +146,10 @@ class Writer:
         """
         content, namespace = _content(files), run.metadata.namespace
         body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _belonging(run, name), **content}
-        try:
+        with suppress(AlreadyExists):
             await self._access.request("POST", api_path("api/v1", namespace, "configmaps"), body=body)
-        except AlreadyExists:
-            await self._add_to(run, name, content)
-
-    async def _add_to(self, run: DbtRun, name: str, content: Mapping[str, Any]) -> None:
-        path = api_path("api/v1", run.metadata.namespace, "configmaps", name)
+            return
+        path = api_path("api/v1", namespace, "configmaps", name)
         found = decode(await self._access.request("GET", path, accept=METADATA_ONLY), Owned).metadata
         # A ConfigMap of that name may be a user's own: it is not overwritten, and not deleted with the run.
         if run.uid not in [owner.uid for owner in found.owner_references]:
