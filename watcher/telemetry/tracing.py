@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.trace import Link
 
 SCOPE: Final = "dbtrun.watcher"
 
@@ -55,17 +54,22 @@ class Tracing:
     def export(self, trace: Trace) -> None:
         """Hands a trace over; a thread of the library sends it."""
         from opentelemetry.context import Context
-        from opentelemetry.trace import Status, StatusCode, set_span_in_context
+        from opentelemetry.trace import Link, Status, StatusCode, get_current_span, set_span_in_context
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         spans = list(trace.spans)
         if not spans:
             return
+        # The trace that created the object; anything that is not a `traceparent` is ignored.
+        carrier = {"traceparent": trace.linked} if trace.linked is not None else {}
+        creator = TraceContextTextMapPropagator().extract(carrier, context=Context())
+        linked = get_current_span(creator).get_span_context()
         # An empty context, or the trace would become a part of whatever span is current here.
         whole = self._tracer.start_span(
             "dbtrun attempt",
             context=Context(),
             attributes=trace.attributes,
-            links=_links(trace.linked),
+            links=[Link(linked)] if linked.is_valid else [],
             start_time=_nanoseconds(spans[0].start),
         )
         for span in spans:
@@ -102,19 +106,6 @@ def tracing(version: str) -> Tracing:
     provider = TracerProvider(resource=named.merge(Resource.create()), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return Tracing(provider)
-
-
-def _links(traceparent: str | None) -> list[Link]:
-    """A link to the trace that created the object; anything that is not a `traceparent` is ignored."""
-    from opentelemetry.context import Context
-    from opentelemetry.trace import Link, get_current_span
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-    if traceparent is None:
-        return []
-    context = TraceContextTextMapPropagator().extract({"traceparent": traceparent}, context=Context())
-    linked = get_current_span(context).get_span_context()
-    return [Link(linked)] if linked.is_valid else []
 
 
 def _nanoseconds(moment: datetime) -> int:

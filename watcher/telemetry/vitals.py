@@ -117,14 +117,12 @@ class Heart:
         while not self._stopped.wait(self._beat):
             missed = missed + 1 if self._beats == heard else 0
             heard = self._beats
+            seconds = missed * self._beat
             if missed == self._told_after:
-                self._tell(missed, thread)
+                told = "The event loop has been blocked for %.0f s %s."
+                logger.error(told, seconds, place(thread), extra={"part": "loop"})
             elif missed >= self._ended_after:
-                self._end(f"The event loop has been blocked for {missed * self._beat:.0f} s {place(thread)}.")
-
-    def _tell(self, missed: int, thread: int) -> None:
-        seconds = missed * self._beat
-        logger.error("The event loop has been blocked for %.0f s %s.", seconds, place(thread), extra={"part": "loop"})
+                self._end(f"The event loop has been blocked for {seconds:.0f} s {place(thread)}.")
 
 
 def place(thread: int) -> str:

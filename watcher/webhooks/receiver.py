@@ -169,38 +169,29 @@ class Receiver:
             hint = parse(body)
         except Malformed:
             return Outcome.MALFORMED
-        if self._leads():
-            return self._follow(name, signer.connection, hint)
-        # Relayed once at most: two watchers that take each other for the leader would send it back and forth.
-        if RELAYED not in request.headers and await self._relay.send(request.url.path, body, signature):
-            return Outcome.RELAYED
-        return Outcome.UNAVAILABLE
-
-    def _follow(self, name: SecretName, connection: Connection, hint: Hint) -> Outcome:
+        if not self._leads():
+            # Relayed once at most: two watchers that take each other for the leader would send it back and forth.
+            again = RELAYED in request.headers
+            relayed = not again and await self._relay.send(request.url.path, body, signature)
+            return Outcome.RELAYED if relayed else Outcome.UNAVAILABLE
         where, now = "/".join(name), self._clock().mono
         if self._deliveries.knows(where, hint.key, now):
             return Outcome.DUPLICATE
         self._deliveries.take(where, hint.key, now)
-        return Outcome.ACCEPTED if self._act(connection, hint) else Outcome.UNUSED
+        return Outcome.ACCEPTED if self._act(signer.connection, hint) else Outcome.UNUSED
 
     def _answer(self, outcome: Outcome, began: Instant, peer: str) -> Response:
         now = self._clock().mono
         self._count(outcome, now - began.mono)
-        self._tell(outcome, now, peer)
+        refusal, (until, more) = REFUSALS.get(outcome), self._told.get(outcome, (0.0, 0))
+        if refusal is not None and now < until:
+            self._told[outcome] = until, more + 1
+        elif refusal is not None:
+            self._told[outcome] = now + LOG_SECONDS, 0
+            log.warning(refusal, extra={"peer": peer, "notTold": more})
         code, words = ANSWERS[outcome]
         # One request for each connection: none of those that a proxy keeps is cut off between two.
         return PlainTextResponse(words, code, {"Connection": "close"})
-
-    def _tell(self, outcome: Outcome, now: float, peer: str) -> None:
-        words = REFUSALS.get(outcome)
-        if words is None:
-            return
-        until, more = self._told.get(outcome, (0.0, 0))
-        if now < until:
-            self._told[outcome] = until, more + 1
-            return
-        self._told[outcome] = now + LOG_SECONDS, 0
-        log.warning(words, extra={"peer": peer, "notTold": more})
 
 
 async def _body(request: Request) -> bytes | None:

@@ -16,7 +16,7 @@ from dbtrun.kube.errors import KubeError
 from dbtrun.values import keep_newest
 from watcher.bucket import Bucket
 from watcher.clock import Clock
-from watcher.sources import SecretData, SecretName, Secrets
+from watcher.sources import SecretName, Secrets
 
 READ_SECONDS: Final = 3.0
 """For reading a Secret: dbt Cloud waits ten seconds for an answer."""
@@ -68,29 +68,20 @@ class Signers:
             return None
         if name not in self._known and not self._first_reads.take(now):
             raise Unavailable
+        where, signer = f"Secret {name.namespace}/{name.name}", None
         try:
             async with asyncio.timeout(READ_SECONDS):
                 secret = await self._secrets.read(*name)
+            if secret.type == CONNECTION_SECRET_TYPE:
+                signer = Signer(webhook_secrets(secret.data, where), parse_connection(secret.data, where, self._hosts))
         except (KubeError, TimeoutError):
             raise Unavailable from None
-        except LookupError:
+        except (LookupError, InvalidConnection):
             signer = None
-        else:
-            signer = self._read(name, secret)
-        if signer is None:
+        if signer is None or not signer.secrets:
             self._known.pop(name, None)
             keep_newest(self._missing, name, now + MISSING_SECONDS, MAX_NAMES)
             self._secrets.forget(*name)
-        else:
-            keep_newest(self._known, name, None, MAX_NAMES)
+            return None
+        keep_newest(self._known, name, None, MAX_NAMES)
         return signer
-
-    def _read(self, name: SecretName, secret: SecretData) -> Signer | None:
-        where = f"Secret {name.namespace}/{name.name}"
-        if secret.type != CONNECTION_SECRET_TYPE:
-            return None
-        try:
-            signer = Signer(webhook_secrets(secret.data, where), parse_connection(secret.data, where, self._hosts))
-        except InvalidConnection:
-            return None
-        return signer if signer.secrets else None
