@@ -18,8 +18,8 @@ GROUP ?= dev
 # Where the shell forbids it, each of a thousand processes would compile every module anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup check lint types unit coverage controlplane prometheus airflows test test-airflow test-airflow-all test-node \
-  test-airflow-pods soak mirror-campaign reaction-times crash-points hostile abuse bench bench-airflow demo \
+.PHONY: help setup check lint types unit coverage controlplane prometheus airflows test test-airflow test-airflow-rest \
+  test-airflow-all test-node test-airflow-pods soak mirror-campaign reaction-times crash-points hostile abuse bench bench-airflow demo \
   docs site dist format lock clean
 
 help: ## list the targets
@@ -72,7 +72,8 @@ prometheus: $(READY) ## build Prometheus for the tests of alerts and dashboards 
 	@$(BIN)/python -m tests.controlplane build promtool prometheus > /dev/null
 
 test: $(READY) ## everything: for every hour
-	@$(MAKE) --no-print-directory lint controlplane prometheus airflows
+	@$(MAKE) --no-print-directory lint controlplane prometheus
+	@BRIEF=1 $(MAKE) --no-print-directory airflows
 	@$(MAKE) --no-print-directory -j2 quick slow
 
 .PHONY: quick slow
@@ -80,7 +81,7 @@ quick:
 	@$(MAKE) --no-print-directory --output-sync=target types unit
 
 # Control planes side by side: no Go program is to spread over all processors.
-slow test-airflow: export GOMAXPROCS := 1
+slow test-airflow test-airflow-rest: export GOMAXPROCS := 1
 
 slow: export BRIEF := 1
 slow:
@@ -88,6 +89,10 @@ slow:
 	  -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-airflow: controlplane airflows ## all tests on real Airflow 3.3 and 2.11, side by side; `make test` runs a part of them
+	@$(BIN)/pytest tests/airflow -q -n 2 --dist loadfile --no-loadscope-reorder
+
+test-airflow-rest: export REST := 1
+test-airflow-rest: controlplane airflows ## those of them that `make test` does not run
 	@$(BIN)/pytest tests/airflow -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-node: controlplane ## in real Pods on a node of its own: needs Linux, root and packages that it names

@@ -24,13 +24,15 @@ _END: Final = pytest.StashKey[partial[None]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "thorough(*generations): not in `make test` on these generations of Airflow")
+    config.addinivalue_line("markers", "thorough: not in `make test`")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves out what `make test` leaves to `make test-airflow`."""
+    """Keeps the part of the tests that `make test` or `make test-airflow-rest` runs."""
     if tiers.BRIEF:
-        items[:] = [item for item in items if not tiers.left_out(item)]
+        items[:] = [item for item in items if not left_to_rest(item)]
+    elif tiers.REST:
+        items[:] = [item for item in items if left_to_rest(item)]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -47,6 +49,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
                     environments.ensure(environments.RELEASES[version])
         except (BuildError, environments.NotReady) as error:
             raise pytest.UsageError(str(error)) from None
+
+
+def left_to_rest(item: pytest.Item) -> bool:
+    """Whether `make test` leaves this test to `make test-airflow-rest`."""
+    release = release_of(item)
+    return release is not None and (
+        environments.RELEASES[release].generation == 2 or item.get_closest_marker("thorough") is not None
+    )
 
 
 def release_of(item: pytest.Item) -> str | None:

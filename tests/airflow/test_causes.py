@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from datetime import UTC, datetime
-
 import pytest
+import pytest_asyncio
 
 from dbtrun.api import WATCHED_ANNOTATION
 from tests.airflow.rig import Rig
-from tests.airflow.tiers import thorough
 from tests.causes import CAUSES, jobs
 from tests.stack import until
 
@@ -19,12 +16,26 @@ FAILED_NODES = {
     "test": ["test.shop.not_null_orders_id"],
     "freshness": ["source.shop.raw.orders"],
 }
+UNUSABLE = {
+    "job": ("InvalidConnection", "There is no Secret 'no-such-connection'"),
+    "refused": ("Unauthorized", "401"),
+    "opaque": ("InvalidConnection", "is of type Opaque"),
+}
+"""Of each task of the DAG: the reason and the words for its connection."""
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-@thorough(2)
-async def test_the_log_the_callback_and_the_xcom_tell_the_cause(rig: Rig) -> None:
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def mistyped(rig: Rig) -> str:
+    """A DAG run of tasks whose connections cannot be used: they wait for half a minute before they are deferred."""
+    stack = rig.stack
+    await stack.apply(stack.secret("refused", stack.keys("dbtc_" + "0" * 40)))
+    await stack.apply(stack.secret("opaque", stack.keys(), kind="Opaque"))
+    return await rig.airflow.trigger("mistyped")
+
+
+async def test_the_log_the_callback_and_the_xcom_tell_the_cause(rig: Rig, mistyped: str) -> None:
     for job in jobs(FIRST):
         await rig.stack.ask("PUT", f"/jobs/{job['id']}", job)
     run = await rig.airflow.trigger("causes")
@@ -40,45 +51,16 @@ async def test_the_log_the_callback_and_the_xcom_tell_the_cause(rig: Rig) -> Non
         assert alert["log_lines"] > 0, name
 
 
-UNUSABLE = {
-    "job": ("InvalidConnection", "There is no Secret 'no-such-connection'"),
-    "refused": ("Unauthorized", "401"),
-    "opaque": ("InvalidConnection", "is of type Opaque"),
-}
-"""Of each task of the DAG: the reason and the words for its connection."""
+async def test_a_connection_that_cannot_be_used_is_in_the_log_while_the_task_waits(rig: Rig, mistyped: str) -> None:
+    for task, (reason, words) in UNUSABLE.items():
 
-
-@thorough(2)
-async def test_a_connection_that_cannot_be_used_is_in_the_log_while_the_task_waits(
-    rig: Rig, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stack = rig.stack
-    await stack.apply(stack.secret("refused", stack.keys("dbtc_" + "0" * 40)))
-    await stack.apply(stack.secret("opaque", stack.keys(), kind="Opaque"))
-    run = await rig.airflow.trigger("mistyped")
-
-    async def told(task: str) -> tuple[datetime, datetime]:
-        """When its object was created, and when its log said what is wrong."""
-        reason, words = UNUSABLE[task]
-
-        async def says() -> bool:
-            log = rig.airflow.log("mistyped", run, task)
+        async def says(task: str = task, reason: str = reason, words: str = words) -> bool:
+            log = rig.airflow.log("mistyped", mistyped, task)
             return f"({reason})" in log and words in log
 
         await until(says, 240, f"the log of {task} says {words}", pause=0.2)
-        now = datetime.now(UTC)
-        labels = f"airflow.dbtrun.dev/dag-id=mistyped,airflow.dbtrun.dev/task-id={task}"
-        (created,) = (await stack.json("get", "dr", "-l", labels))["items"]
-        return datetime.fromisoformat(created["metadata"]["creationTimestamp"]), now
-
-    times = dict(zip(UNUSABLE, await asyncio.gather(*map(told, UNUSABLE)), strict=True))
-    with capsys.disabled():
-        print(
-            rig.release.version, {task: round((at - since).total_seconds(), 1) for task, (since, at) in times.items()}
-        )
-    for task in UNUSABLE:
-        await rig.airflow.until_state("mistyped", run, task, "deferred")
-        await rig.airflow.desk.mark("mistyped", run, task, "failed")
+        await rig.airflow.until_state("mistyped", mistyped, task, "deferred")
+        await rig.airflow.desk.mark("mistyped", mistyped, task, "failed")
 
 
 async def test_the_steps_are_in_the_log_of_a_deferred_task_that_asks_for_them(rig: Rig) -> None:

@@ -49,7 +49,6 @@ async def test_a_single_job_gives_what_the_provider_gives(rig: Rig, run: str) ->
     assert await desk.links("single", run, "run_dbt_job") == {"Monitor Job Run": url}
 
 
-@thorough(2)
 @of("sensed")
 async def test_a_sensor_follows_the_run_that_another_task_started(rig: Rig, run: str) -> None:
     await rig.airflow.until_state("sensed", run, "monitor_dbt_job", "deferred")
@@ -102,7 +101,6 @@ async def test_a_trigger_in_an_own_operator_gives_the_documented_event(rig: Rig)
     assert event["job_run_url"].endswith(f"/runs/{theirs}/")
 
 
-@thorough(2)
 @of("loop")
 async def test_a_loop_over_job_ids_runs_each_once(rig: Rig, run: str) -> None:
     await rig.airflow.until_all("loop", run, "deferred", 3)
@@ -111,7 +109,6 @@ async def test_a_loop_over_job_ids_runs_each_once(rig: Rig, run: str) -> None:
     assert sorted(each["job_id"] for each in await rig.dbt_runs("loop", run)) == [*JOBS_OF_THE_LOOP]
 
 
-@thorough(2)
 @of("intervals")
 async def test_a_long_check_interval_does_not_delay_the_end(rig: Rig, run: str) -> None:
     await rig.airflow.until_all("intervals", run, "deferred", 2)
@@ -119,7 +116,6 @@ async def test_a_long_check_interval_does_not_delay_the_end(rig: Rig, run: str) 
     assert await rig.airflow.until_run("intervals", run) == "success"
 
 
-@thorough(2)
 @of("called_back")
 async def test_a_failure_callback_tells_a_timeout_from_a_failure(rig: Rig, run: str) -> None:
     folder = Path(rig.airflow.env["DBTRUN_TEST_FOLDER"])
@@ -137,14 +133,13 @@ async def test_a_failure_callback_tells_a_timeout_from_a_failure(rig: Rig, run: 
     assert await until(told, what="both callbacks") == {"failing_job": "failure", "late_job": "timeout"}
 
 
-@thorough(2)
 @of("called_back")
 async def test_a_wait_that_timed_out_leaves_its_run_alone(rig: Rig, run: str) -> None:
     assert await rig.airflow.until_run("called_back", run) == "failed"
     await rig.until_dbt("called_back", run, [3, 20])
 
 
-@thorough(2)
+@thorough
 @of("ten")
 async def test_ten_jobs_run_between_a_start_and_a_finish(rig: Rig, run: str) -> None:
     await rig.airflow.until_all("ten", run, "deferred", 10)

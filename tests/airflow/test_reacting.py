@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from tests.airflow import environments
@@ -20,9 +18,6 @@ WITH_ASSETS = pytest.mark.parametrize(
 and Airflow does not say what it has stored."""
 
 
-KILLS = 1
-
-
 @pytest.fixture
 def reacting(rig: Rig) -> Reacting:
     return Reacting(rig)
@@ -35,21 +30,6 @@ async def test_a_run_that_nobody_in_airflow_started_triggers_the_dag(reacting: R
     given = await reacting.until_given(set(keys.values()))
     assert sorted(given) == sorted(keys.values())
     assert reacting.emitted() == list(keys.values())
-
-
-@WITH_ASSETS
-async def test_killed_triggerers_lose_nothing_and_no_dag_run_is_given_a_run_twice(reacting: Reacting) -> None:
-    await reacting.until_watched()
-    keys: dict[str, str] = {}
-    for number in range(KILLS):
-        names = [f"killed-{number}-{each}" for each in range(4)]
-        starting = asyncio.create_task(reacting.end(*names))
-        await asyncio.sleep(number)
-        await reacting.airflow.kill("triggerer")
-        keys |= await starting
-        reacting.airflow.start("triggerer")
-    given = await reacting.until_given(set(keys.values()))
-    assert sorted(key for key in given if key in keys.values()) == sorted(keys.values())
 
 
 @WITH_ASSETS

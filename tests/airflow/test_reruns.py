@@ -29,16 +29,20 @@ BURSTS: Final = int(os.environ.get("BURSTS", "1"))
 Counts = dict[str, int]
 Way = Callable[[Rig], Awaitable[Counts]]
 WAYS: Final[dict[str, tuple[Way, Counts]]] = {}
-GENERATIONS: Final[dict[str, tuple[int, ...]]] = {}
-"""Of each way, those on which `make test` does not try it."""
+MARKS: Final[dict[str, tuple[pytest.MarkDecorator, ...]]] = {}
 
 
-def way(*, runs: Counts, thorough: tuple[int, ...] = (2,)) -> Callable[[Way], Way]:
-    """A way to run tasks again, and how many dbt runs each of its tasks, or DAG runs, has made in the end."""
+def way(*, runs: Counts, brief: bool = False) -> Callable[[Way], Way]:
+    """A way to run tasks again.
+
+    Args:
+        runs: how many dbt runs each of its tasks, or DAG runs, has made in the end.
+        brief: whether `make test` tries it.
+    """
 
     def add(act: Way) -> Way:
         WAYS[act.__name__] = (act, runs)
-        GENERATIONS[act.__name__] = thorough
+        MARKS[act.__name__] = () if brief else (thorough,)
         return act
 
     return add
@@ -93,28 +97,28 @@ async def cleared(rig: Rig, dag_id: str) -> Counts:
     return await counted(rig, dag_id)
 
 
-@way(runs={"job": 2}, thorough=())
+@way(runs={"job": 2}, brief=True)
 async def a_retry_after_a_failure(rig: Rig) -> Counts:
     await started(rig, "rerun_failed", ends="failed")
     return await counted(rig, "rerun_failed")
 
 
-@way(runs={"job": 2}, thorough=(2, 3))
+@way(runs={"job": 2})
 async def cleared_after_its_success(rig: Rig) -> Counts:
     return await cleared(rig, "rerun_cleared")
 
 
-@way(runs={"job": 2}, thorough=())
+@way(runs={"job": 2}, brief=True)
 async def a_deferred_task_cleared_after_its_success(rig: Rig) -> Counts:
     return await cleared(rig, "rerun_deferred")
 
 
-@way(runs={"job": 2}, thorough=(2, 3))
+@way(runs={"job": 2})
 async def cleared_when_it_was_not_waited_for(rig: Rig) -> Counts:
     return await cleared(rig, "rerun_not_waited_for")
 
 
-@way(runs={"first": 1, "job": 2, "last": 2}, thorough=(2, 3))
+@way(runs={"first": 1, "job": 2, "last": 2})
 async def cleared_with_downstream(rig: Rig) -> Counts:
     await started(rig, "rerun_downstream")
     await rig.airflow.desk.clear("rerun_downstream", "again", "job", downstream=True)
@@ -122,7 +126,7 @@ async def cleared_with_downstream(rig: Rig) -> Counts:
     return await counted(rig, "rerun_downstream")
 
 
-@way(runs={"2026-01-01": 2, "2026-01-02": 3, "2026-01-03": 2}, thorough=(2, 3))
+@way(runs={"2026-01-01": 2, "2026-01-02": 3, "2026-01-03": 2})
 async def cleared_with_past_and_with_future(rig: Rig) -> Counts:
     dag_id = "rerun_by_date"
     await rig.airflow.desk.unpause(dag_id)
@@ -146,7 +150,7 @@ async def over(rig: Rig, dag_id: str, run_id: str) -> None:
     await until(there, SECONDS, f"{dag_id} {run_id} over", pause=1)
 
 
-@way(runs={"job": 2})
+@way(runs={"job": 2}, brief=True)
 async def its_dag_run_cleared(rig: Rig) -> Counts:
     await started(rig, "rerun_run_cleared")
     await rig.airflow.desk.clear("rerun_run_cleared", "again")
@@ -154,7 +158,7 @@ async def its_dag_run_cleared(rig: Rig) -> Counts:
     return await counted(rig, "rerun_run_cleared")
 
 
-@way(runs={"job": 2}, thorough=())
+@way(runs={"job": 2}, brief=True)
 async def its_dag_run_deleted_and_created_again(rig: Rig) -> Counts:
     await started(rig, "rerun_created_again")
     await rig.airflow.until_forgettable("rerun_created_again", "again", seconds=SECONDS)
@@ -163,7 +167,7 @@ async def its_dag_run_deleted_and_created_again(rig: Rig) -> Counts:
     return await counted(rig, "rerun_created_again")
 
 
-@way(runs={"2026-01-01": 2, "2026-01-02": 2}, thorough=(2, 3))
+@way(runs={"2026-01-01": 2, "2026-01-02": 2})
 async def its_dag_deleted_and_caught_up_again(rig: Rig) -> Counts:
     dag_id = "rerun_caught_up"
     runs = [f"scheduled__2026-01-0{day}T00:00:00+00:00" for day in (1, 2)]
@@ -179,7 +183,7 @@ async def its_dag_deleted_and_caught_up_again(rig: Rig) -> Counts:
     return {run_id[11:21]: count for run_id, count in (await counted(rig, dag_id, by="run-id")).items()}
 
 
-@way(runs={"job": 2}, thorough=(2, 3))
+@way(runs={"job": 2})
 async def its_dag_deleted_and_triggered_again(rig: Rig) -> Counts:
     await started(rig, "rerun_deleted")
     await rig.airflow.until_forgettable("rerun_deleted", "again", seconds=SECONDS)
@@ -189,7 +193,7 @@ async def its_dag_deleted_and_triggered_again(rig: Rig) -> Counts:
     return await counted(rig, "rerun_deleted")
 
 
-@way(runs={"job": 2}, thorough=(2, 3))
+@way(runs={"job": 2})
 async def backfilled_with_reprocessing(rig: Rig) -> Counts:
     await rig.airflow.desk.backfill("rerun_backfilled", "2026-01-01")
     await rig.airflow.desk.backfill("rerun_backfilled", "2026-01-01")
@@ -202,14 +206,14 @@ async def backfilled_with_reprocessing(rig: Rig) -> Counts:
     return await counted(rig, "rerun_backfilled")
 
 
-@way(runs={"job": 2}, thorough=(2, 3))
+@way(runs={"job": 2})
 async def triggered_with_reset_dag_run(rig: Rig) -> Counts:
     for number in (1, 2):
         await started(rig, "rerun_reset_parent", f"p{number}")
     return await counted(rig, "rerun_reset", "again")
 
 
-@way(runs={"0": 2, "1": 2, "2": 1})
+@way(runs={"0": 2, "1": 2, "2": 1}, brief=True)
 async def mapped_tasks_cleared_when_there_are_fewer(rig: Rig) -> Counts:
     await started(rig, "rerun_mapped")
     reshape(rig, length=2)
@@ -224,7 +228,7 @@ async def mapped_tasks_cleared_when_there_are_fewer(rig: Rig) -> Counts:
     return counts
 
 
-@way(runs={"up": 2, "down": 2}, thorough=(2, 3))
+@way(runs={"up": 2, "down": 2})
 async def setup_and_teardown_cleared(rig: Rig) -> Counts:
     await started(rig, "rerun_torn_down")
     await rig.airflow.desk.clear("rerun_torn_down", "again")
@@ -267,7 +271,7 @@ async def reruns(request: pytest.FixtureRequest, rig: Rig) -> dict[str, Counts |
     return dict(zip(ways, found, strict=True))
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=thorough(*GENERATIONS[name])) for name in WAYS])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS[name]) for name in WAYS])
 async def test_dbt_runs_again_exactly_when_airflow_runs_the_task_again(
     reruns: dict[str, Counts | BaseException], name: str
 ) -> None:
@@ -277,7 +281,7 @@ async def test_dbt_runs_again_exactly_when_airflow_runs_the_task_again(
     assert found == WAYS[name][1]
 
 
-@thorough(2)
+@thorough
 @pytest.mark.parametrize("name", CHANGED)
 async def test_a_task_cleared_after_its_retries_were_changed_runs_again(
     rig: Rig, reruns: object, retries_changed: None, name: str
@@ -287,7 +291,7 @@ async def test_a_task_cleared_after_its_retries_were_changed_runs_again(
     assert await counted(rig, f"rerun_{name}") == {"job": 2}
 
 
-@thorough(2, 3)
+@thorough
 async def test_runs_of_seconds_do_not_meet_airflows_race(rig: Rig, reruns: object) -> None:
     """Twelve deferred tasks without a retry, on runs of one to four seconds."""
     for number in range(BURSTS):
@@ -299,7 +303,7 @@ async def test_runs_of_seconds_do_not_meet_airflows_race(rig: Rig, reruns: objec
 
 
 # Last, for it ends what other tests of this file look at.
-@thorough(2)
+@thorough
 async def test_a_database_that_was_reset_knows_no_run_of_before(
     rig: Rig, reruns: object, retries_changed: None
 ) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.airflow.rig import Rig
-from tests.airflow.tiers import thorough
 from tests.stack import dbt_run
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-@thorough(2)
 async def test_a_deferred_task_ends_as_its_run_succeeds(rig: Rig) -> None:
     await rig.stack.apply(dbt_run("smoke-success", "endless"))
     run = await rig.airflow.trigger("smoke", {"name": "smoke-success"})

@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from tests.airflow.desk import Desk
 from tests.airflow.rig import Rig
-from tests.airflow.tiers import chosen, thorough
+from tests.airflow.tiers import chosen
 from tests.stack import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -43,10 +43,7 @@ LIMITS = (
     "late_in_worker",
 )
 Runs = dict[str, str]
-OFTEN = ("marked failed", "DAG run marked failed")
-EACH_ACT = pytest.mark.parametrize(
-    "act", [pytest.param(act, marks=() if act in OFTEN else thorough(2)) for act in ACTS]
-)
+EACH_ACT = pytest.mark.parametrize("act", ACTS)
 
 
 async def ended(rig: Rig, acts: list[str], dag_id: str, state: str) -> Runs:
@@ -110,7 +107,6 @@ async def test_a_cleared_deferred_task_has_one_live_run_its_own_or_a_new_one(rig
     assert await rig.dbt_statuses("endless", run) in ([10], [10, CANCELLED])
 
 
-@thorough(2)
 async def test_a_cleared_task_on_a_worker_cancels_its_run_and_starts_a_new_one(rig: Rig) -> None:
     dag_id, state = ON_A_WORKER
     run = await rig.waiting(dag_id, state)
@@ -120,18 +116,6 @@ async def test_a_cleared_task_on_a_worker_cancels_its_run_and_starts_a_new_one(r
     await rig.airflow.until_state(dag_id, run, "job", "success", tries=2)
 
 
-@thorough(2)
-async def test_a_task_cleared_after_its_end_starts_a_new_run(rig: Rig) -> None:
-    run = await rig.waiting("endless")
-    await rig.finish("endless", run)
-    assert await rig.airflow.until_run("endless", run) == "success"
-    await rig.airflow.desk.clear("endless", run, "job")
-    await rig.until_dbt("endless", run, [3, 10])
-    await rig.finish("endless", run)
-    await rig.airflow.until_state("endless", run, "job", "success", tries=2)
-
-
-@thorough(2)
 async def test_a_deferred_task_told_to_leave_its_run_alone_does(rig: Rig) -> None:
     run = await rig.waiting("endless_left_alone")
     triggerer = await rig.airflow.until_triggerer("endless_left_alone", run)
@@ -141,7 +125,6 @@ async def test_a_deferred_task_told_to_leave_its_run_alone_does(rig: Rig) -> Non
     await rig.finish("endless_left_alone", run)
 
 
-@thorough(2)
 async def test_a_task_on_a_worker_told_to_leave_its_run_alone_does(rig: Rig) -> None:
     dag_id = "endless_left_alone_in_worker"
     run = await rig.waiting(dag_id, "running")
@@ -156,25 +139,23 @@ async def test_a_task_on_a_worker_told_to_leave_its_run_alone_does(rig: Rig) -> 
     await rig.finish(dag_id, run)
 
 
-@pytest.mark.parametrize("dag_id", ["limited", pytest.param("limited_in_worker", marks=thorough(2))])
+@pytest.mark.parametrize("dag_id", ["limited", "limited_in_worker"])
 async def test_execution_timeout_cancels_the_run(rig: Rig, limited: Runs, dag_id: str) -> None:
     await rig.airflow.until_state(dag_id, limited[dag_id], "job", "failed", "up_for_retry")
     await rig.until_dbt(dag_id, limited[dag_id], [CANCELLED])
 
 
-@thorough(2)
 @pytest.mark.parametrize("dag_id", ["limited_dag_run", "limited_dag_run_in_worker"])
 async def test_dagrun_timeout_cancels_the_run(rig: Rig, limited: Runs, dag_id: str) -> None:
     await rig.until_dbt(dag_id, limited[dag_id], [CANCELLED])
 
 
-@pytest.mark.parametrize("dag_id", [pytest.param("late_in_worker", marks=thorough(2)), "limited_left_alone"])
+@pytest.mark.parametrize("dag_id", ["late_in_worker", "limited_left_alone"])
 async def test_a_time_out_that_may_not_cancel_leaves_the_run_alone(rig: Rig, limited: Runs, dag_id: str) -> None:
     await rig.airflow.until_state(dag_id, limited[dag_id], "job", "failed")
     assert await rig.dbt_statuses(dag_id, limited[dag_id]) == [3]
 
 
-@thorough(2)
 @places(DEFERRED, ONCE_ON_A_WORKER)
 async def test_an_object_deleted_under_its_task_is_cancelled_and_fails_it(rig: Rig, dag_id: str, state: str) -> None:
     run = await rig.waiting(dag_id, state)
@@ -187,7 +168,6 @@ async def test_an_object_deleted_under_its_task_is_cancelled_and_fails_it(rig: R
     assert statuses[dbt["id"]] == CANCELLED
 
 
-@thorough(2)
 @places(DEFERRED, ON_A_WORKER)
 async def test_a_dag_run_that_is_deleted_cancels_the_runs_of_its_tasks(rig: Rig, dag_id: str, state: str) -> None:
     run = await rig.waiting(dag_id, state)

@@ -1,30 +1,21 @@
-"""What `make test` leaves to `make test-airflow`: tests that prove once more, on a whole Airflow, what another proves.
+"""Which tests `make test` runs, and which it leaves to `make test-airflow-rest`; `make test-airflow` runs all.
 
-On Airflow 2 it keeps one test of each public operator, sensor and trigger, and of each way in which Airflow ends,
-repeats or loses a task. On Airflow 3 it keeps nearly all.
+`make test` runs no test on Airflow 2, and on Airflow 3 none that is marked as thorough.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from typing import Final
 
 import pytest
 
 BRIEF: Final = "BRIEF" in os.environ
 """Whether this is `make test`."""
-
-
-def thorough(*generations: int) -> pytest.MarkDecorator:
-    """Marks a test that `make test` does not run on these generations of Airflow."""
-    return pytest.mark.thorough(*generations)
-
-
-def left_out(item: pytest.Item) -> bool:
-    """Whether `make test` leaves this test to `make test-airflow`."""
-    release = re.search(r"(\d+)\.\d+\.\d+", item.name)
-    return release is not None and any(int(release[1]) in mark.args for mark in item.iter_markers("thorough"))
+REST: Final = "REST" in os.environ
+"""Whether this is `make test-airflow-rest`."""
+thorough: Final = pytest.mark.thorough
+"""Marks a test that `make test` does not run."""
 
 
 def chosen(request: pytest.FixtureRequest, parameter: str, test: str = "") -> list[str]:
