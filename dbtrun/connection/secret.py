@@ -22,6 +22,7 @@ from dbtrun.connection.hosts import HOST_NAME, Hosts
 DEFAULT_HOST: Final = "cloud.getdbt.com"
 MASK: Final = "**********"
 MAX_ACCOUNT_ID: Final = 2**63 - 1
+MAX_RUNS: Final = 99999
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -122,14 +123,31 @@ def parse_connection(data: Mapping[str, bytes], where: str, hosts: Hosts) -> Con
     """
     keys = _Keys(data, where)
     origin = _host(keys, hosts)
+    remedy = "put the number there that follows /accounts/ or /deploy/ in dbt Cloud's URLs"
+    account_id = keys.number(
+        "account-id", keys.required("account-id", remedy), MAX_ACCOUNT_ID, "is not the number of an account", remedy
+    )
+    token = _token(keys)
+    ca = keys.text("ca.crt")
+    if ca is not None:
+        ca = ca.encode("ascii", "ignore").decode()  # bundles name CAs in comments; OpenSSL takes ASCII alone
+        if not _are_certificates(ca):
+            keys.refuse("ca.crt", "holds no PEM certificates", "put the CA's PEM text there, or remove the key")
+    max_runs = None
+    if (text := keys.text("max-concurrent-runs")) is not None:
+        remedy = "write how many runs of the account may be live at once, or remove the key for no limit"
+        max_runs = keys.number("max-concurrent-runs", text, MAX_RUNS, f"is not a number from 1 to {MAX_RUNS}", remedy)
+    webhook_url = keys.text("webhook-url") or None
+    if webhook_url is not None and not re.fullmatch(r"https?://[!-~]{1,2000}", webhook_url):
+        keys.refuse("webhook-url", "is not the address of a webhook", "write it as it is in dbt Cloud, with https://")
     return Connection(
         host=origin.host,
         tls=origin.tls,
-        account_id=_account_id(keys),
-        token=_token(keys),
-        ca=_ca(keys),
-        max_runs=_max_runs(keys),
-        webhook_url=_webhook_url(keys),
+        account_id=account_id,
+        token=token,
+        ca=ca,
+        max_runs=max_runs,
+        webhook_url=webhook_url,
         webhook_token=_token(keys, "webhook-token") if keys.text("webhook-token") else None,
     )
 
@@ -170,15 +188,15 @@ class _Keys(NamedTuple):
             self.refuse(key, "is empty", remedy)
         return value
 
+    def number(self, key: str, value: str, most: int, wrong: str, remedy: str) -> int:
+        """The number from 1 to `most` that is the key's value."""
+        # The digits are limited first: int() refuses thousands of them.
+        if not re.fullmatch(rf"[0-9]{{1,{len(str(most))}}}", value) or not 0 < int(value) <= most:
+            self.refuse(key, wrong, remedy)
+        return int(value)
+
     def refuse(self, key: str, wrong: str, remedy: str) -> NoReturn:
         raise InvalidConnection(f"{self.where}: key `{key}` {wrong}; {remedy}.")
-
-
-def _webhook_url(keys: _Keys) -> str | None:
-    value = keys.text("webhook-url") or None
-    if value is not None and not re.fullmatch(r"https?://[!-~]{1,2000}", value):
-        keys.refuse("webhook-url", "is not the address of a webhook", "write it as it is in dbt Cloud, with https://")
-    return value
 
 
 def _token(keys: _Keys, key: str = "token") -> Token:
@@ -187,27 +205,6 @@ def _token(keys: _Keys, key: str = "token") -> Token:
     if not (value.isascii() and value.isprintable() and " " not in value):
         keys.refuse(key, "has spaces or characters that no token has", "copy the dbt Cloud token again, alone")
     return Token(value)
-
-
-def _account_id(keys: _Keys) -> int:
-    remedy = "put the number there that follows /accounts/ or /deploy/ in dbt Cloud's URLs"
-    value = keys.required("account-id", remedy)
-    if not re.fullmatch(r"[0-9]{1,19}", value) or not 0 < int(value) <= MAX_ACCOUNT_ID:
-        keys.refuse("account-id", "is not the number of an account", remedy)
-    return int(value)
-
-
-def _max_runs(keys: _Keys) -> int | None:
-    value = keys.text("max-concurrent-runs")
-    if value is None:
-        return None
-    if not re.fullmatch(r"[0-9]{1,5}", value) or int(value) < 1:
-        keys.refuse(
-            "max-concurrent-runs",
-            "is not a number from 1 to 99999",
-            "write how many runs of the account may be live at once, or remove the key for no limit",
-        )
-    return int(value)
 
 
 def _host(keys: _Keys, hosts: Hosts) -> _Origin:
@@ -221,15 +218,6 @@ def _host(keys: _Keys, hosts: Hosts) -> _Origin:
         port = parts.port
     except ValueError:
         keys.refuse("host", "has an invalid port or address", "write a host name, such as emea.dbt.com")
-    _refuse_more_than_a_host(keys, value, parts)
-    name = _name(keys, parts)
-    _refuse_other_hosts(keys, name, hosts)
-    # One account is one, however its host is written: without the scheme's own port.
-    suffix = "" if port in (None, DEFAULT_PORTS[parts.scheme]) else f":{port}"
-    return _Origin(name + suffix, tls=parts.scheme == "https")
-
-
-def _refuse_more_than_a_host(keys: _Keys, value: str, parts: SplitResult) -> None:
     if parts.scheme not in ("https", "http"):
         keys.refuse("host", "has a scheme other than https", "write the host name alone, such as emea.dbt.com")
     if "@" in parts.netloc:
@@ -239,6 +227,11 @@ def _refuse_more_than_a_host(keys: _Keys, value: str, parts: SplitResult) -> Non
         keys.refuse("host", "has a path or a query", "write the host name alone, such as emea.dbt.com")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
         keys.refuse("host", "would send the token unencrypted", "write https:// (http:// is for loopback alone)")
+    name = _name(keys, parts)
+    _refuse_other_hosts(keys, name, hosts)
+    # One account is one, however its host is written: without the scheme's own port.
+    suffix = "" if port in (None, DEFAULT_PORTS[parts.scheme]) else f":{port}"
+    return _Origin(name + suffix, tls=parts.scheme == "https")
 
 
 def _refuse_other_hosts(keys: _Keys, name: str, hosts: Hosts) -> None:
@@ -266,34 +259,18 @@ def _is_loopback(name: str) -> bool:
 
 def _name(keys: _Keys, parts: SplitResult) -> str:
     name = parts.hostname or ""
-    if ":" in name:
-        try:
+    try:
+        if ":" in name:
             return f"[{ipaddress.IPv6Address(name)}]"
-        except ValueError:
-            name = ""
-    if not HOST_NAME.fullmatch(name) or parts.netloc.endswith(":") or parts.port == 0 or not _encodable(name):
+        usable = HOST_NAME.fullmatch(name) and not parts.netloc.endswith(":") and parts.port != 0
+        # As httpx does, which sends nothing to a name such as `xn--a`: it looks like one and is none (RFC 5891).
+        if usable and name.startswith("xn--"):
+            idna.decode(name)
+    except ValueError:  # idna.IDNAError is one, too
+        usable = False
+    if not usable:
         keys.refuse("host", "is not a host name", "write one with an optional port, such as emea.dbt.com")
     return name
-
-
-def _encodable(name: str) -> bool:
-    """Whether requests can be sent to it: `xn--a` looks like a name and is none (RFC 5891)."""
-    try:
-        if name.startswith("xn--"):
-            idna.decode(name)  # as httpx does
-    except idna.IDNAError:
-        return False
-    return True
-
-
-def _ca(keys: _Keys) -> str | None:
-    value = keys.text("ca.crt")
-    if value is None:
-        return None
-    value = value.encode("ascii", "ignore").decode()  # bundles name CAs in comments; OpenSSL takes ASCII alone
-    if not _are_certificates(value):
-        keys.refuse("ca.crt", "holds no PEM certificates", "put the CA's PEM text there, or remove the key")
-    return value
 
 
 @functools.lru_cache(maxsize=64)
