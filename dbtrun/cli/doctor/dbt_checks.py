@@ -103,7 +103,12 @@ def findings(facts: DbtFacts, api_server_offset: float | None) -> Iterator[Findi
         yield failed("account", "dbt Cloud cannot be used", facts.account)
         return
     yield good("account", "dbt Cloud accepts the token for this account.")
-    yield from _slowness(facts)
+    if facts.slowest > SLOW_SECONDS:
+        yield warning(
+            "latency",
+            f"dbt Cloud took {facts.slowest:.0f} s for an answer.",
+            "Check the network. Above settings.requestSeconds (30 s), the watcher gives up a request.",
+        )
     yield clock(facts.account.offset, api_server_offset)
     for check in (_job, _selected, _list, _filters, _start):
         yield from check(facts)
@@ -118,17 +123,6 @@ def failed(check: str, what: str, reply: Reply, remedy: str = "") -> Finding:
     said = f": {reply.words}" if reply.words and reply.kind is not Kind.NOT_DBT_CLOUD else ""
     status = f" (HTTP {reply.status})" if reply.kind in (Kind.SERVER_ERROR, Kind.NOT_DBT_CLOUD) else ""
     return bad(check, f"{what}: {words.message}{status}{said}.".replace("..", "."), remedy or words.remedy)
-
-
-def _slowness(facts: DbtFacts) -> Iterator[Finding]:
-    replies = (facts.account, facts.job, facts.jobs, facts.runs, facts.by_ids, facts.live, facts.finished, facts.of_job)
-    slowest = max(reply.seconds for reply in replies if reply is not None)
-    if slowest > SLOW_SECONDS:
-        yield warning(
-            "latency",
-            f"dbt Cloud took {slowest:.0f} s for an answer.",
-            "Check the network. Above settings.requestSeconds (30 s), the watcher gives up a request.",
-        )
 
 
 def clock(dbt: float | None, api_server: float | None) -> Finding:

@@ -62,6 +62,12 @@ class DbtFacts:
     started: Started | None = None
     requests: int = 0
 
+    @property
+    def slowest(self) -> float:
+        """Seconds that the slowest answer took, without those about a run that was started."""
+        replies = (self.account, self.job, self.jobs, self.runs, self.by_ids, self.live, self.finished, self.of_job)
+        return max(reply.seconds for reply in replies if reply is not None)
+
 
 async def gather(
     cloud: DbtCloud,
