@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from dbtrun.api import Artifact, DbtRun
 from dbtrun.api.status import MAX_PROBLEM
@@ -34,6 +34,19 @@ class Lack(NamedTuple):
     problem: str
     again: bool
 
+    @classmethod
+    def refused(cls, error: KubeError, namespace: str) -> Self:
+        """The API server did not store the file."""
+        if not isinstance(error, Forbidden):
+            return cls(f"It could not be stored: {error}", again=not isinstance(error, LASTING))
+        if NO_RIGHT not in str(error):
+            return cls(f"It could not be stored: {error}", again=False)
+        return cls(
+            f"The watcher may not keep files in the namespace {namespace}: the chart's values artifacts.enabled and "
+            "artifacts.namespaces give the right.",
+            again=False,
+        )
+
 
 async def keep(
     decision: KeepArtifacts,
@@ -49,10 +62,12 @@ async def keep(
     room = MAX_BYTES - sum(artifact.bytes or 0 for artifact in earlier.values())
     files, lacks = await _fetched(decision.paths, fetch, room)
     name = config_map_name(run)
-    # All together: a ConfigMap that is written file by file would be written again and again.
-    unstored = await _stored(store, name, files, run.metadata.namespace)
-    if unstored is not None:
-        lacks |= dict.fromkeys(files, unstored)
+    try:
+        if files:
+            # All together: a ConfigMap that is written file by file would be written again and again.
+            await store(name, {key_of(path): content for path, content in files.items()})
+    except KubeError as error:
+        lacks |= dict.fromkeys(files, Lack.refused(error, run.metadata.namespace))
     told = earlier | {path: Artifact(path=path, problem=clean(one.problem, MAX_PROBLEM)) for path, one in lacks.items()}
     for path in files.keys() - lacks.keys():
         told[path] = Artifact(path=path, config_map=name, key=key_of(path), bytes=len(files[path]))
@@ -84,21 +99,3 @@ async def _fetched(paths: Iterable[str], fetch: Fetch, room: int) -> tuple[dict[
             else:
                 files[path], room = content, room - len(content)
     return files, lacks
-
-
-async def _stored(store: Store, name: str, files: Mapping[str, bytes], namespace: str) -> Lack | None:
-    if not files:
-        return None
-    try:
-        await store(name, {key_of(path): content for path, content in files.items()})
-    except Forbidden as error:
-        if NO_RIGHT not in str(error):
-            return Lack(f"It could not be stored: {error}", again=False)
-        return Lack(
-            f"The watcher may not keep files in the namespace {namespace}: the chart's values artifacts.enabled and "
-            "artifacts.namespaces give the right.",
-            again=False,
-        )
-    except KubeError as error:
-        return Lack(f"It could not be stored: {error}", again=not isinstance(error, LASTING))
-    return None

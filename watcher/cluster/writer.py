@@ -145,7 +145,17 @@ class Writer:
         What an earlier call put there stays. Rejected also when the ConfigMap is not this object's.
         """
         content, namespace = _content(files), run.metadata.namespace
-        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _belonging(run, name), **content}
+        owner = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": run.metadata.name,
+            "uid": run.uid,
+            "controller": True,
+        }
+        labels = {"app.kubernetes.io/managed-by": "dbtrun"}
+        # Kubernetes' garbage collector deletes what has an owner after the owner.
+        metadata = {"name": name, "labels": labels, "ownerReferences": [owner]}
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, **content}
         with suppress(AlreadyExists):
             await self._access.request("POST", api_path("api/v1", namespace, "configmaps"), body=body)
             return
@@ -188,19 +198,6 @@ class Owned(msgspec.Struct):
     """What says to whom an object belongs."""
 
     metadata: _OwnedMetadata
-
-
-def _belonging(run: DbtRun, name: str) -> dict[str, Any]:
-    """Metadata of an object that Kubernetes' garbage collector deletes after the run's."""
-    owner = {
-        "apiVersion": API_VERSION,
-        "kind": KIND,
-        "name": run.metadata.name,
-        "uid": run.uid,
-        "controller": True,
-    }
-    labels = {"app.kubernetes.io/managed-by": "dbtrun"}
-    return {"name": name, "labels": labels, "ownerReferences": [owner]}
 
 
 def _content(files: Mapping[str, bytes]) -> dict[str, dict[str, str]]:
