@@ -10,8 +10,9 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
@@ -224,7 +225,17 @@ class Watcher:
         self._acting = False
         self._leading = asyncio.Event()
         self._lost = asyncio.Event()
-        self._leader = self._elector(settings, access) if settings.leader_election else None
+        self._leader: LeaderThread | None = None
+        if settings.leader_election:
+            elect = partial(
+                Leader,
+                namespace=own_namespace(),
+                name=settings.lease_name,
+                settings=LeaseSettings.lasting(settings.lease_seconds),
+                pod=own_pod(),
+                address=reached_at(settings),
+            )
+            self._leader = LeaderThread(access.another, elect, self._lead_changed)
         self._led_at = time.monotonic()
         self.vitals = Vitals()
         self.vitals.watch("watch", STUCK_SECONDS, self.stream.silent)
@@ -271,25 +282,6 @@ class Watcher:
         for account in self.accounts:
             if account.slots is not None:
                 yield from ((uid, account.slots.holds(uid)) for uid in account.users)
-
-    def _elector(self, settings: Settings, access: ClusterAccess) -> LeaderThread:
-        seconds = settings.lease_seconds
-        address = reached_at(settings)
-        # In the proportions of Kubernetes' own controllers: 15, 10 and 2 seconds.
-        lease = LeaseSettings(duration=seconds, renew_deadline=seconds * 2 / 3, retry=seconds * 2 / 15)
-
-        def elect(client: ClusterAccess, on_change: Callable[[bool], None]) -> Leader:
-            return Leader(
-                client,
-                own_namespace(),
-                settings.lease_name,
-                settings=lease,
-                pod=own_pod(),
-                address=address,
-                on_change=on_change,
-            )
-
-        return LeaderThread(access.another, elect, self._lead_changed)
 
     def _lead_changed(self, leading: bool) -> None:
         """A watcher that loses its Lease ends, so that its replacement starts without stale state."""

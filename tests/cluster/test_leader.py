@@ -7,7 +7,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -176,8 +176,8 @@ async def test_the_lease_is_kept_while_the_loop_is_blocked(served: ControlPlane,
     rival = Leader(access, namespace, "lease", settings=settings)
     told: list[bool] = []
 
-    def elect(client: ClusterAccess, on_change: Callable[[bool], None]) -> Leader:
-        return Leader(client, namespace, "lease", settings=settings, on_change=on_change)
+    def elect(client: ClusterAccess) -> Leader:
+        return Leader(client, namespace, "lease", settings=settings)
 
     thread = LeaderThread(access.another, elect, told.append)
     leading = asyncio.create_task(thread.run())
@@ -197,7 +197,7 @@ async def test_the_lease_is_kept_while_the_loop_is_blocked(served: ControlPlane,
 
 
 async def test_what_ends_the_thread_ends_the_part(served: ControlPlane, namespace: str) -> None:
-    def elect(_client: ClusterAccess, _on_change: Callable[[bool], None]) -> Leader:
+    def elect(_client: ClusterAccess) -> Leader:
         raise RuntimeError("no elector")
 
     access = await ClusterAccess.load(served.kubeconfig)

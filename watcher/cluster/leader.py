@@ -49,6 +49,15 @@ class LeaseSettings:
         if not self.duration > self.renew_deadline > self.retry > 0:
             raise ValueError("A Lease needs duration > renew_deadline > retry > 0.")
 
+    @classmethod
+    def lasting(cls, seconds: int) -> LeaseSettings:
+        """For a Lease of this duration, in the proportions of Kubernetes' own controllers.
+
+        Raises:
+            ValueError: it is less than a second.
+        """
+        return cls(duration=seconds, renew_deadline=seconds * 2 / 3, retry=seconds * 2 / 15)
+
 
 class _Spec(msgspec.Struct, rename="camel", omit_defaults=True):
     holder_identity: str | None = None
@@ -97,7 +106,7 @@ class Leader:
         self._name = name
         self._address = address
         self._settings = settings or LeaseSettings()
-        self._on_change = on_change
+        self.on_change = on_change
         self._told = False
         self._until = 0.0
         self._lease: _Lease | None = None
@@ -231,7 +240,7 @@ class Leader:
         if leading != self._told:
             self._told = leading
             logger.info("%s the Lease %s/%s.", "Holding" if leading else "Not holding", self._namespace, self._name)
-            self._on_change(leading)
+            self.on_change(leading)
 
     def _path(self, name: str | None) -> str:
         return api_path(PREFIX, self._namespace, "leases", name)

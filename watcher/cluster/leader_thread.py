@@ -18,8 +18,6 @@ from watcher.cluster.leader import RELEASE_SECONDS, Leader
 
 STOP_SECONDS: Final = RELEASE_SECONDS + 1.0
 
-OnChange = Callable[[bool], None]
-
 
 class LeaderThread:
     """A `Leader` behind the same methods.
@@ -33,8 +31,8 @@ class LeaderThread:
     def __init__(
         self,
         load: Callable[[], Awaitable[ClusterAccess]],
-        elect: Callable[[ClusterAccess, OnChange], Leader],
-        on_change: OnChange,
+        elect: Callable[[ClusterAccess], Leader],
+        on_change: Callable[[bool], None],
     ) -> None:
         self._load = load
         self._elect = elect
@@ -89,7 +87,8 @@ class LeaderThread:
 
     async def _compete(self) -> None:
         access = await self._load()
-        self._leader = self._elect(access, lambda leading: self._call(self._on_change, leading))
+        self._leader = self._elect(access)
+        self._leader.on_change = lambda leading: self._call(self._on_change, leading)
         work = asyncio.create_task(self._leader.run())
         stop = asyncio.create_task(self._stop.wait())
         try:

@@ -127,13 +127,8 @@ def test_a_lease_that_cannot_work_is_refused() -> None:
 # ── in a thread of its own ──
 
 
-def threaded(at: World, told: Callable[[bool], None], elected: Callable[[ClusterAccess], Leader]) -> LeaderThread:
-    def elect_in_thread(access: ClusterAccess, on_change: Callable[[bool], None]) -> Leader:
-        leader = elected(access)
-        leader._on_change = on_change
-        return leader
-
-    return LeaderThread(at.access.another, elect_in_thread, told)
+def threaded(at: World, told: Callable[[bool], None], elect: Callable[[ClusterAccess], Leader]) -> LeaderThread:
+    return LeaderThread(at.access.another, elect, told)
 
 
 async def test_the_thread_leads_and_reports_in_our_loop(tmp_path: Path) -> None:
