@@ -39,7 +39,15 @@ class Builds:
             return
         for node in report.results:
             if node.unique_id and node.unique_id.startswith(KINDS) and node.unique_id not in self._results:
-                result = _result(node, step)
+                result = msgspec.json.encode(
+                    {
+                        "unique_id": node.unique_id,
+                        "status": node.status,
+                        "step": step,
+                        "relation_name": node.relation_name,
+                        "adapter_response": {"rows_affected": node.rows_affected},
+                    }
+                )
                 self._room -= len(result) + len(SEPARATOR)
                 if self._room < 0:
                     raise TooLarge("The results of all steps need more bytes than are left for the run's files.")
@@ -55,15 +63,3 @@ SEPARATOR: Final = b",\n"
 
 def _file(results: Iterable[bytes]) -> bytes:
     return b'{"results":[\n' + SEPARATOR.join(results) + b"\n]}\n"
-
-
-def _result(node: wire.NodeBuild, step: int | None) -> bytes:
-    return msgspec.json.encode(
-        {
-            "unique_id": node.unique_id,
-            "status": node.status,
-            "step": step,
-            "relation_name": node.relation_name,
-            "adapter_response": {"rows_affected": node.rows_affected},
-        }
-    )

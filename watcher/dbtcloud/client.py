@@ -223,25 +223,22 @@ class Client:
         """
         files = files_of(steps)
         merge = Merge(self._connection.token.reveal())
-        async with self._merging:
-            for file in files[:MAX_FILES]:
-                if not await self._merged(run_id, file, merge):
-                    merge.lack(file.step)
-        for file in files[MAX_FILES:]:
-            merge.lack(file.step)
-        return merge.results()
-
-    async def _merged(self, run_id: int, file: File, merge: Merge) -> bool:
-        """Whether the step's results are counted now, or there are none."""
 
         def count(body: bytes | bytearray) -> bool:
             report = _decoded(body, wire.REPORT)
             return report is not None and merge.add(report)
 
-        try:
-            return await self._file(run_id, file.path, file.step, MAX_FILE, count) is not False
-        except TooLarge:
-            return False
+        async with self._merging:
+            for file in files[:MAX_FILES]:
+                try:
+                    counted = await self._file(run_id, file.path, file.step, MAX_FILE, count)
+                except TooLarge:
+                    counted = False
+                if counted is False:  # None: the step has left no results, so nothing is lacking
+                    merge.lack(file.step)
+        for file in files[MAX_FILES:]:
+            merge.lack(file.step)
+        return merge.results()
 
     async def builds(self, run_id: int, limit: int, *, early: bool) -> bytes | None:
         """What each step of an ended run built, as a file: see `Builds`. None: no step has left results.

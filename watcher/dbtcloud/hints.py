@@ -114,7 +114,14 @@ class Hints:
     def look(self) -> float:
         """One look at all runs that are due, if it may be taken now. Returns the seconds until the next one may be."""
         now = self._clock().mono
-        due = self._due(now)
+        due = []
+        for run_id, hint in tuple(self._hinted.items()):
+            if hint.due > now:
+                continue
+            if now - hint.at <= OUTDATED_SECONDS and self._awaited(run_id, hint):
+                due.append(run_id)
+            else:
+                del self._hinted[run_id]  # nobody waits for the run any more
         if not due:
             return 0.0
         followed = self._poller.awaited(due)
@@ -137,15 +144,6 @@ class Hints:
     @property
     def _rate(self) -> float:
         return self._share.budget.per_minute * FOR_HINTS
-
-    def _due(self, now: float) -> list[int]:
-        """The runs to look at now. Those that nobody waits for any more are forgotten."""
-        due = [run_id for run_id, hint in self._hinted.items() if hint.due <= now]
-        for run_id in due:
-            hint = self._hinted[run_id]
-            if now - hint.at > OUTDATED_SECONDS or not self._awaited(run_id, hint):
-                del self._hinted[run_id]
-        return [run_id for run_id in due if run_id in self._hinted]
 
     def _awaited(self, run_id: int, hint: Hint) -> bool:
         return bool(self._poller.awaited([run_id])) or self._ledger.awaits(run_id, ended=hint.ended)

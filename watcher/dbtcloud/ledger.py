@@ -324,10 +324,17 @@ class Ledger:
                 with self._contain("reading of finished runs"):
                     reading = await self._source.ended(lane.since)
             except DbtCloudError as error:
-                self._failed(error)
+                self._failures += 1
+                for follower in tuple(self._followers.values()):
+                    follower.troubled(error)
                 return
             self._failures = 0
-            self._note(reading)
+            if reading.complete and (self._frontier is None or reading.through > self._frontier):
+                self._frontier = reading.through
+            self._seen |= {run.run_id: run.finished_at for run in reading.runs if run.finished_at is not None}
+            if self._frontier is not None:
+                oldest = self._frontier - LATE_REACH - 2 * OVERLAP
+                self._seen = {run_id: ended for run_id, ended in self._seen.items() if ended >= oldest}
             # Those that are left: a mirror may have been deleted while the list was read.
             for follower in self._present(lane.members):
                 follower.answering()
@@ -335,19 +342,6 @@ class Ledger:
 
     def _present(self, uids: Iterable[str]) -> list[Follower]:
         return [self._followers[uid] for uid in uids if uid in self._followers]
-
-    def _failed(self, error: DbtCloudError) -> None:
-        self._failures += 1
-        for follower in tuple(self._followers.values()):
-            follower.troubled(error)
-
-    def _note(self, reading: Reading) -> None:
-        if reading.complete and (self._frontier is None or reading.through > self._frontier):
-            self._frontier = reading.through
-        self._seen |= {run.run_id: run.finished_at for run in reading.runs if run.finished_at is not None}
-        if self._frontier is not None:
-            oldest = self._frontier - LATE_REACH - 2 * OVERLAP
-            self._seen = {run_id: ended for run_id, ended in self._seen.items() if ended >= oldest}
 
     # ---- what was listed late
 

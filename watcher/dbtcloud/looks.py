@@ -53,7 +53,9 @@ class Looks:
             # One that comes late goes to the end of the line: else one that uses no turn would get all of them.
             moment = self._from[uid] = max(moment, self._clock().mono)
             heapq.heappush(self._line, (moment, uid))
-            self._forget_old()
+            # Entries of objects that have left, or that wait for another moment, must not fill the line.
+            if len(self._line) > 2 * len(self._from) + SPARE:
+                self._line = sorted((moment, uid) for uid, moment in self._from.items())
             self._anybody.set()
 
     async def run(self) -> NoReturn:
@@ -64,26 +66,17 @@ class Looks:
         while True:
             await self._anybody.wait()
             await asyncio.sleep(LOOK_SECONDS)
-            uid = self._next()
-            if uid is not None:
-                self._turned(uid)
-
-    def _next(self) -> str | None:
-        now = self._clock().mono
-        while self._line and self._line[0][0] <= now:
-            moment, uid = heapq.heappop(self._line)
-            # Otherwise the object has left, or waits for another moment: this entry is outdated.
-            if self._from.get(uid) == moment:
-                del self._from[uid]
-                return uid
-        if not self._from:
-            self._anybody.clear()
-        return None
-
-    def _forget_old(self) -> None:
-        """Drops the entries of objects that have left, or that wait for another moment."""
-        if len(self._line) > 2 * len(self._from) + SPARE:
-            self._line = sorted((moment, uid) for uid, moment in self._from.items())
+            now = self._clock().mono
+            while self._line and self._line[0][0] <= now:
+                moment, uid = heapq.heappop(self._line)
+                # Otherwise the object has left, or waits for another moment: this entry is outdated.
+                if self._from.get(uid) == moment:
+                    del self._from[uid]
+                    self._turned(uid)
+                    break
+            else:
+                if not self._from:
+                    self._anybody.clear()
 
     def turn(self, now: float, given: float | None = None) -> float | None:
         """When a watched run may be looked at: now, or after those that asked before.

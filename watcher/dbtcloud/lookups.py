@@ -196,11 +196,25 @@ class LookUps:
         self.tend(job)
 
     async def _read(self, job: _Job, line: _Line) -> None:
+        params = {"job_definition_id": str(job.job_id), "order_by": "-id"}
+        if job.triggers:
+            params["include_related"] = '["trigger"]'
         # Before the first request. A start that is sent after this may be missing in the list, so its question waits
         # for the next one.
         reading = _Reading(job, tuple(line.waiting), self._clock().mono)
+        pages, reached = 0, math.inf
         try:
-            await self._pages(job, reading)
+            async for page in self._channel.pages("runs/", params, wire.RUNS, Priority.SUBMIT):
+                pages += 1
+                reached = prove_newest_first(page, reached)
+                reading.take(page, self._channel.connection.base_url)
+                if not reading.open:
+                    return
+                if page.more and pages >= MAX_PAGES:
+                    oldest = min(question.since for question in reading.open)
+                    words = f"{page.received.request} has too many pages to search back to {oldest:%F %T}"
+                    reading.give_up(ServerFault(words), line.waiting)
+                    return
         except asyncio.CancelledError:
             reading.give_up(
                 Unreachable("The search ended because its connection was closed", not_sent=True), line.waiting
@@ -211,21 +225,6 @@ class LookUps:
         finally:
             line.reading -= 1
             self.tend(job)
-
-    async def _pages(self, job: _Job, reading: _Reading) -> None:
-        params = {"job_definition_id": str(job.job_id), "order_by": "-id"}
-        if job.triggers:
-            params["include_related"] = '["trigger"]'
-        pages, reached = 0, math.inf
-        async for page in self._channel.pages("runs/", params, wire.RUNS, Priority.SUBMIT):
-            pages += 1
-            reached = prove_newest_first(page, reached)
-            reading.take(page, self._channel.connection.base_url)
-            if not reading.open:
-                return
-            if page.more and pages >= MAX_PAGES:
-                oldest = min(question.since for question in reading.open)
-                raise ServerFault(f"{page.received.request} has too many pages to search back to {oldest:%F %T}")
 
 
 class _Reading:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from dbtrun.api import FailedNode, Results
@@ -97,7 +97,17 @@ class Merge:
         if self._full and self._read:
             return False
         self._seen = array("q", () if self._full else seen)
-        self._count(node for node in report.results if not before or hash(node.unique_id) not in before)
+        self._read = True
+        for node in report.results:
+            if before and hash(node.unique_id) in before:
+                continue
+            status = clean(node.status, wire.MAX_WORD)
+            kind = status if status in self._counts or len(self._counts) < MAX_ODD else OTHER
+            self._counts[kind] += 1
+            if node.status in FAILED_NODE and len(self._failures) < MAX_FAILURES:
+                name = clean(node.unique_id or "", MAX_STEP_NAME)
+                message = told(node.words, MAX_FAILURE_MESSAGE, self._secret)
+                self._failures.append(FailedNode(unique_id=name, status=status, message=message))
         return True
 
     def lack(self, step: int | None) -> None:
@@ -118,14 +128,3 @@ class Merge:
             failures=tuple(self._failures),
             unread_steps=tuple(sorted(self._unread)[-MAX_UNREAD_STEPS:]),
         )
-
-    def _count(self, nodes: Iterable[wire.NodeResult]) -> None:
-        self._read = True
-        for node in nodes:
-            status = clean(node.status, wire.MAX_WORD)
-            kind = status if status in self._counts or len(self._counts) < MAX_ODD else OTHER
-            self._counts[kind] += 1
-            if node.status in FAILED_NODE and len(self._failures) < MAX_FAILURES:
-                name = clean(node.unique_id or "", MAX_STEP_NAME)
-                message = told(node.words, MAX_FAILURE_MESSAGE, self._secret)
-                self._failures.append(FailedNode(unique_id=name, status=status, message=message))

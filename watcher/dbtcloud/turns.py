@@ -175,14 +175,10 @@ class _PacedStream(httpcore.AsyncNetworkStream):
         # The pool asks this of every idle connection, twice for each request, and anyio looks up all that there is to
         # know of a socket to answer it.
         if info == "is_readable" and self._socket is not None:
-            return _is_readable(self._socket)
+            # What comes on an idle connection is its end. One that is closed here has ended as well.
+            if self._socket.fileno() < 0:
+                return True
+            poll = select.poll()
+            poll.register(self._socket, select.POLLIN)
+            return bool(poll.poll(0))
         return self._inner.get_extra_info(info)
-
-
-def _is_readable(connection: socket.socket) -> bool:
-    """Whether something has come on an idle connection, as its end; also of one that is closed."""
-    if connection.fileno() < 0:
-        return True
-    poll = select.poll()
-    poll.register(connection, select.POLLIN)
-    return bool(poll.poll(0))

@@ -137,15 +137,13 @@ class RunStep(Wire, frozen=True):
     def log(self, secret: str) -> str:
         """The end of its log; empty if it has none that can be read."""
         # A debug log only if there is no other: each of its lines begins with a level and a thread.
-        texts = (_text(raw) for raw in (self.logs, self.debug_logs))
-        return next((log_tail(text, MAX_LOG_TAIL, secret) for text in texts if text.strip()), "")
-
-
-def _text(raw: msgspec.Raw) -> str:
-    """A JSON string; empty for anything else."""
-    try:
-        return msgspec.json.decode(raw, type=str)
-    except (msgspec.DecodeError, ValueError):
+        for raw in (self.logs, self.debug_logs):
+            try:
+                text = msgspec.json.decode(raw, type=str)
+            except (msgspec.DecodeError, ValueError):
+                continue  # null, absent, or no text
+            if text.strip():
+                return log_tail(text, MAX_LOG_TAIL, secret)
         return ""
 
 

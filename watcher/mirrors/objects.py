@@ -77,17 +77,17 @@ def stamped(
     status: MirrorStatus, told: tuple[Told, ...], generation: int, now: datetime
 ) -> tuple[MirrorConditionStatus, ...]:
     """The conditions with the times of their last changes."""
-    return tuple(_stamped(status, each, generation, now) for each in told)
-
-
-def _stamped(status: MirrorStatus, told: Told, generation: int, now: datetime) -> MirrorConditionStatus:
-    before = status.condition(told.type)
-    same = before is not None and before.status is told.status
-    return MirrorConditionStatus(
-        type=told.type,
-        status=told.status,
-        reason=told.reason,
-        message=told.message,
-        last_transition_time=before.last_transition_time if before and same else now.replace(microsecond=0),
-        observed_generation=generation,
-    )
+    conditions = []
+    for each in told:
+        before = status.condition(each.type)
+        same = before is not None and before.status is each.status
+        condition = MirrorConditionStatus(
+            type=each.type,
+            status=each.status,
+            reason=each.reason,
+            message=each.message,
+            last_transition_time=before.last_transition_time if before and same else now.replace(microsecond=0),
+            observed_generation=generation,
+        )
+        conditions.append(condition)
+    return tuple(conditions)

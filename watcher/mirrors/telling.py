@@ -5,6 +5,7 @@ None is for a single run, and none comes often: a mirror that falls behind again
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -37,17 +38,12 @@ class Teller:
         """The Events for what the conditions say at `now`, in monotonic seconds."""
         for told in conditions:
             if _is_trouble(told):
-                if self._is_new(told, now):
+                at = self._at.get((told.type, told.reason), -math.inf)
+                if self._troubles.get(told.type) != told.reason and now - at >= AGAIN_SECONDS:
                     self._troubles[told.type], self._at[told.type, told.reason] = told.reason, now
                     yield Event("Warning", told.reason, told.message)
             elif told.status is ConditionStatus.TRUE and self._troubles.pop(told.type, None) is not None:
                 yield Event("Normal", told.reason, told.message)
-
-    def _is_new(self, told: MirrorConditionStatus, now: float) -> bool:
-        if self._troubles.get(told.type) == told.reason:
-            return False
-        before = self._at.get((told.type, told.reason))
-        return before is None or now - before >= AGAIN_SECONDS
 
     def pruned(self, number: int, now: float) -> Iterator[Event]:
         """The Event for DbtRuns that were deleted, if it is time for one."""
