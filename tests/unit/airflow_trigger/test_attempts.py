@@ -320,6 +320,13 @@ def test_an_object_of_another_name_is_not_looked_at(name: str) -> None:
     assert chosen([run(name=name)], SECOND) == Create(2)
 
 
+@pytest.mark.parametrize("label", ["", "one", "-1", "1.0"])
+def test_an_object_whose_label_is_no_number_is_not_looked_at(label: str) -> None:
+    odd = run(*SUCCEEDED)
+    odd.metadata.labels[TRY] = label
+    assert chosen([odd], Try(KEY, 1, 3)) == Create(1)
+
+
 def test_an_object_that_follows_the_run_that_was_lost_is_the_tasks() -> None:
     lost = run("Error", "LostContact", consumed="1/3")
     follows = run(*SUCCEEDED, number=2, job=None, follows=5)

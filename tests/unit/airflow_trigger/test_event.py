@@ -42,6 +42,8 @@ def test_a_failure_counts_the_failed_nodes_and_repeats_what_dbt_said() -> None:
     )
     assert payload["status"] == "error"
     assert payload["message"] == "Job run 98765 has failed (3 failed nodes). model.a failed."
+    one = ended("Failed", "RunFailed", "model.a failed.", results={"counts": {"error": 1}}, **RAN)
+    assert one["message"] == "Job run 98765 has failed (1 failed node). model.a failed."
 
 
 def test_a_failure_without_node_results_claims_no_count() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from datetime import timedelta
 from typing import Any, cast
 
@@ -99,6 +100,17 @@ async def test_an_instant_is_taken_instead_of_the_memory(namespace: Namespace) -
     instance = Instance()
     namespace.runs = [ended(1, 5), ended(2, 10)]
     assert await taken(instance, since="2026-11-26T12:00:08+00:00") == 2
+
+
+async def test_an_instant_without_a_time_zone_is_in_utc(
+    namespace: Namespace, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(time.tzset)
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        namespace.runs = [ended(1, 5), ended(2, 10)]
+        assert await taken(Instance(), since="2026-11-26T12:00:08") == 2
 
 
 async def test_no_run_in_time_is_the_sensors_timeout(namespace: Namespace) -> None:

@@ -258,13 +258,14 @@ async def test_a_deletion_is_told_with_the_last_words(cluster: FakeRuns) -> None
 
 
 async def test_a_deletion_that_the_watch_missed_is_told_after_the_next_list(cluster: FakeRuns) -> None:
-    cluster.put(dbtrun(version=5, phase="Running"))
+    last = dbtrun(version=5, phase="Running")
+    cluster.put(last)
     async with watching(cluster) as hub:
         states = waiter(hub)
         await phase(states)
         cluster.remove("nightly", told=False)
         cluster.say(Expired("too old resource version"))
-        assert isinstance(await told(states), Gone)
+        assert await told(states) == Gone(last)
 
 
 async def test_an_object_created_during_a_list_is_not_taken_for_deleted(cluster: FakeRuns) -> None:
