@@ -301,9 +301,13 @@ class Reconciler:
             if known.account_id is not None or wanted is None:
                 self._performer.follow(run, wanted)
             decision = decide(run, known, now, self._policy)
-            later = self._wait_for_starts(decision, run, now.mono)
-            if later is not None:
-                return later
+            # What may wait does so while runs wait to be started, but not for long.
+            if may_wait(run, decision, self._policy) and self._performer.crowded(uid):
+                until = self._put_off.setdefault(uid, now.mono) + self._policy.news_grace
+                if until > now.mono:
+                    self._await_calm()
+                    return until
+            self._put_off.pop(uid, None)
             if isinstance(decision, Wait):
                 contested = decision.why == OTHERS
                 # Once for each object that two watchers serve.
@@ -340,16 +344,6 @@ class Reconciler:
             known = known if typical == known.typical else replace(known, typical=typical)
         self._knowledge.keep(run.uid, known)
         return known
-
-    def _wait_for_starts(self, decision: Decision, run: DbtRun, now: float) -> float | None:
-        """Until when at most a decision waits for the starts of other runs; None: it does not."""
-        if may_wait(run, decision, self._policy) and self._performer.crowded(run.uid):
-            until = self._put_off.setdefault(run.uid, now) + self._policy.news_grace
-            if until > now:
-                self._await_calm()
-                return until
-        self._put_off.pop(run.uid, None)
-        return None
 
     def _await_calm(self) -> None:
         if self._calm is None and self._put_off and not self._stopping:
