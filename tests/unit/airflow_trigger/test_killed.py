@@ -40,7 +40,7 @@ def trigger(runs: FakeTaskRuns, *, standing: Standing = Standing.ENDED, **argume
     class Trigger(DbtRunTrigger):
         @staticmethod
         async def standing_of(task: Mapping[str, Any]) -> Standing:
-            assert task == TASK
+            assert task == arguments.get("cancel_for", TASK)
             return standing
 
         def task_runs(self, wait: Wait) -> Any:
@@ -68,6 +68,14 @@ async def test_a_trigger_that_was_not_told_to_cancels_nothing(runs: FakeTaskRuns
 async def test_a_wait_that_is_over_cancels_nothing(runs: FakeTaskRuns) -> None:
     await trigger(runs, end_time=time.time() - 1).on_kill()
     assert not runs.cancelled
+
+
+async def test_the_same_number_in_a_later_life_of_the_task_keeps_its_run(runs: FakeTaskRuns) -> None:
+    await runs.patch("build-1", {"metadata": {"annotations": {WAITING: "1/0/0/1/2026-01-02/new"}}})
+    await trigger(runs, cancel_for=TASK | {"mark": "1/0/0/0/2026-01-01/old"}).on_kill()
+    assert not runs.cancelled
+    await trigger(runs, cancel_for=TASK | {"mark": "1/0/0/1/2026-01-02/new"}).on_kill()
+    assert runs.cancelled == ["build-1"]
 
 
 async def test_a_newer_try_that_took_the_run_over_keeps_it(runs: FakeTaskRuns) -> None:

@@ -12,6 +12,7 @@ from airflow_trigger import trigger as module
 from airflow_trigger.trigger import DbtRunTrigger
 from airflow_trigger.waiting.hub import DEFAULT_PACE, Hub, Pace, Subscription
 from dbtrun.api import WATCHED_ANNOTATION
+from dbtrun.kube.errors import QuotaExceeded
 from tests.unit.airflow_trigger.fakes import FakeRuns, dbtrun
 from tests.unit.airflow_trigger.tasks import FakeTaskRuns
 
@@ -93,7 +94,8 @@ def namespace(log: Log, monkeypatch: pytest.MonkeyPatch) -> Namespace:
 
 @asynccontextmanager
 async def waiting(**arguments: Any) -> AsyncIterator[asyncio.Task[Any]]:
-    trigger = DbtRunTrigger(name="nightly", namespace="team", **arguments)
+    given: dict[str, Any] = {"name": "nightly", "namespace": "team"}
+    trigger = DbtRunTrigger(**given | arguments)
     task = asyncio.create_task(trigger.outcome())
     try:
         yield task
@@ -117,6 +119,16 @@ async def test_each_change_is_logged_once_and_nothing_else_is(namespace: Namespa
             namespace.says(*story)
             assert await namespace.within() == [f"DbtRun nightly is {story[0]} ({story[1]}): {story[2]}"]
             assert await namespace.within(300) == []
+
+
+async def test_a_quota_without_room_is_logged_once(namespace: Namespace) -> None:
+    namespace.runs.fail("create", *(QuotaExceeded("exceeded quota: few") for _ in range(3)))
+    async with waiting(name=None, run_id=5):
+        told = await namespace.within(300)
+    assert namespace.runs.creates == 4
+    assert [line for line in told if "quota" in line] == [
+        "Waiting until DbtRun run-5 can be created: exceeded quota: few"
+    ]
 
 
 async def test_a_live_runs_progress_is_no_news(namespace: Namespace) -> None:

@@ -77,6 +77,16 @@ def test_two_sensors_follow_a_run_by_one_object(runs: FakeTaskRuns) -> None:
     assert runs.names == ["run-98765"]
 
 
+def test_an_object_that_another_sensor_creates_meanwhile_is_waited_for(runs: FakeTaskRuns) -> None:
+    def be_late(verb: str) -> None:
+        if verb == "create":
+            runs.put({"metadata": {"name": "run-98765"}, "spec": {"runId": 98_765}})
+
+    runs.before = be_late
+    assert deferred(new(runs, run_id=98_765)).trigger.run_id == 98_765
+    assert runs.calls == ["get", "create", "get"]
+
+
 def test_an_object_is_waited_for_by_its_name(runs: FakeTaskRuns) -> None:
     put(runs)
     assert deferred(new(runs, name="nightly")).trigger.name == "nightly"
