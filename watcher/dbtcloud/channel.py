@@ -215,7 +215,12 @@ class Channel:
                 raise Unreachable(f"{name} was not sent: the connection is closed", not_sent=True)
             with self._intake.body(self) as reply:
                 received = await self._timed(request, name, priority, reply, limit)
-                self._note(received)
+                # A 429 pauses the account for everybody, a 401 this connection alone.
+                self._heard(received.status)
+                error = received.error() if received.status in (401, 429) else None
+                self._refusal.heard(error if isinstance(error, Unauthorized) else None, self._clock())
+                if self._budget is not None and error is not None and received.status == 429:
+                    self._budget.pause(error.retry_after or COOL_DOWN)
                 if self._budget is not None and limit <= MAX_BODY and len(reply.content) >= DEAR:
                     self._budget.charge(len(reply.content) // DEAR)
                 return await self._intake.decode(reply, functools.partial(read, received))
@@ -281,14 +286,6 @@ class Channel:
             await self._intake.add(reply, piece)
             if reply.pieces > MAX_PIECES + len(reply.content) // 1024:
                 raise ServerFault(f"{name} was answered in too many pieces")
-
-    def _note(self, received: Received) -> None:
-        """A 429 pauses the account for everybody, a 401 this connection alone."""
-        self._heard(received.status)
-        error = received.error() if received.status in (401, 429) else None
-        self._refusal.heard(error if isinstance(error, Unauthorized) else None, self._clock())
-        if self._budget is not None and error is not None and received.status == 429:
-            self._budget.pause(error.retry_after or COOL_DOWN)
 
 
 def _words(error: Exception) -> str:

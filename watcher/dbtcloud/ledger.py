@@ -91,6 +91,45 @@ class Follower(Protocol):
         """dbt Cloud answers."""
 
 
+@dataclass(slots=True)
+class _Proof:
+    """That the pages of a list have all runs that have finished, oldest first."""
+
+    last: datetime
+    """When the last run on the pages so far ended."""
+    items: int = 0
+    total: int | None = None
+    """Runs of the whole list, as the pages so far say."""
+
+    def take(self, page: Page[wire.Run]) -> None:
+        """Takes the next page.
+
+        Raises:
+            ServerFault: it is not what was asked for, so what is not on it may be anywhere. Or runs are missing: the
+                list ended early, or runs left it, so that others moved to a page before.
+        """
+        for run in page.items:
+            ended = wire.instant(run.finished_at)
+            if ended is None or ended < self.last:
+                raise ServerFault(
+                    f"{page.received.request} did not answer with the runs that have finished, oldest first, so "
+                    "nothing can be concluded from it"
+                )
+            if run.trigger is None:
+                raise ServerFault(f"{page.received.request} left the triggers out, so nothing can be concluded from it")
+            self.last = ended
+        self.items += len(page.items)
+        if page.total is None:
+            return
+        if self.total is not None and page.total < self.total:
+            raise ServerFault(
+                f"{page.received.request} listed fewer runs with each page, so some may have been passed over"
+            )
+        if not page.more and self.items < page.total:
+            raise ServerFault(f"{page.received.request} listed {self.items:,} runs of {page.total:,}")
+        self.total = page.total
+
+
 async def read_finished(channel: Channel, since: datetime) -> Reading:
     """The runs that finished since then.
 
@@ -104,27 +143,25 @@ async def read_finished(channel: Channel, since: datetime) -> Reading:
         "include_related": '["trigger"]',
     }
     found: dict[int, RunFacts] = {}
-    own = told = total = None
-    last, pages, items = since - ROUNDING, 0, 0
+    own = told = None
+    proof, pages = _Proof(since - ROUNDING), 0
     try:
         async for page in channel.pages("runs/", params, wire.RUNS, Priority.DETAILS):
             pages += 1
             if own is None or told is None:
                 own = page.received.sent.wall
                 told = own + page.received.clock_offset
-            last = _prove_oldest_first(page, last)
-            items += len(page.items)
-            total = _prove_whole(page, items, total)
+            proof.take(page)
             _collect(found, page, channel.connection.base_url)
-            if page.more and _is_piece(pages, since, last, min(own, told) - OVERLAP):
-                return Reading(since=since, through=last, runs=tuple(found.values()), complete=False)
+            if page.more and _is_piece(pages, since, proof.last, min(own, told) - OVERLAP):
+                return Reading(since=since, through=proof.last, runs=tuple(found.values()), complete=False)
             if page.more and pages >= MAX_PAGES:
                 raise ServerFault(f"{page.received.request} has more than {MAX_PAGES} pages of runs that ended at once")
     except Rejected as error:
         raise ServerFault(f"dbt Cloud does not list runs by their end: {error.message}") from None
     assert own is not None and told is not None, "a list has at least one page"  # noqa: S101, PT018
     # One wrong clock must not take a cursor into the future, from where it would pass over every run until then.
-    through = min(told, max(own, last))
+    through = min(told, max(own, proof.last))
     return Reading(since=since, through=max(through, since), runs=tuple(found.values()))
 
 
@@ -138,46 +175,6 @@ def _is_piece(pages: int, since: datetime, last: datetime, settled: datetime) ->
         return False  # the next reading would begin with the same again
     enough = ENOUGH_PAGES if last > since + 2 * OVERLAP else MANY_PAGES
     return pages >= MAX_PAGES or (pages >= enough and last <= settled)
-
-
-def _prove_oldest_first(page: Page[wire.Run], last: datetime) -> datetime:
-    """The last end on the page.
-
-    Raises:
-        ServerFault: the page is not what was asked for, so what is not on it may be anywhere.
-    """
-    for run in page.items:
-        ended = wire.instant(run.finished_at)
-        if ended is None or ended < last:
-            raise ServerFault(
-                f"{page.received.request} did not answer with the runs that have finished, oldest first, so nothing "
-                "can be concluded from it"
-            )
-        if run.trigger is None:
-            raise ServerFault(f"{page.received.request} left the triggers out, so nothing can be concluded from it")
-        last = ended
-    return last
-
-
-def _prove_whole(page: Page[wire.Run], items: int, total: int | None) -> int | None:
-    """How many runs the list has, as this page says.
-
-    Args:
-        items: of all pages so far.
-        total: as the page before said.
-
-    Raises:
-        ServerFault: runs are missing: the list ended early, or runs left it, so that others moved to a page before.
-    """
-    if page.total is None:
-        return total
-    if total is not None and page.total < total:
-        raise ServerFault(
-            f"{page.received.request} listed fewer runs with each page, so some may have been passed over"
-        )
-    if not page.more and items < page.total:
-        raise ServerFault(f"{page.received.request} listed {items:,} runs of {page.total:,}")
-    return page.total
 
 
 def _collect(found: dict[int, RunFacts], page: Page[wire.Run], base_url: str) -> None:

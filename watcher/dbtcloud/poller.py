@@ -216,29 +216,24 @@ class Poller:
             self._wake.set()
 
     async def _poll_batch(self, ids: Sequence[int]) -> None:
+        """Reads these runs by id; where that is not possible, in the list of all live runs, or else each alone."""
         if not ids:
             return
         if not self._refuses("pk__in"):
-            batch = await self._read_batch(ids)
+            try:
+                batch = await self._source.runs(ids)
+            except ServerFault:
+                # At first it is taken for a failure of dbt Cloud as a whole. Next time, one run shows whether it is.
+                if not self._contact.troubled:
+                    raise
+                self._report_run(ids[0], await self._source.run(ids[0]))
+                batch = Batch(supported=False)  # it is this list alone that fails
             self._report(batch)
             if batch.supported:
                 await self._confirm(batch.missing, answered=True)
                 return
             self._refuse("pk__in")
             ids = [run_id for run_id in ids if run_id not in batch.observations]
-        await self._ask_without_ids(ids)
-
-    async def _read_batch(self, ids: Sequence[int]) -> Batch:
-        try:
-            return await self._source.runs(ids)
-        except ServerFault:
-            # The first failure is taken for one of dbt Cloud as a whole; at the second, one run shows whether it is.
-            if not self._contact.troubled:
-                raise
-            self._report_run(ids[0], await self._source.run(ids[0]))
-            return Batch(supported=False)  # it is this list alone that fails
-
-    async def _ask_without_ids(self, ids: Sequence[int]) -> None:
         answered = not self._refuses("status__in")
         if answered:
             listing = await self._source.live_runs()
@@ -289,10 +284,16 @@ class Poller:
                 with self._contain("look at what finished"):
                     await self._read_finished(self._clock().wall + self._offset)
             except DbtCloudError as error:
-                self._slow_feed(error)
+                # A failing feed is a reason to poll: the batch shows whether only the feed fails.
+                self._feed_wait = min(LONGEST_WAIT, 2 * self._feed_wait)
+                if isinstance(error, RateLimited):
+                    self._note_failure(error)
+                elif (run := next(iter(self._schedule), None)) is not None:
+                    self._schedule.hasten(run, self._now())
+                    self._wake.set()
 
     async def _read_finished(self, until: datetime) -> None:
-        """Reads what finished up to `until`, by dbt Cloud's clock."""
+        """Reads what finished up to `until`, by dbt Cloud's clock, and takes the cheaper of feed and batches."""
         reach = timedelta(seconds=self._feed_seconds if self._feed_is_dear else PROBE_SECONDS)
         since = max(self._watermark or until, until - reach) - FEED_OVERLAP
         batch = await self._source.finished_since(since, self._batches + 1)
@@ -304,23 +305,9 @@ class Poller:
                 self._report_run(run_id, observation)
             elif run is None and observation.run is not None:
                 self._elsewhere(observation.run)
-        self._weigh(batch)
-
-    def _slow_feed(self, error: DbtCloudError) -> None:
-        """A failing feed is a reason to poll: the batch shows whether only the feed fails."""
-        self._feed_wait = min(LONGEST_WAIT, 2 * self._feed_wait)
-        if isinstance(error, RateLimited):
-            self._note_failure(error)
-            return
-        run = next(iter(self._schedule), None)
-        if run is not None:
-            self._schedule.hasten(run, self._now())
-            self._wake.set()
-
-    def _weigh(self, batch: Batch) -> None:
-        """Takes the cheaper of feed and batches: where others finish more runs than we follow, it is the batches."""
         if not batch.supported:
             self._refuse("finished_at__range")
+        # Where others finish more runs than we follow, the batches are cheaper.
         was_dear = self._feed_is_dear
         self._feed_is_dear = batch.supported and batch.pages + (not batch.complete) > self._batches
         self._feed_wait = PROBE_SECONDS if self._feed_is_dear else self._feed_seconds

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from datetime import timedelta
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -71,7 +71,13 @@ class Received:
     def error(self) -> DbtCloudError:
         """The error that this reply is."""
         if 300 <= self.status < 400:
-            return self._redirected()
+            try:
+                target = urlsplit(self.headers.get("location", "")).hostname
+            except ValueError:
+                target = None
+            where = f"to {clean(target, MAX_EXCERPT)}" if target else "elsewhere on the same host"
+            what = f"redirects {where}, which is not followed"
+            return Unreachable(self._sentence(what, "is `host` of the connection the right one?"))
         words = _words(self.body)
         final = words is not None
         message = self._sentence(f"answered {self.status}", OTHERS_WORDS if words is None else words)
@@ -88,21 +94,16 @@ class Received:
             return Rejected(message, final=True)
         return ServerFault(message, retry_after=self._retry_after())
 
-    def _redirected(self) -> DbtCloudError:
-        try:
-            target = urlsplit(self.headers.get("location", "")).hostname
-        except ValueError:
-            target = None
-        where = f"to {clean(target, MAX_EXCERPT)}" if target else "elsewhere on the same host"
-        return Unreachable(
-            self._sentence(f"redirects {where}, which is not followed", "is `host` of the connection the right one?")
-        )
-
     def _retry_after(self) -> float | None:
         # Documented for the SCIM API only; the Administrative API may send neither.
-        value = self.headers.get("retry-after") or self.headers.get("x-rate-limit-retry-after-seconds")
-        seconds = _seconds(value, self.sent.wall + self.clock_offset) if value else None
-        if seconds is None:
+        value = self.headers.get("retry-after") or self.headers.get("x-rate-limit-retry-after-seconds") or ""
+        try:
+            # RFC 9110, 10.2.3: seconds or a date.
+            if value.strip().isascii() and value.strip().isdigit():
+                seconds = float(value)
+            else:
+                seconds = (http_date(value) - self.sent.wall - self.clock_offset).total_seconds()
+        except (ValueError, OverflowError):
             return COOL_DOWN if self.status == 429 else None
         return min(max(seconds, 1.0), MAX_WAIT)
 
@@ -130,25 +131,12 @@ def _words(body: bytes | bytearray) -> str | None:
         # An envelope that says success is not an error in dbt Cloud's words, whatever the HTTP status.
         if refusal.status.is_success is True:
             return None
-        return " ".join(filter(None, (refusal.status.user_message, _details(refusal.data))))
+        said, fields = [refusal.status.user_message or ""], refusal.data
+        # The fields that dbt Cloud calls wrong, as "(cause: required key not provided)".
+        if isinstance(fields, dict) and fields:
+            encode = msgspec.json.encode
+            named = (f"{name}: {why if isinstance(why, str) else encode(why).decode()}" for name, why in fields.items())
+            said.append(f"({'; '.join(itertools.islice(named, MAX_DETAILS))})")
+        return " ".join(filter(None, said))
     except UNDECODABLE:
-        return None
-
-
-def _details(data: Any) -> str:
-    """The fields that dbt Cloud calls wrong, as "(cause: required key not provided)"."""
-    if not isinstance(data, dict) or not data:
-        return ""
-    encode = msgspec.json.encode
-    named = (f"{key}: {value if isinstance(value, str) else encode(value).decode()}" for key, value in data.items())
-    return f"({'; '.join(itertools.islice(named, MAX_DETAILS))})"
-
-
-def _seconds(value: str, now: datetime) -> float | None:
-    """A Retry-After in seconds (RFC 9110, 10.2.3: seconds or a date)."""
-    if value.strip().isascii() and value.strip().isdigit():
-        return float(value)
-    try:
-        return (http_date(value) - now).total_seconds()
-    except (ValueError, OverflowError):
         return None

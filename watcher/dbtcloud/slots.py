@@ -59,6 +59,15 @@ class _Hold:
     known_at: float = 0.0
     """When the run's id was learnt."""
 
+    def is_over(self, live: LiveRuns | None, asked: float) -> bool:
+        """Whether the slot comes back: the count, asked for at this time, contains its run, or nobody uses it."""
+        known = self.run_id is not None and self.known_at <= asked
+        # Whether a list shows a run at once is undocumented.
+        listed = live is None or self.run_id in live.newest or self.known_at + LISTED_SECONDS <= asked
+        # The answer to a start can come later than the run in a list, which counts it then.
+        counted = live is not None and self.marker in live.markers
+        return (known and listed) or counted or self.until <= asked
+
 
 class Slots:
     """The run slots of one connection. `run()` is its task; everything else is called on the same loop.
@@ -124,7 +133,10 @@ class Slots:
             return None
         self._queue.push(applicant)
         self._wanted.set()
-        return self._place(applicant)
+        # The place as it was last reported: one that moves with each look would be written with each look.
+        if self._count is not None and applicant.uid not in self._told:
+            self._told[applicant.uid] = rounded(self._queue.ahead(applicant.uid) + 1)
+        return Place(within=self._told.get(applicant.uid), limit=self.limit, priority=applicant.priority)
 
     def claimed(self, uid: str, marker: str = "") -> None:
         """The start is recorded as claimed: the slot is held until its run is known."""
@@ -154,19 +166,19 @@ class Slots:
                 self._wanted.clear()
                 await self._wanted.wait()
             began = self._now()
-            await self._count_and_grant()
+            try:
+                live = await self._live(min(PAGE_SIZE, len(self._holds) + OTHERS))
+            except DbtCloudError as error:
+                self._count = None
+                trouble = self._contact.failed(error, self._clock())
+                if trouble is not None:
+                    self._listener.troubled(self._users(), trouble)
+            else:
+                self._grant(live, began)
             await asyncio.sleep(max(began + COUNT_SECONDS, self._contact.retry_at) - self._now())
 
-    async def _count_and_grant(self) -> None:
-        asked = self._now()
-        try:
-            live = await self._live(min(PAGE_SIZE, len(self._holds) + OTHERS))
-        except DbtCloudError as error:
-            self._count = None
-            trouble = self._contact.failed(error, self._clock())
-            if trouble is not None:
-                self._listener.troubled(self._users(), trouble)
-            return
+    def _grant(self, live: LiveRuns | None, asked: float) -> None:
+        """Grants the slots that are free by the count that was asked for at this time, and reports the places."""
         if self._contact.troubled:
             self._listener.answering(self._users())
         self._contact.answered()
@@ -176,7 +188,7 @@ class Slots:
                 "watcher follows are counted."
             )
         self._blind = live is None
-        self._settle(live, asked)
+        self._holds = {uid: hold for uid, hold in self._holds.items() if not hold.is_over(live, asked)}
         self._count = self._followed() if live is None else live.count
         while self._queue and self._count + len(self._holds) < self.limit:
             uid = self._queue.pop().uid
@@ -184,21 +196,6 @@ class Slots:
             self._holds[uid] = _Hold(self._now() + UNUSED_SECONDS)
             self._told.pop(uid, None)
             self._listener.placed(uid, None)
-        self._report_places()
-
-    def _settle(self, live: LiveRuns | None, asked: float) -> None:
-        """Lets go of the slots whose runs the count contains, and of those that nobody uses."""
-        for uid, hold in list(self._holds.items()):
-            known = hold.run_id is not None and hold.known_at <= asked
-            listed = live is None or hold.run_id in live.newest or hold.known_at + LISTED_SECONDS <= asked
-            # Whether a list shows a run at once is undocumented.
-            # The answer to a start can come later than the run in a list, which counts it then.
-            counted = live is not None and hold.marker in live.markers
-            if (known and listed) or counted or hold.until <= asked:
-                del self._holds[uid]
-
-    def _report_places(self) -> None:
-        """Tells those whose place has changed by enough to be worth a write."""
         now = self._now()
         if now < self._tell_at:
             return
@@ -206,15 +203,10 @@ class Slots:
         self._tell_at = now + TELL_SECONDS + TELL_LATER * len(self._queue)
         for ahead, applicant in enumerate(self._queue.order()):
             place = rounded(ahead + 1)
+            # Only a place that has changed by enough is worth a write.
             if self._told.get(applicant.uid) != place:
                 self._told[applicant.uid] = place
                 self._listener.placed(applicant.uid, Place(within=place, limit=self.limit, priority=applicant.priority))
-
-    def _place(self, applicant: Applicant) -> Place:
-        """The place as it was last reported: one that moves with each look would be written with each look."""
-        if self._count is not None and applicant.uid not in self._told:
-            self._told[applicant.uid] = rounded(self._queue.ahead(applicant.uid) + 1)
-        return Place(within=self._told.get(applicant.uid), limit=self.limit, priority=applicant.priority)
 
     def _now(self) -> float:
         return self._clock().mono

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 from dbtrun.connection.secret import Connection
 from watcher.clock import Clock
@@ -110,7 +110,14 @@ class Subscription:
         self._state = state
 
     async def _found(self) -> State:
-        ours = [each for each in await self._listed() if each.client_url == self._url]
+        listed: list[wire.Webhook] = []
+        async for page in self._channel.pages(
+            "webhooks/subscriptions", {}, wire.WEBHOOKS, Priority.DETAILS, version="v3"
+        ):
+            listed += page.items
+            if len(listed) >= MAX_LISTED:
+                break
+        ours = [each for each in listed if each.client_url == self._url]
         if not ours:
             return State.MISSING
         # Several may have the address: one that sends is enough.
@@ -127,20 +134,10 @@ class Subscription:
             f"webhooks/subscription/{ours[0].id}",
             Priority.DETAILS,
             _accepted,
-            body=_body(ours[0]),
+            body=ours[0].activation,
             version="v3",
         )
         return State.ACTIVATED
-
-    async def _listed(self) -> list[wire.Webhook]:
-        found: list[wire.Webhook] = []
-        async for page in self._channel.pages(
-            "webhooks/subscriptions", {}, wire.WEBHOOKS, Priority.DETAILS, version="v3"
-        ):
-            found += page.items
-            if len(found) >= MAX_LISTED:
-                break
-        return found
 
 
 def managing(connection: Connection) -> Connection:
@@ -151,17 +148,3 @@ def managing(connection: Connection) -> Connection:
 def _accepted(received: Received) -> None:
     if not 200 <= received.status < 300:
         raise received.error()
-
-
-def _body(webhook: wire.Webhook) -> dict[str, Any]:
-    """All that it is, for dbt Cloud replaces it as a whole; its ids are numbers in requests."""
-    # Documented: an empty list stands for all jobs.
-    job_ids = [int(job_id) for job_id in webhook.job_ids or () if job_id.isdecimal() and len(job_id) < 20]
-    return {
-        "name": webhook.name,
-        "description": webhook.description or "",
-        "client_url": webhook.client_url,
-        "event_types": webhook.event_types,
-        "job_ids": job_ids,
-        "active": True,
-    }

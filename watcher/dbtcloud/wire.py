@@ -371,6 +371,20 @@ class Webhook(Wire, frozen=True):
     job_ids: list[str] | None = None
     event_types: list[str] = []
 
+    @property
+    def activation(self) -> dict[str, Any]:
+        """The body that activates it: all that it is, for dbt Cloud replaces it as a whole."""
+        # Ids are numbers in requests. Documented: an empty list stands for all jobs.
+        job_ids = [int(job_id) for job_id in self.job_ids or () if job_id.isdecimal() and len(job_id) < 20]
+        return {
+            "name": self.name,
+            "description": self.description or "",
+            "client_url": self.client_url,
+            "event_types": self.event_types,
+            "job_ids": job_ids,
+            "active": True,
+        }
+
 
 # `strict=False`: observed in webhooks, ids are texts there; a number as text must not make a run unreadable.
 ONE_RUN: Final = msgspec.json.Decoder(Reply[Run], strict=False)
