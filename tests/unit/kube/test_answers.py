@@ -190,11 +190,13 @@ class Pages:
     def __init__(self, names: Sequence[str], *, instead: Callable[[int, int], Answer | None] = lambda *_: None) -> None:
         self.names = names
         self.limits: list[int] = []
+        self.begins: list[int] = []
         self._instead = instead
 
     async def respond(self, request: web.Request) -> web.StreamResponse:
         limit, begin = int(request.query["limit"]), int(request.query.get("continue") or 0)
         self.limits.append(limit)
+        self.begins.append(begin)
         instead = self._instead(len(self.limits), limit)
         if instead is not None:
             return await instead.respond(request)
@@ -220,6 +222,7 @@ async def test_a_list_whose_token_expired_is_begun_again(tmp_path: Path, asker: 
     async with serving(tmp_path, pages.respond) as access:
         listed = await LISTS[asker](access)
     assert sorted(set(listed)) == MANY
+    assert pages.begins[1:3] == [pages.limits[0], 0], "the token that expired is not used again"
     assert len(listed) == len(MANY) or asker == "watcher", "only the watcher, which goes by uid, may see some twice"
 
 

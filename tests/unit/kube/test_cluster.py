@@ -264,6 +264,52 @@ async def test_rotated_credentials_are_read_again_before_anybody_is_told(
         assert (await runs.get("a")).metadata.name == "a"
 
 
+@pytest.mark.parametrize(
+    ("changed", "renewed"),
+    [
+        ({}, False),
+        ({"host": "http://elsewhere.invalid"}, True),
+        ({"ssl_ca_cert": "other.pem"}, True),
+        ({"verify_ssl": False}, True),
+        ({"proxy": "http://proxy.invalid"}, True),
+        ({"tls_server_name": "elsewhere"}, True),
+        ({"cert_file": "client.pem"}, True),
+    ],
+)
+async def test_only_a_new_token_is_used_without_a_new_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], renewed: bool
+) -> None:
+    async def guarded(request: web.Request) -> web.Response:
+        if request.headers["Authorization"] != "Bearer new":
+            return web.Response(status=401, body=status(401, "Unauthorized"))
+        return web.json_response(wire("a"))
+
+    async with serving(tmp_path, guarded) as cluster:
+        fresh = await cluster.credentials.read()
+        fresh.refresh_api_key_hook = None
+        fresh.api_key = {"BearerToken": "Bearer new"}
+        await cluster.open()
+        for name, value in changed.items():
+            setattr(fresh, name, value)
+        made: list[object] = []
+
+        async def read() -> Any:
+            return fresh
+
+        def client(configuration: object) -> Any:
+            made.append(configuration)
+            raise OSError  # that it is made is enough to know
+
+        object.__setattr__(cluster.credentials, "read", read)
+        monkeypatch.setattr(clusters, "_client", client)
+        if renewed:
+            with pytest.raises(Misconfigured):
+                await HubRuns(cluster, "team").get("a")
+        else:
+            assert (await HubRuns(cluster, "team").get("a")).metadata.name == "a"
+        assert made == [fresh] * renewed
+
+
 async def test_an_object_of_another_api_version_is_named(tmp_path: Path) -> None:
     async def odd(_request: web.Request) -> web.Response:
         return web.json_response({"apiVersion": "dbtrun.dev/v9", "kind": "DbtRun", "metadata": {"name": "a"}})
