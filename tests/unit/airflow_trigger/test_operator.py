@@ -818,6 +818,17 @@ def test_a_kill_never_raises(runs: FakeTaskRuns, capsys: pytest.CaptureFixture[s
     assert "its active deadline ends it" in capsys.readouterr().out
 
 
+def test_an_api_server_that_never_answers_does_not_hold_up_a_kill(
+    runs: FakeTaskRuns, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = Task()
+    deferred(new(runs), task)
+    monkeypatch.setattr("airflow_trigger.operator.KILL_SECONDS", 0.05)
+    monkeypatch.setattr(runs, "list", lambda *_: asyncio.sleep(20, result=[]))
+    killed(new(runs), task)
+    assert "The run could not be cancelled" in capsys.readouterr().out
+
+
 def test_a_kill_before_anything_began_is_no_trouble(runs: FakeTaskRuns) -> None:
     new(runs).on_kill()
     assert not runs.calls
@@ -921,6 +932,17 @@ def test_a_run_that_ended_just_before_the_timeout_did_end(runs: FakeTaskRuns) ->
     deferred(new(runs), task)
     runs.ends(runs.only)
     assert stopped(runs, task, execution_timeout=timedelta(hours=1)) == 70_001
+
+
+def test_of_a_tasks_objects_the_newest_may_have_ended_just_before_the_timeout(runs: FakeTaskRuns) -> None:
+    task = Task()
+    first = deferred(new(runs), task).trigger.name
+    runs.ends(first, "Failed", "RunFailed")
+    with pytest.raises(DbtRunFailed):
+        resumed(runs, task, payload(first, "error"))
+    deferred(new(runs), task.next_try())
+    runs.ends(runs.names[-1])
+    assert stopped(runs, task.next_try()) == 70_002
 
 
 def test_the_run_of_an_earlier_try_is_nobodys_outcome(runs: FakeTaskRuns) -> None:
