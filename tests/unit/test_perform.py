@@ -19,10 +19,11 @@ from tests.unit.dbtcloud.heard import Heard
 from tests.unit.virtual import NOON, clock
 from watcher.cluster.mirror import Mirror
 from watcher.cluster.scope import is_older
+from watcher.connections import Unusable
 from watcher.dbtcloud.accounts import Account, Accounts
 from watcher.dbtcloud.budget import Priority
 from watcher.lifecycle.decide import decide
-from watcher.lifecycle.decisions import ClaimStart, DeleteObject, FetchDetails, ProveToken, Write
+from watcher.lifecycle.decisions import ClaimStart, Connect, DeleteObject, FetchDetails, ProveToken, Write
 from watcher.lifecycle.facts import Trouble
 from watcher.lifecycle.known import DetailsTry, Known
 from watcher.lifecycle.policy import Policy
@@ -117,6 +118,19 @@ class GoingObjects:
 
     async def get(self, _namespace: str, name: str) -> DbtRun:
         raise NotFound(f"{name} not found")
+
+
+async def test_a_connection_that_cannot_be_used_is_a_trouble() -> None:
+    class Unconnected(OneAccount):
+        async def connect(self, _run: DbtRun) -> Connection:
+            raise Unusable("There is no Secret.")
+
+    performer = performing(SlowObjects())
+    performer.connections = cast(Any, Unconnected())
+    after = await performer.perform(Connect(), wanted(1), Known(account_id=1))
+    assert after.trouble is not None
+    assert (after.trouble.reason, after.trouble.message) == (Reason.INVALID_CONNECTION, "There is no Secret.")
+    assert after.account_id is None
 
 
 async def test_an_object_that_goes_while_it_is_written_is_forgotten() -> None:
