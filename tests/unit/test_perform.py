@@ -23,7 +23,7 @@ from watcher.connections import Unusable
 from watcher.dbtcloud.accounts import Account, Accounts
 from watcher.dbtcloud.budget import Priority
 from watcher.lifecycle.decide import decide
-from watcher.lifecycle.decisions import ClaimStart, Connect, DeleteObject, FetchDetails, ProveToken, Write
+from watcher.lifecycle.decisions import ClaimStart, Connect, DeleteObject, FetchDetails, ProveToken, Resume, Write
 from watcher.lifecycle.facts import Trouble
 from watcher.lifecycle.known import DetailsTry, Known
 from watcher.lifecycle.policy import Policy
@@ -118,6 +118,17 @@ class GoingObjects:
 
     async def get(self, _namespace: str, name: str) -> DbtRun:
         raise NotFound(f"{name} not found")
+
+
+async def test_an_answered_start_gives_its_place_to_the_next() -> None:
+    performer, run, known = performing(SlowObjects()), wanted(1), Known(account_id=1, untried=1)
+    starts = cast(Account, performer.connections.account(run.uid)).starts
+    known = await performer.perform(decide(run, known, clock(), POLICY), run, known)
+    assert starts.under_way == 1
+    known = await performer.perform(Resume(7), run, known)
+    assert known.claim is not None
+    assert known.claim.sent
+    assert starts.under_way == 0
 
 
 async def test_a_connection_that_cannot_be_used_is_a_trouble() -> None:
