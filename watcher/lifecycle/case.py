@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -140,26 +139,24 @@ class Case:
         if self.status.phase is None:
             changes = {"phase": Phase.PENDING, "reason": Reason.ACCEPTED} | changes
         status = replace(self.status, **changes)
-        status = replace(status, job=self._job(status.job_id))
+        job = self.spec.job
+        job_name, job_id = (None, status.job_id) if job is None else (job.name, job.id)
         meaning = PHASE_MEANINGS[status.phase or Phase.PENDING]
         return bounded(
             stamped(
-                # The API server refuses a longer one, and an end that is refused is never reported.
-                replace(status, message=clean(status.message, MAX_MESSAGE) or meaning),
+                replace(
+                    status,
+                    # The job for people.
+                    job=str(job_id) if job_name is None and job_id is not None else job_name,
+                    # The API server refuses a longer one, and an end that is refused is never reported.
+                    message=clean(status.message, MAX_MESSAGE) or meaning,
+                ),
                 self.run.metadata.generation,
                 self.now.wall,
                 self.trouble_told,
                 self.known.answered and self.known.trouble is None,
             )
         )
-
-    def _job(self, job_id: int | None) -> str | None:
-        """The job for people."""
-        named = self.spec.job
-        if named is not None and named.name is not None:
-            return named.name
-        job_id = named.id if named is not None else job_id
-        return None if job_id is None else str(job_id)
 
     def write(self, event: Event | None = None, **changes: Any) -> Write | None:
         """A write of the status with these changes; None if the status says so already."""
@@ -171,43 +168,34 @@ class Case:
         return self._write(self.settled(**changes), event)
 
     def _write(self, status: Status, event: Event | None) -> Write:
-        observation = self.known.observation
-        event = event or self._trouble_event()
+        trouble, observation = self.trouble_told, self.known.observation
+        if event is None and trouble is not None:
+            # With the first write that reports the trouble: dbt Cloud does not answer, or a person must act. An outage
+            # has one Event, however its faults vary.
+            words, new = clean(trouble.message, MAX_MESSAGE), True
+            told = self.status.condition(ConditionType.REACHABLE)
+            if told is not None and told.status is ConditionStatus.FALSE:
+                same = told.reason is trouble.reason and (sticky(trouble) or told.message == words)
+                new = not same and trouble.reason in TOLD_AT_ONCE
+            event = Event("Warning", trouble.reason.value, words) if new else None
         if observation is not None and status.phase is not Phase.PENDING:
             status = replace(status, last_observed_at=seconds(observation.at.wall))
         return Write(status, event)
 
     def rest(self, *until: float | None, why: str, **changes: Any) -> Decision:
         """Reports the state, then waits for the earliest of the moments, or at most for the resync."""
-        # A moment that has passed without a rule acting on it has nothing to say: waiting for it would spin.
-        moments = (moment for moment in self._moments(until) if moment > self.now.mono)
-        return self.write(**changes) or Wait(min(moments), why)
-
-    def _trouble_event(self) -> Event | None:
-        """An Event with the first write that reports the trouble: dbt Cloud does not answer, or a person must act."""
-        trouble, told = self.trouble_told, self.status.condition(ConditionType.REACHABLE)
-        if trouble is None:
-            return None
-        words = clean(trouble.message, MAX_MESSAGE)
-        if told is not None and told.status is ConditionStatus.FALSE:
-            same = told.reason is trouble.reason and (sticky(trouble) or told.message == words)
-            if same or trouble.reason not in TOLD_AT_ONCE:
-                return None  # one for an outage, however its faults vary
-        return Event("Warning", trouble.reason.value, words)
-
-    def _moments(self, until: tuple[float | None, ...]) -> Iterator[float]:
-        yield self.now.mono + self.policy.resync
-        yield from (moment for moment in until if moment is not None)
         trouble, gives_up = self.known.trouble, self.out_of_contact_until
-        if trouble is not None and self.trouble_told is None:
-            yield trouble.since.mono + self.policy.trouble_grace
-        if gives_up is not None:
-            yield self.mono(gives_up)
-        if self._unusable_until is not None:
-            yield self._unusable_until
         deleted = self.run.metadata.deletion_timestamp
-        if deleted is not None:
-            yield self.mono(deleted) + self.policy.deletion_grace
+        moments = [
+            *until,
+            trouble.since.mono + self.policy.trouble_grace if trouble and self.trouble_told is None else None,
+            self.mono(gives_up) if gives_up else None,
+            self._unusable_until,
+            self.mono(deleted) + self.policy.deletion_grace if deleted else None,
+        ]
+        # A moment that has passed without a rule acting on it has nothing to say: waiting for it would spin.
+        ahead = (moment for moment in moments if moment is not None and moment > self.now.mono)
+        return self.write(**changes) or Wait(min((self.now.mono + self.policy.resync, *ahead)), why)
 
     def finish(self, outcome: Outcome, **changes: Any) -> Decision:
         """The end: it is written once, with an Event, and never changes."""

@@ -52,24 +52,19 @@ def _next(case: Case) -> Decision:
         return ended_step(case)
     attempt = case.attempt
     if case.phase is Phase.PENDING or attempt is None:  # any other phase is an attempt's, or tampered with
-        return _shown_at_its_end(case, pending_step(case))
+        decision = pending_step(case)
+        ended = case.facts is not None and case.facts.state.over
+        if not (run.mirrored and ended and isinstance(decision, Write) and decision.status.attempt is not None):
+            return decision
+        # A mirrored object takes on a run that is over. Its end is written at once: two writes for each run that others
+        # start, and no Event.
+        taken = replace(case, run=structs.replace(run, status=decision.status))
+        following = following_step(taken, decision.status.attempt)
+        return replace(following, event=None) if isinstance(following, Write) else following
     if run.owes_cancel and not (case.held or run.deleting):
         return AddFinalizer()  # somebody took it away, and with it the cancel that a deletion owes the run
     step = submitting_step if case.phase is Phase.SUBMITTING else following_step
     return step(case, attempt)
-
-
-def _shown_at_its_end(case: Case, step: Decision) -> Decision:
-    """What follows when a mirrored object takes on a run that is over.
-
-    Its end is written at once: two writes for each run that others start, and no Event.
-    """
-    ended = case.facts is not None and case.facts.state.over
-    if not (case.run.mirrored and ended and isinstance(step, Write) and step.status.attempt is not None):
-        return step
-    taken = replace(case, run=structs.replace(case.run, status=step.status))
-    following = following_step(taken, step.status.attempt)
-    return replace(following, event=None) if isinstance(following, Write) else following
 
 
 def may_wait(run: DbtRun, decision: Decision, policy: Policy) -> bool:

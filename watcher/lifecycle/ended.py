@@ -22,12 +22,18 @@ def ended_step(case: Case) -> Decision:
     attempt = case.attempt
     # The sweep comes first: once the finalizer is gone, so may be the object, and nobody remembers the twin. The TTL
     # comes last, as it deletes what the others need.
-    return (
+    unsettled = (
         (sweep_ended(case, attempt) if attempt is not None else None)
         or (RemoveFinalizer() if case.held else None)
         or (None if _is_stamped(case.run) else case.write())
-        or _expire(case)
     )
+    if unsettled is not None:
+        return unsettled
+    ttl, ended = case.spec.ttl_seconds_after_finished, case.status.completion_time
+    if ttl is None or ended is None or case.run.deleting:
+        return Wait(None, "finished")
+    expires = case.mono(ended) + ttl
+    return DeleteObject() if expires <= case.now.mono else Wait(expires, "kept until its TTL")
 
 
 def rests_until(run: DbtRun, now: datetime) -> float | None:
@@ -51,11 +57,3 @@ def rests_until(run: DbtRun, now: datetime) -> float | None:
 
 def _is_stamped(run: DbtRun) -> bool:
     return not run.unread and stands(run.status, run.metadata.generation)
-
-
-def _expire(case: Case) -> Decision:
-    ttl, ended = case.spec.ttl_seconds_after_finished, case.status.completion_time
-    if ttl is None or ended is None or case.run.deleting:
-        return Wait(None, "finished")
-    expires = case.mono(ended) + ttl
-    return DeleteObject() if expires <= case.now.mono else Wait(expires, "kept until its TTL")

@@ -25,6 +25,7 @@ from watcher.lifecycle.keeping import keep_step, told_artifacts
 from watcher.lifecycle.known import DetailsTry, ResultsTry, saw_live
 from watcher.lifecycle.marker import marker
 from watcher.lifecycle.outcome import Outcome, outcome_of
+from watcher.lifecycle.pending import live_phase
 from watcher.lifecycle.statuses import NO_RUN, run_times, seconds, shown_steps, with_attempt
 from watcher.lifecycle.sweeping import sweep_before_retry, sweep_live
 from watcher.lifecycle.unwritten import cancel_due, stop_wish
@@ -51,18 +52,23 @@ def following_step(case: Case, attempt: Attempt) -> Decision:
     if facts is not None and facts.state.over:
         return _fetch_details(case, facts) or _end(case, attempt, facts)
     # A run that was denied once may be followed into an outage: losing contact comes before believing the denial.
-    return (
+    first = (
         case.deletion_overdue(
             f"The finalizer was removed; dbt Cloud has not confirmed that run {case.status.run_id} was cancelled."
         )
         or case.lost_contact()
         or (Connect() if case.known.account_id is None and not case.pausing else None)
-        or _believe_denial(case)
-        or sweep_live(case, attempt)
-        or _stop(case, attempt)
-        or _fetch_steps(case, facts)
-        or _tell(case, attempt, facts)
     )
+    if first is not None:
+        return first
+    observation = case.known.observation
+    if observation is not None and observation.run is None:
+        until = case.denied_until(observation, case.policy.missing_grace)
+        if until is not None:
+            return case.rest(until, why="dbt Cloud denies the run")
+        message = f"dbt Cloud no longer knows run {case.status.run_id}, or hides it from the token."
+        return case.finish(Outcome(Phase.ERROR, Reason.RUN_NOT_FOUND, message))
+    return sweep_live(case, attempt) or _stop(case, attempt) or _fetch_steps(case, facts) or _tell(case, attempt, facts)
 
 
 # ── the end ──
@@ -101,11 +107,18 @@ def _end(case: Case, attempt: Attempt, facts: RunFacts) -> Decision:
     changes: dict[str, Any] = {**run_times(facts), **_steps_at_end(case, facts, tried), "failed_step": step}
     if results is not None:
         changes["results"] = results
-    if asked_for is None and _may_retry(case, attempt, outcome):
+    # A restored status does not know any more whether the run was cancelled at our request.
+    retry, cancel = case.spec.retry, case.known.cancel
+    ours = outcome.retryable is RetryWhen.CANCELLED and (
+        (cancel is not None and cancel.run_id == attempt.run_id) or not saw_live(case.run, case.known, attempt.number)
+    )
+    unwanted = asked_for is not None or ours or case.spec.cancel or case.run.deleting or case.spec.adopts
+    retryable = outcome.retryable in retry.when
+    if retryable and case.run.may_start and not unwanted and attempt.number <= retry.limit:
         return sweep_before_retry(case, attempt) or _next_attempt(case, ended, facts, outcome)
-    if outcome.retryable in case.spec.retry.when and not case.run.may_start:
+    if retryable and not case.run.may_start:
         outcome = outcome._replace(message=f"{outcome.message} {COPY_NOT_RETRIED}")
-    elif _perhaps_our_cancel(case, attempt, outcome) and RetryWhen.CANCELLED in case.spec.retry.when:
+    elif ours and RetryWhen.CANCELLED in retry.when:
         outcome = outcome._replace(message=f"{outcome.message} {NOT_RETRIED}")
     changes["artifacts"] = told_artifacts(case, facts)
     return keep_step(case, facts) or case.finish(outcome, attempt=ended, **changes)
@@ -133,23 +146,6 @@ def _steps_at_end(case: Case, facts: RunFacts, tried: DetailsTry | None) -> dict
         passed = tuple(replace(step, status="Success") for step in case.status.steps)
         return {"steps": passed, "progress": f"{total}/{total}"}
     return {}
-
-
-def _may_retry(case: Case, attempt: Attempt, outcome: Outcome) -> bool:
-    wanted = not (
-        case.spec.cancel or case.run.deleting or case.spec.adopts or _perhaps_our_cancel(case, attempt, outcome)
-    )
-    wanted = wanted and case.run.may_start
-    return wanted and outcome.retryable in case.spec.retry.when and attempt.number <= case.spec.retry.limit
-
-
-def _perhaps_our_cancel(case: Case, attempt: Attempt, outcome: Outcome) -> bool:
-    """Whether the run may have been cancelled at our request, which a restored status does not know any more."""
-    cancel = case.known.cancel
-    if outcome.retryable is not RetryWhen.CANCELLED:
-        return False
-    ours = cancel is not None and cancel.run_id == attempt.run_id
-    return ours or not saw_live(case.run, case.known, attempt.number)
 
 
 def _next_attempt(case: Case, attempt: Attempt, facts: RunFacts, outcome: Outcome) -> Decision:
@@ -182,35 +178,18 @@ def _next_attempt(case: Case, attempt: Attempt, facts: RunFacts, outcome: Outcom
 # ── on the way ──
 
 
-def _believe_denial(case: Case) -> Decision | None:
-    observation = case.known.observation
-    if observation is None or observation.run is not None:
-        return None
-    until = case.denied_until(observation, case.policy.missing_grace)
-    if until is not None:
-        return case.rest(until, why="dbt Cloud denies the run")
-    message = f"dbt Cloud no longer knows run {case.status.run_id}, or hides it from the token."
-    return case.finish(Outcome(Phase.ERROR, Reason.RUN_NOT_FOUND, message))
-
-
 def _stop(case: Case, attempt: Attempt) -> Decision | None:
     run_id = case.status.run_id
     assert run_id is not None, "only a known run is cancelled"  # noqa: S101
-    if case.phase is not Phase.CANCELLING:
-        reason = _stop_reason(case)
-        if reason is None:
-            return None
-        if case.owner_unknown(run_id):
-            return None if case.pausing else case.reconnect() or FindOwner(run_id)
-        if case.foreign(run_id):
-            return RemoveFinalizer(Event("Warning", "NotCancelled", FOREIGN)) if case.run.deleting else None
-        return (cancel_due(case, run_id) if case.known.unwritten else None) or case.write(
-            **_cancelling(case, attempt, reason)
-        )
-    return cancel_due(case, run_id)
-
-
-def _cancelling(case: Case, attempt: Attempt, reason: Reason) -> dict[str, Any]:
+    if case.phase is Phase.CANCELLING:
+        return cancel_due(case, run_id)
+    reason = _stop_reason(case)
+    if reason is None:
+        return None
+    if case.owner_unknown(run_id):
+        return None if case.pausing else case.reconnect() or FindOwner(run_id)
+    if case.foreign(run_id):
+        return RemoveFinalizer(Event("Warning", "NotCancelled", FOREIGN)) if case.run.deleting else None
     queue, active = case.spec.queue_deadline_seconds, case.spec.active_deadline_seconds
     words = {
         Reason.DELETED: "the object is being deleted",
@@ -218,12 +197,12 @@ def _cancelling(case: Case, attempt: Attempt, reason: Reason) -> dict[str, Any]:
         Reason.QUEUE_DEADLINE_EXCEEDED: f"it did not begin in {queue} s (spec.queueDeadlineSeconds)",
         Reason.ACTIVE_DEADLINE_EXCEEDED: f"it ran for {active} s (spec.activeDeadlineSeconds)",
     }
-    return {
-        "phase": Phase.CANCELLING,
-        "reason": reason,
-        "message": f"Cancelling run {case.status.run_id}: {words[reason]}.",
-        "attempts": with_attempt(case.status, replace(attempt, phase=Phase.CANCELLING, reason=reason)),
-    }
+    return (cancel_due(case, run_id) if case.known.unwritten else None) or case.write(
+        phase=Phase.CANCELLING,
+        reason=reason,
+        message=f"Cancelling run {run_id}: {words[reason]}.",
+        attempts=with_attempt(case.status, replace(attempt, phase=Phase.CANCELLING, reason=reason)),
+    )
 
 
 def _stop_reason(case: Case) -> Reason | None:
@@ -256,8 +235,9 @@ def _deadline(case: Case) -> tuple[datetime, Reason] | None:
 def _fetch_steps(case: Case, facts: RunFacts | None) -> Decision | None:
     if facts is None or case.pausing:
         return None
-    watched = _watched(case)
-    due = _watched_due(case, facts) if watched else looks_from(case, facts) if _has_turn(case) else None
+    watched, turn = _watched(case), case.known.turn
+    has_turn = turn is not None and case.now.mono - turn <= case.policy.turn_seconds
+    due = _watched_due(case, facts) if watched else looks_from(case, facts) if has_turn else None
     if due is None or due > case.now.mono:
         return None
     return FetchDetails(facts.run_id, over=False, watched=watched)
@@ -289,19 +269,18 @@ def looks_from(case: Case, facts: RunFacts | None) -> float | None:
     return case.mono(facts.started_at - observation.clock_offset) + case.policy.details_after
 
 
-def _has_turn(case: Case) -> bool:
-    turn = case.known.turn
-    return turn is not None and case.now.mono - turn <= case.policy.turn_seconds
-
-
 def _tell(case: Case, attempt: Attempt, facts: RunFacts | None) -> Decision:
     if facts is None:
         return case.rest(*_wakeups(case, attempt, facts), why="waiting to see the run")
-    changes: dict[str, Any] = {**run_times(facts), **_progress(case, facts)}
+    changes: dict[str, Any] = {**run_times(facts)}
+    typical, tried = case.known.typical, _details(case, facts)
+    estimated = case.status.estimated_completion_time is not None
+    if not estimated and typical is not None and facts.started_at is not None and facts.retrying_run_id is None:
+        changes["estimated_completion_time"] = seconds(facts.started_at + typical)
+    if tried is not None and tried.run is not None and tried.run.steps:
+        changes |= shown_steps(tried.run.steps)
     if case.phase is not Phase.CANCELLING:
-        phase, reason = (
-            (Phase.QUEUED, Reason.RUN_QUEUED) if facts.state is RunState.QUEUED else (Phase.RUNNING, Reason.RUN_STARTED)
-        )
+        phase, reason = live_phase(facts)
         word = "is queued" if phase is Phase.QUEUED else "is running"
         refused = f" {FOREIGN}" if case.foreign(facts.run_id) and _stop_reason(case) is not None else ""
         changes |= {"phase": phase, "reason": reason, "message": f"Run {facts.run_id} {word}.{refused}"}
@@ -309,21 +288,6 @@ def _tell(case: Case, attempt: Attempt, facts: RunFacts | None) -> Decision:
     return case.rest(
         *_wakeups(case, attempt, facts), why="the run is live", attempts=with_attempt(case.status, told), **changes
     )
-
-
-def _progress(case: Case, facts: RunFacts) -> dict[str, Any]:
-    changes: dict[str, Any] = {}
-    if (
-        facts.started_at is not None
-        and facts.retrying_run_id is None
-        and case.known.typical is not None
-        and case.status.estimated_completion_time is None
-    ):
-        changes["estimated_completion_time"] = seconds(facts.started_at + case.known.typical)
-    tried = _details(case, facts)
-    if tried is not None and tried.run is not None and tried.run.steps:
-        changes |= shown_steps(tried.run.steps)
-    return changes
 
 
 def _wakeups(case: Case, attempt: Attempt, facts: RunFacts | None) -> list[float | None]:

@@ -203,6 +203,17 @@ class Known:
     typical: timedelta | None = None
     """How long the job usually takes; None: not known, or the run is not like the job's others."""
 
+    @property
+    def token_doubtful(self) -> bool:
+        """Whether dbt Cloud refused the token, and since the pause after that has not taken it for a question.
+
+        Such an answer ends no trouble: only a start shows that the token may start.
+        """
+        trouble, proven = self.trouble, self.proven_at
+        if trouble is None or trouble.reason is not Reason.UNAUTHORIZED:
+            return False
+        return proven is None or proven < (trouble.since.mono if trouble.retry_at is None else trouble.retry_at)
+
 
 def wanted_run(run: DbtRun) -> int | None:
     """The id of the dbt Cloud run that the object is about now, if there is one to follow."""
@@ -253,27 +264,22 @@ def remember(run: DbtRun, known: Known, now: Instant) -> Known:
 
 def _note_attempts(run: DbtRun, known: Known, now: Instant) -> Known:
     """What this process learns of the attempts, and keeps whatever becomes of the status."""
-    claim, attempt = known.claim, run.status.attempt
+    claim, attempt, facts = known.claim, run.status.attempt, known.observation.run if known.observation else None
     submitted = claim.number if claim is not None and claim.may_have_started else 0
     if attempt is not None and attempt.run_id is not None:
         submitted = max(submitted, attempt.number)
     if submitted > known.submitted:
         # Later than the start itself, so a quiet period that is counted from here is never too short.
         known = replace(known, submitted=submitted, submitted_at=now.mono)
-    live = _seen_live(run, known)
+    # While dbt Cloud shows the run of an attempt to be live, no later attempt exists.
+    live = None
+    if claim is not None and isinstance(claim.submission, Started):
+        live = claim.number
+    elif attempt is not None and facts is not None and facts.run_id == attempt.run_id and not facts.state.over:
+        live = attempt.number
     if live is not None and live >= (known.untried or 0):
         known = replace(known, untried=live + 1)
     return known
-
-
-def _seen_live(run: DbtRun, known: Known) -> int | None:
-    """The attempt whose run dbt Cloud shows to be live, so that no later attempt exists yet."""
-    if known.claim is not None and isinstance(known.claim.submission, Started):
-        return known.claim.number
-    attempt, facts = run.status.attempt, known.observation.run if known.observation else None
-    if attempt is None or facts is None or facts.run_id != attempt.run_id or facts.state.over:
-        return None
-    return attempt.number
 
 
 def _date_unusable(_run: DbtRun, known: Known, now: Instant) -> Known:

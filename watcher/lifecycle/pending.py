@@ -37,14 +37,18 @@ def pending_step(case: Case) -> Decision:
     overdue = case.deletion_overdue("The finalizer was removed before the run was seen.")
     # The order: an object that is not wanted ends also while it is suspended or its connection does not work, and one
     # that is held back asks nothing of its connection.
-    return (
-        overdue
-        or _end_unwanted(case)
-        or _hold_back(case)
-        or case.contact()
-        or _refuse_other_account(case)
-        or _adopt_or_claim(case)
-    )
+    first = overdue or _end_unwanted(case) or _hold_back(case) or case.contact()
+    if first is not None:
+        return first
+    wanted, got = case.spec.account_id, case.known.account_id
+    if wanted is None or wanted == got:
+        return _adopt(case) if case.spec.adopts else _start(case)
+    if case.run.mirrored:
+        # Nobody has written the field, and the run's end is in the account that it names.
+        waits = f"The run is of account {wanted}, and the connection is for account {got}: correct the connection."
+        return case.rest_pending("the connection is for another account", Reason.INVALID_CONNECTION, waits)
+    message = f"spec.accountId is {wanted}, but the connection is for account {got}: correct one of them."
+    return case.finish(Outcome(Phase.ERROR, Reason.INVALID_CONNECTION, message))
 
 
 def _end_unwanted(case: Case) -> Decision | None:
@@ -57,39 +61,31 @@ def _end_unwanted(case: Case) -> Decision | None:
         return None
     told = f"{why} before anything was started."
     if not (case.spec.adopts or not case.run.may_start or past_is_clear(case)):
-        if not _cannot_ask(case):
+        trouble, since = case.known.trouble, case.known.unusable_since
+        # A refusal that lasts is believed. In an outage the object waits for the search that follows.
+        cannot_ask = (
+            trouble is not None
+            and since is not None
+            # Of the first, no request was sent.
+            and (trouble.reason is Reason.INVALID_CONNECTION or case.now.mono - since >= case.policy.trouble_grace)
+        )
+        if not cannot_ask or _number(case) <= case.known.submitted:
             return None  # there may be a run to cancel, which the status does not know after a restore
         told = f"{why}. No run is known, and the connection cannot be used to search for one."
     return case.finish(Outcome(Phase.CANCELLED, reason, told))
 
 
-def _cannot_ask(case: Case) -> bool:
-    """Whether dbt Cloud cannot be asked about the object until a person acts, and this process has sent no start.
-
-    A refusal that lasts is believed. In an outage the object waits for the search that follows.
-    """
-    trouble, since = case.known.trouble, case.known.unusable_since
-    if trouble is None or since is None or _number(case) <= case.known.submitted:
-        return False
-    local = trouble.reason is Reason.INVALID_CONNECTION  # no request was sent
-    return local or case.now.mono - since >= case.policy.trouble_grace
-
-
-def _report_copy(case: Case) -> Decision:
-    metadata = case.run.metadata
-    told = (
-        "This object is a copy of another one: it was restored from a backup, or created from the output of kubectl. "
-        f"It starts nothing by itself. To start it: kubectl -n {metadata.namespace} annotate dbtrun "
-        f"{metadata.name} {START_COPY_ANNOTATION}={case.run.uid}"
-    )
-    event = None if case.status.reason is Reason.COPIED else Event("Warning", Reason.COPIED.value, told)
-    write = case.write(event, phase=Phase.PENDING, reason=Reason.COPIED, message=told)
-    return write or case.rest(why="a copy")
-
-
 def _hold_back(case: Case) -> Decision | None:
     if not (case.spec.adopts or case.run.may_start):
-        return _report_copy(case)
+        metadata = case.run.metadata
+        told = (
+            "This object is a copy of another one: it was restored from a backup, or created from the output of "
+            f"kubectl. It starts nothing by itself. To start it: kubectl -n {metadata.namespace} annotate dbtrun "
+            f"{metadata.name} {START_COPY_ANNOTATION}={case.run.uid}"
+        )
+        event = None if case.status.reason is Reason.COPIED else Event("Warning", Reason.COPIED.value, told)
+        write = case.write(event, phase=Phase.PENDING, reason=Reason.COPIED, message=told)
+        return write or case.rest(why="a copy")
     if case.spec.cancel or case.run.deleting:
         return None  # what was started, if anything, is looked up now and not when another attempt would be due
     if case.spec.suspend:
@@ -102,21 +98,7 @@ def _hold_back(case: Case) -> Decision | None:
     return None
 
 
-def _refuse_other_account(case: Case) -> Decision | None:
-    wanted, got = case.spec.account_id, case.known.account_id
-    if wanted is None or wanted == got:
-        return None
-    if case.run.mirrored:
-        # Nobody has written the field, and the run's end is in the account that it names.
-        waits = f"The run is of account {wanted}, and the connection is for account {got}: correct the connection."
-        return case.rest_pending("the connection is for another account", Reason.INVALID_CONNECTION, waits)
-    message = f"spec.accountId is {wanted}, but the connection is for account {got}: correct one of them."
-    return case.finish(Outcome(Phase.ERROR, Reason.INVALID_CONNECTION, message))
-
-
-def _adopt_or_claim(case: Case) -> Decision:
-    if case.spec.adopts:
-        return _adopt(case)
+def _start(case: Case) -> Decision:
     job_id = case.known.job_id if case.spec.job is None or case.spec.job.id is None else case.spec.job.id
     if case.known.job_refused is not None:
         return case.finish(Outcome(Phase.ERROR, Reason.JOB_NOT_FOUND, case.known.job_refused))
@@ -124,9 +106,14 @@ def _adopt_or_claim(case: Case) -> Decision:
         assert case.spec.job is not None, "the API server holds that job or runId is set"  # noqa: S101
         return ResolveJob(case.spec.job)
     # Before the search and the look for a live run: outside of its projects, a namespace learns nothing of runs.
-    outside = _check_projects(case, job_id)
-    if outside is not None:
-        return outside
+    if case.known.projects is not None:
+        resumed = case.attempt.retry_of if case.attempt else case.spec.retry_of
+        touched = case.known.touched
+        if touched is None or (touched.job_id, touched.resumed) != (job_id, resumed):
+            return FindProjects(job_id, resumed)
+        outside = _refuse_projects(case, *touched.projects)
+        if outside is not None:
+            return outside
     if not past_is_clear(case):
         return _take_hold(case) or _search_past(case, job_id)
     if case.spec.reuse is Reuse.RUNNING and case.attempt is None:
@@ -138,27 +125,8 @@ def _adopt_or_claim(case: Case) -> Decision:
             )
     # The finalizer precedes whatever a deletion would have to cancel. The claim comes last: the start must be sent
     # within the submit window after it, so nothing else may have to be waited for then.
-    return _take_hold(case) or _wait_for_slot(case) or _prove_token(case, job_id) or _claim(case, job_id)
-
-
-def _prove_token(case: Case, job_id: int) -> Decision | None:
-    """A question before the next claim. Its answer ends no trouble: only a start shows that the token may start."""
-    trouble, proven = case.known.trouble, case.known.proven_at
-    if trouble is None or trouble.reason is not Reason.UNAUTHORIZED:
-        return None
-    since = trouble.since.mono if trouble.retry_at is None else trouble.retry_at
-    return None if proven is not None and proven >= since else ProveToken(job_id)
-
-
-def _check_projects(case: Case, job_id: int) -> Decision | None:
-    """The way to know whether a start stays within the namespace's projects, and the end of an object that does not."""
-    if case.known.projects is None:
-        return None
-    resumed = case.attempt.retry_of if case.attempt else case.spec.retry_of
-    touched = case.known.touched
-    if touched is None or (touched.job_id, touched.resumed) != (job_id, resumed):
-        return FindProjects(job_id, resumed)
-    return _refuse_projects(case, *touched.projects)
+    proof = ProveToken(job_id) if case.known.token_doubtful else None
+    return _take_hold(case) or _wait_for_slot(case) or proof or _claim(case, job_id)
 
 
 def _refuse_projects(case: Case, *projects: int | None) -> Decision | None:

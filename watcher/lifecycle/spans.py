@@ -48,6 +48,13 @@ def _over(attempt: Attempt) -> bool:
 
 
 def _trace(run: DbtRun, after: Status, attempt: Attempt, began: datetime, now: datetime) -> Trace:
+    spans = []
+    moments = {"claim": attempt.claim_time, "start": attempt.queued_at, "wait": attempt.finished_at, "end": now}
+    # Only what took place. Clocks differ, so no span ends before it begins.
+    for name, moment in moments.items():
+        if moment is not None:
+            spans.append(Span(name, began, max(began, moment)))
+            began = spans[-1].end
     told: dict[str, str | int | None] = {
         "k8s.namespace.name": run.metadata.namespace,
         "dbtrun.name": run.metadata.name,
@@ -64,20 +71,5 @@ def _trace(run: DbtRun, after: Status, attempt: Attempt, began: datetime, now: d
         attributes={key: value for key, value in told.items() if value is not None},
         failed=None if attempt.phase is Phase.SUCCEEDED else attempt.message,
         linked=run.metadata.annotations.get(TRACEPARENT_ANNOTATION),
-        spans=tuple(_spans(attempt, began, now)),
+        spans=tuple(spans),
     )
-
-
-def _spans(attempt: Attempt, began: datetime, now: datetime) -> Iterator[Span]:
-    """What took place of: claim, start, wait, end. Clocks differ, so none ends before it begins."""
-    ends = (
-        ("claim", attempt.claim_time),
-        ("start", attempt.queued_at),
-        ("wait", attempt.finished_at),
-        ("end", now),
-    )
-    for name, moment in ends:
-        if moment is not None:
-            end = max(began, moment)
-            yield Span(name, began, end)
-            began = end

@@ -82,9 +82,24 @@ def stamped(status: Status, generation: int, now: datetime, trouble: Trouble | N
 
     Stamped again for every generation, of finished objects too: `kubectl wait` ignores conditions of an older one.
     """
-    wanted = _conditions(status, trouble, answered)
-    conditions = tuple(_keep_transition(status.condition(c.type), c, generation, now) for c in wanted)
-    return replace(status, observed_generation=generation, conditions=conditions)
+    conditions = []
+    for new in _conditions(status, trouble, answered):
+        old = status.condition(new.type)
+        same = old is not None and old.status is new.status
+        conditions.append(
+            Condition(
+                type=new.type,
+                status=new.status,
+                reason=new.reason,
+                # The wording of one and the same fault varies; rewriting it would rewrite every object of an account.
+                message=old.message if old and same and old.reason is new.reason and new.sticky else new.message,
+                # As Kubernetes' API conventions have it: the time of the last change of the condition's status, not of
+                # its words.
+                last_transition_time=old.last_transition_time if old and same else seconds(now),
+                observed_generation=generation,
+            )
+        )
+    return replace(status, observed_generation=generation, conditions=tuple(conditions))
 
 
 def stands(status: Status, generation: int) -> bool:
@@ -95,21 +110,6 @@ def stands(status: Status, generation: int) -> bool:
     wanted = [(c.type, c.status, c.reason, generation) for c in _conditions(status, None, False)]
     told = [(c.type, c.status, c.reason, c.observed_generation) for c in status.conditions]
     return status.observed_generation == generation and told == wanted
-
-
-def _keep_transition(old: Condition | None, new: _Wanted, generation: int, now: datetime) -> Condition:
-    same = old is not None and old.status is new.status
-    return Condition(
-        type=new.type,
-        status=new.status,
-        reason=new.reason,
-        # The wording of one and the same fault varies; rewriting it would rewrite every object of an account.
-        message=old.message if old and same and old.reason is new.reason and new.sticky else new.message,
-        # As Kubernetes' API conventions have it: the time of the last change of the condition's status, not of its
-        # words.
-        last_transition_time=old.last_transition_time if old and same else seconds(now),
-        observed_generation=generation,
-    )
 
 
 def bounded(status: Status) -> Status:
@@ -160,23 +160,21 @@ _TRI_STATE: Final = {True: ConditionStatus.TRUE, False: ConditionStatus.FALSE, N
 def _conditions(status: Status, trouble: Trouble | None, answered: bool) -> list[_Wanted]:
     phase, reason = status.phase or Phase.PENDING, status.reason or Reason.ACCEPTED
     succeeded = phase is Phase.SUCCEEDED if phase.final else None
+    before = status.condition(ConditionType.REACHABLE)
+    if trouble is not None:
+        words = clean(trouble.message, MAX_MESSAGE)
+        reachable = _Wanted(ConditionType.REACHABLE, False, trouble.reason, words, sticky=sticky(trouble))
+    elif answered:
+        reachable = _Wanted(ConditionType.REACHABLE, True, Reason.ANSWERING, "dbt Cloud answers.")
+    elif before is None:
+        reachable = _Wanted(ConditionType.REACHABLE, None, Reason.ACCEPTED, "dbt Cloud was not asked yet.")
+    else:
+        old = {ConditionStatus.TRUE: True, ConditionStatus.FALSE: False, ConditionStatus.UNKNOWN: None}[before.status]
+        reachable = _Wanted(ConditionType.REACHABLE, old, before.reason, before.message)
     return [
         _Wanted(ConditionType.SUCCEEDED, succeeded, reason, status.message),
         _Wanted(ConditionType.FINISHED, phase.final, reason, status.message),
-        _reachable(status, trouble, answered),
+        reachable,
         _Wanted(ConditionType.RECONCILING, not phase.final, reason, status.message),
         _Wanted(ConditionType.STALLED, succeeded is False, reason, status.message),
     ]
-
-
-def _reachable(status: Status, trouble: Trouble | None, answered: bool) -> _Wanted:
-    if trouble is not None:
-        words = clean(trouble.message, MAX_MESSAGE)
-        return _Wanted(ConditionType.REACHABLE, False, trouble.reason, words, sticky=sticky(trouble))
-    if answered:
-        return _Wanted(ConditionType.REACHABLE, True, Reason.ANSWERING, "dbt Cloud answers.")
-    before = status.condition(ConditionType.REACHABLE)
-    if before is None:
-        return _Wanted(ConditionType.REACHABLE, None, Reason.ACCEPTED, "dbt Cloud was not asked yet.")
-    old = {ConditionStatus.TRUE: True, ConditionStatus.FALSE: False, ConditionStatus.UNKNOWN: None}[before.status]
-    return _Wanted(ConditionType.REACHABLE, old, before.reason, before.message)

@@ -110,63 +110,52 @@ def _handle_refusal(case: Case, attempt: Attempt, reason: Reason, message: str) 
 
 
 def _resolve(case: Case, claim: Claim, attempt: Attempt) -> Decision:
-    lookup = claim.lookup
+    lookup, ours = claim.lookup, case.run.may_start and not case.run.is_foreign(attempt)
+    # Should dbt Cloud show a run later than assumed, the sweep ends it.
+    swept = replace(attempt, sweep_after=later(case))
     if lookup is not None and lookup.found:
-        return _take_on_found(case, attempt, lookup)
+        # The oldest run is the attempt's; a younger one is a twin, and the sweep cancels it.
+        oldest = lookup.found[0]
+        if not ours:
+            return take_on(case, replace(attempt, adopted=True), oldest)
+        if len(lookup.found) > 1:
+            swept = replace(attempt, sweep_after=seconds(case.now.wall))
+        return stop_unwritten(case, oldest) or take_on(case, swept, oldest)
     overdue = case.deletion_overdue(
         "The finalizer was removed although it is not known whether dbt Cloud started its run."
     )
     if overdue is not None:
         return overdue
     quiet_ends = claim.since + case.policy.quiet_period
-    if lookup is not None and lookup.at >= quiet_ends:
-        if not case.run.may_start or case.run.is_foreign(attempt):
-            return _release(case, attempt)
-        swept = _with_sweep(case, attempt)
-        return _end_unwanted(case, swept) or case.contact() or _claim_again(case, swept)
-    return _give_up(case, attempt) or _look_up(case, attempt, lookup, quiet_ends)
-
-
-def _take_on_found(case: Case, attempt: Attempt, lookup: LookUp) -> Decision:
-    """The oldest run is the attempt's; a younger one is a twin, and the sweep cancels it."""
-    if not case.run.may_start or case.run.is_foreign(attempt):
-        return take_on(case, replace(attempt, adopted=True), lookup.found[0])
-    twins = len(lookup.found) > 1
-    swept = replace(attempt, sweep_after=seconds(case.now.wall)) if twins else _with_sweep(case, attempt)
-    return stop_unwritten(case, lookup.found[0]) or take_on(case, swept, lookup.found[0])
-
-
-def _with_sweep(case: Case, attempt: Attempt) -> Attempt:
-    """Should dbt Cloud show a run later than assumed, the sweep ends it."""
-    return replace(attempt, sweep_after=later(case))
-
-
-def _claim_again(case: Case, attempt: Attempt) -> Decision:
-    """No run carries the marker, that is certain: the same attempt is claimed again, and swept once it has its run."""
-    claimed = replace(attempt, claim_time=case.now.wall)
-    return ClaimStart(
-        case.settled(
-            reason=Reason.CLAIMED,
-            message="dbt Cloud had not started the run; it is started now.",
-            attempts=with_attempt(case.status, claimed),
+    if lookup is None or lookup.at < quiet_ends:
+        return _look_up(case, attempt, lookup, quiet_ends)
+    if not ours:
+        return _release(case, attempt)
+    # No run carries the marker, that is certain: the same attempt is claimed again, and swept once it has its run.
+    return (
+        _end_unwanted(case, swept)
+        or case.contact()
+        or ClaimStart(
+            case.settled(
+                reason=Reason.CLAIMED,
+                message="dbt Cloud had not started the run; it is started now.",
+                attempts=with_attempt(case.status, replace(swept, claim_time=case.now.wall)),
+            )
         )
     )
 
 
-def _give_up(case: Case, attempt: Attempt) -> Decision | None:
+def _look_up(case: Case, attempt: Attempt, lookup: LookUp | None, quiet_ends: float) -> Decision:
+    """One more search for the runs of the claim, until the time to give up has come."""
     first = attempt.first_claim_time or attempt.claim_time or case.now.wall
     limit = case.spec.lost_contact_deadline_seconds
-    if case.now.wall < first + timedelta(seconds=limit):
-        return None
-    mark = f"cause {attempt.marker}" if attempt.retry_of is None else f"retried run {attempt.retry_of}"
-    job = case.status.job_id
-    message = (
-        f"The watcher could not find out in {limit} s whether dbt Cloud started a run: look for {mark} in job {job}."
-    )
-    return case.finish(Outcome(Phase.ERROR, Reason.SUBMISSION_UNDECIDED, message))
-
-
-def _look_up(case: Case, attempt: Attempt, lookup: LookUp | None, quiet_ends: float) -> Decision:
+    if case.now.wall >= first + timedelta(seconds=limit):
+        mark = f"cause {attempt.marker}" if attempt.retry_of is None else f"retried run {attempt.retry_of}"
+        message = (
+            f"The watcher could not find out in {limit} s whether dbt Cloud started a run: "
+            f"look for {mark} in job {case.status.job_id}."
+        )
+        return case.finish(Outcome(Phase.ERROR, Reason.SUBMISSION_UNDECIDED, message))
     told = case.write(reason=Reason.LOOKING_UP, message=SEARCHING)
     if told is not None and not case.known.unwritten:
         return told

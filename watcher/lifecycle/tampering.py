@@ -6,8 +6,6 @@ object, to make the object fail for ever, or to keep it when it is deleted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime
 from itertools import pairwise
 from typing import Final
 
@@ -41,10 +39,18 @@ def _lie(run: DbtRun) -> str | None:
     numbers = [0, *(attempt.number for attempt in status.attempts), MAX_ATTEMPTS + 1]
     if not all(before < after for before, after in pairwise(numbers)):
         return "The attempts in the status are not numbered in order"
-    if not all(_marked(run, attempt) for attempt in status.attempts):
-        return "The status has a marker of another object"
+    reachable = status.condition(ConditionType.REACHABLE)
+    times = [status.queued_at, status.started_at, status.completion_time]
+    times += [reachable.last_transition_time] if reachable else []
+    for attempt in status.attempts:
+        times += [attempt.claim_time, attempt.first_claim_time, attempt.not_before, attempt.sweep_after]
+        # A copy has the markers of the object that it was made of; it starts and sweeps nothing by them.
+        mark, number = attempt.marker, attempt.number
+        copied = run.copied and mark.startswith(MARKER_PREFIX) and mark.endswith(f"/{number}")
+        if not copied and mark not in ("", marker(run.uid, number)):
+            return "The status has a marker of another object"
     # An OverflowError would not end this object: its reconcile would fail for ever, as nobody else writes its status.
-    if any(time.year not in YEARS for time in _times(status)):
+    if any(time is not None and time.year not in YEARS for time in times):
         return "The status contains an invalid time"
     phase = status.phase or Phase.PENDING
     # An adopted run is never retried, so no attempt of its object waits to be claimed.
@@ -55,22 +61,6 @@ def _lie(run: DbtRun) -> str | None:
         if _honest(phase, status, status.attempt)
         else f"The status says {phase} without the fields that belong to it"
     )
-
-
-def _marked(run: DbtRun, attempt: Attempt) -> bool:
-    """A copy has the markers of the object that it was made of; it starts and sweeps nothing by them."""
-    if run.copied and attempt.marker.startswith(MARKER_PREFIX):
-        return attempt.marker.endswith(f"/{attempt.number}")
-    return attempt.marker in ("", marker(run.uid, attempt.number))
-
-
-def _times(status: Status) -> Iterator[datetime]:
-    reachable = status.condition(ConditionType.REACHABLE)
-    times = [status.queued_at, status.started_at, status.completion_time]
-    times += [reachable.last_transition_time] if reachable else []
-    for attempt in status.attempts:
-        times += [attempt.claim_time, attempt.first_claim_time, attempt.not_before, attempt.sweep_after]
-    return (time for time in times if time is not None)
 
 
 def _honest(phase: Phase, status: Status, attempt: Attempt | None) -> bool:
