@@ -68,7 +68,7 @@ def following_step(case: Case, attempt: Attempt) -> Decision:
             return case.rest(until, why="dbt Cloud denies the run")
         message = f"dbt Cloud no longer knows run {case.status.run_id}, or hides it from the token."
         return case.finish(Outcome(Phase.ERROR, Reason.RUN_NOT_FOUND, message))
-    return sweep_live(case, attempt) or _stop(case, attempt) or _fetch_steps(case, facts) or _tell(case, attempt, facts)
+    return sweep_live(case, attempt) or _stop(case, attempt) or _report(case, attempt, facts)
 
 
 # ── the end ──
@@ -107,7 +107,7 @@ def _end(case: Case, attempt: Attempt, facts: RunFacts) -> Decision:
     changes: dict[str, Any] = {**run_times(facts), **_steps_at_end(case, facts, tried), "failed_step": step}
     if results is not None:
         changes["results"] = results
-    # A restored status does not know any more whether the run was cancelled at our request.
+    # Perhaps it was cancelled at our request, which a restored status does not know any more.
     retry, cancel = case.spec.retry, case.known.cancel
     ours = outcome.retryable is RetryWhen.CANCELLED and (
         (cancel is not None and cancel.run_id == attempt.run_id) or not saw_live(case.run, case.known, attempt.number)
@@ -232,17 +232,6 @@ def _deadline(case: Case) -> tuple[datetime, Reason] | None:
     return None
 
 
-def _fetch_steps(case: Case, facts: RunFacts | None) -> Decision | None:
-    if facts is None or case.pausing:
-        return None
-    watched, turn = _watched(case), case.known.turn
-    has_turn = turn is not None and case.now.mono - turn <= case.policy.turn_seconds
-    due = _watched_due(case, facts) if watched else looks_from(case, facts) if has_turn else None
-    if due is None or due > case.now.mono:
-        return None
-    return FetchDetails(facts.run_id, over=False, watched=watched)
-
-
 def _watched(case: Case) -> bool:
     return is_watched(case.run.metadata.annotations, case.now.wall)
 
@@ -269,9 +258,15 @@ def looks_from(case: Case, facts: RunFacts | None) -> float | None:
     return case.mono(facts.started_at - observation.clock_offset) + case.policy.details_after
 
 
-def _tell(case: Case, attempt: Attempt, facts: RunFacts | None) -> Decision:
+def _report(case: Case, attempt: Attempt, facts: RunFacts | None) -> Decision:
+    """The state of the run, after a look at its steps if it is time for one."""
     if facts is None:
         return case.rest(*_wakeups(case, attempt, facts), why="waiting to see the run")
+    watched, turn = _watched(case), case.known.turn
+    has_turn = turn is not None and case.now.mono - turn <= case.policy.turn_seconds
+    due = _watched_due(case, facts) if watched else looks_from(case, facts) if has_turn else None
+    if due is not None and due <= case.now.mono and not case.pausing:
+        return FetchDetails(facts.run_id, over=False, watched=watched)
     changes: dict[str, Any] = {**run_times(facts)}
     typical, tried = case.known.typical, _details(case, facts)
     estimated = case.status.estimated_completion_time is not None

@@ -80,17 +80,14 @@ def simulate(
             scenario.tokens = [TokenSpec(token=token)]
         simulator = Simulator(scenario, Clock(), state)
         simulator.set_clock(speed, offset)
-        place = _place(host, port, tls_dir or (Path(tempfile.mkdtemp(prefix="dbt-simulator-")) if tls else None))
+        ca_dir = tls_dir or (Path(tempfile.mkdtemp(prefix="dbt-simulator-")) if tls else None)
+        context, ca = certificate(ca_dir, (host,)) if ca_dir else (None, None)
+        place = Place(bind(host, port), context, ca, host)
     except (ScenarioError, StateError) as error:
         raise click.UsageError(str(error)) from None
     except OSError as error:
         raise click.UsageError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port.") from None
     asyncio.run(_serve(simulator, place, remote_control=remote_control))
-
-
-def _place(host: str, port: int, tls_dir: Path | None) -> Place:
-    context, ca = certificate(tls_dir, (host,)) if tls_dir else (None, None)
-    return Place(bind(host, port), context, ca, host)
 
 
 async def _serve(simulator: Simulator, place: Place, *, remote_control: bool) -> None:

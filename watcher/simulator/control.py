@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
@@ -93,25 +94,23 @@ class Control:
             ("DELETE", "/faults/{id}", self._clear_faults),
         ]
         self.routes = [
-            Route(f"/_simulator{path}", self._serve(endpoint), methods=[method]) for method, path, endpoint in endpoints
+            Route(f"/_simulator{path}", partial(self._serve, endpoint), methods=[method])
+            for method, path, endpoint in endpoints
         ]
 
-    def _serve(self, endpoint: Callable[[Request, bytes], Any]) -> Callable[[Request], Any]:
-        async def serve(request: Request) -> Response:
-            local = request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
-            if not (local or self._remote):
-                words = "The control API answers on loopback only; start with --remote-control."
-                return json_response({"error": words}, 403)
-            try:
-                # Runs move only when somebody looks. Without this, a test would see a run live whose end has passed.
-                self._simulator.account.advance()
-                return json_response(endpoint(request, await request.body()))
-            except ScenarioError as error:
-                return json_response({"error": str(error)}, 400)
-            except ControlError as error:
-                return json_response({"error": str(error)}, error.code)
-
-        return serve
+    async def _serve(self, endpoint: Callable[[Request, bytes], Any], request: Request) -> Response:
+        local = request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+        if not (local or self._remote):
+            words = "The control API answers on loopback only; start with --remote-control."
+            return json_response({"error": words}, 403)
+        try:
+            # Runs move only when somebody looks. Without this, a test would see a run live whose end has passed.
+            self._simulator.account.advance()
+            return json_response(endpoint(request, await request.body()))
+        except ScenarioError as error:
+            return json_response({"error": str(error)}, 400)
+        except ControlError as error:
+            return json_response({"error": str(error)}, error.code)
 
     # State
 

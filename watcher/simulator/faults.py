@@ -55,6 +55,23 @@ class Reply(Effect, tag="reply"):
     headers: dict[str, str] = {}
     commit: bool = False
 
+    def response(self) -> Response:
+        """The answer itself."""
+        match self.body:
+            case "enveloped":
+                return json_response(ApiError(self.status, self.message).body, self.status, self.headers)
+            case "bare":
+                return json_response({"detail": self.message}, self.status, self.headers)
+            case "html":
+                title = f"{self.status} {phrase(self.status)}"
+                head, body = f"<head><title>{title}</title></head>", f"<body><center><h1>{title}</h1></center></body>"
+                page = f"<html>{head}{body}</html>\r\n"
+                return Response(page, self.status, self.headers, media_type="text/html")
+            case "text":
+                return Response(self.message, self.status, self.headers, media_type="text/plain")
+            case "empty":
+                return Response(b"", self.status, self.headers)
+
 
 class RateLimit(Effect, tag="rate-limit"):
     """429, and the whole account stays silent for the cool-down."""
@@ -266,7 +283,7 @@ async def suffer(
         case Hang(commit=commit):
             return await _after(answer, Hung(), commit=commit)
         case Reply():
-            return await _after(answer, _chosen(effect), commit=effect.commit)
+            return await _after(answer, effect.response(), commit=effect.commit)
         case RateLimit():
             faults.limit(effect)
             # A cool-down of 0 s ends before it can be reported.
@@ -302,22 +319,6 @@ async def _after(answer: Callable[[], Awaitable[Response]], response: Response, 
 def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A reply in JSON."""
     return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
-
-
-def _chosen(effect: Reply) -> Response:
-    match effect.body:
-        case "enveloped":
-            return json_response(ApiError(effect.status, effect.message).body, effect.status, effect.headers)
-        case "bare":
-            return json_response({"detail": effect.message}, effect.status, effect.headers)
-        case "html":
-            title = f"{effect.status} {phrase(effect.status)}"
-            page = f"<html><head><title>{title}</title></head><body><center><h1>{title}</h1></center></body></html>\r\n"
-            return Response(page, effect.status, effect.headers, media_type="text/html")
-        case "text":
-            return Response(effect.message, effect.status, effect.headers, media_type="text/plain")
-        case "empty":
-            return Response(b"", effect.status, effect.headers)
 
 
 async def _huge(size: int) -> AsyncIterator[bytes]:

@@ -108,18 +108,13 @@ def _items(values: list[str]) -> list[str]:
     for value in values:
         text = value.strip()
         if text.startswith("["):
-            items += _literal(text)
+            try:
+                items += map(str, json.loads(text))
+            except ValueError:  # a Python-style list: ['job']
+                items += [part.strip().strip("'\"") for part in text.strip("[]").split(",") if part.strip()]
         else:
             items += [part.strip() for part in text.split(",") if part.strip()]
     return items
-
-
-def _literal(text: str) -> list[str]:
-    try:
-        decoded = json.loads(text)
-    except ValueError:  # a Python-style list: ['job']
-        decoded = [part.strip().strip("'\"") for part in text.strip("[]").split(",") if part.strip()]
-    return [str(item) for item in decoded]
 
 
 def _number(name: str, values: list[str]) -> int:

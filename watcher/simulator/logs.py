@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 from watcher.simulator.model import Status
 
 if TYPE_CHECKING:
-    from watcher.simulator.scenario import FailingNode
     from watcher.simulator.steps import Step
 
 VERBS: Final = {Status.SUCCESS: "Success", Status.ERROR: "Error", Status.CANCELLED: "Cancelled"}
@@ -59,15 +58,13 @@ def _cause(step: Step) -> list[str]:
         return [line.format(run=run.id, time=time, version=run.dbt_version) for line in CAUSES[run.fails_at]]
     told = [f"{time}  Completed with {len(run.failing)} errors and 0 warnings:"]
     for node in run.failing:
-        told += [f"{time}", *(f"{time}    {line}" for line in _node(node))]
+        kind, _, rest = node.node.partition(".")
+        name = rest.rpartition(".")[2]
+        if kind == "source":
+            what = f"ERROR STALE freshness of {rest}"
+        elif node.status == "fail":
+            what = f"Failure in test {name} (models/schema.yml)"
+        else:
+            what = f"Database Error in {kind} {name} (models/{name}.sql)"
+        told += [time, f"{time}    {what}", f"{time}      {node.message}"]
     return [*told, f"{time}", f"{time}  Done. PASS=0 WARN=0 ERROR={len(run.failing)} SKIP=0"]
-
-
-def _node(node: FailingNode) -> tuple[str, str]:
-    kind, _, rest = node.node.partition(".")
-    name = rest.rpartition(".")[2]
-    if kind == "source":
-        return f"ERROR STALE freshness of {rest}", f"  {node.message}"
-    if node.status == "fail":
-        return f"Failure in test {name} (models/schema.yml)", f"  {node.message}"
-    return f"Database Error in {kind} {name} (models/{name}.sql)", f"  {node.message}"

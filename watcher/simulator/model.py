@@ -296,11 +296,24 @@ class Account:
         """Apply everything that is due by now, in order."""
         now = self.clock.now()
         while self._heap and self._heap[0][0] <= now:
-            due, run_id = heapq.heappop(self._heap)
+            at, run_id = heapq.heappop(self._heap)
             run = self.runs[run_id]
-            # A run that was scheduled again is in the heap twice: only its present instant counts.
-            if run.due == due:
-                self._step(run, due)
+            if run.due != at:
+                continue  # it was scheduled again, so the heap has it twice: only its present instant counts
+            if run.cancel_time is not None and at >= run.cancel_time:
+                self._end(run, Status.CANCELLED, at, CANCELLED_BY_USER)
+            elif run.status is Status.QUEUED:
+                run.status, run.dequeued_time, run.dequeued_at = Status.STARTING, at, self.clock.stamp(at)
+                self._touch(run, at)
+            elif run.status is Status.STARTING:
+                run.status, run.started_time, run.started_at = Status.RUNNING, at, self.clock.stamp(at)
+                self._touch(run, at)
+                self.on_change(run, at)
+            elif run.run is not None and at >= (run.started_time or 0.0) + run.run:
+                messages = {Status.ERROR: run.message, Status.CANCELLED: CANCELLED_BY_USER}
+                self._end(run, run.outcome, at, messages.get(run.outcome))
+            else:
+                self._end(run, Status.CANCELLED, at, timeout_message(run.timeout))
 
     def set_clock(self, speed: float | None, offset: float | None) -> None:
         """Sets the clock that runs follow."""
@@ -367,9 +380,17 @@ class Account:
         )
 
     def _script_failure(self, run: Run, spec: JobSpec) -> None:
-        wanted = spec.failing_step or len(spec.steps)
-        run.failing_command = min(wanted, len(run.commands)) - 1
-        run.failing = spec.failing or _failing(spec, run.failing_command) or [FailingNode(node=spec.nodes[-1])]
+        command = min(spec.failing_step or len(spec.steps), len(run.commands)) - 1
+        nodes = spec.results[command] if spec.results is not None and command < len(spec.results) else []
+        # By the step's own results.
+        failing = [
+            FailingNode(node=node.node, status=status, message=node.message or "It failed.", failures=node.failures)
+            for node in nodes
+            for status in FAILS
+            if node.status == status
+        ]
+        run.failing_command = command
+        run.failing = spec.failing or failing or [FailingNode(node=spec.nodes[-1])]
         run.message = spec.message
         run.fails_at, run.log = spec.fails_at, spec.log
 
@@ -425,22 +446,6 @@ class Account:
         heapq.heappush(self._heap, (run.due, run.id))
         self.dirty[run.id] = run
 
-    def _step(self, run: Run, at: float) -> None:
-        if run.cancel_time is not None and at >= run.cancel_time:
-            self._end(run, Status.CANCELLED, at, CANCELLED_BY_USER)
-        elif run.status is Status.QUEUED:
-            run.status, run.dequeued_time, run.dequeued_at = Status.STARTING, at, self.clock.stamp(at)
-            self._touch(run, at)
-        elif run.status is Status.STARTING:
-            run.status, run.started_time, run.started_at = Status.RUNNING, at, self.clock.stamp(at)
-            self._touch(run, at)
-            self.on_change(run, at)
-        elif run.run is not None and at >= (run.started_time or 0.0) + run.run:
-            messages = {Status.ERROR: run.message, Status.CANCELLED: CANCELLED_BY_USER}
-            self._end(run, run.outcome, at, messages.get(run.outcome))
-        else:
-            self._end(run, Status.CANCELLED, at, timeout_message(run.timeout))
-
     def _touch(self, run: Run, at: float) -> None:
         run.updated_at = self.clock.stamp(at)
         self._schedule(run)
@@ -452,11 +457,7 @@ class Account:
         self.live.pop(run.id, None)
         self.dirty[run.id] = run
         insort(self.finished, (run.finished_at, run.id))
-        self._release(run, at)
-        self.on_change(run, at)
-
-    def _release(self, run: Run, at: float) -> None:
-        """Give back what the run held; the next run in the queue gets it."""
+        # It gives back what it held, and the next run in the queue gets it.
         if run.dispatched_time is not None:
             self._slots_taken -= 1
         elif run.id in self._slotless:
@@ -472,20 +473,10 @@ class Account:
             waiting.remove(run.id)
         if self._slotless and self._slots_taken < (self.spec.run_slots or 0):
             self._dispatch(self.runs[self._slotless.popleft()], at)
+        self.on_change(run, at)
 
     def _draw(self, span: Span) -> float:
         return self._random.uniform(span[0], span[1]) if isinstance(span, list) else span
-
-
-def _failing(spec: JobSpec, command: int) -> list[FailingNode]:
-    """The nodes that fail by the step's own results."""
-    nodes = spec.results[command] if spec.results is not None and command < len(spec.results) else []
-    return [
-        FailingNode(node=node.node, status=status, message=node.message or "It failed.", failures=node.failures)
-        for node in nodes
-        for status in FAILS
-        if node.status == status
-    ]
 
 
 def timeout_message(seconds: float) -> str:

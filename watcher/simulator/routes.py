@@ -7,8 +7,10 @@ with and without their trailing slash, since real clients send both.
 from __future__ import annotations
 
 import asyncio
+import operator
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,7 +25,7 @@ from watcher.simulator.steps import artifact, artifact_names, run_of_step, steps
 from watcher.simulator.wire import ApiError, enveloped, invalid, not_found
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from starlette.requests import Request
 
@@ -303,30 +305,28 @@ def get_step(call: Call) -> Any:
 NAMES: dict[str, Kind] = {"name__icontains": "text", "project_id": "int", "project_id__in": "ints", "pk": "int"}
 JOB_FILTERS: dict[str, Kind] = NAMES | {"environment_id": "int"}
 PROJECT_FILTERS: dict[str, Kind] = {"name__icontains": "text", "pk": "int", "pk__in": "ints", "pk__gt": "int"}
+OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "": operator.eq,
+    "in": lambda field, values: field in values,
+    "gt": operator.gt,
+    "icontains": lambda field, text: text.lower() in field.lower(),
+}
 
 
 def _listed(call: Call, bodies: Sequence[dict[str, Any]], known: dict[str, Kind]) -> Any:
     """A list of few and small things, filtered by their own fields."""
     query = filters.parse(call.parameters, known, ("id", "name", "created_at", "updated_at"), call.view.ignored)
-    tests = [_test(name, value) for name, value in query.filters.items()]
-    found = [body for body in bodies if filters.STATES[query.state] and all(test(body) for test in tests)]
+    # An operator follows the name of its field: `pk__in`. The field `pk` is the `id`.
+    wanted = [(*name.replace("pk", "id").partition("__")[::2], value) for name, value in query.filters.items()]
+    found = [
+        body
+        for body in bodies
+        if filters.STATES[query.state] and all(OPERATORS[test](body[field], value) for field, test, value in wanted)
+    ]
     name, down = query.order_by.removeprefix("-"), query.order_by.startswith("-")
     found.sort(key=lambda body: (body[name], body["id"]), reverse=down)
     page = found[query.offset : query.offset + query.limit]
     return enveloped(page, _extra(call, query, len(page), len(found)))
-
-
-def _test(name: str, value: Any) -> Callable[[dict[str, Any]], bool]:
-    field, _, operator = name.replace("pk", "id").partition("__")
-    match operator:
-        case "in":
-            return lambda body: body[field] in value
-        case "gt":
-            return lambda body: body[field] > value
-        case "icontains":
-            return lambda body: value.lower() in body[field].lower()
-        case _:
-            return lambda body: bool(body[field] == value)
 
 
 def list_jobs(call: Call) -> Any:
@@ -512,62 +512,52 @@ class Api:
         self._simulator = simulator
         self._late: set[asyncio.Task[None]] = set()
         self.routes = [
-            Route(path, self._route(kind, endpoint), methods=[method]) for method, path, kind, endpoint in ENDPOINTS
+            Route(path, partial(self._serve, kind, endpoint), methods=[method])
+            for method, path, kind, endpoint in ENDPOINTS
         ]
 
-    def _route(self, kind: str, endpoint: Callable[[Call], Any]) -> Callable[[Request], Any]:
-        async def serve(request: Request) -> Response:
-            simulator = self._simulator
-            simulator.requests.kinds[kind] += 1
-            response = await self._serve(request, kind, endpoint)
-            lost = isinstance(response, (Dropped, Hung))
-            simulator.requests.count(kind, "dropped" if lost else str(response.status_code))
-            # By the simulated clock: clients take the offset of dbt Cloud's clock from this header.
-            response.headers["Date"] = formatdate(simulator.clock.stamp(simulator.clock.now()), usegmt=True)
-            return response
-
-        return serve
-
-    async def _serve(self, request: Request, kind: str, endpoint: Callable[[Call], Any]) -> Response:
-        faults = self._simulator.faults
+    async def _serve(self, kind: str, endpoint: Callable[[Call], Any], request: Request) -> Response:
+        simulator = self._simulator
+        simulator.requests.kinds[kind] += 1
         # Before the token is looked at: all tokens of an account share the penalty.
-        silence = faults.silence()
-        if silence:
-            return silence
+        response = simulator.faults.silence() or await self._answer(kind, endpoint, request)
+        lost = isinstance(response, (Dropped, Hung))
+        simulator.requests.count(kind, "dropped" if lost else str(response.status_code))
+        # By the simulated clock: clients take the offset of dbt Cloud's clock from this header.
+        response.headers["Date"] = formatdate(simulator.clock.stamp(simulator.clock.now()), usegmt=True)
+        return response
+
+    async def _answer(self, kind: str, endpoint: Callable[[Call], Any], request: Request) -> Response:
+        simulator = self._simulator
         # Before any harm: a lost reply must look like one, and not like a request that was never read.
         body = await request.body()
-        effects = faults.meet(kind, request.method, request.scope["original_path"])
+        effects = simulator.faults.meet(kind, request.method, request.scope["original_path"])
         for effect in effects:
             if isinstance(effect, Latency):
                 await asyncio.sleep(effect.seconds)
         view = view_of(effects)
 
         async def answer() -> Response:
-            return self._answer(request, body, view, endpoint)
+            simulator.account.advance()
+            try:
+                return json_response(endpoint(Call(simulator, request, body, self._authorise(request), view)))
+            except ApiError as error:
+                return json_response(error.body, error.code)
 
         harm = next((effect for effect in effects if not isinstance(effect, (Latency, *VIEW))), None)
-        return await answer() if harm is None else await suffer(harm, faults, answer, self._later(answer))
+        if harm is None:
+            return await answer()
+        return await suffer(harm, simulator.faults, answer, partial(self._later, answer))
 
-    def _later(self, answer: Callable[[], Any]) -> Callable[[float], None]:
-        async def commit(seconds: float) -> None:
+    def _later(self, answer: Callable[[], Awaitable[Response]], seconds: float) -> None:
+        async def commit() -> None:
             await asyncio.sleep(seconds)
             await answer()
 
-        def later(seconds: float) -> None:
-            task = asyncio.get_running_loop().create_task(commit(seconds))
-            # asyncio refers to tasks only weakly: without this, one could be collected before it commits.
-            self._late.add(task)
-            task.add_done_callback(self._late.discard)
-
-        return later
-
-    def _answer(self, request: Request, body: bytes, view: View, endpoint: Callable[[Call], Any]) -> Response:
-        self._simulator.account.advance()
-        try:
-            token = self._authorise(request)
-            return json_response(endpoint(Call(self._simulator, request, body, token, view)))
-        except ApiError as error:
-            return json_response(error.body, error.code)
+        task = asyncio.get_running_loop().create_task(commit())
+        # asyncio refers to tasks only weakly: without this, one could be collected before it commits.
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
 
     def _authorise(self, request: Request) -> TokenSpec:
         """Who asks: an unknown token is 401, a wrong account 403, and only then anything else."""

@@ -172,7 +172,16 @@ class Scenario(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         _number(self.projects, PROJECT_BASE)
         _number([environment for project in self.projects for environment in project.environments], ENVIRONMENT_BASE)
         _number(self.jobs, JOB_BASE)
-        _check(self)
+        _unique("projects[].id", (project.id for project in self.projects))
+        _unique("projects[].environments[].id", (e.id for project in self.projects for e in project.environments))
+        _unique("jobs[].id", (job.id for job in self.jobs))
+        if len({token.token for token in self.tokens}) < len(self.tokens):
+            raise ScenarioError("tokens: the same token is given twice, keep one.")
+        for index, token in enumerate(self.tokens):
+            for project in token.projects or ():
+                find_project(self, project, f"tokens[{index}].projects")
+        for index, job in enumerate(self.jobs):
+            check_job(self, job, f"jobs[{index}]")
 
 
 def load(path: Path) -> Scenario:
@@ -213,22 +222,19 @@ def convert(document: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
-        raise ScenarioError(_sentence(str(error))) from None
-
-
-def _sentence(message: str) -> str:
-    """Turn `Expected int, got str - at $.jobs[0].id` round: the place first."""
-    text, _, place = message.partition(" - at `")
-    place = place.rstrip("`").removeprefix("$").removeprefix(".")
-    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
-    if unknown:
-        return f"{place or 'the top level'} has no field `{unknown[1]}`: see the list of fields in docs/simulator.md."
-    missing = re.fullmatch(r"Object missing required field `(.*)`", text)
-    if missing:
-        return f"{place or 'the top level'} needs the field `{missing[1]}`."
-    if not place:
-        return text if text.endswith(".") else f"the top level: {text[0].lower()}{text[1:]}."
-    return f"{place}: {text[0].lower()}{text[1:].rstrip('.')}."
+        # `Expected int, got str - at $.jobs[0].id` is turned round: the place first.
+        text, _, found = str(error).partition(" - at `")
+        found = found.rstrip("`").removeprefix("$").removeprefix(".")
+        place = found or "the top level"
+        if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", text):
+            told = f"{place} has no field `{unknown[1]}`: see the list of fields in docs/simulator.md."
+        elif missing := re.fullmatch(r"Object missing required field `(.*)`", text):
+            told = f"{place} needs the field `{missing[1]}`."
+        elif not found and text.endswith("."):
+            told = text  # a sentence of our own
+        else:
+            told = f"{place}: {text[0].lower()}{text[1:].rstrip('.')}."
+        raise ScenarioError(told) from None
 
 
 def _number(items: Sequence[ProjectSpec | EnvironmentSpec | JobSpec], base: int) -> None:
@@ -246,19 +252,6 @@ def _unique(what: str, values: Iterable[object]) -> None:
         if value in seen:
             raise ScenarioError(f"{what.replace('[]', f'[{index}]')}: {value} is used twice, choose another.")
         seen.add(value)
-
-
-def _check(scenario: Scenario) -> None:
-    _unique("projects[].id", (project.id for project in scenario.projects))
-    _unique("projects[].environments[].id", (e.id for project in scenario.projects for e in project.environments))
-    _unique("jobs[].id", (job.id for job in scenario.jobs))
-    if len({token.token for token in scenario.tokens}) < len(scenario.tokens):
-        raise ScenarioError("tokens: the same token is given twice, keep one.")
-    for index, token in enumerate(scenario.tokens):
-        for project in token.projects or ():
-            find_project(scenario, project, f"tokens[{index}].projects")
-    for index, job in enumerate(scenario.jobs):
-        check_job(scenario, job, f"jobs[{index}]")
 
 
 def check_job(scenario: Scenario, job: JobSpec, place: str) -> None:

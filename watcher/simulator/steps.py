@@ -184,40 +184,35 @@ def _everything(run: Run) -> list[str]:
 
 
 def _results(run: Run, step: Step) -> list[dict[str, Any]]:
-    nodes = _nodes(run, step)
-    share = round(step.seconds / len(nodes), 6) if nodes else 0.0
-    return [_result(node, share, run) for node in nodes]
-
-
-def _nodes(run: Run, step: Step) -> list[NodeResult]:
     """The nodes of a step, as the scenario gives them, or all of them with those that fail last."""
     place = step.index - len(SYSTEM) - 1
     if step.command in COMPILES:
-        return [NodeResult(node=name) for name in run.nodes]
-    if run.results is not None and place < len(run.results):
-        return run.results[place]
-    failing = [
-        NodeResult(node=node.node, status=node.status, message=node.message, failures=node.failures)
-        for node in (run.failing if step.status is Status.ERROR else ())
+        nodes = [NodeResult(node=name) for name in run.nodes]
+    elif run.results is not None and place < len(run.results):
+        nodes = run.results[place]
+    else:
+        failing = [
+            NodeResult(node=node.node, status=node.status, message=node.message, failures=node.failures)
+            for node in (run.failing if step.status is Status.ERROR else ())
+        ]
+        failed = {node.node for node in failing}
+        nodes = [*(NodeResult(node=name) for name in run.nodes if name not in failed), *failing]
+    return [
+        {
+            "unique_id": node.node,
+            "status": node.status,
+            "message": node.message or ("SUCCESS 1" if node.status == "success" else None),
+            "failures": node.failures,
+            "execution_time": round(step.seconds / len(nodes), 6),
+            "thread_id": "Thread-1",
+            "timing": [],
+            "adapter_response": {},
+            "compiled": True,
+            "compiled_code": None,
+            "relation_name": f"{run.request.schema_override or 'analytics'}.{node.node.rpartition('.')[2]}",
+        }
+        for node in nodes
     ]
-    passed = [NodeResult(node=name) for name in run.nodes if name not in {node.node for node in failing}]
-    return [*passed, *failing]
-
-
-def _result(node: NodeResult, seconds: float, run: Run) -> dict[str, Any]:
-    return {
-        "unique_id": node.node,
-        "status": node.status,
-        "message": node.message or ("SUCCESS 1" if node.status == "success" else None),
-        "failures": node.failures,
-        "execution_time": seconds,
-        "thread_id": "Thread-1",
-        "timing": [],
-        "adapter_response": {},
-        "compiled": True,
-        "compiled_code": None,
-        "relation_name": f"{run.request.schema_override or 'analytics'}.{node.node.rpartition('.')[2]}",
-    }
 
 
 def _source(result: dict[str, Any], step: Step) -> dict[str, Any]:

@@ -95,6 +95,8 @@ def run_body(account: Account, run: Run, related: Collection[str], host: str) ->
     job = account.jobs[run.job_id]
     now = account.clock.stamp(account.clock.now())
     refusal = account.retry_refusal(run)
+    end = now if run.finished_at is None else run.finished_at
+    begun = end if run.started_at is None else run.started_at
     body: Json = {
         "id": run.id,
         "trigger_id": TRIGGER_BASE + run.id - RUN_BASE,
@@ -136,7 +138,15 @@ def run_body(account: Account, run: Run, related: Collection[str], host: str) ->
         "is_success": run.status is Status.SUCCESS,
         "is_error": run.status is Status.ERROR,
         "is_cancelled": run.status is Status.CANCELLED,
-        **_durations(run, now),
+        "duration": clock_face(end - run.created_at),
+        "queued_duration": clock_face(begun - run.created_at),
+        "run_duration": clock_face(end - begun),
+        "duration_humanized": humanized(end - run.created_at),
+        "queued_duration_humanized": humanized(begun - run.created_at),
+        "run_duration_humanized": humanized(end - begun),
+        "created_at_humanized": f"{humanized(now - run.created_at)} ago",
+        # Recorded for a queued run.
+        "finished_at_humanized": "0 minutes from now" if run.finished_at is None else f"{humanized(now - end)} ago",
         "retrying_run_id": run.retrying_run_id,
         "can_retry": refusal is None,
         "retry_not_supported_reason": refusal,
@@ -150,24 +160,6 @@ def run_body(account: Account, run: Run, related: Collection[str], host: str) ->
         actor = {"actor": {"id": "1", "type": "service_token", "name": "simulator"}}
         body["audit"] = {"trigger": actor, "cancellation": actor if run.cancel_time is not None else None}
     return body
-
-
-def _durations(run: Run, now: float) -> Json:
-    end = now if run.finished_at is None else run.finished_at
-    begun = run.started_at if run.started_at is not None else end
-    total, queued, running = end - run.created_at, begun - run.created_at, end - begun
-    # Recorded for a queued run.
-    finished = "0 minutes from now" if run.finished_at is None else f"{humanized(now - run.finished_at)} ago"
-    return {
-        "duration": clock_face(total),
-        "queued_duration": clock_face(queued),
-        "run_duration": clock_face(running),
-        "duration_humanized": humanized(total),
-        "queued_duration_humanized": humanized(queued),
-        "run_duration_humanized": humanized(running),
-        "created_at_humanized": f"{humanized(now - run.created_at)} ago",
-        "finished_at_humanized": finished,
-    }
 
 
 def trigger_body(run: Run) -> Json:
