@@ -111,3 +111,19 @@ def test_long_lines_wrap_on_a_terminal(width: int) -> None:
     told = shown(described(run(**FAILED | {"message": "word " * 60}), [], NOW), width)
     assert max(map(len, told.splitlines())) <= width
     assert told.count("word") == 60
+
+
+@pytest.mark.parametrize(
+    ("job", "number", "told"),
+    [
+        ("nightly", 98765, "nightly (id 98765)"),
+        ("98765", 98765, "98765"),
+        ("nightly", 5, "nightly"),  # the status names another job than the spec: nobody knows which was started
+    ],
+)
+def test_the_job_is_named_with_its_id_if_that_is_certain(job: str, number: int, told: str) -> None:
+    assert f"Job:         {told}\n" in text(phase="Running", job=job, jobId=number)
+
+
+def test_a_single_attempt_is_not_listed() -> None:
+    assert "Attempts" not in text(**FAILED | {"attempts": FAILED["attempts"][:1]})

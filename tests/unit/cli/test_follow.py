@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from dbtrun.cli import runs as module
-from dbtrun.cli.cluster import Place, kubeconfigs
+from dbtrun.cli.cluster import Place, connected, kubeconfigs
 from dbtrun.cli.runs import Runs, follow
 from dbtrun.kube.errors import Expired, Forbidden, KubeError, Misconfigured, NotFound, Unreachable
 from tests.unit.cli.builders import body
+from tests.unit.world.apiserver import kubeconfig
 
 Answer = list[dict[str, Any]] | KubeError
 Watch = list[tuple[str, dict[str, Any]] | KubeError]
@@ -146,3 +147,21 @@ def test_the_kubeconfig_is_chosen_as_kubectl_does(tmp_path: Path) -> None:
     assert kubeconfigs(Place(kubeconfig=str(second)), both, tmp_path) == str(second)
     with pytest.raises(Misconfigured, match="does not exist"):
         kubeconfigs(Place(kubeconfig=str(tmp_path / "missing")), both, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("context", "named", "found"),
+    [(None, None, "team"), ("bare", None, "default"), ("other", None, "b"), ("other", "mine", "mine")],
+)
+async def test_the_namespace_is_that_of_the_context_unless_it_is_named(
+    tmp_path: Path, context: str | None, named: str | None, found: str
+) -> None:
+    namespaces = {"c": {"namespace": "team"}, "other": {"namespace": "b"}, "bare": {}}
+    file = kubeconfig(tmp_path, "http://127.0.0.1:9")
+    config = json.loads(file.read_text())
+    config["contexts"] = [
+        {"name": name, "context": {"cluster": "c", "user": "u", **more}} for name, more in namespaces.items()
+    ]
+    file.write_text(json.dumps(config))
+    async with connected(Place(str(file), context, named)) as (_, namespace):
+        assert namespace == found

@@ -133,3 +133,10 @@ async def test_the_token_for_webhooks_is_used() -> None:
     assert kept.connection.token.reveal() == "dbtc_b"
     with pytest.raises(click.ClickException, match="account-id"):
         await _kept(Api(**{"account-id": ""}), "data", "dbt-cloud")  # type: ignore[arg-type]
+
+
+async def test_what_is_not_a_webhook_is_passed_over() -> None:
+    cloud = Cloud()
+    cloud.there = [5, None]  # type: ignore[list-item]
+    await create(Api(), cloud)
+    assert len(cloud.made) == 1

@@ -108,6 +108,11 @@ def test_the_pause_that_the_server_asks_for_is_kept() -> None:
         assert error.retry_after == 7.0
 
 
+@pytest.mark.parametrize("header", ["Wed, 21 Oct 2026 07:28:00 GMT", "-1", "٣"])
+def test_a_pause_that_is_no_number_of_seconds_is_not_kept(header: str) -> None:
+    assert failure(503, b"", {"Retry-After": header}).retry_after == 0.0
+
+
 def test_an_endless_error_page_becomes_a_sentence() -> None:
     assert len(str(failure(500, b"<p>\n" * 100_000))) < 600
 
@@ -308,6 +313,19 @@ async def test_only_a_new_token_is_used_without_a_new_client(
         else:
             assert (await HubRuns(cluster, "team").get("a")).metadata.name == "a"
         assert made == [fresh] * renewed
+
+
+async def test_a_patch_is_sent_as_a_merge_patch(tmp_path: Path) -> None:
+    sent: list[tuple[str, str]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        sent.append((request.method, request.headers["Content-Type"]))
+        return web.json_response({})
+
+    async with serving(tmp_path, answer) as cluster:
+        for method in ("PATCH", "POST"):
+            await cluster.request(method, "/a", body={})
+    assert sent == [("PATCH", "application/merge-patch+json"), ("POST", "application/json")]
 
 
 async def test_an_object_of_another_api_version_is_named(tmp_path: Path) -> None:
