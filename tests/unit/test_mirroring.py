@@ -658,16 +658,17 @@ async def test_a_run_that_a_dbt_run_follows_appears_in_other_namespaces() -> Non
     process = Process(api, cloud)
     attempts = (
         Attempt(number=1, phase=Phase.FAILED, run_id=1, adopted=True),
-        Attempt(number=2, phase=Phase.SUCCEEDED, run_id=2, retry_of=1),
+        Attempt(number=2, phase=Phase.FAILED, run_id=2, retry_of=1),
+        Attempt(number=3, phase=Phase.SUCCEEDED, run_id=4),
     )
     metadata = Metadata(name="follows", namespace="data", uid="u", resource_version="1")
     spec = msgspec.convert({"runId": 1}, Spec)
     process.objects.seen(DbtRun(metadata=metadata, spec=spec, status=Status(account_id=ACCOUNT, attempts=attempts)))
-    cloud.end([1])
+    cloud.end([1, 4])
     cloud.add([2, 3], retrying_run_id=1)
     cloud.end([2, 3])
     await process.live(lambda: False, seconds=60)
-    assert api.made == ["theirs-1"], "2 was started here, and 3 resumes the same run"
+    assert api.made == ["theirs-1"], "2 and 4 were started here, and 3 resumes the same run"
 
 
 async def test_a_deleted_mirror_is_served_no_more() -> None:

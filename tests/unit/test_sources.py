@@ -84,6 +84,21 @@ async def test_a_secret_that_appears_wakes_all_who_wait_for_it_and_none_twice() 
     assert it.woken == ["a", "b"]
 
 
+async def test_an_object_that_goes_while_its_secret_is_read_is_not_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with looking() as it:
+        await it.fail("a", ONE)
+        it.stored.versions[ONE] = "7"
+        read = it.stored.read
+
+        async def going(namespace: str, name: str) -> SecretData:
+            it.sources.forget("a")
+            return await read(namespace, name)
+
+        monkeypatch.setattr(it.stored, "read", going)
+        await rounds(2)
+    assert it.woken == []
+
+
 async def test_many_objects_that_wait_for_one_secret_cost_one_look_a_round() -> None:
     async with looking() as it:
         for number in range(1000):
