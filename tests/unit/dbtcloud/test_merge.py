@@ -157,6 +157,25 @@ async def test_a_step_whose_results_cannot_be_read_is_named() -> None:
     assert (told.counts, told.unread_steps) == ({"fail": 1}, (4,))
 
 
+async def test_a_step_that_left_no_results_lacks_none() -> None:
+    told = await results(
+        Files({(5, "run_results.json"): {"results": [node("a", "fail")]}}), steps_of("dbt run", "dbt test")
+    )
+    assert told is not None
+    assert (told.counts, told.unread_steps) == ({"fail": 1}, ())
+
+
+async def test_a_step_whose_results_are_too_large_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("watcher.dbtcloud.client.MAX_FILE", 1_000)
+    many = [node(f"model.shop.m{number}", "success") for number in range(100)]
+    files = Files(
+        {(4, "run_results.json"): {"results": many}, (5, "run_results.json"): {"results": [node("a", "fail")]}}
+    )
+    told = await results(files, steps_of("dbt run", "dbt test"))
+    assert told is not None
+    assert (told.counts, told.unread_steps) == ({"fail": 1}, (4,))
+
+
 async def test_a_fault_of_dbt_cloud_is_no_result() -> None:
     with pytest.raises(ServerFault):
         await results(Files({(4, "run_results.json"): httpx.Response(502)}), steps_of("dbt run"))

@@ -12,6 +12,7 @@ import pytest
 
 from dbtrun.connection.secret import Connection, Token
 from watcher.clock import system_clock
+from watcher.dbtcloud import wire
 from watcher.dbtcloud.accounts import Accounts
 from watcher.dbtcloud.budget import Budget
 from watcher.dbtcloud.channel import Channel
@@ -144,6 +145,11 @@ async def test_a_refusal_says_nothing_of_the_token_that_follows_runs() -> None:
         assert account.share.proven
         await account.client.run(run_id)
         await account.client.close()
+
+
+def test_job_ids_are_numbers_in_a_request_and_what_is_none_is_left_out() -> None:
+    webhook = wire.Webhook(id="w", client_url=URL, name="ours", job_ids=["12", "x", "-1", "9" * 20])
+    assert webhook.activation["job_ids"] == [12]
 
 
 def test_the_usual_token_does_if_there_is_no_other() -> None:
