@@ -44,6 +44,7 @@ class Kind(StrEnum):
     RATE_LIMITED = "rate limited"
     SERVER_ERROR = "server error"
     NOT_DBT_CLOUD = "not dbt Cloud"
+    WITHOUT_DATA = "without what was asked for"
 
 
 BY_STATUS: Final = {

@@ -94,7 +94,8 @@ async def _from_dbt_cloud(connection: Connection, run: Run, news: News) -> bool:
             url = one_line(run.status.url or "")
             why = f"they are larger than {MAX_BODY // 1024**2} MB; read them in dbt Cloud: {url}"
         raise click.ClickException(f"The logs cannot be read: {why}.")
-    _print(news.of_dbt_cloud(run.run_id, reply.data.get("run_steps") or [], connection.token.reveal()))
+    steps = reply.data.get("run_steps")
+    _print(news.of_dbt_cloud(run.run_id, steps if isinstance(steps, list) else [], connection.token.reveal()))
     return reply.data.get("status") in (10, 20, 30)
 
 
@@ -123,7 +124,8 @@ class News:
                 continue
             if key not in self.told:
                 yield f"==> {step['index']}. {one_line(str(step.get('name')))}"
-            log = step.get("logs") or ""
+            given = step.get("logs")
+            log = given if isinstance(given, str) else ""
             whole = log if step.get("finished_at") else log[: log.rfind("\n") + 1]  # a line may be half written
             # dbt Cloud returns each log from its beginning, every time.
             begin, self.told[key] = self.told.get(key, 0), len(whole)

@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from dbtrun.cli.dbtcloud import Kind, Reply
-from dbtrun.cli.doctor.dbt_facts import LIVE, LOOKS, MAX_CAUSE, DbtFacts, Started, cause_of, job_of, rows_of
+from dbtrun.cli.doctor.dbt_facts import LIVE, LOOKS, MAX_CAUSE, REFUSALS, DbtFacts, Started, cause_of, job_of, rows_of
 from dbtrun.cli.doctor.finding import Finding, bad, good, unknown, warning
 from dbtrun.cli.words import duration
+from dbtrun.text import one_line
 
 SLOW_SECONDS: Final = 5.0
-KNOWN: Final = frozenset({1, 2, 3, 10, 20, 30})
+KNOWN: Final = (1, 2, 3, 10, 20, 30)
 """dbt Cloud's status codes of runs."""
 QUIET_PERIOD: Final = 120.0
 """Seconds after which the watcher takes a start for lost, by default (`quietPeriodSeconds`)."""
@@ -23,6 +24,8 @@ BEHIND: Final = 600.0
 """Seconds by which dbt Cloud's clock may be behind the API server's."""
 SKEW: Final = 60.0
 """Seconds from which a difference is reported."""
+MAX_CODES: Final = 200
+"""Characters of unknown status codes that are shown."""
 
 
 class Words(NamedTuple):
@@ -86,6 +89,10 @@ FAULTS: Final[Mapping[Kind, Words]] = {
         "the answer is not dbt Cloud's JSON",
         "Check that the host is dbt Cloud's, and that no proxy or login page answers in its place.",
     ),
+    Kind.WITHOUT_DATA: Words(
+        "the answer reports success, but does not contain what was asked for",
+        "Check that no proxy changes dbt Cloud's answers. If none does, ask dbt Cloud's support.",
+    ),
 }
 
 
@@ -145,7 +152,7 @@ def clock(dbt: float | None, api_server: float | None) -> Finding:
 
 def _job(facts: DbtFacts) -> Iterator[Finding]:
     if facts.job is not None:
-        if facts.job.good and isinstance(facts.job.data, dict):
+        if facts.job.good:
             yield good("job", f"The token sees the job {facts.job_id} ({facts.job.data.get('name')}).")
         else:
             yield failed("job", f"The job {facts.job_id}", facts.job)
@@ -198,9 +205,9 @@ def _list(facts: DbtFacts) -> Iterator[Finding]:
         )
     else:
         yield good("causes", "Lists of runs have the causes, by which the watcher recognizes its runs.")
-    strange = {row.get("status") for row in rows} - KNOWN
+    strange = {str(row.get("status")) for row in rows if row.get("status") not in KNOWN}
     if strange:
-        codes = ", ".join(sorted(map(str, strange)))
+        codes = one_line(", ".join(sorted(strange)), MAX_CODES)
         yield warning(
             "status codes",
             f"Runs have the status {codes}, which this release does not know.",
@@ -275,13 +282,12 @@ def _start(facts: DbtFacts) -> Iterator[Finding]:
     if started is None:
         return
     reply = started.reply
-    if started.run_id is None and (reply.status or reply.kind is Kind.NOT_CONNECTED):
+    if started.run_id is None and (reply.kind in REFUSALS or reply.kind is Kind.NOT_CONNECTED):
         yield failed("start", "A run cannot be started", reply)
     elif started.run_id is None:
         yield bad(
             "start",
-            f"The reply to the start was lost ({reply.kind}), and no list has the run: whether it was started is "
-            "not known.",
+            f"The reply to the start does not say whether the run was started ({reply.kind}), and no list has the run.",
             "Look for its cause, dbtrun doctor, in dbt Cloud. Check what is between you and dbt Cloud.",
         )
     elif reply.good:
@@ -289,7 +295,7 @@ def _start(facts: DbtFacts) -> Iterator[Finding]:
     else:
         yield warning(
             "start",
-            f"The reply to the start was lost, and the run {started.run_id} was started all the same.",
+            f"The reply to the start was lost or useless ({reply.kind}), but the run {started.run_id} was started.",
             "Check what is between you and dbt Cloud. The watcher finds such a run by its cause.",
         )
 

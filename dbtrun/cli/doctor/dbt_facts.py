@@ -9,13 +9,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from dbtrun.cli.dbtcloud import DbtCloud, Reply, pause
+from dbtrun.cli.dbtcloud import DbtCloud, Kind, Reply, pause
 
 PAGE: Final = "100"
 LIVE: Final = (1, 2, 3)
 SINCE: Final = timedelta(days=1)
 MAX_CAUSE: Final = 255
 """Characters that a cause may have in dbt Cloud; the watcher relies on it."""
+REFUSALS: Final = frozenset({
+    Kind.REFUSED_TOKEN, Kind.FORBIDDEN, Kind.NOT_FOUND, Kind.REJECTED, Kind.RATE_LIMITED, Kind.REDIRECTED
+})  # fmt: skip
+"""Replies to a start after which no run exists. A server error does not show this: it may come from a proxy."""
 MAX_SELECTED: Final = 8
 """Jobs of mirrors that are looked at."""
 LOOKS: Final = (1.0, 1.0, 2.0, 3.0, 5.0, 5.0, 10.0, 10.0, 10.0)
@@ -93,11 +97,12 @@ async def gather(
     if facts.account.good:
         told("dbt Cloud: the job")
         if job_id is None:
-            facts = replace(facts, jobs=await cloud.get("jobs/", limit=PAGE))
+            facts = replace(facts, jobs=holding(list, await cloud.get("jobs/", limit=PAGE)))
         else:
-            facts = replace(facts, job=await cloud.get(f"jobs/{job_id}/"))
+            facts = replace(facts, job=holding(dict, await cloud.get(f"jobs/{job_id}/")))
         ids = list(dict.fromkeys(selected))[:MAX_SELECTED]
-        facts = replace(facts, selected=tuple([(one, await cloud.get(f"jobs/{one}/")) for one in ids]))
+        jobs = [(one, holding(dict, await cloud.get(f"jobs/{one}/"))) for one in ids]
+        facts = replace(facts, selected=tuple(jobs))
         facts = await _lists(cloud, facts, now, told)
         if start and job_id is not None and facts.job is not None and facts.job.good:
             facts = replace(facts, started=await _started(cloud, job_id, told))
@@ -107,7 +112,7 @@ async def gather(
 async def _lists(cloud: DbtCloud, facts: DbtFacts, now: datetime, told: Callable[[str], object]) -> DbtFacts:
     told("dbt Cloud: the lists of runs")
     newest = {"order_by": "-id", "limit": PAGE, "include_related": '["trigger"]'}
-    runs = await cloud.get("runs/", **newest)
+    runs = holding(list, await cloud.get("runs/", **newest))
     facts = replace(facts, runs=runs)
     if not runs.good:
         return facts
@@ -127,6 +132,11 @@ async def _lists(cloud: DbtCloud, facts: DbtFacts, now: datetime, told: Callable
         listed_job=listed_job,
         of_job=await cloud.get("runs/", job_definition_id=str(listed_job), **newest) if listed_job else None,
     )
+
+
+def holding(shape: type[dict[str, Any]] | type[list[Any]], reply: Reply) -> Reply:
+    """The reply; it counts as a fault if it reports success without data of this shape."""
+    return replace(reply, kind=Kind.WITHOUT_DATA) if reply.good and not isinstance(reply.data, shape) else reply
 
 
 def rows_of(reply: Reply) -> list[dict[str, Any]]:
@@ -154,10 +164,13 @@ async def _started(cloud: DbtCloud, job_id: int, told: Callable[[str], object]) 
     cause = f"dbtrun doctor, {datetime.now(UTC).isoformat()}, is cancelled at once ".ljust(MAX_CAUSE, "x")
     began = time.monotonic()
     reply = await cloud.ask("POST", f"jobs/{job_id}/run/", body={"cause": cause})
-    run_id = reply.data.get("id") if reply.good and isinstance(reply.data, dict) else None
+    reply = holding(dict, reply)
+    run_id = reply.data.get("id") if reply.good else None
+    if reply.good and not isinstance(run_id, int):
+        reply, run_id = replace(reply, kind=Kind.WITHOUT_DATA), None
     started = Started(reply, cause, None, None, None, None, over=False, run_id=run_id)
-    if not reply.good and reply.status:
-        return started  # a refusal: nothing was started
+    if reply.kind in REFUSALS:
+        return started
     try:
         started = await _found(cloud, job_id, started, began)
         read = await cloud.get(f"runs/{started.run_id}/") if started.run_id is not None else None

@@ -46,10 +46,12 @@ EMPTY: Final = Reply(kind=Kind.ANSWERED)
 
 
 def _job(index: int, job: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    texts = [step for step in job.get("execute_steps") or () if isinstance(step, str)]
+    given = job.get("execute_steps")
+    texts = [step for step in given if isinstance(step, str)] if isinstance(given, list) else []
     commands = [[word for word in text.split()[1:] if word in VERBS][:2] or ["build"] for text in texts]
     steps = [" ".join(["dbt", *words]) for words in commands]
-    outcomes = [OUTCOMES[row["status"]] for row in rows if row.get("status") in OUTCOMES][-MAX_OUTCOMES:]
+    codes = [row["status"] for row in rows if isinstance(row.get("status"), int)]
+    outcomes = [OUTCOMES[code] for code in codes if code in OUTCOMES][-MAX_OUTCOMES:]
     made: dict[str, Any] = {
         "name": f"job {index}",
         "steps": steps or ["dbt build"],

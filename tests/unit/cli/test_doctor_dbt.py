@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,7 +14,7 @@ import msgspec
 import pytest
 import yaml
 
-from dbtrun.cli.dbtcloud import DbtCloud
+from dbtrun.cli.dbtcloud import DbtCloud, Reply
 from dbtrun.cli.doctor import dbt_facts
 from dbtrun.cli.doctor.command import ANY
 from dbtrun.cli.doctor.dbt_checks import findings
@@ -20,6 +22,7 @@ from dbtrun.cli.doctor.dbt_facts import DbtFacts, gather
 from dbtrun.cli.doctor.finding import Finding, Verdict
 from dbtrun.cli.doctor.record import scenario
 from dbtrun.connection.secret import parse_connection
+from tests.patience import patience
 from watcher.simulator.faults import Rule
 from watcher.simulator.model import TriggerRequest
 from watcher.simulator.scenario import JobSpec, Scenario, TokenSpec, convert, parse
@@ -144,7 +147,7 @@ FAULTS: list[tuple[str, list[str], Effect, str, str]] = [
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dbtrun.cli.dbtcloud.REQUEST_SECONDS", 2.0)
+    monkeypatch.setattr("dbtrun.cli.dbtcloud.REQUEST_SECONDS", patience(2.0))
 
 
 @pytest.mark.parametrize(("name", "kinds", "effect", "check", "words"), FAULTS, ids=[fault[0] for fault in FAULTS])
@@ -283,10 +286,75 @@ async def test_a_reply_that_is_lost(when: str, monkeypatch: pytest.MonkeyPatch) 
     async with running(account()) as cloud:
         _, found = await started(cloud, kinds=["start"], effect={"type": "drop", "when": when})
         if when == "before":
-            assert "whether it was started is not known" in in_the_way(found)["start"]
+            assert "does not say whether the run was started (cut off)" in in_the_way(found)["start"]
         else:
-            assert "was started all the same" in next(one.message for one in found if one.check == "start")
+            assert "(cut off), but the run" in next(one.message for one in found if one.check == "start")
             assert [run.status for run in cloud.simulator.account.runs.values()] == [30], "it is cancelled"
+
+
+@pytest.mark.parametrize("status", [500, 502])
+async def test_a_run_behind_a_gateways_error_is_found_and_cancelled(status: int) -> None:
+    async with running(account()) as cloud:
+        effect = {"type": "reply", "status": status, "body": "html", "commit": True}
+        _, found = await started(cloud, kinds=["start"], effect=effect)
+        assert "(server error), but the run" in next(one.message for one in found if one.check == "start")
+        assert [run.status for run in cloud.simulator.account.runs.values()] == [30]
+
+
+ODD_DATA: tuple[Any, ...] = (None, 5, "text", True, [], {}, [[]], [{"id": []}], {"id": None}, {"id": "9"}, {"id": []})
+
+
+@pytest.mark.parametrize(
+    ("path", "check"), [("jobs/", "job"), ("jobs/ID/", "job"), ("runs/", "list"), ("jobs/ID/run/", "start")]
+)
+async def test_a_success_without_what_was_asked_for_is_a_finding(
+    path: str, check: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The simulator cannot do this; its replies are changed on the way."""
+    monkeypatch.setattr(dbt_facts, "LOOKS", (0.01,))
+    genuine, data = DbtCloud.ask, None
+
+    async def changed(self: DbtCloud, method: str, asked: str, *rest: Any, **more: Any) -> Reply:
+        reply = await genuine(self, method, asked, *rest, **more)
+        return dataclasses.replace(reply, data=data) if re.sub(r"\d+", "ID", asked) == path else reply
+
+    async with running(account()) as cloud:
+        await with_history(cloud)
+        held = list(cloud.simulator.account.jobs)[2]
+        monkeypatch.setattr(DbtCloud, "ask", changed)
+        for data in ODD_DATA:
+            is_list = path in ("jobs/", "runs/")
+            facts, found = await examine(cloud, job=None if path == "jobs/" else held, start=path.endswith("run/"))
+            scenario(facts, found)
+            if not isinstance(data, list if is_list else dict):
+                assert "does not contain what was asked for" in " ".join(one.message for one in found) or any(
+                    "(without what was asked for)" in one.message for one in found if one.check == check
+                ), data
+        states = [run.status for run in cloud.simulator.account.runs.values() if run.job_id == held]
+        assert states == [30] * len(states), "what was started is cancelled"
+        assert bool(states) == path.endswith("run/")
+
+
+async def test_a_status_and_steps_of_no_known_kind_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine = DbtCloud.ask
+
+    async def changed(self: DbtCloud, *asked: Any, **more: Any) -> Reply:
+        reply = await genuine(self, *asked, **more)
+        odd = {"status": [], "execute_steps": 5, "created_at": 1, "trigger": []}
+        match reply.data:
+            case [*rows]:
+                return dataclasses.replace(reply, data=[row | odd for row in rows])
+            case {**row}:
+                return dataclasses.replace(reply, data=row | odd)
+            case _:
+                return reply
+
+    async with running(account()) as cloud:
+        await with_history(cloud)
+        monkeypatch.setattr(DbtCloud, "ask", changed)
+        facts, found = await examine(cloud, job=cloud.job_id)
+        assert "Runs have the status [], which this release does not know." in [one.message for one in found]
+        assert scenario(facts, found)["jobs"]
 
 
 async def test_the_lag_of_lists_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
