@@ -23,10 +23,6 @@ _END: Final = pytest.StashKey[partial[None]]()
 """Ends the release that runs."""
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "thorough: not in `make test`")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keeps the part of the tests that `make test` or `make test-airflow-rest` runs."""
     if tiers.BRIEF:
