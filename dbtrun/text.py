@@ -13,6 +13,19 @@ UNPRINTABLE: Final = re.compile(
 """Control and direction-changing characters, and lone surrogates, which JSON cannot carry."""
 
 
+MAX_DIGITS: Final = 40
+"""More than any id or resource version has."""
+
+
+def natural(text: str) -> int | None:
+    """The number that the text writes in ASCII digits and nothing else; None: it does not, or in too many digits.
+
+    int() by itself also accepts signs, spaces, underscores and other scripts' digits. It raises ValueError from 4,301
+    digits on, and for "²", which isdigit() accepts.
+    """
+    return int(text) if len(text) <= MAX_DIGITS and text.isascii() and text.isdigit() else None
+
+
 def printable(text: str) -> str:
     """The text in plain characters."""
     return UNPRINTABLE.sub("", ESCAPES.sub("", text.replace("\r\n", "\n")))

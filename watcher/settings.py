@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dbtrun.connection.hosts import ANY_HOST, DBT_HOSTS, HOST_NAME, Hosts
+from dbtrun.text import natural
 from watcher.lifecycle.policy import Policy
 
 ENV_PREFIX: Final = "DBTRUN_"
@@ -330,9 +331,10 @@ def own_address() -> str:
 def _address(name: str, value: str) -> tuple[str, int]:
     # At the last colon: an IPv6 address has others.
     host, colon, port = value.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+    number = natural(port)
+    if not colon or number is None or number > 65_535:
         raise InvalidSetting(f"{flag(name)} is {value!r}: write HOST:PORT, such as 127.0.0.1:8080.")
-    return host.strip("[]"), int(port)
+    return host.strip("[]"), number
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import msgspec
 from dbtrun.kube.errors import Forbidden, KubeError, NotFound, TooLarge, Unauthorized, Unreachable, short
 from dbtrun.kube.library import ApiClient
 from dbtrun.kube.paths import api_path
+from dbtrun.text import natural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,8 +111,8 @@ async def _read(socket: aiohttp.ClientWebSocketResponse, limit: int) -> Executed
         raise Unreachable("The API server reported the end of the command in an unknown form.") from None
     # As kubectl reads it. A command that could not be started has no cause of this kind.
     causes = ended.details.causes if ended.details is not None else ()
-    codes = (int(each.message) for each in causes if each.reason == "ExitCode" and each.message.isdigit())
-    code = 0 if ended.status == "Success" else next(codes, NOT_STARTED)
+    codes = (natural(each.message) for each in causes if each.reason == "ExitCode")
+    code = 0 if ended.status == "Success" else next((code for code in codes if code is not None), NOT_STARTED)
     words = streams[STDERR].decode(errors="replace")
     return Executed(code, bytes(streams[STDOUT]), words or ended.message)
 

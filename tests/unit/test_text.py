@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dbtrun.text import clean
+from dbtrun.text import MAX_DIGITS, clean, natural
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,14 @@ def test_any_text_becomes_short_plain_json(text: str, limit: int) -> None:
     assert "\x1b" not in plain
     assert json.loads(json.dumps(plain).encode("utf-8")) == plain
     plain.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-1", "+1", " 1", "1_0", "1.0", "²", "٣", "x", "9" * (MAX_DIGITS + 1), "9" * 5_000]
+)
+def test_only_a_natural_number_in_ascii_is_one(text: str) -> None:
+    assert natural(text) is None
+
+
+def test_a_natural_number_is_read() -> None:
+    assert [natural(text) for text in ("0", "007", "9" * MAX_DIGITS)] == [0, 7, int("9" * MAX_DIGITS)]

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from dbtrun.api import DbtRun, UnreadableObject, parse
+from dbtrun.text import natural
 
 KEPT_METADATA: Final = ("dbtrun.dev/", "velero.io/")
 """Prefixes of the annotations and labels that are kept: others can be as large as the API server takes an object."""
@@ -145,7 +146,7 @@ def version(resource_version: str) -> int | None:
 
     https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
     """
-    return int(resource_version) if resource_version.isascii() and resource_version.isdigit() else None
+    return natural(resource_version)
 
 
 def _never(_run: DbtRun) -> float | None:

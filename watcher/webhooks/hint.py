@@ -16,11 +16,11 @@ from typing import Any, Final
 import msgspec
 
 from dbtrun.connection.secret import Token
+from dbtrun.text import natural
 
 MAX_BODY: Final = 64 * 1024
 """Bytes of a body. Those of dbt Cloud have about one kilobyte."""
 MAX_ID: Final = 2**63 - 1
-MAX_DIGITS: Final = 19
 
 
 class Kind(StrEnum):
@@ -113,9 +113,8 @@ def parse(body: bytes) -> Hint:
 
 def _number(value: object) -> int | None:
     """dbt Cloud sends ids as strings, and has sent them as numbers."""
-    # Checked before int(): it refuses "²", which isdigit() accepts, and raises ValueError from 4,301 digits on.
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS:
-        value = int(value)
+    if isinstance(value, str):
+        value = natural(value)
     # JSON's `true` would be number 1.
     if isinstance(value, bool) or not isinstance(value, int):
         return None

@@ -11,6 +11,8 @@ from typing import Final
 
 import httpx
 
+from dbtrun.text import natural
+
 RELAYED: Final = "x-dbtrun-relayed"
 """A header of a relayed webhook, which is not relayed again: two standbys could send it back and forth."""
 RELAY_SECONDS: Final = 3.0
@@ -25,7 +27,7 @@ def is_address(text: str) -> bool:
         ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return False
-    return bool(colon) and port.isascii() and port.isdigit() and 0 < int(port) < 65_536
+    return bool(colon) and 0 < (natural(port) or 0) < 65_536
 
 
 class Relay:

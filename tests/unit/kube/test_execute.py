@@ -76,6 +76,8 @@ async def test_what_it_prints_comes_in_pieces_and_by_stream(tmp_path: Path) -> N
 
 async def test_an_exit_code_is_told(tmp_path: Path) -> None:
     assert await run(tmp_path, b"\x02no such command", failed("ExitCode", "2")) == Executed(2, b"", "no such command")
+    for odd in ("²", "-1", "", "9" * 50):
+        assert (await run(tmp_path, failed("ExitCode", odd))).code == NOT_STARTED
 
 
 async def test_a_command_that_cannot_be_started_is_told_from_one_that_fails(tmp_path: Path) -> None:
