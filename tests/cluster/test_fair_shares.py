@@ -16,7 +16,7 @@ from tests.stack import JOBS, Stack, dbt_run, until
 from tests.stack.dbt import SCENARIO, most_at_once
 
 LIMIT: Final = 3
-BACKLOG: Final = 48
+BACKLOG: Final = 80
 OURS, THEIRS = 101, 102
 """Projects."""
 LIMITED: Final = {"connectionRef": {"name": "limited"}}
