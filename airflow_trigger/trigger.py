@@ -268,9 +268,11 @@ class DbtRunTrigger(BaseTrigger):
             telling.cancel()
 
     async def _tell_steps(self, wait: Wait) -> None:
-        with suppress(KubeError):  # the wait for the end reports why the connection cannot be used
-            async with self.task_runs(wait) as runs:
-                await tell_steps(runs, wait.name, partial(self.log.info, "%s"))
+        for pause in self.pace.retries():
+            with suppress(KubeError):  # the wait for the end reports why the connection cannot be used
+                async with self.task_runs(wait) as runs:
+                    await tell_steps(runs, wait.name, partial(self.log.info, "%s"))
+            await asyncio.sleep(pause)
 
     async def _follow(self, follower: Follower) -> Payload:
         loop, wait = asyncio.get_running_loop(), follower.wait

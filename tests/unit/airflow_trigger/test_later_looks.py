@@ -12,7 +12,7 @@ from airflow_trigger import trigger as module
 from airflow_trigger.trigger import DbtRunTrigger
 from airflow_trigger.waiting.hub import DEFAULT_PACE, Hub, Pace, Subscription
 from dbtrun.api import WATCHED_ANNOTATION
-from dbtrun.kube.errors import QuotaExceeded
+from dbtrun.kube.errors import QuotaExceeded, Unauthorized, Unreachable
 from tests.unit.airflow_trigger.fakes import FakeRuns, dbtrun
 from tests.unit.airflow_trigger.tasks import FakeTaskRuns
 
@@ -185,10 +185,13 @@ async def test_steps_are_logged_for_a_task_that_asks_for_it_and_nothing_is_writt
     objects.put({"metadata": {"name": "nightly", "labels": {}}, "spec": {"job": {"id": 1}}})
     objects.says("nightly", steps=[{"index": 1, "name": "dbt deps", "status": "Running"}])
     namespace.says("Running", "RunStarted", "Run 7 is running.")
+    faults = [Unreachable("no route"), Unauthorized("expired")]
 
     class Trigger(DbtRunTrigger):
         @asynccontextmanager
         async def task_runs(self, wait: object) -> AsyncIterator[FakeTaskRuns]:
+            if faults:
+                raise faults.pop()
             yield objects
 
     plain = asyncio.create_task(Trigger(name="nightly", namespace="team").outcome())
