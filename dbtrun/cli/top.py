@@ -53,8 +53,11 @@ def top(interval: float, place: Place) -> None:
     """
     out = screen()
     logging.disable(logging.WARNING)  # an object that cannot be read is not worth a broken screen
-    with suppress(click.exceptions.Exit):  # Ctrl-C is how it ends
-        running(_shown(place, out, interval))
+    try:
+        with suppress(click.exceptions.Exit):  # Ctrl-C is how it ends
+            running(_shown(place, out, interval))
+    finally:
+        logging.disable(logging.NOTSET)  # the process may be another program's, which calls the command
 
 
 async def _shown(place: Place, out: Console, interval: float) -> None:

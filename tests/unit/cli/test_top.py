@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from dbtrun.api import PLURAL
+from dbtrun.cli.main import main
 from dbtrun.cli.runs import keep_steps_fresh
 from dbtrun.cli.top import KEPT, State
 from dbtrun.cli.view import read
@@ -119,3 +123,16 @@ def test_the_time_that_is_left_is_shown_of_live_runs() -> None:
     assert "5m" in screen(state)[-1]
     state.change(Added(read(raw("a", phase="Failed", estimatedCompletionTime=soon)), "2"))
     assert "5m" not in screen(state)[-1]
+
+
+def test_a_program_that_calls_the_command_logs_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = []
+
+    def running(shown: Coroutine[Any, Any, None]) -> None:
+        shown.close()
+        levels.append(logging.root.manager.disable)
+
+    monkeypatch.setattr("dbtrun.cli.top.running", running)
+    assert CliRunner().invoke(main, ["top"]).exit_code == 0
+    assert levels == [logging.WARNING]
+    assert logging.root.manager.disable == logging.NOTSET
