@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
 
+from tests.patience import patience
 from tests.plain import TRUSTS_NOBODY
 from tests.stack import until
 
@@ -199,6 +200,10 @@ class Inside:
     ) -> None:
         await self._ask("clear", dag_id, run_id, task_id, downstream, past, future)
 
+    async def parse(self) -> None:
+        """Stores the DAGs of the files as they are now."""
+        await self._ask("parse")
+
     async def pause(self, dag_id: str) -> None:
         await self._ask("pause", dag_id)
 
@@ -225,7 +230,7 @@ class Inside:
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        async with self._lock, asyncio.timeout(60):
+        async with self._lock, asyncio.timeout(patience(60)):
             self._process.stdin.write(json.dumps([act, *arguments]).encode() + b"\n")
             line = await self._process.stdout.readline()
         assert line, (self._airflow.home / "desk.log").read_text()[-2000:]

@@ -47,6 +47,11 @@ def clear(dag_id, run_id, task_id, downstream, past, future):
         dag.clear(start_date=None if past else date, end_date=None if future else date, session=session)
 
 
+def parse():
+    # `airflow dags reserialize` first deletes what is stored of all DAGs: others would miss theirs meanwhile.
+    DagBag(read_dags_from_db=False).sync_to_db()
+
+
 def pause(dag_id, paused=True):
     with create_session() as session:
         session.query(DagModel).filter_by(dag_id=dag_id).update({"is_paused": paused})
@@ -76,7 +81,7 @@ def _run(session, dag_id, run_id):
     return session.query(DagRun).filter_by(dag_id=dag_id, run_id=run_id).one()
 
 
-ACTS = {act.__name__: act for act in (trigger, mark, mark_run, clear, pause, unpause, delete_run, xcom, links)}
+ACTS = {act.__name__: act for act in (trigger, mark, mark_run, clear, parse, pause, unpause, delete_run, xcom, links)}
 
 
 def serve(lines, answers):

@@ -54,6 +54,8 @@ FAST: Final = {
     "SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "1",
     "SCHEDULER__MIN_FILE_PROCESS_INTERVAL": "600",
     "SCHEDULER__DAG_DIR_LIST_INTERVAL": "600",
+    # A DAG that is parsed twice within this time is stored once.
+    "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "0",
     # Airflow 2 fails a task once more if it finds its dead process twice before it has acted: on a slow machine.
     "SCHEDULER__ZOMBIE_DETECTION_INTERVAL": "20",
     # Else a DAG whose file takes a minute to parse, on a slow machine, is taken for one that is gone.
@@ -150,7 +152,10 @@ class Airflow(Records):
         """Has the DAG files read now, and waits until this DAG is known."""
         # Two at once would both add the same DAG.
         async with self._parsing:
-            await self.command("dags", "reserialize")
+            if isinstance(self.desk, Inside):
+                await self.desk.parse()
+            else:
+                await self.command("dags", "reserialize")
 
         async def known() -> bool:
             return bool(self.rows("select dag_id from serialized_dag where dag_id = %s", dag_id))
