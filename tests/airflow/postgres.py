@@ -11,7 +11,6 @@ import contextlib
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -22,6 +21,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from tests.ports import free_ports
 from tests.stack import Program, until
 from tests.stack.program import kept
 
@@ -47,7 +47,7 @@ class Postgres:
 
     def __init__(self, folder: Path, address: str | None = None) -> None:
         self.folder, self.address = folder, address
-        self.port = 5432 if address is None else _free_port(address)
+        self.port = 5432 if address is None else free_ports(1, address)[0]
         self.data = folder / "data"
         self.user = NOBODY if os.geteuid() == 0 else None
         self._programs = _programs()
@@ -164,12 +164,6 @@ class Postgres:
         return psycopg.connect(
             host=str(self.folder), port=self.port, user=OWNER, dbname=database, autocommit=True, row_factory=dict_row
         )
-
-
-def _free_port(address: str) -> int:
-    with socket.socket() as free:
-        free.bind((address, 0))
-        return int(free.getsockname()[1])
 
 
 def _programs() -> Path:

@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -28,6 +27,7 @@ from tests.airflow.desk import Desk, Inside, Rest
 from tests.airflow.environments import Environment, Release
 from tests.airflow.postgres import Postgres
 from tests.airflow.records import Records
+from tests.ports import free_ports
 from tests.stack import Program, until
 from tests.stack.program import kept
 
@@ -387,12 +387,3 @@ def began_at(pid: int) -> float | None:
         return psutil.Process(pid).create_time()
     except psutil.NoSuchProcess:
         return None
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]

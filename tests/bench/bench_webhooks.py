@@ -26,8 +26,8 @@ from typing import Any, Final
 import httpx
 
 from tests.bench.bench_watcher import NAMESPACE, Api, Cpu, Observer, _quantile, row, started
-from tests.cluster.test_webhooks import free_port
 from tests.controlplane import ControlPlane
+from tests.ports import free_ports
 from tests.stack import Stack
 from tests.stack.dbt import ACCOUNT
 from tests.stack.stack import SECRET
@@ -100,7 +100,7 @@ async def bench(ends: int, rate: float) -> bool:
     with tempfile.TemporaryDirectory(prefix="bench-webhooks-") as folder:
         async with ControlPlane.start(Path(folder)) as plane, Api.of(plane) as api:
             plane.create_namespace_sync(NAMESPACE)
-            port = free_port()
+            (port,) = free_ports(1)
             settings = {
                 "DBTRUN_WEBHOOKS_LISTEN": f"127.0.0.1:{port}",
                 "DBTRUN_FEED_INTERVAL_SECONDS": "5",

@@ -8,7 +8,6 @@ import hashlib
 import hmac
 import json
 import re
-import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from tests.cluster.test_mirrors import appear
 from tests.controlplane import ControlPlane
 from tests.node.documents import commands
 from tests.plain import plain_http
+from tests.ports import free_ports
 from tests.stack import Own, Stack, until
 from tests.stack.dbt import ACCOUNT
 from tests.stack.mirrors import elsewhere, mirror
@@ -33,11 +33,6 @@ from watcher.webhooks.bounds import PEER
 NEVER: Final = 3_000
 """Seconds between two looks that the watcher takes by itself: longer than a test waits."""
 PER_MINUTE: Final = 600
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 class Hooked:
@@ -80,7 +75,7 @@ async def outcomes(watcher: Program) -> dict[str, float]:
 
 @pytest.fixture
 async def hooked(plane: ControlPlane, namespace: str, tmp_path: Path) -> AsyncIterator[Hooked]:
-    port = free_port()
+    (port,) = free_ports(1)
     settings = {
         "DBTRUN_WEBHOOKS_LISTEN": f"127.0.0.1:{port}",
         "DBTRUN_FEED_INTERVAL_SECONDS": str(NEVER),
@@ -93,7 +88,7 @@ async def hooked(plane: ControlPlane, namespace: str, tmp_path: Path) -> AsyncIt
 
 async def test_ends_are_seen_by_webhooks_alone_also_when_they_come_to_a_standby(hooked: Hooked) -> None:
     stack = hooked.stack
-    standby, port = stack.another_watcher("standby"), free_port()
+    standby, port = stack.another_watcher("standby"), free_ports(1)[0]
     standby.env = {**standby.env, "DBTRUN_WEBHOOKS_LISTEN": f"127.0.0.1:{port}"}
     standby.start()
     await standby.says("Waiting for the Lease")

@@ -9,19 +9,16 @@ import asyncio
 import base64
 import json
 import os
-import random
 import re
 import secrets
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
 import time
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +32,7 @@ from tests.controlplane.opened import Opened
 from tests.controlplane.supervisor import Supervisor
 from tests.patience import patience
 from tests.plain import TRUSTS_NOBODY
+from tests.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -45,8 +43,6 @@ HELM_SECONDS = 120.0
 STOP_GRACE_SECONDS = 2.0  # It waits a minute for its watchers if one lets it.
 _POLL_SECONDS = 0.02
 _PORT_TRIES = 8
-# Below the ports that Linux and macOS give to outgoing connections, which might take a stopped API server's.
-_PORTS = range(20000, 32000)
 _ETCD, _APISERVER, _MANAGER = "etcd", "kube-apiserver", "kube-controller-manager"
 _SCHEDULER = "kube-scheduler"
 _ETCDUTL = "etcdutl"
@@ -347,7 +343,7 @@ class ControlPlane(Opened):
 
     def _start_servers(self) -> None:
         for _ in range(_PORT_TRIES):
-            etcd, apiserver = _free_ports(2)
+            etcd, apiserver = free_ports(2)
             self._ports = Ports(etcd, apiserver, self._address)
             try:
                 return self._start_on_ports()
@@ -506,15 +502,3 @@ def _shown(argv: list[str]) -> str:
 def _write_secret(path: Path, text: str) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
-
-
-def _free_ports(count: int) -> list[int]:
-    shuffled = random.sample(_PORTS, len(_PORTS))
-    return list(islice(filter(_is_free, shuffled), count))
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe, suppress(OSError):
-        probe.bind((LOOPBACK, port))
-        return True
-    return False
