@@ -32,9 +32,11 @@ def merge_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]
     diff: dict[str, Any] = {key: None for key in old if key not in new}
     for key, value in new.items():
         before = old.get(key)
-        if isinstance(before, Mapping) and isinstance(value, Mapping) and before != value:
+        if before == value:
+            continue
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
             diff[key] = merge_diff(before, value)
-        elif before != value:
+        else:
             diff[key] = value
     return diff
 
