@@ -7,6 +7,7 @@ time share a small allowance, and one that is missing is not looked up again for
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from dbtrun.api import CONNECTION_SECRET_TYPE
@@ -60,7 +61,7 @@ class Signers:
         """Who signs for the connection in this Secret; None: nobody does.
 
         Raises:
-            Unavailable: it cannot be told now.
+            Unavailable: it is not known now.
         """
         now = self._clock().mono
         # Without asking the API server: anybody can send any name, as often as the receiver takes it.
@@ -68,16 +69,18 @@ class Signers:
             return None
         if name not in self._known and not self._first_reads.take(now):
             raise Unavailable
-        where, signer = f"Secret {name.namespace}/{name.name}", None
+        where = f"Secret {name.namespace}/{name.name}"
+        secret = signer = None
         try:
             async with asyncio.timeout(READ_SECONDS):
                 secret = await self._secrets.read(*name)
-            if secret.type == CONNECTION_SECRET_TYPE:
-                signer = Signer(webhook_secrets(secret.data, where), parse_connection(secret.data, where, self._hosts))
         except (KubeError, TimeoutError):
             raise Unavailable from None
-        except (LookupError, InvalidConnection):
-            signer = None
+        except LookupError:
+            pass  # there is no such Secret
+        if secret is not None and secret.type == CONNECTION_SECRET_TYPE:
+            with suppress(InvalidConnection):
+                signer = Signer(webhook_secrets(secret.data, where), parse_connection(secret.data, where, self._hosts))
         if signer is None or not signer.secrets:
             self._known.pop(name, None)
             keep_newest(self._missing, name, now + MISSING_SECONDS, MAX_NAMES)
