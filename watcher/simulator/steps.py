@@ -197,13 +197,14 @@ def _results(run: Run, step: Step) -> list[dict[str, Any]]:
         ]
         failed = {node.node for node in failing}
         nodes = [*(NodeResult(node=name) for name in run.nodes if name not in failed), *failing]
+    share = round(step.seconds / max(1, len(nodes)), 6)
     return [
         {
             "unique_id": node.node,
             "status": node.status,
             "message": node.message or ("SUCCESS 1" if node.status == "success" else None),
             "failures": node.failures,
-            "execution_time": round(step.seconds / len(nodes), 6),
+            "execution_time": share,
             "thread_id": "Thread-1",
             "timing": [],
             "adapter_response": {},
