@@ -225,6 +225,9 @@ class Serving:
 
     # ---- as the ledger sees it
 
+    def __str__(self) -> str:
+        return str(self.mirror)
+
     @property
     def cursor(self) -> Cursor | None:
         """How far it has come; None: it takes nothing now."""
@@ -333,9 +336,6 @@ class Serving:
         return True
 
     # ---- saving and pruning
-
-    def __str__(self) -> str:
-        return str(self.mirror)
 
     async def run(self) -> None:
         """Serves it until cancelled."""
