@@ -136,7 +136,7 @@ class Settings:
         30.0,
         "A start is sent within this time of its claim, or not at all.",
         unit="seconds",
-        why="It limits how long after a claim a start can reach dbt Cloud. Another watcher waits for that.",
+        why="It limits how long after a claim a start can reach dbt Cloud. Another watcher repeats it only after that.",
     )
     leader_election: bool = setting(
         True,

@@ -53,9 +53,8 @@ TIMES: Final[tuple[Any, ...]] = (
 
 
 def _load() -> tuple[Schema, Schema]:
-    schema = yaml.load(CRD.read_text(), yaml.CSafeLoader)["spec"]["versions"][0]["schema"]["openAPIV3Schema"][
-        "properties"
-    ]
+    crd = yaml.load(CRD.read_text(), yaml.CSafeLoader)
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
     return schema["spec"], schema["status"]
 
 

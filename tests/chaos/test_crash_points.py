@@ -4,8 +4,8 @@ Nothing here is a list that could go stale: a first, undisturbed run of a path s
 itself shows which there are. Time is virtual, so the real periods apply and cost nothing.
 
 `make crash-points` tries each mishap at all side effects of each path. `make test` lets the watcher die at every second
-one, of one path the even and of the next path the odd ones. Any other mishap happens at one of them, each mishap at
-another one. Each mishap happens at each kind of side effect on some path.
+one: at the even ones of one path, and at the odd ones of the next. Any other mishap happens at one side effect of a
+path, not the same one for all mishaps. Each mishap happens at each kind of side effect on some path.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def test_every_side_effect_of_the_code_is_on_a_path() -> None:
 def sampled(names: tuple[str, ...], mishap: Mishap) -> Mapping[str, Collection[int]]:
     """Of each path, the side effects at which the mishap happens: some, and those of a kind that no path before had.
 
-    What befalls the object does so neither at the first two, before which no watcher has taken it on, nor at the last
-    two, after which it may be gone.
+    The one that is chosen for a mishap other than a death is none of the first two, before which no watcher has taken
+    the object on, and none of the last two, after which the object may be gone.
     """
     met: set[str] = set()
     chosen: dict[str, list[int]] = {}

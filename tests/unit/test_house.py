@@ -78,7 +78,7 @@ def called_once(modules: Mapping[str, ast.Module]) -> list[Function]:
 
 
 def test_few_private_functions_are_used_by_a_single_call() -> None:
-    """Who reads such an act jumps to and fro. In kopf, httpx, anyio, uvicorn and starlette it is 2 to 5 percent."""
+    """A reader of such code jumps back and forth. In kopf, httpx, anyio, uvicorn and starlette it is 2 to 5 percent."""
     once = called_once(trees())
     share = len(once) / len(functions())
     assert share <= 0.10, "\n".join(one.place for one in once)

@@ -205,9 +205,9 @@ class Known:
 
     @property
     def token_doubtful(self) -> bool:
-        """Whether dbt Cloud refused the token, and since the pause after that has not taken it for a question.
+        """Whether dbt Cloud refused the token, and has not answered a question with it since the pause that followed.
 
-        Such an answer ends no trouble: only a start shows that the token may start.
+        Such an answer does not end the trouble: only a start shows that the token may start runs.
         """
         trouble, proven = self.trouble, self.proven_at
         if trouble is None or trouble.reason is not Reason.UNAUTHORIZED:
