@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from http import HTTPStatus
@@ -73,6 +73,10 @@ class Reply:
     def good(self) -> bool:
         """Whether dbt Cloud did what was asked."""
         return self.kind is Kind.ANSWERED
+
+    def holding(self, shape: type[dict[str, Any]] | type[list[Any]]) -> Reply:
+        """The reply; it counts as a fault if it reports success without data of this shape."""
+        return replace(self, kind=Kind.WITHOUT_DATA) if self.good and not isinstance(self.data, shape) else self
 
 
 class DbtCloud:

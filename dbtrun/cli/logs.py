@@ -86,10 +86,10 @@ async def _from_dbt_cloud(connection: Connection, run: Run, news: News) -> bool:
         return run.final
     async with DbtCloud(connection) as cloud:
         query = {"include_related": '["run_steps"]'}
-        reply = await cloud.ask("GET", f"runs/{run.run_id}/", query, limit=MAX_BODY, seconds=SECONDS)
-    if not reply.good or not isinstance(reply.data, dict):
-        words = FAULTS.get(reply.kind)
-        why = words.message if words else "dbt Cloud's answer has no run"
+        asked = await cloud.ask("GET", f"runs/{run.run_id}/", query, limit=MAX_BODY, seconds=SECONDS)
+    reply = asked.holding(dict)
+    if not reply.good:
+        why = FAULTS[reply.kind].message
         if reply.kind is Kind.TOO_LARGE:
             url = one_line(run.status.url or "")
             why = f"they are larger than {MAX_BODY // 1024**2} MB; read them in dbt Cloud: {url}"

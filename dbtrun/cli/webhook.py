@@ -114,8 +114,8 @@ async def _kept(api: Api, namespace: str, name: str) -> Kept:
 
 
 async def _created(api: Api, cloud: DbtCloud, kept: Kept, url: str, job_ids: Sequence[int], *, replaces: bool) -> None:
-    listed = await cloud.get(LISTED, version="v3")
-    if not listed.good or not isinstance(listed.data, list):
+    listed = (await cloud.get(LISTED, version="v3")).holding(list)
+    if not listed.good:
         raise click.ClickException(_why(listed))
     present = [each for each in listed.data if isinstance(each, dict) and each.get("client_url") == url]
     if present and not replaces:
@@ -125,8 +125,8 @@ async def _created(api: Api, cloud: DbtCloud, kept: Kept, url: str, job_ids: Seq
     # Before anything is created whose secret could not be kept.
     await _keep(api, kept, url, Token("-"), dry_run=True)
     body = {"name": f"dbtrun {kept}", "client_url": url, "event_types": EVENTS, "job_ids": job_ids, "active": True}
-    made = await cloud.ask("POST", LISTED, body=body, version="v3")
-    if not made.good or not isinstance(made.data, dict):
+    made = (await cloud.ask("POST", LISTED, body=body, version="v3")).holding(dict)
+    if not made.good:
         raise click.ClickException(_why(made))
     made_id, secret = str(made.data.get("id")), made.data.get("hmac_secret")
     if not secret:
@@ -165,7 +165,5 @@ async def _delete(cloud: DbtCloud, webhook_id: str) -> None:
 
 
 def _why(reply: Reply) -> str:
-    words = FAULTS.get(reply.kind)
     said = f": {reply.words}" if reply.words else ""
-    why = words.message if words else "the answer has no webhook"
-    return f"dbt Cloud's webhooks cannot be managed: {why}{said}."
+    return f"dbt Cloud's webhooks cannot be managed: {FAULTS[reply.kind].message}{said}."

@@ -97,11 +97,11 @@ async def gather(
     if facts.account.good:
         told("dbt Cloud: the job")
         if job_id is None:
-            facts = replace(facts, jobs=holding(list, await cloud.get("jobs/", limit=PAGE)))
+            facts = replace(facts, jobs=(await cloud.get("jobs/", limit=PAGE)).holding(list))
         else:
-            facts = replace(facts, job=holding(dict, await cloud.get(f"jobs/{job_id}/")))
+            facts = replace(facts, job=(await cloud.get(f"jobs/{job_id}/")).holding(dict))
         ids = list(dict.fromkeys(selected))[:MAX_SELECTED]
-        jobs = [(one, holding(dict, await cloud.get(f"jobs/{one}/"))) for one in ids]
+        jobs = [(one, (await cloud.get(f"jobs/{one}/")).holding(dict)) for one in ids]
         facts = replace(facts, selected=tuple(jobs))
         facts = await _lists(cloud, facts, now, told)
         if start and job_id is not None and facts.job is not None and facts.job.good:
@@ -112,7 +112,7 @@ async def gather(
 async def _lists(cloud: DbtCloud, facts: DbtFacts, now: datetime, told: Callable[[str], object]) -> DbtFacts:
     told("dbt Cloud: the lists of runs")
     newest = {"order_by": "-id", "limit": PAGE, "include_related": '["trigger"]'}
-    runs = holding(list, await cloud.get("runs/", **newest))
+    runs = (await cloud.get("runs/", **newest)).holding(list)
     facts = replace(facts, runs=runs)
     if not runs.good:
         return facts
@@ -132,11 +132,6 @@ async def _lists(cloud: DbtCloud, facts: DbtFacts, now: datetime, told: Callable
         listed_job=listed_job,
         of_job=await cloud.get("runs/", job_definition_id=str(listed_job), **newest) if listed_job else None,
     )
-
-
-def holding(shape: type[dict[str, Any]] | type[list[Any]], reply: Reply) -> Reply:
-    """The reply; it counts as a fault if it reports success without data of this shape."""
-    return replace(reply, kind=Kind.WITHOUT_DATA) if reply.good and not isinstance(reply.data, shape) else reply
 
 
 def rows_of(reply: Reply) -> list[dict[str, Any]]:
@@ -163,8 +158,7 @@ async def _started(cloud: DbtCloud, job_id: int, told: Callable[[str], object]) 
     # As long as a cause may be, so that this run also shows whether dbt Cloud keeps all of it.
     cause = f"dbtrun doctor, {datetime.now(UTC).isoformat()}, is cancelled at once ".ljust(MAX_CAUSE, "x")
     began = time.monotonic()
-    reply = await cloud.ask("POST", f"jobs/{job_id}/run/", body={"cause": cause})
-    reply = holding(dict, reply)
+    reply = (await cloud.ask("POST", f"jobs/{job_id}/run/", body={"cause": cause})).holding(dict)
     run_id = reply.data.get("id") if reply.good else None
     if reply.good and not isinstance(run_id, int):
         reply, run_id = replace(reply, kind=Kind.WITHOUT_DATA), None

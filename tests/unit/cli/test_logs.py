@@ -8,7 +8,9 @@ from typing import Any
 import click
 import pytest
 
-from dbtrun.cli.logs import BLOCK, News, _blocks, _connection
+from dbtrun.cli.dbtcloud import DbtCloud, Kind, Reply
+from dbtrun.cli.logs import BLOCK, News, _blocks, _connection, _from_dbt_cloud
+from dbtrun.connection.secret import Connection, Token
 from tests.unit.cli.builders import ago, run
 
 
@@ -108,3 +110,17 @@ def test_a_token_is_sent_to_no_other_host_that_a_status_names(monkeypatch: pytes
 def test_without_a_token_dbt_cloud_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DBT_CLOUD_TOKEN", raising=False)
     assert asyncio.run(_connection(None, run(accountId=1, host="dbt.com"), None, secret=False)) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [(Kind.ANSWERED, "does not contain what was asked for"), (Kind.TOO_LARGE, "read them in dbt Cloud")],
+)
+async def test_why_the_logs_cannot_be_read_is_told(kind: Kind, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask(*_: object, **__: object) -> Reply:
+        return Reply(kind=kind, data="odd")
+
+    monkeypatch.setattr(DbtCloud, "ask", ask)
+    connection = Connection(host="dbt.com", tls=True, account_id=1, token=Token("dbtc_mine"))
+    with pytest.raises(click.ClickException, match=f"The logs cannot be read: .*{words}"):
+        await _from_dbt_cloud(connection, run(runId=5), News(None))

@@ -39,11 +39,11 @@ class Api:
 class Cloud:
     """Has webhooks."""
 
-    def __init__(self, *urls: str, shows: bool = True, refuses: str = "") -> None:
+    def __init__(self, *urls: str, shows: bool = True, refuses: str = "", empty: str = "") -> None:
         self.there = [{"id": f"wsu_{number}", "client_url": url} for number, url in enumerate(urls)]
         self.made: list[Mapping[str, Any]] = []
         self.deleted: list[str] = []
-        self._shows, self._refuses = shows, refuses
+        self._shows, self._refuses, self._empty = shows, refuses, empty
 
     async def get(self, path: str, **_: Any) -> Reply:
         return await self.ask("GET", path)
@@ -51,6 +51,8 @@ class Cloud:
     async def ask(self, method: str, path: str, *, body: Any = None, version: str = "v3") -> Reply:
         if method == self._refuses:
             return Reply(kind=Kind.FORBIDDEN, words="no permission", status=403)
+        if method == self._empty:
+            return Reply(kind=Kind.ANSWERED, data="odd")
         if method == "POST":
             self.made.append(body)
             return Reply(kind=Kind.ANSWERED, data={"id": "wsu_new", "hmac_secret": "new" if self._shows else None})
@@ -125,6 +127,14 @@ async def test_a_refusal_of_dbt_cloud_is_told(method: str) -> None:
     api = Api()
     with pytest.raises(click.ClickException, match=r"webhooks cannot be managed: .*no permission"):
         await create(api, Cloud(refuses=method))
+    assert all(dry for dry, _ in api.patches)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_success_without_what_was_asked_for_is_told(method: str) -> None:
+    api = Api()
+    with pytest.raises(click.ClickException, match=r"cannot be managed: .*does not contain what was asked for"):
+        await create(api, Cloud(empty=method))
     assert all(dry for dry, _ in api.patches)
 
 
