@@ -123,12 +123,11 @@ class DbtRunAssetsOperator(ClusterOperator):
         name, run_id = object_name("name", self.name), number("run_id", self.run_id)
         if (name is None) == (run_id is None):
             raise InvalidArgument("Give name (of a DbtRun) or run_id (of a dbt Cloud run), and not both.")
-        models = texts("models", self.models, "models")
+        models, home = texts("models", self.models, "models"), self._home
         try:
             run, path, content = blocking(
                 patiently(
-                    lambda: fetch(self.connect(self._home.config), self._home.namespace, name, run_id, *RESULTS),
-                    READ_SECONDS,
+                    lambda: fetch(self.connect(home.config), home.namespace, name, run_id, *RESULTS), READ_SECONDS
                 )
             )
         except KubeError as error:
