@@ -129,7 +129,7 @@ def labels_of(value: object) -> tuple[tuple[str, str], ...]:
 
 
 def ended_at(run: Run) -> datetime:
-    """When the object became final, by the watcher's clock."""
+    """When the object became final, by the API server's clock."""
     return run.status.completion_time or EPOCH
 
 

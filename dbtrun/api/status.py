@@ -135,7 +135,7 @@ class Attempt(Fields, frozen=True, kw_only=True):
     """Id of the failed run that this attempt resumes (FromFailure): such a run is recognised by it, it has no cause."""
     adopted: bool = False
     claim_time: datetime | None = None
-    """When the start was last claimed, by the watcher's clock. Absent: nothing was sent for this attempt."""
+    """When the start was last claimed, by the API server's clock. Absent: nothing was sent for this attempt."""
     first_claim_time: datetime | None = None
     """When it was claimed first: a start that stays undecided is given up counting from here."""
     not_before: datetime | None = None
@@ -151,8 +151,11 @@ class Attempt(Fields, frozen=True, kw_only=True):
 
 
 class Status(Fields, frozen=True, kw_only=True):
-    """What is known of a DbtRun. Times named `…At` are dbt Cloud's clock, but for `last_observed_at`; `…Time` the
-    watcher's."""
+    """What is known of a DbtRun.
+
+    Times named `…At`, except `last_observed_at`, come from dbt Cloud's clock; `last_observed_at` and times named
+    `…Time` come from the API server's clock, which the watcher follows.
+    """
 
     observed_generation: int = -1
     """-1: no watcher has written a status. The CRD has the same default: tools take an absent one for observed."""
@@ -175,7 +178,7 @@ class Status(Fields, frozen=True, kw_only=True):
     finished_at: datetime | None = None
     completion_time: datetime | None = None
     last_observed_at: datetime | None = None
-    """When dbt Cloud last reported something new, by the watcher's clock, which also judges whether it is fresh."""
+    """When dbt Cloud last reported something new, by the API server's clock, by which the watcher judges its age."""
     estimated_completion_time: datetime | None = None
     progress: str | None = None
     steps: tuple[Step, ...] = ()

@@ -156,7 +156,7 @@ async def _keep(api: Api, kept: Kept, url: str, signs: Token, *, dry_run: bool =
 
 
 async def _delete(cloud: DbtCloud, webhook_id: str) -> None:
-    """Prints a webhook that cannot be deleted: it would send webhooks that are refused."""
+    """Deletes a webhook, or asks the user to: if it stays, it sends webhooks that the watcher refuses."""
     gone = bool(ID.fullmatch(webhook_id))
     if gone:
         gone = (await cloud.ask("DELETE", f"webhooks/subscription/{webhook_id}", version="v3")).good

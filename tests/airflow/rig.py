@@ -133,7 +133,7 @@ class Rig(DagRuns):
 def _modules_of_the_user(folder: Path) -> Path:
     """A package named `watcher` that is not ours: importing it ends the test. And a trigger of a user's own.
 
-    Airflow's processes collect garbage less often: to start one costs a fifth of a processor's time less.
+    And a `sitecustomize`, with which Airflow's processes collect garbage less often, so that they start faster.
     """
     package = folder / "watcher"
     package.mkdir(parents=True)

@@ -211,8 +211,8 @@ async def gather(
     }
     told("The cluster: the watchers")
     workloads, everywhere = await _workloads(asker, namespace)
-    # A cluster may have many: those that serve the namespace come first. Whether others work does not matter, and the
-    # Lease of one that is stopped is looked at for long.
+    # A cluster may have many: those that serve the namespace come first. Only their Leases are read: whether others
+    # work does not matter, and it takes LEASE_LOOKS to find that a Lease is no longer renewed.
     installed = list(map(_watcher, workloads))
     serving = [watcher for watcher in installed if watcher.serves(namespace)][:MAX_WATCHERS]
     others = [watcher for watcher in installed if not watcher.serves(namespace)][: MAX_WATCHERS - len(serving)]
