@@ -41,7 +41,7 @@ def hosts_in(env: Mapping[str, str]) -> Hosts:
 
 def serving(facts: ClusterFacts) -> WatcherFacts | None:
     """A watcher that serves the namespace."""
-    return next((watcher for watcher in facts.watchers if watcher.serves(facts.namespace)), None)
+    return next(iter(facts.serving), None)
 
 
 def connection_of(facts: ClusterFacts) -> Connection | None:
@@ -95,7 +95,6 @@ def _rights(facts: ClusterFacts) -> Iterator[Finding]:
 
 
 def _watchers(facts: ClusterFacts) -> Iterator[Finding]:
-    serve = [watcher for watcher in facts.watchers if watcher.serves(facts.namespace)]
     if not facts.watchers:
         # It may be in a namespace that the user may not look into. Then it is known by what it has written.
         if facts.seen and not facts.unseen:
@@ -108,15 +107,15 @@ def _watchers(facts: ClusterFacts) -> Iterator[Finding]:
                 "You may not list the Deployments of other namespaces, so a watcher there cannot be found.",
                 f"Ask an administrator whether a watcher serves the namespace {facts.namespace}.",
             )
-    elif not serve:
+    elif not facts.serving:
         others = ", ".join(sorted({name for watcher in facts.watchers for name in watcher.served}))
         yield bad(
             "watcher",
             f"No watcher serves the namespace {facts.namespace}; {facts.watchers[0]} serves {others}.",
             f"Add {facts.namespace} to the Helm value watchNamespaces of that release, or choose another with -n.",
         )
-    elif len(serve) > 1:
-        both = " and ".join(map(str, serve))
+    elif len(facts.serving) > 1:
+        both = " and ".join(map(str, facts.serving))
         yield bad(
             "watcher",
             f"More than one watcher serves the namespace {facts.namespace}: {both}.",
@@ -125,9 +124,7 @@ def _watchers(facts: ClusterFacts) -> Iterator[Finding]:
 
 
 def _leases(facts: ClusterFacts) -> Iterator[Finding]:
-    for watcher in facts.watchers:
-        if not watcher.serves(facts.namespace):
-            continue
+    for watcher in facts.serving:
         logs = f"kubectl -n {watcher.namespace} logs {watcher.kind.lower()}/{watcher.name} --all-containers"
         look = f"See why its pods do not work: kubectl -n {watcher.namespace} get pods; {logs}"
         match watcher.lease:

@@ -138,6 +138,11 @@ class ClusterFacts:
     stale_write: str | None = None
     """`refused`, `accepted`, or None: not tried."""
 
+    @property
+    def serving(self) -> tuple[WatcherFacts, ...]:
+        """The watchers that serve the namespace."""
+        return tuple(watcher for watcher in self.watchers if watcher.serves(self.namespace))
+
 
 def names(text: str) -> tuple[str, ...]:
     """A list of names with commas."""
