@@ -16,6 +16,7 @@ from airflow_trigger.task.run import TaskRun
 from airflow_trigger.task.runs import Patiently, TaskRuns, connected
 from dbtrun.api import Phase
 from dbtrun.kube.errors import KubeError
+from dbtrun.text import natural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -152,7 +153,7 @@ def phases(status_filter: object) -> set[str] | None:
 
 
 def _phases_of(one: object) -> set[str]:
-    code = int(one) if isinstance(one, str) and one.isascii() and one.isdecimal() and len(one) < 9 else one
+    code = natural(one, digits=8) if isinstance(one, str) else one
     if isinstance(code, int) and not isinstance(code, bool):
         if code not in CODES:
             raise InvalidArgument(f"status_filter: dbt Cloud has no status {code}; it has {', '.join(map(str, CODES))}")

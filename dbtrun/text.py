@@ -17,13 +17,13 @@ MAX_DIGITS: Final = 40
 """More than any id or resource version has."""
 
 
-def natural(text: str) -> int | None:
-    """The number that the text writes in ASCII digits and nothing else; None: it does not, or in too many digits.
+def natural(text: str, digits: int = MAX_DIGITS) -> int | None:
+    """The number that the text writes in ASCII digits and nothing else; None: it does not, or in more than `digits`.
 
     int() by itself also accepts signs, spaces, underscores and other scripts' digits. It raises ValueError from 4,301
     digits on, and for "²", which isdigit() accepts.
     """
-    return int(text) if len(text) <= MAX_DIGITS and text.isascii() and text.isdigit() else None
+    return int(text) if len(text) <= digits and text.isascii() and text.isdigit() else None
 
 
 def printable(text: str) -> str:

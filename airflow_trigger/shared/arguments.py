@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Final
 
 from airflow_trigger.failures import InvalidArgument
-from dbtrun.text import cut
+from dbtrun.text import cut, natural
 
 MAX_NUMBER: Final = 2**63 - 1
 """The API keeps numbers in 64 bits."""
@@ -62,9 +62,8 @@ def number(argument: str, value: object) -> int | None:
     if value is None or value == "":
         return None
     found: int | None = None
-    # Not any length: int() has words of its own for texts of more than 4,300 digits.
-    if isinstance(value, str) and value.strip().isascii() and value.strip().isdecimal() and len(value) < _SHOWN:
-        found = int(value)
+    if isinstance(value, str):
+        found = natural(value.strip())
     elif isinstance(value, int) and not isinstance(value, bool):
         found = value
     elif isinstance(value, float) and value.is_integer():

@@ -15,6 +15,7 @@ import msgspec
 
 from dbtrun.api import FINAL_PHASES, DeletionPolicy
 from dbtrun.api.views import Condition, Reference, View
+from dbtrun.text import natural
 
 PREFIX: Final = "airflow.dbtrun.dev"
 """Of the labels and annotations that a task writes on its objects."""
@@ -39,7 +40,7 @@ class Meta(View, frozen=True, kw_only=True):
     labels: dict[str, str] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not (self.resource_version.isascii() and self.resource_version.isdecimal()):
+        if natural(self.resource_version) is None:
             raise ValueError("metadata.resourceVersion is not a number")
 
     @property

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from airflow_trigger.shared.naming import MAX_NAME
 from airflow_trigger.shared.objects import PREFIX
+from dbtrun.text import natural
 from dbtrun.values import digest, shortened
 
 TASK_INSTANCE: Final = f"{PREFIX}/task-instance"
@@ -117,7 +118,7 @@ class Mark:
 
 
 def _whole(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 19 else None
+    return natural(text, digits=18) if text else None
 
 
 def _differ(one: object, other: object) -> bool:

@@ -10,6 +10,7 @@ import msgspec
 from airflow_trigger.shared.objects import Meta, Results, Run, RunSpec, RunStatus
 from airflow_trigger.task.identity import CONSUMED, TRY, WAITING_TRY, Mark
 from dbtrun.api.views import FailedNode, FailedStep, Step
+from dbtrun.text import natural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,8 +66,7 @@ class TaskRun(Run, frozen=True, kw_only=True):
     @property
     def number(self) -> int:
         """Its place among the objects of its task."""
-        label = self.metadata.labels.get(TRY, "")
-        return int(label) if label.isdecimal() else 0
+        return natural(self.metadata.labels.get(TRY, "")) or 0
 
     @property
     def waiting(self) -> Mark:

@@ -20,6 +20,7 @@ from dbtrun.cli.options import cluster_options, duration_option, output_option, 
 from dbtrun.cli.runs import Runs
 from dbtrun.cli.screen import interactive, write_object
 from dbtrun.cli.waiting import waited
+from dbtrun.text import natural
 
 OPTIONS: Final[dict[str, str]] = {
     "schema": "schema",
@@ -125,10 +126,10 @@ def spec_of(options: Mapping[str, Any]) -> dict[str, Any]:
     job, project, environment = (options[key] for key in ("job", "project", "environment"))
     if project and environment:
         wanted = {"name": job, "project": project, "environment": environment}
-    elif project or environment or not (job.isascii() and job.isdecimal()):
+    elif project or environment or (job_id := natural(job)) is None:
         raise click.UsageError("JOB must be the id of a job, or its name together with --project and --environment.")
     else:
-        wanted = {"id": int(job)}
+        wanted = {"id": job_id}
     overrides = {field: options[option] for option, field in OPTIONS.items() if options[option] is not None}
     if options["steps"]:
         overrides["steps"] = list(options["steps"])

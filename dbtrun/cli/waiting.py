@@ -22,6 +22,7 @@ from dbtrun.cli.screen import screen
 from dbtrun.cli.view import Run
 from dbtrun.cli.words import one_line
 from dbtrun.kube.errors import KubeError
+from dbtrun.text import natural
 
 SHOWN_FAILURES: Final = 10
 
@@ -187,8 +188,8 @@ class _Bars:
 
 def steps_done(run: Run) -> tuple[int, int | None]:
     """Steps done and in all, as `3/5` says; None: not known yet."""
-    done, _, total = (run.status.progress or "").partition("/")
-    return (int(done), int(total)) if done.isdecimal() and total.isdecimal() else (0, None)
+    done, _, total = (natural(part) for part in (run.status.progress or "").partition("/"))
+    return (0, None) if done is None or total is None else (done, total)
 
 
 def failures(run: Run) -> Iterator[str]:

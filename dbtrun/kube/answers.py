@@ -15,6 +15,7 @@ import msgspec
 
 from dbtrun.api import GROUP, KIND
 from dbtrun.kube.errors import UNREADABLE, Unreachable, Unreadable, short
+from dbtrun.text import natural
 
 T = TypeVar("T")
 
@@ -72,6 +73,6 @@ def comparable(version: str) -> str:
     Raises:
         Unreachable: it is not a number.
     """
-    if not (version.isascii() and version.isdecimal()):
+    if natural(version) is None:
         raise Unreachable(f"{FOREIGN}: resourceVersion {short(version)!r}")
     return version

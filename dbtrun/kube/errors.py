@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from dbtrun.text import cut
+from dbtrun.text import cut, natural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,8 +140,7 @@ def failure(status: int, body: bytes, headers: Mapping[str, str] | None = None) 
         said = _Status(message=body[:MAX_QUOTED].decode("utf-8", "replace"))
     details = said.details or _Details()
     message = short(said.message) or f"HTTP {status}"
-    after = headers.get("Retry-After", "")  # seconds, or from a proxy also a date, which is not read
-    seconds = float(after) if after.isascii() and after.isdecimal() else 0.0
+    seconds = natural(headers.get("Retry-After", "")) or 0  # a proxy may send a date, which is not read
     asked = min(max(details.retry_after, seconds), LONGEST_ASKED)
     # An API server that does not know the group answers in plain text, as a proxy may do. Only the API server audits.
     unknown = status == HTTPStatus.NOT_FOUND and bool(headers.get("Audit-Id"))

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from dbtrun.connection.secret import MASK, Token
-from dbtrun.text import clean
+from dbtrun.text import clean, natural
 from dbtrun.values import Instant, http_date
 from watcher.dbtcloud import wire
 from watcher.dbtcloud.errors import (
@@ -99,9 +99,8 @@ class Received:
         value = self.headers.get("retry-after") or self.headers.get("x-rate-limit-retry-after-seconds") or ""
         try:
             # RFC 9110, 10.2.3: seconds or a date.
-            if value.strip().isascii() and value.strip().isdigit():
-                seconds = float(value)
-            else:
+            seconds: float | None = natural(value.strip())
+            if seconds is None:
                 seconds = (http_date(value) - self.sent.wall - self.clock_offset).total_seconds()
         except (ValueError, OverflowError):
             return COOL_DOWN if self.status == 429 else None

@@ -15,7 +15,7 @@ import msgspec
 
 from dbtrun.api.status import MAX_LOG_TAIL, MAX_MESSAGE, MAX_STEP_NAME
 from dbtrun.scrub import log_tail, told
-from dbtrun.text import clean
+from dbtrun.text import clean, natural
 from watcher.dbtcloud.errors import ServerFault, UnknownStatus
 from watcher.lifecycle.cause import failed_step
 from watcher.lifecycle.facts import RunFacts, RunState, StepFacts
@@ -375,7 +375,7 @@ class Webhook(Wire, frozen=True):
     def activation(self) -> dict[str, Any]:
         """The body that activates it: all that it is, for dbt Cloud replaces it as a whole."""
         # Ids are numbers in requests. Documented: an empty list stands for all jobs.
-        job_ids = [int(job_id) for job_id in self.job_ids or () if job_id.isdecimal() and len(job_id) < 20]
+        job_ids = [number for job_id in self.job_ids or () if (number := natural(job_id, digits=19)) is not None]
         return {
             "name": self.name,
             "description": self.description or "",

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from dbtrun.connection.secret import Connection
+from dbtrun.text import natural
 from dbtrun.values import Instant
 from watcher.clock import Clock
 from watcher.sources import SecretName
@@ -196,9 +197,8 @@ class Receiver:
 
 async def _body(request: Request) -> bytes | None:
     """The body; None: it is too long, of which no more is read."""
-    announced = request.headers.get("content-length", "0")
-    # The length of the number first: int() raises ValueError for more than 4,300 digits.
-    if not announced.isdecimal() or len(announced) > len(str(MAX_BODY)) or int(announced) > MAX_BODY:
+    announced = natural(request.headers.get("content-length", "0"))
+    if announced is None or announced > MAX_BODY:
         return None
     body = bytearray()
     async for piece in request.stream():

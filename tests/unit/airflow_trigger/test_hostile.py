@@ -179,6 +179,9 @@ ODD: Final[dict[str, Any]] = {
     "with a version that is no number": {
         "metadata": {"name": "odd", "uid": "o", "resourceVersion": "abc"}, "spec": {}
     },
+    "with a version that int() refuses": {
+        "metadata": {"name": "odd", "uid": "o", "resourceVersion": "9" * 5_000}, "spec": {}
+    },
     "with a date that is none": {
         "metadata": {"name": "odd", "uid": "o", "resourceVersion": "1"}, "spec": {}, "status": {"startedAt": "99999"}
     },
