@@ -119,9 +119,11 @@ async def test_fresh_steps_are_asked_for_of_the_running_runs_on_the_screen_alone
 def test_the_time_that_is_left_is_shown_of_live_runs() -> None:
     state = State()
     soon = (NOW + timedelta(minutes=5, seconds=30)).isoformat()
-    state.reset([raw("a", phase="Running", estimatedCompletionTime=soon)])
+    # The age has minutes, too: here it has none.
+    now = {"created": NOW.isoformat(), "estimatedCompletionTime": soon}
+    state.reset([raw("a", phase="Running", **now)])
     assert "5m" in screen(state)[-1]
-    state.change(Added(read(raw("a", phase="Failed", estimatedCompletionTime=soon)), "2"))
+    state.change(Added(read(raw("a", phase="Failed", **now)), "2"))
     assert "5m" not in screen(state)[-1]
 
 
