@@ -36,9 +36,9 @@ def dbt_run(name: str, job: str | None = "success", /, **spec: Any) -> dict[str,
     }
 
 
-def collection_of(body: Mapping[str, Any]) -> str:
-    """The path where an object of the chart is created."""
-    version, namespace = body["apiVersion"], body["metadata"].get("namespace")
+def collection_of(body: Mapping[str, Any], namespace: str | None = None) -> str:
+    """The path where the object is created: in this namespace, if it names none itself."""
+    version, namespace = body["apiVersion"], body["metadata"].get("namespace", namespace)
     kind = body["kind"].lower()
     plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
     where = f"namespaces/{namespace}/" if namespace else ""
@@ -62,21 +62,21 @@ class Site(DbtCloud):
     async def json(self, *arguments: str) -> Any:
         return json.loads(await self.kubectl(*arguments, "-o", "json"))
 
-    async def apply(self, *objects: Mapping[str, Any]) -> None:
-        """As `kubectl apply`, without its process for an object that is new."""
-        left = [each for each in objects if not await self._created(each)]
+    async def apply(self, *objects: Mapping[str, Any], namespace: str | None = None) -> None:
+        """As `kubectl apply`, without its process for an object that is new; in the site's namespace by default."""
+        namespace = namespace or self.namespace
+        left = [each for each in objects if not await self._created(each, namespace)]
         if left:
             listed = {"apiVersion": "v1", "kind": "List", "items": left}
-            await self.kubectl("apply", "-f", "-", input=json.dumps(listed))
+            await self.plane.kubectl("-n", namespace, "apply", "-f", "-", input=json.dumps(listed))
 
-    async def _created(self, body: Mapping[str, Any]) -> bool:
+    async def _created(self, body: Mapping[str, Any], namespace: str) -> bool:
         """Creates it as `kubectl apply` does. False: kubectl is to say what is wrong, or to change what is there."""
-        collections = dict.fromkeys(("DbtRun", "DbtRunMirror"), f"apis/{API_VERSION}") | {"Secret": "api/v1"}
         meta = body["metadata"]
-        if body["kind"] not in collections or set(meta) - {"name", "labels", "annotations"}:
+        if body["kind"] not in ("DbtRun", "DbtRunMirror", "Secret") or set(meta) - {"name", "labels", "annotations"}:
             return False
         applied = {LAST_APPLIED: json.dumps(body)}
-        path = f"/{collections[body['kind']]}/namespaces/{self.namespace}/{body['kind'].lower()}s"
+        path = collection_of(body, namespace)
         query = "fieldManager=kubectl-client-side-apply&fieldValidation=Strict"
         named = {**meta, "annotations": {**meta.get("annotations", {}), **applied}}
         try:
