@@ -83,8 +83,9 @@ async def attacking(stack: Stack, *levels: Level) -> AsyncIterator[None]:
     programs = [_attackers(stack, level) for level in levels]
     try:
         for program, level in zip(programs, levels, strict=True):
+            before = len(program.text())  # the second attempt has other ports than the first
             program.start()
-            ports = json.loads((await program.says(r'\{"ports": .*\}')).group(0))["ports"]
+            ports = json.loads((await program.says(r'\{"ports": .*\}', after=before)).group(0))["ports"]
             for name, attack in of_levels([level]).items():
                 await _use(stack, name_of(name), attack, ports[name])
         yield
@@ -97,13 +98,15 @@ async def attacking(stack: Stack, *levels: Level) -> AsyncIterator[None]:
 
 async def _clear_away(stack: Stack) -> None:
     """Deletes the attackers' objects, and does not wait for what nobody will ever confirm."""
-    path = runs_of(attackers_of(stack.namespace))
+    namespace = attackers_of(stack.namespace)
+    path = runs_of(namespace)
     async with connect(ClusterConfig(config_file=str(stack.plane.kubeconfig))) as cluster:
 
         async def gone() -> bool:
             # A busy API server may need longer for hundreds of objects than a request may take.
             with suppress(Unreachable):
                 await cluster.request("DELETE", path)
+                await cluster.request("DELETE", f"/api/v1/namespaces/{namespace}/secrets")
                 left = json.loads(await cluster.request("GET", path))["items"]
                 for run in left:
                     with suppress(NotFound):
