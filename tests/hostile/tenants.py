@@ -129,10 +129,12 @@ async def _use(stack: Stack, name: str, attack: Attack, port: int) -> None:
     keys["host"] = f"{'https' if attack.tls else 'http'}://localhost:{port}"
     if attack.tls and attack.trusted:
         keys["ca.crt"] = (stack.folder / "hostile-ca.pem").read_text()
-    by = {"connectionRef": {"name": name}}
+    # Of its own in each attempt: a Secret that was read is used for a while as it was.
+    secret = f"{name}-{port}"
+    by = {"connectionRef": {"name": secret}}
     named = {"name": "nightly", "project": "x" * 200, "environment": "y"}
     namespace = attackers_of(stack.namespace)
-    await stack.plane.change("POST", f"/api/v1/namespaces/{namespace}/secrets", stack.secret(name, keys))
+    await stack.plane.change("POST", f"/api/v1/namespaces/{namespace}/secrets", stack.secret(secret, keys))
     for run in (
         dbt_run(f"{name}-follows", None, runId=RUN, **by),
         dbt_run(f"{name}-starts", None, job={"id": JOB}, **by),
