@@ -15,7 +15,7 @@ from dbtrun.connection.secret import Connection, InvalidConnection, parse_connec
 from dbtrun.values import Instant, keep_newest
 from watcher.dbtcloud.accounts import Account, Accounts
 from watcher.lifecycle.facts import Trouble
-from watcher.lifecycle.known import DOUBTFUL
+from watcher.lifecycle.known import CORRECTABLE
 from watcher.lifecycle.whereabouts import misdirected
 from watcher.sources import SecretName, Sources
 
@@ -138,8 +138,8 @@ class Connections:
         return self._accounts.of(uid)
 
     def doubt(self, uid: str, reason: Reason) -> None:
-        """The connection cannot be used, or dbt Cloud refused its token: its Secret is read again next time."""
-        if reason in DOUBTFUL:
+        """The connection cannot be used as it is: its Secret is read again until it changes, or the object connects."""
+        if reason in CORRECTABLE:
             self._sources.doubt(uid)
 
     def forget(self, uid: str) -> None:

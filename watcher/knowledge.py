@@ -10,7 +10,7 @@ from typing import Final
 
 from watcher.clock import Clock
 from watcher.lifecycle.facts import Observation, Place, Trouble
-from watcher.lifecycle.known import DOUBTFUL, Known
+from watcher.lifecycle.known import CORRECTABLE, DOUBTFUL, Known
 
 REPORTED: Final = ("observation", "missing_since", "trouble", "answered", "place", "turn")
 """What is reported by dbt Cloud while a decision is carried out."""
@@ -96,8 +96,9 @@ class Knowledge:
             known = self._known.get(uid)
             if known is None:
                 continue
-            if trouble.reason in DOUBTFUL:
+            if trouble.reason in CORRECTABLE:
                 self._doubt(uid)
+            if trouble.reason in DOUBTFUL:
                 # Without an account the next decision is Connect, which reads the Secret again.
                 known = replace(known, account_id=None)
             # One outage, however its faults vary: spec.lostContactDeadlineSeconds counts from the first of them.

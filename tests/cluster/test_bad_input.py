@@ -229,6 +229,16 @@ async def test_a_token_that_dbt_cloud_refuses_is_told_on_the_object(stack: Stack
 
 
 @module
+async def test_a_host_that_does_not_answer_is_told_and_the_corrected_one_is_used_within_seconds(stack: Stack) -> None:
+    keys = {"token": stack.token, "account-id": str(ACCOUNT)}
+    wrong = stack.secret("misspelt", keys | {"host": "https://no-such-host.localhost"})
+    await stack.apply(wrong, dbt_run("misspelt", connectionRef={"name": "misspelt"}))
+    await stack.reaches("misspelt", "Pending", reason="Unreachable")
+    await stack.apply(stack.secret("misspelt", keys | {"host": stack.url}))
+    await stack.reaches("misspelt", "Succeeded")
+
+
+@module
 async def test_a_default_connection_says_what_it_lacks_and_is_used_once_it_is_mended(stack: Stack) -> None:
     where = f"Secret {stack.namespace}/{SECRET}"
     keys = {"token": stack.token, "account-id": str(ACCOUNT), "host": stack.url}

@@ -28,6 +28,10 @@ DOUBTFUL: Final = frozenset({Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.INVAL
 """Troubles that another token may mend: the connection is read again."""
 
 
+CORRECTABLE: Final = DOUBTFUL | {Reason.UNREACHABLE, Reason.SERVER_ERROR}
+"""Troubles that a change of the Secret may end, so it is awaited: a misspelt host is nobody's, or somebody else's."""
+
+
 UNUSABLE: Final = frozenset({Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.INVALID_CONNECTION})
 """Troubles that only a person can mend: no such Secret, a wrong type or key, a refused token, another account."""
 
