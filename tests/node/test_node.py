@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,10 @@ def test_a_pod_runs_and_can_be_looked_into(node: Node, restricted: str) -> None:
     plane, here = node.plane, f"--namespace={restricted}"
     plane.kubectl_sync("apply", here, "-f-", input=pod("one", command=["/busybox", "sh", "-c", "echo hi; sleep 600"]))
     plane.kubectl_sync("wait", here, "pod/one", "--for=condition=Ready", "--timeout=60s")
-    assert plane.kubectl_sync("logs", here, "one").stdout == "hi\n"
+    # Without a probe a Pod is Ready before its shell has come to the first command.
+    while not (said := plane.kubectl_sync("logs", here, "one").stdout):
+        time.sleep(0.2)
+    assert said == "hi\n"
     assert "uid=1000" in plane.kubectl_sync("exec", here, "one", "--", "/busybox", "id").stdout
     found = plane.kubectl_sync("get", here, "pod/one", "-ojsonpath={.status.containerStatuses[0].containerID}").stdout
     first, *_ = node.processes_of(found.removeprefix("containerd://"))
