@@ -29,7 +29,7 @@ ENVIRONMENT: Final = """
 ## Other variables
 
 """
-COLUMNS: Final = ("Flag and variable", "Helm value", "Unit", "Default", "Meaning", "Reason")
+COLUMNS: Final = ("Flag and variable", "Helm value", "Unit", "Default", "Meaning", "Why this default")
 BY_OTHER_VALUES: Final = {
     "namespaces": "`watchNamespaces`, `watchAllNamespaces`",
     "connection_secret": "`connection.existingSecret` (`dbt-cloud`)",

@@ -109,15 +109,17 @@ class Settings:
     )
     requests_per_minute: int = setting(
         1500,
-        "Maximum number of requests to dbt Cloud for each account.",
+        "Maximum number of requests to dbt Cloud for each account. A token that dbt Cloud has not accepted has "
+        "60 of its own.",
         unit="requests per minute",
         why="dbt Cloud allows 5,000 for all clients of an account together; the rest is for the others.",
     )
     feed_interval_seconds: float = setting(
         5.0,
-        "Time between two requests for the runs of an account that have finished: how late an end can be noticed.",
+        "Time between two requests for newly finished runs of a connection. While dbt Cloud answers, an end is noticed "
+        "at most this late.",
         unit="seconds",
-        why="12 requests a minute for an account, however many runs are live.",
+        why="12 requests a minute for a connection, however many runs are live.",
     )
     request_seconds: float = setting(
         30.0,
