@@ -24,8 +24,8 @@ HEAD: Final = """\
 `docs/generate.py` generates this page from `values.yaml` and `values.schema.json`: change those files instead.
 
 Before you install, [build the image](../../docs/install.md#building-the-image) and write a dbt Cloud service token to
-the file `token`. Add `--set image.registry=REGISTRY` to the first command, and replace the host and the account id
-with yours.
+the file `token`. If the nodes pull the image from a registry, add `--set image.registry=REGISTRY` to the first command;
+an image that you loaded into a local cluster needs none. Replace the host and the account id with yours.
 
 ```console
 $ helm install dbtrun helm/dbtrun --namespace data --create-namespace
