@@ -67,7 +67,7 @@ def webhook(address: str, connection: str, job_ids: tuple[int, ...], replaces: b
 
     ADDRESS is where dbt Cloud reaches the watcher's Service, for example https://hooks.example.com. The secret that
     signs the webhooks is written to the connection's Secret, and never printed. You need the rights to get and patch
-    this Secret, and its webhook-token or token the right to manage webhooks.
+    this Secret. The token in its key webhook-token, or else in token, needs the right to manage webhooks.
     """
 
     async def create() -> None:

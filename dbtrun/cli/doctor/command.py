@@ -94,7 +94,8 @@ class Report:
 @click.option(
     "--from-pod",
     is_flag=True,
-    help="Check dbt Cloud from the pod of the watcher, with its network and its token. Needs the right pods/exec.",
+    help="Check dbt Cloud from the pod of the watcher, with its network and its token. Needs the rights to list "
+    "Deployments, to get the Lease, and to use pods/exec.",
 )
 @click.option("--no-cluster", is_flag=True, help=f"Check dbt Cloud alone, with a token in {TOKEN}.")
 @click.option(
