@@ -15,9 +15,9 @@ HEAD: Final = """\
 # Performance
 
 `docs/generate.py` generates this page from `docs/data/performance.json`. To update the figures, run
-`python -m tests.bench.record` instead of editing this page. [Benches](../tests/bench/README.md) explains how each
-figure is measured. All processes of a bench, including etcd, the API server and the simulated dbt Cloud, share one
-machine, which the last table of each section describes.
+`make setup controlplane` and `.venv/bin/python -m tests.bench.record` in a checkout instead of editing this page.
+[Benches](../tests/bench/README.md) explains how each figure is measured. All processes of a bench, including etcd, the
+API server and the simulated dbt Cloud, share one machine, which the last table of each section describes.
 
 """
 NOTHING: Final = "Nothing is recorded yet.\n"
@@ -28,9 +28,9 @@ WATCHER: Final = """\
 One watcher process, while this many dbt Cloud runs are live. CPU, memory and requests are measured for a minute in
 which no run starts or ends, with `pollIntervalSeconds: 60`. *End → status* is the time from the end of a run in
 dbt Cloud until a watch delivers the final status. *Starts per second* is measured while many DbtRuns are created at
-once, where the API server is the limit. The last column compares it with the rate at which the same API server accepts
-all writes of a start from a client that does nothing else. While DbtRuns wait to be started, the watcher makes some of
-these writes later or not at all. So it may start runs faster than that client, and the ratio is then above 1.
+once, where the API server is the limit. The last column divides it by the rate at which a client that only writes could
+make the same writes on this API server. While DbtRuns wait to be started, the watcher makes some of these writes later
+or not at all. So it may start runs faster than that client, and the ratio is then above 1.
 
 """
 TRIGGERS: Final = """\
@@ -38,8 +38,9 @@ TRIGGERS: Final = """\
 
 One process with this many waiting `DbtRunTrigger`s, and one with as many `DbtCloudRunJobTrigger`s of Airflow's
 dbt Cloud provider, at the same time on the same machine. For each trigger, the provider asks dbt Cloud once per poll
-interval. CPU is measured while the triggers only wait. Memory is what all triggers except the first add to the process:
-when they are deferred one after the other, and when a triggerer starts all of them at once, as after a restart.
+interval. CPU is measured while the triggers only wait. Memory is what all triggers except the first add to the process.
+It is measured twice: when they are deferred one after the other, and when a triggerer starts all of them at once, as
+after a restart.
 
 """
 Figures = dict[str, dict[str, Any]]
