@@ -48,6 +48,11 @@ CONDITIONS: Final[dict[ConditionType, str]] = {
     ConditionType.STALLED: "True if the object has ended without success (for kstatus and Flux).",
 }
 
+SHORT_NAME: Final = (
+    "The short name is `dr`. If another CRD of the cluster has the same short name, such as Istio's DestinationRule, "
+    "kubectl may choose that one: write `dbtrun` instead."
+)
+
 SUFFIXES: Final = {"counter": "_total", "info": "_info"}
 """What a metric of this type has behind its name."""
 
@@ -184,6 +189,7 @@ def reference(crd: Schema) -> str:
                 f"# {KIND} (`{API_VERSION}`)",
                 "`docs/generate.py` generates this page from the CRD and the code: change those instead.",
                 schema["description"],
+                SHORT_NAME,
                 "## spec",
                 spec["description"],
                 spec_table(spec),
