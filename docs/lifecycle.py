@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from dbtrun.api import Phase, Reason, Retry, Reuse, Status
+from msgspec import structs
+
+from dbtrun.api import MIRROR_LABEL, DbtRun, Phase, Reason, Retry, Reuse, Status
 from tests.unit.lifecycle import test_model as model
 from tests.unit.lifecycle.builders import run
 from tests.unit.lifecycle.world import Fate, Reply, World
@@ -18,11 +20,13 @@ from watcher.lifecycle.facts import RunState
 HEAD: Final = """\
 # The life of a DbtRun
 
-`docs/generate.py` generates this page: it simulates DbtRuns with the watcher's own code and records the phases. Change
-the code instead.
+`docs/generate.py` generates this page: it simulates DbtRuns with the watcher's own code and records the phases. Do not
+edit this page; change the code.
 
 A DbtRun begins in `Pending`. The five phases on the right are final: they never change. In the phases `Queued` and
-`Running`, dbt Cloud has a run. An arrow from or to the frame around the two applies to both.
+`Running`, dbt Cloud has a run. An arrow from or to the frame around the two applies to both. Only a DbtRun of a
+[mirror](mirror-reference.md) goes from `Pending` to `Succeeded`, `Failed` or `TimedOut`: if its run is over when the
+mirror finds it, the watcher writes the end at once.
 
 """
 TABLE: Final = """
@@ -39,6 +43,7 @@ SPECS: Final[dict[str, dict[str, Any]]] = {
     "start": {},
     "retry": {"retry": Retry(limit=1, backoff_seconds=0)},
     "adopt": {"run_id": 1_000},
+    "mirror": {"run_id": 1_000},
     "reuse": {"reuse": Reuse.RUNNING},
     "active": {"active_deadline_seconds": 60},
     "queue": {"queue_deadline_seconds": 20},
@@ -55,6 +60,7 @@ MOVES: Final = {
     "goes on": model.moved("go_on", model.go_on, RunState.SUCCESS),
     "fails": model.moved("go_on", model.go_on, RunState.ERROR),
     "is cancelled": model.moved("go_on", model.go_on, RunState.CANCELLED),
+    "times out": model.moved("time_out", model.time_out),
     "watcher dies": model.moved("tick", World.tick, Fate.DIES_BEFORE),
     "cancel": model.CANCEL,
     "delete": model.DELETE,
@@ -89,6 +95,11 @@ STORIES: Final[tuple[tuple[str, RunState, tuple[tuple[int, str], ...]], ...]] = 
     ("retry", RunState.ERROR, ((7, "goes on"), (0, "delete"))),
     ("adopt", RunState.SUCCESS, ()),
     ("adopt", RunState.SUCCESS, ((0, "others"),)),
+    ("mirror", RunState.SUCCESS, ((0, "others"), (0, "goes on"), (0, "goes on"))),
+    ("mirror", RunState.SUCCESS, ((0, "others"), (0, "goes on"), (0, "fails"))),
+    ("mirror", RunState.SUCCESS, ((0, "others"), (0, "goes on"), (0, "is cancelled"))),
+    ("mirror", RunState.SUCCESS, ((0, "others"), (0, "goes on"), (0, "times out"))),
+    ("mirror", RunState.SUCCESS, ((0, "others"),)),
     ("reuse", RunState.SUCCESS, ((0, "others"), (0, "goes on"), (2, "goes on"))),
     ("reuse", RunState.SUCCESS, ((0, "others"),)),
     ("active", RunState.SUCCESS, ((6, "hours"),)),
@@ -110,14 +121,21 @@ def transitions() -> Transitions:
     """Every change of the phase in these stories, with the reasons for the new one."""
     found: dict[Transition, set[Reason]] = {}
     for spec, end, story in STORIES:
-        for before, after in told(SPECS[spec], [end], [(steps, MOVES[move]) for steps, move in story]):
+        obj = run(held=False, **SPECS[spec])
+        obj = mirrored(obj) if spec == "mirror" else obj
+        for before, after in told(obj, [end], [(steps, MOVES[move]) for steps, move in story]):
             found.setdefault((before, after.phase or Phase.PENDING), set()).add(after.reason or Reason.ACCEPTED)
     return {pair: frozenset(reasons) for pair, reasons in sorted(found.items(), key=lambda item: _order(item[0]))}
 
 
-def told(spec: dict[str, Any], ends: list[RunState], story: model.Story) -> Iterator[tuple[Phase, Status]]:
+def mirrored(obj: DbtRun) -> DbtRun:
+    """The object as a mirror creates it."""
+    return structs.replace(obj, metadata=structs.replace(obj.metadata, labels={MIRROR_LABEL: "everything"}))
+
+
+def told(obj: DbtRun, ends: list[RunState], story: model.Story) -> Iterator[tuple[Phase, Status]]:
     """The changes of the phase in one story."""
-    world = model.world_of(run(held=False, **spec), ends, True)
+    world = model.world_of(obj, ends, True)
     model.told(world, story)
     return changes(world.api.told)
 

@@ -79,6 +79,14 @@ def go_on(world: World, end: RunState) -> None:
     world.cloud.go_on(end)
 
 
+def time_out(world: World) -> None:
+    """dbt Cloud ends the first live run for its own limit: a cancel, and only the message says why."""
+    live = next((run for run in world.cloud.runs if not run.state.over), None)
+    if live is not None:
+        live.message = "This run timed out after running for 1 day."
+        world.cloud.go_on(RunState.CANCELLED)
+
+
 def restore(world: World, back: int) -> None:
     world.restore(back)
 

@@ -246,6 +246,7 @@ class CloudRun:
     finished: float | None = None
     stopping: bool = False
     hidden: bool = False
+    message: str = ""
 
 
 @dataclass
@@ -346,6 +347,7 @@ class DbtCloud:
             account_id=self.account,
             job_id=JOB,
             state=run.state,
+            message=run.message,
             cause=run.cause,
             retrying_run_id=run.retrying,
             can_retry=self.resumable and run.state is RunState.ERROR,
