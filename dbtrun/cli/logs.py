@@ -43,7 +43,7 @@ OVER: Final = frozenset({"Success", "Error", "Cancelled", "Skipped"})
 @click.option("-f", "--follow", is_flag=True, help="Continue until the run has ended.")
 @click.option("--step", "only", type=click.IntRange(min=1), metavar="NUMBER", help="Print the log of this step only.")
 @click.option(
-    "--secret", is_flag=True, help="Use the token in the Secret of the DbtRun's connection, if you may read it."
+    "--secret", is_flag=True, help="Use the token in the Secret that spec.connectionRef names, if you may read it."
 )
 @click.option("--host", help=f"Send the token in {TOKEN} to this host, which is not one of dbt Cloud's own.")
 @cluster_options
