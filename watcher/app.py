@@ -117,7 +117,7 @@ class Watcher:
         # The connections to dbt Cloud.
         secrets = SecretReader(access)
         self.sources = Sources(secrets)
-        self.knowledge = Knowledge(access.clock, self.wake, self.sources.doubt)
+        self.knowledge = Knowledge(access.clock, self.wake, lambda *doubt: connections.doubt(*doubt))
         self.accounts = Accounts(
             self.knowledge,
             requests_per_minute=settings.requests_per_minute,

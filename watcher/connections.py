@@ -15,7 +15,7 @@ from dbtrun.connection.secret import Connection, InvalidConnection, parse_connec
 from dbtrun.values import Instant, keep_newest
 from watcher.dbtcloud.accounts import Account, Accounts
 from watcher.lifecycle.facts import Trouble
-from watcher.lifecycle.known import CORRECTABLE
+from watcher.lifecycle.known import DOUBTFUL, MISSPELT
 from watcher.lifecycle.whereabouts import misdirected
 from watcher.sources import SecretName, Sources
 
@@ -139,7 +139,10 @@ class Connections:
 
     def doubt(self, uid: str, reason: Reason) -> None:
         """The connection cannot be used as it is: its Secret is read again until it changes, or the object connects."""
-        if reason in CORRECTABLE:
+        account = self._accounts.of(uid)
+        # A host that has answered is spelt right: an outage must not let thousands of Secrets be read.
+        untried = account is None or not account.share.proven
+        if reason in DOUBTFUL or (reason in MISSPELT and untried):
             self._sources.doubt(uid)
 
     def forget(self, uid: str) -> None:

@@ -8,9 +8,10 @@ from datetime import datetime
 from functools import cache
 from typing import Final
 
+from dbtrun.api import Reason
 from watcher.clock import Clock
 from watcher.lifecycle.facts import Observation, Place, Trouble
-from watcher.lifecycle.known import CORRECTABLE, DOUBTFUL, Known
+from watcher.lifecycle.known import DOUBTFUL, Known
 
 REPORTED: Final = ("observation", "missing_since", "trouble", "answered", "place", "turn")
 """What is reported by dbt Cloud while a decision is carried out."""
@@ -21,10 +22,10 @@ class Knowledge:
 
     Args:
         wake: called with the uid of an object that must be looked at.
-        doubt: called with the uid of an object whose connection may be the wrong one.
+        doubt: called with the uid of an object in trouble, and the reason: its connection may be the wrong one.
     """
 
-    def __init__(self, clock: Clock, wake: Callable[[str], None], doubt: Callable[[str], None]) -> None:
+    def __init__(self, clock: Clock, wake: Callable[[str], None], doubt: Callable[[str, Reason], None]) -> None:
         self._clock = clock
         self._wake = wake
         self._doubt = doubt
@@ -96,8 +97,7 @@ class Knowledge:
             known = self._known.get(uid)
             if known is None:
                 continue
-            if trouble.reason in CORRECTABLE:
-                self._doubt(uid)
+            self._doubt(uid, trouble.reason)
             if trouble.reason in DOUBTFUL:
                 # Without an account the next decision is Connect, which reads the Secret again.
                 known = replace(known, account_id=None)

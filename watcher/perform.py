@@ -67,6 +67,7 @@ from watcher.lifecycle.known import (
     Owner,
     ResultsTry,
     Touched,
+    connected,
 )
 from watcher.lifecycle.marker import owner_of
 from watcher.telemetry.metrics import Metrics
@@ -132,7 +133,7 @@ class Performer:
                 case Connect():
                     connection = await self.connections.connect(run)
                     projects = self.connections.projects(run)
-                    return replace(known, account_id=connection.account_id, host=connection.host, projects=projects)
+                    return connected(known, connection.host, connection.account_id, projects)
             if isinstance(decision, Change):
                 await self._change(decision, run)
                 return known

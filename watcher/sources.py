@@ -8,7 +8,6 @@ handful of requests, however many objects name them.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Final, NamedTuple, NoReturn, Protocol
 
@@ -16,6 +15,9 @@ LOOK_SECONDS: Final = 3.0
 """From one round to the next."""
 LOOKS: Final = 20
 """Secrets read per round; if more are waited for, they take turns."""
+WAIT_SECONDS: Final = 300.0
+"""An object that still cannot use its Secret says so once a minute. One that has not for so long waits no longer: it
+was suspended, or all is well again."""
 DOUBT_SECONDS: Final = 5.0
 """A Secret in doubt is read again at most once in this time, however many objects use it."""
 
@@ -65,8 +67,10 @@ class Sources:
     def __init__(self, secrets: Secrets) -> None:
         self._secrets = secrets
         self._source_of: dict[str, Source] = {}
-        self._waiting: dict[SecretName, set[str]] = {}
+        self._waiting: dict[SecretName, dict[str, float]] = {}
+        """When each uid last said that it cannot use the Secret, by the loop's clock."""
         self._doubted: dict[SecretName, float] = {}
+        """When a Secret in doubt was last to be read again, oldest first."""
 
     async def read(self, uid: str, secret: SecretName) -> SecretData:
         """Reads the Secret for an object, which no longer waits for another version.
@@ -87,12 +91,13 @@ class Sources:
         source = self._source_of.get(uid)
         if source is None:
             return
-        self._waiting.setdefault(source.secret, set()).add(uid)
         now = asyncio.get_running_loop().time()
-        if now - self._doubted.get(source.secret, -math.inf) >= DOUBT_SECONDS:
-            # Names of Secrets come from users: without this, their number would grow without a bound.
-            recent = {secret: at for secret, at in self._doubted.items() if now - at < DOUBT_SECONDS}
-            self._doubted = recent | {source.secret: now}
+        self._waiting.setdefault(source.secret, {})[uid] = now
+        # Names of Secrets come from users: without this, their number would grow without a bound.
+        while self._doubted and now - next(iter(self._doubted.values())) >= DOUBT_SECONDS:
+            del self._doubted[next(iter(self._doubted))]
+        if source.secret not in self._doubted:
+            self._doubted[source.secret] = now
             self._secrets.forget(*source.secret)
 
     def forget(self, uid: str) -> None:
@@ -110,6 +115,10 @@ class Sources:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for secret in list(self._waiting)[:LOOKS]:
+                since = asyncio.get_running_loop().time() - WAIT_SECONDS
+                self._stop_waiting(secret, [uid for uid, at in self._waiting[secret].items() if at < since])
+                if secret not in self._waiting:
+                    continue
                 self._secrets.forget(*secret)
                 try:
                     version = (await self._secrets.read(*secret)).resource_version
@@ -128,6 +137,7 @@ class Sources:
     def _stop_waiting(self, secret: SecretName, uids: Collection[str]) -> None:
         waiting = self._waiting.get(secret)
         if waiting is not None:
-            waiting.difference_update(uids)
+            for uid in uids:
+                waiting.pop(uid, None)
             if not waiting:
                 del self._waiting[secret]

@@ -333,7 +333,7 @@ class Watcher:
         world.watchers.append(self)
         self._mirror = Mirror()
         sources = Sources(secret or world.secret)
-        self._knowledge = Knowledge(clock, self._wake, sources.doubt)
+        self._knowledge = Knowledge(clock, self._wake, lambda *doubt: connections.doubt(*doubt))
         transport = FatefulTransport(world.wire, fate)
         self._accounts = Accounts(
             self._knowledge, transport=transport, clock=clock, requests_per_minute=requests_per_minute

@@ -25,15 +25,14 @@ def seen(run_id: int | None, seconds: float = 1.0) -> Observation:
 
 
 AWAY = Trouble(reason=Reason.UNREACHABLE, message="away", since=at(1))
-BUSY = Trouble(reason=Reason.RATE_LIMITED, message="busy", since=at(1))
 REFUSED = Trouble(reason=Reason.UNAUTHORIZED, message="refused", since=at(2))
 
 
 class Scene:
     def __init__(self) -> None:
         self.woken: list[str] = []
-        self.doubted: list[str] = []
-        self.knowledge = Knowledge(lambda: at(100), self.woken.append, self.doubted.append)
+        self.doubted: list[tuple[str, Reason]] = []
+        self.knowledge = Knowledge(lambda: at(100), self.woken.append, lambda *doubt: self.doubted.append(doubt))
         self.knowledge.begin()
         self.knowledge.meet("a", 0)
         self.knowledge.keep("a", replace(self.knowledge.of("a"), about=7, account_id=1))
@@ -78,13 +77,12 @@ def test_a_trouble_keeps_its_beginning_and_an_answer_ends_it(scene: Scene) -> No
     assert scene.woken == ["a", "a", "a"]
 
 
-def test_a_trouble_that_another_secret_may_end_doubts_it_and_a_refusal_the_connection_too(scene: Scene) -> None:
-    scene.knowledge.troubled(["a"], BUSY)
-    assert (scene.doubted, scene.knowledge.of("a").account_id) == ([], 1)
+def test_only_a_trouble_that_another_token_may_mend_ends_the_connection(scene: Scene) -> None:
     scene.knowledge.troubled(["a"], AWAY)
-    assert (scene.doubted, scene.knowledge.of("a").account_id) == (["a"], 1)
+    assert scene.knowledge.of("a").account_id == 1
     scene.knowledge.troubled(["a"], REFUSED)
-    assert (scene.doubted, scene.knowledge.of("a").account_id) == (["a", "a"], None)
+    assert scene.knowledge.of("a").account_id is None
+    assert scene.doubted == [("a", AWAY.reason), ("a", REFUSED.reason)]
 
 
 def test_a_mended_secret_ends_the_pause_of_objects_in_trouble(scene: Scene) -> None:

@@ -113,7 +113,7 @@ async def loop_of() -> AsyncIterator[Loops]:
     made: list[Reconciler] = []
 
     def make(world: World) -> Reconciler:
-        knowledge = world.knowledge = Knowledge(clock, lambda uid: loop.wake(uid), lambda _uid: None)
+        knowledge = world.knowledge = Knowledge(clock, lambda uid: loop.wake(uid), lambda _uid, _reason: None)
         loop = Reconciler(world, knowledge, world, clock, Policy(), world.metrics, emit=world.emit)
         made.append(loop)
         return loop

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from dbtrun.api import Artifact, ConditionType, DbtRun, Phase, Reason, Results
 from dbtrun.values import Instant
@@ -28,8 +29,8 @@ DOUBTFUL: Final = frozenset({Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.INVAL
 """Troubles that another token may mend: the connection is read again."""
 
 
-CORRECTABLE: Final = DOUBTFUL | {Reason.UNREACHABLE, Reason.SERVER_ERROR}
-"""Troubles that a change of the Secret may end, so it is awaited: a misspelt host is nobody's, or somebody else's."""
+MISSPELT: Final = frozenset({Reason.UNREACHABLE, Reason.SERVER_ERROR})
+"""Troubles that a misspelt host causes, too: it is nobody's, or somebody else's."""
 
 
 UNUSABLE: Final = frozenset({Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.INVALID_CONNECTION})
@@ -159,6 +160,8 @@ class Known:
     """The account of the connection in use; None: the connection must be (re)read first."""
     host: str | None = None
     """The host of the connection that was read last."""
+    asked: tuple[str, int] | None = None
+    """The host and the account of the last connection: what dbt Cloud said is about these."""
     projects: frozenset[int] | None = None
     """The only projects that the object's namespace may use with the connection; None: there is no such limit."""
     touched: Touched | None = None
@@ -217,6 +220,22 @@ class Known:
         if trouble is None or trouble.reason is not Reason.UNAUTHORIZED:
             return False
         return proven is None or proven < (trouble.since.mono if trouble.retry_at is None else trouble.retry_at)
+
+
+OF_AN_ACCOUNT: Final[Mapping[str, Any]] = {
+    name: getattr(Known(), name)
+    for name in (
+        "touched", "proven_at", "answered", "job_id", "job_refused", "reusable", "reuse_checked", "observation",
+        "missing_since", "owner", "place", "looked_back", "cancel", "turn", "details", "results", "typical",
+    )
+}  # fmt: skip
+"""What is known from one account alone, and how it is before anything was asked. A claim stays with its account."""
+
+
+def connected(known: Known, host: str, account_id: int, projects: frozenset[int] | None) -> Known:
+    """What is known once the object is connected to the account. What another account said counts no longer."""
+    now = replace(known, host=host, account_id=account_id, projects=projects, asked=(host, account_id))
+    return now if known.asked in (None, now.asked) else replace(now, **OF_AN_ACCOUNT)
 
 
 def wanted_run(run: DbtRun) -> int | None:

@@ -30,7 +30,7 @@ from tests.unit.lifecycle.builders import (
 )
 from watcher.lifecycle.decide import OTHERS
 from watcher.lifecycle.decisions import ClaimStart, Connect, Wait, Write
-from watcher.lifecycle.known import Known, remember
+from watcher.lifecycle.known import Known, connected, remember
 from watcher.lifecycle.whereabouts import misdirected
 
 HOST = "cloud.getdbt.com"
@@ -131,3 +131,13 @@ def test_a_watcher_is_silent_about_an_object_that_another_one_follows() -> None:
 
 def test_a_connection_that_is_right_again_ends_the_silence() -> None:
     assert remember(run(live()), known(displaced_at=mono(20)), at(30)).displaced_at is None
+
+
+def test_what_an_account_said_is_forgotten_in_another_and_a_claim_is_not() -> None:
+    here = connected(known(claim=None, submitted=1), HOST, ACCOUNT, frozenset({1}))
+    told = known_with(here, job_id=7, job_refused="No such job.", observation=seen(facts()), reuse_checked=True)
+    assert connected(told, HOST, ACCOUNT, frozenset({1})) == told
+    for host, account in (("other.example", ACCOUNT), (HOST, 7)):
+        there = connected(told, host, account, None)
+        assert (there.job_id, there.job_refused, there.observation, there.reuse_checked) == (None, None, None, False)
+        assert (there.account_id, there.host, there.projects, there.submitted) == (account, host, None, 1)
