@@ -83,11 +83,15 @@ def _without_claim(attempt: Attempt) -> Attempt:
 
 def _release(case: Case, attempt: Attempt) -> Decision:
     """Nothing was started: the claim is released, and the same attempt is claimed again when dbt Cloud can be asked."""
+    # An object that certainly has no run anywhere keeps no account: the host in its Secret may be misspelt.
+    untried = attempt.number == 1 and attempt.sweep_after is None and case.known.submitted == 0
+    nowhere = {"account_id": None, "host": None, "job_id": None} if untried else {}
     return case.change(
         phase=Phase.PENDING,
         reason=Reason.ACCEPTED,
         message="Nothing was started yet; the watcher tries again.",
         attempts=with_attempt(case.status, _without_claim(attempt)),
+        **nowhere,
     )
 
 

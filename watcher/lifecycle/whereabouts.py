@@ -1,5 +1,7 @@
 """Where an object's runs are: the account that its first claim named, whatever its connection names now.
 
+A first claim that was released because nothing was sent names none.
+
 Accounts and hosts number their runs on their own, so the number of a run means another run elsewhere.
 """
 

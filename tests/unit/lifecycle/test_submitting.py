@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace as known_with
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 
 from dbtrun.api import DbtRun, DeletionPolicy, Overrides, Phase, Reason, Status
 from tests.unit.lifecycle.builders import (
+    ACCOUNT,
     JOB,
     MARK,
     RUN,
@@ -148,6 +150,20 @@ def test_a_start_that_was_not_sent_gives_the_claim_back() -> None:
     obj = run(claimed())
     status = written(obj, known(claim=claim(obj, sent=True, submission=NotSent(trouble()))))
     assert status.phase is Phase.PENDING
+
+
+@pytest.mark.parametrize(
+    ("number", "sweep_after", "submitted", "kept"),
+    [(1, None, 0, False), (2, None, 0, True), (1, wall(250), 0, True), (1, None, 1, True)],
+)
+def test_only_an_object_that_certainly_has_no_run_keeps_no_account(
+    number: int, sweep_after: datetime | None, submitted: int, kept: bool
+) -> None:
+    obj = run(replace(claimed(number, sweep_after=sweep_after), account_id=ACCOUNT, host="cloud.example.com"))
+    unsent = claim(obj, sent=True, submission=NotSent(trouble()))
+    status = written(obj, known(claim=unsent, submitted=submitted))
+    there = (ACCOUNT, "cloud.example.com", JOB)
+    assert (status.account_id, status.host, status.job_id) == (there if kept else (None, None, None))
 
 
 def test_a_claim_that_was_given_back_does_not_count_towards_giving_up() -> None:
