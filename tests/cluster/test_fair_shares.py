@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,9 +14,10 @@ from dbtrun.api import API_VERSION, PLURAL
 from tests.controlplane import ControlPlane
 from tests.stack import JOBS, Stack, dbt_run, until
 from tests.stack.dbt import SCENARIO, most_at_once
+from watcher.dbtcloud.starts import STARTS_AT_ONCE
 
 LIMIT: Final = 3
-BACKLOG: Final = 240
+BACKLOG: Final = 80
 OURS, THEIRS = 101, 102
 """Projects."""
 LIMITED: Final = {"connectionRef": {"name": "limited"}}
@@ -27,7 +29,8 @@ async def stack(plane: ControlPlane, namespace: str, tmp_path: Path) -> AsyncIte
     other = f"{namespace}-b"
     await asyncio.to_thread(plane.create_namespace_sync, other)
     values = {"watchNamespaces": [namespace, other]}
-    async with Stack.up(plane, namespace, tmp_path, values=values) as stack:
+    settings = {"DBTRUN_REQUEST_SECONDS": "15"}
+    async with Stack.up(plane, namespace, tmp_path, values=values, settings=settings) as stack:
         secret = stack.secret("limited", stack.keys() | {"max-concurrent-runs": str(LIMIT)})
         await stack.apply(secret)
         await apply_elsewhere(stack, secret)
@@ -103,24 +106,30 @@ async def test_a_run_of_another_namespace_is_followed_and_neither_cancelled_nor_
 
 
 async def test_a_backlog_of_one_namespace_does_not_hold_up_another(stack: Stack) -> None:
-    """All of the backlog waits for its turn, at 25 starts a second, when the single object is created."""
-    await stack.watcher.stop()
-    await stack.apply(*(dbt_run(f"a{number:03}", "success") for number in range(BACKLOG)))
-    await apply_elsewhere(stack, stack.secret("plain", stack.keys()))
-    stack.watcher.start()
+    """Starts that hang hold all places, until the watcher gives them up; the single object has the next turn."""
+    await stack.ask("POST", "/faults", {"kinds": ["start"], "path": "jobs/105/", "effect": {"type": "hang"}})
+    await stack.apply(*(dbt_run(f"a{number:03}", "parallel") for number in range(BACKLOG)))
 
-    async def started() -> list[int]:
-        return [status["runId"] for status in (await everything(stack)).values() if "runId" in status]
+    async def claims() -> dict[str, datetime]:
+        found = {
+            name: status.get("attempts", [{}])[0].get("claimTime") for name, status in (await everything(stack)).items()
+        }
+        return {name: datetime.fromisoformat(time) for name, time in found.items() if time}
 
-    earlier = await until(started, 120, "the first of the backlog started", pause=0.2)
-    await apply_elsewhere(stack, dbt_run("single", "success", connectionRef={"name": "plain"}))
+    async def all_places_are_taken() -> bool:
+        return len(await claims()) >= STARTS_AT_ONCE
 
-    async def own_run() -> int | None:
-        return (await everything(stack))["single"].get("runId")
+    await until(all_places_are_taken, 120, "all places are taken", pause=0.2)
+    single = dbt_run("single", "success", connectionRef={"name": "plain"})
+    await apply_elsewhere(stack, stack.secret("plain", stack.keys()), single)
 
-    own = await until(own_run, 240, "the single object started", pause=0.2)
-    before = sum(run < own for run in await started()) - len(earlier)
-    assert before < BACKLOG / 4, f"{before} of {BACKLOG} started before it, after {len(earlier)}"
+    async def claimed() -> bool:
+        return "single" in await claims()
+
+    await until(claimed, 240, "the single object is claimed", pause=0.2)
+    times = await claims()
+    before = sum(time < times["single"] for time in times.values())
+    assert before < BACKLOG / 2, f"{before} of {BACKLOG} were claimed before it"
 
 
 async def test_a_namespace_starts_resumes_and_follows_nothing_outside_its_projects(
