@@ -116,7 +116,9 @@ class Sources:
             await asyncio.sleep(LOOK_SECONDS)
             for secret in list(self._waiting)[:LOOKS]:
                 since = asyncio.get_running_loop().time() - WAIT_SECONDS
-                self._stop_waiting(secret, [uid for uid, at in self._waiting[secret].items() if at < since])
+                # While another Secret was being read, the last object that waited for this one may have gone.
+                waited = self._waiting.get(secret, {})
+                self._stop_waiting(secret, [uid for uid, at in waited.items() if at < since])
                 if secret not in self._waiting:
                     continue
                 self._secrets.forget(*secret)

@@ -84,6 +84,21 @@ async def test_a_secret_that_appears_wakes_all_who_wait_for_it_and_none_twice() 
     assert it.woken == ["a", "b"]
 
 
+async def test_an_object_that_goes_while_another_secret_is_read_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with looking() as it:
+        for uid, secret in (("a", ONE), ("b", SecretName("data", "two"))):
+            await it.fail(uid, secret)
+        read = it.stored.read
+
+        async def going(namespace: str, name: str) -> SecretData:
+            it.sources.forget("b")
+            return await read(namespace, name)
+
+        monkeypatch.setattr(it.stored, "read", going)
+        await rounds(2)
+    assert it.stored.read_names == [ONE, ONE]
+
+
 async def test_an_object_that_goes_while_its_secret_is_read_is_not_woken(monkeypatch: pytest.MonkeyPatch) -> None:
     async with looking() as it:
         await it.fail("a", ONE)
