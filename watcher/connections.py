@@ -141,7 +141,7 @@ class Connections:
         """The connection cannot be used as it is: its Secret is read again until it changes, or the object connects."""
         account = self._accounts.of(uid)
         # A host that has answered is spelt right: an outage must not let thousands of Secrets be read.
-        untried = account is None or not account.share.proven
+        untried = account is None or not account.client.answered
         if reason in DOUBTFUL or (reason in MISSPELT and untried):
             self._sources.doubt(uid)
 

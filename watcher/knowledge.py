@@ -11,7 +11,7 @@ from typing import Final
 from dbtrun.api import Reason
 from watcher.clock import Clock
 from watcher.lifecycle.facts import Observation, Place, Trouble
-from watcher.lifecycle.known import DOUBTFUL, Known
+from watcher.lifecycle.known import DOUBTFUL, OF_AN_ACCOUNT, Known
 
 REPORTED: Final = ("observation", "missing_since", "trouble", "answered", "place", "turn")
 """What is reported by dbt Cloud while a decision is carried out."""
@@ -62,7 +62,13 @@ class Knowledge:
         if meanwhile is not before:
             # Field by field: dbt Cloud's reports arrive while the decision waits for its reply, and must not be lost
             # with it. What the decision itself has set is the newer.
-            newer = [name for name in REPORTED if getattr(performed, name) == getattr(before, name)]
+            # But what was reported of one account is not about the next one, to which the decision connected.
+            moved = before.asked not in (None, performed.asked)
+            newer = [
+                name
+                for name in REPORTED
+                if getattr(performed, name) == getattr(before, name) and not (moved and name in OF_AN_ACCOUNT)
+            ]
             performed = replace(performed, **{name: getattr(meanwhile, name) for name in newer})
         self._known[uid] = performed
 

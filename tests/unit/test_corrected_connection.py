@@ -12,7 +12,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
-from dbtrun.api import ConnectionRef, DbtRun, Job, Metadata, Phase, Spec, Status
+from dbtrun.api import ConnectionRef, DbtRun, Job, Metadata, Phase, Reason, Spec, Status
 from dbtrun.connection.hosts import Hosts
 from tests.unit.virtual import clock
 from watcher.connections import Connections
@@ -84,6 +84,10 @@ class Clouds:
     away: set[str] = field(default_factory=lambda: {WRONG})
     dying: set[int] = field(default_factory=set)
     """Accounts that answer no more once they have named their jobs."""
+    pages: set[str] = field(default_factory=set)
+    """Hosts that answer every request with a web page, as a parked domain does."""
+    refuses: bool = False
+    """The token may not start runs."""
     gone: set[int] = field(default_factory=set)
     starts: list[str] = field(default_factory=list)
 
@@ -91,6 +95,10 @@ class Clouds:
         account = int(request.url.path.split("/accounts/")[1].split("/")[0])
         if request.url.host in self.away or account in self.gone:
             raise httpx.ConnectError("no such host")
+        if request.url.host in self.pages:
+            return httpx.Response(200, text="<html>This domain is for sale.</html>")
+        if request.method == "POST" and self.refuses:
+            return httpx.Response(401, json={"status": {"code": 401, "is_success": False}})
         if request.method == "POST":
             self.starts.append(f"{request.url.host}{request.url.path}")
         run: dict[str, Any] = {"id": 7, "account_id": account, "job_id": 100 * account, "status": 3}
@@ -186,6 +194,29 @@ async def test_the_corrected_host_is_used_within_seconds(age: int) -> None:
         await asyncio.sleep(15)
         assert (site.run.status.phase, site.run.status.host) == (Phase.RUNNING, RIGHT)
         assert len(site.clouds.starts) == 1
+
+
+async def test_a_page_of_somebody_elses_host_is_no_answer() -> None:
+    async with watched(WRONG) as site:
+        site.clouds.away.clear()
+        site.clouds.pages.add(WRONG)
+        site.create(job=Job(name="nightly", project="p", environment="e"))
+        await asyncio.sleep(45)
+        site.cluster.correct(RIGHT)
+        await asyncio.sleep(15)
+        assert (site.run.status.phase, site.run.status.host) == (Phase.RUNNING, RIGHT)
+
+
+@pytest.mark.parametrize("age", [1, 30])
+async def test_a_refused_token_ends_an_object_that_has_started_nothing_after_ten_minutes(age: int) -> None:
+    async with watched(RIGHT) as site:
+        site.clouds.refuses = True
+        await asyncio.sleep(age)
+        site.create()
+        await asyncio.sleep(590)
+        assert not site.run.status.final
+        await asyncio.sleep(90)
+        assert (site.run.status.phase, site.run.status.reason) == (Phase.ERROR, Reason.UNAUTHORIZED)
 
 
 async def test_a_job_is_looked_up_again_in_another_account() -> None:

@@ -11,6 +11,7 @@ from dbtrun.api import Reason
 from dbtrun.values import Instant
 from watcher.knowledge import Knowledge
 from watcher.lifecycle.facts import Observation, Place, RunFacts, RunState, Trouble
+from watcher.lifecycle.known import connected
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -93,6 +94,16 @@ def test_a_mended_secret_ends_the_pause_of_objects_in_trouble(scene: Scene) -> N
     trouble = scene.knowledge.of("a").trouble
     assert trouble is not None
     assert (trouble.retry_at, scene.knowledge.of("a").account_id) == (100, None)
+
+
+def test_what_one_account_reported_while_the_object_moves_to_another_is_dropped(scene: Scene) -> None:
+    scene.knowledge.keep("a", connected(scene.knowledge.of("a"), "h", 1, None))
+    before = scene.knowledge.of("a")
+    scene.knowledge.observed("a", 7, seen(7))
+    scene.knowledge.learn("a", before, connected(before, "h", 2, None))
+    assert scene.knowledge.of("a").observation is None
+    scene.knowledge.observed("a", 7, seen(7))
+    assert scene.knowledge.of("a").observation is not None
 
 
 def test_what_a_decision_brought_does_not_undo_what_was_reported_meanwhile(scene: Scene) -> None:

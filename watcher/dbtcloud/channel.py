@@ -107,6 +107,8 @@ class Channel:
         self._refusal = Refusal()
         self.polled_at = -math.inf
         """Monotonic seconds at which a poll's request last came to an end, whichever: a list may take many."""
+        self.answered = False
+        """Whether dbt Cloud has answered: a success that could be read, not the web page of somebody else's host."""
         self._http = httpx.AsyncClient(
             base_url=connection.base_url,
             headers={
@@ -223,7 +225,9 @@ class Channel:
                     self._budget.pause(error.retry_after or COOL_DOWN)
                 if self._budget is not None and limit <= MAX_BODY and len(reply.content) >= DEAR:
                     self._budget.charge(len(reply.content) // DEAR)
-                return await self._intake.decode(reply, functools.partial(read, received))
+                told = await self._intake.decode(reply, functools.partial(read, received))
+                self.answered = self.answered or 200 <= received.status < 300
+                return told
 
     async def _timed(
         self, request: _Request, name: str, priority: Priority | None, reply: Body, limit: int

@@ -103,6 +103,11 @@ class Client:
         """Monotonic seconds at which a poll's request last came to an end."""
         return self._channel.polled_at
 
+    @property
+    def answered(self) -> bool:
+        """Whether dbt Cloud has answered a request with a success."""
+        return self._channel.answered
+
     async def close(self) -> None:
         """Closes the connections; requests under way fail."""
         await self._look_ups.close()

@@ -7,7 +7,7 @@ Once `quiet_period` has passed since the claim was first seen, a search that fin
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -83,15 +83,16 @@ def _without_claim(attempt: Attempt) -> Attempt:
 
 def _release(case: Case, attempt: Attempt) -> Decision:
     """Nothing was started: the claim is released, and the same attempt is claimed again when dbt Cloud can be asked."""
-    # An object that certainly has no run anywhere keeps no account: the host in its Secret may be misspelt.
+    # An object that certainly has no run anywhere becomes as it was before its first claim: the host or the token in
+    # its Secret may be wrong. An attempt whose resumption was refused must not be made anew.
     untried = attempt.number == 1 and attempt.sweep_after is None and case.known.submitted == 0
-    nowhere = {"account_id": None, "host": None, "job_id": None} if untried else {}
+    fresh = untried and attempt.retry_of == case.spec.retry_of
+    nowhere: dict[str, Any] = {"account_id": None, "host": None, "job_id": None, "attempts": ()}
     return case.change(
         phase=Phase.PENDING,
         reason=Reason.ACCEPTED,
         message="Nothing was started yet; the watcher tries again.",
-        attempts=with_attempt(case.status, _without_claim(attempt)),
-        **nowhere,
+        **(nowhere if fresh else {"attempts": with_attempt(case.status, _without_claim(attempt))}),
     )
 
 

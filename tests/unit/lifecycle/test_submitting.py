@@ -63,7 +63,7 @@ def test_a_claim_of_a_retry_resumes_the_failed_run() -> None:
 
 
 def test_a_claim_that_is_older_than_its_window_is_not_sent_but_given_back() -> None:
-    obj = run(claimed())
+    obj = run(claimed(2))
     status = written(obj, known(claim=claim(obj)), 31)
     assert (status.phase, status.reason) == (Phase.PENDING, Reason.ACCEPTED)
     assert status.attempt is not None
@@ -164,6 +164,14 @@ def test_only_an_object_that_certainly_has_no_run_keeps_no_account(
     status = written(obj, known(claim=unsent, submitted=submitted))
     there = (ACCOUNT, "cloud.example.com", JOB)
     assert (status.account_id, status.host, status.job_id) == (there if kept else (None, None, None))
+    assert len(status.attempts) == kept
+
+
+def test_a_refused_resumption_stays_refused_when_the_claim_is_given_back() -> None:
+    obj = run(claimed(), retry_of=41)
+    status = written(obj, known(claim=claim(obj, sent=True, submission=NotSent(trouble()))))
+    assert status.attempt is not None
+    assert status.attempt.retry_of is None
 
 
 def test_a_claim_that_was_given_back_does_not_count_towards_giving_up() -> None:
