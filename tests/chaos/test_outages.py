@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from dbtrun.api import ConditionStatus, ConditionType, Phase, Reason
-from tests.chaos.fate import Fate
 from tests.chaos.outages import OUTAGES
-from tests.chaos.world import Watcher, World, in_virtual_time
+from tests.chaos.world import World, in_virtual_time, watched
 from watcher.lifecycle.known import CLOCK_MARGIN
-from watcher.lifecycle.policy import Policy
 from watcher.simulator.faults import HideRuns, Reply, Rule
 
 DOCUMENT = Path(__file__).parents[2] / "docs/reliability.md"
 LASTING = 200.0
 """Seconds of an outage: longer than any pause that forgives it."""
-
-
-@contextlib.asynccontextmanager
-async def watched() -> AsyncIterator[World]:
-    world = World(Policy())
-    life = asyncio.create_task(Watcher(world, Fate()).live())
-    try:
-        yield world
-    finally:
-        life.cancel()
-        await asyncio.wait({life})
 
 
 def reachable(world: World) -> tuple[ConditionStatus, Reason]:

@@ -23,12 +23,16 @@ class Wire(httpx.AsyncBaseTransport):
         self._others = others or {}
         self.error: httpx.TransportError | None = None
         """What becomes of every request now, instead of an answer."""
+        self.away: set[str] = set()
+        """Hosts to which nothing connects."""
         self._app = app
         self._serving: set[asyncio.Task[httpx.Response]] = set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self.error is not None:
             raise self.error
+        if request.url.host in self.away:
+            raise httpx.ConnectError("no such host")
         cut = asyncio.Event()
         serving = asyncio.create_task(self._serve(request, cut))
         self._serving.add(serving)

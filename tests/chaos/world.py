@@ -6,9 +6,10 @@ Only sockets and kopf's watch are missing; the loop, the performer, the accounts
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any, Final, cast
@@ -108,19 +109,25 @@ class Secret:
     """The one connection."""
 
     type = CONNECTION_SECRET_TYPE
-    resource_version = "1"
 
     def __init__(self, simulator: Simulator) -> None:
         self.data: Mapping[str, bytes] = {}
+        self.reads = self.changes = 0
         self.lead(simulator, HOME)
+
+    @property
+    def resource_version(self) -> str:
+        return str(self.changes)
 
     def lead(self, simulator: Simulator, host: str) -> None:
         """From now on the connection is for this dbt Cloud."""
         account = str(simulator.account.spec.id)
         token = next(iter(simulator.tokens))
         self.data = {"token": token.encode(), "account-id": account.encode(), "host": f"http://{host}".encode()}
+        self.changes += 1
 
     async def read(self, _namespace: str, _name: str) -> SecretData:
+        self.reads += 1
         return self
 
     def forget(self, _namespace: str, _name: str) -> None: ...
@@ -129,11 +136,11 @@ class Secret:
 class World:
     """One dbt Cloud, one API server, and whoever works on them."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, elsewhere: Scenario = SCENARIO) -> None:
         loop = asyncio.get_running_loop()
         self.policy = policy
         self.simulator = Simulator(SCENARIO, Clock(source=lambda: EPOCH + loop.time()))
-        self.strangers = Simulator(SCENARIO, Clock(source=lambda: EPOCH + loop.time()))
+        self.strangers = Simulator(elsewhere, Clock(source=lambda: EPOCH + loop.time()))
         """Another dbt Cloud, whose runs have the same numbers."""
         for _ in range(STRANGERS):
             self.strangers.start(
@@ -160,8 +167,8 @@ class World:
 
     # ── people ──
 
-    def create(self, job: str | None, name: str = "a", **spec: Any) -> None:
-        wanted = {"job": Job(id=JOBS[job])} if job else {}
+    def create(self, job: str | Job | None, name: str = "a", **spec: Any) -> None:
+        wanted = {"job": Job(id=JOBS[job]) if isinstance(job, str) else job} if job else {}
         # A poll is no side effect: seldom, the same deaths take less time.
         self.objects.create(
             name, Spec(connection_ref=ConnectionRef(name="dbt"), poll_interval_seconds=15, **{**wanted, **spec})
@@ -324,6 +331,7 @@ class Watcher:
         skew: float = 0.0,
         requests_per_minute: int = 1_500,
         secret: Secret | None = None,
+        reconnect: float = RECONNECT,
     ) -> None:
         """`skew`: seconds that its machine's clock is ahead; `secret`: a connection of its own."""
         self.fate, self.metrics = fate, Metrics()
@@ -332,13 +340,13 @@ class Watcher:
         self._world = world
         world.watchers.append(self)
         self._mirror = Mirror()
-        sources = Sources(secret or world.secret)
+        self._sources = Sources(secret or world.secret)
         self._knowledge = Knowledge(clock, self._wake, lambda *doubt: connections.doubt(*doubt))
         transport = FatefulTransport(world.wire, fate)
         self._accounts = Accounts(
             self._knowledge, transport=transport, clock=clock, requests_per_minute=requests_per_minute
         )
-        connections = Connections(sources, self._accounts, None, lambda _namespace: True, Hosts(loopback=True))
+        connections = Connections(self._sources, self._accounts, None, lambda _namespace: True, Hosts(loopback=True))
         performer = Performer(
             objects=cast(Written, self._objects),
             record=self._mirror.record,
@@ -349,7 +357,7 @@ class Watcher:
             metrics=self.metrics,
         )
         self._reconciler = Reconciler(
-            self._mirror, self._knowledge, performer, clock, world.policy, self.metrics, reconnect=RECONNECT
+            self._mirror, self._knowledge, performer, clock, world.policy, self.metrics, reconnect=reconnect
         )
 
     @property
@@ -362,7 +370,8 @@ class Watcher:
         """Works until it dies. What is left of it then does nothing more."""
         self._objects.tell(now().mono)  # the reply to the first list
         self._knowledge.begin()
-        parts = {asyncio.create_task(self._accounts.run()), asyncio.create_task(self.fate.dead.wait())}
+        works = (self._accounts.run(), self._sources.run(self._knowledge.mended), self.fate.dead.wait())
+        parts: set[asyncio.Task[Any]] = {asyncio.create_task(work) for work in works}
         self._world.objects.listeners.append(self._hear)
         for run in self._world.objects.stored.values():
             self._know(run, gone=False)
@@ -390,6 +399,18 @@ class Watcher:
 
     def _wake(self, uid: str) -> None:
         self._reconciler.wake(uid)
+
+
+@contextlib.asynccontextmanager
+async def watched(world: World | None = None, reconnect: float = RECONNECT) -> AsyncIterator[World]:
+    """A world, and a watcher that has just begun and is ended with the block."""
+    world = world or World(Policy())
+    life = asyncio.create_task(Watcher(world, Fate(), reconnect=reconnect).live())
+    try:
+        yield world
+    finally:
+        life.cancel()
+        await asyncio.wait({life})
 
 
 def _ahead(moment: Instant, seconds: float) -> Instant:
