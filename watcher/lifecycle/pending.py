@@ -183,7 +183,7 @@ def _adopt(case: Case) -> Decision:
 
 def _claim(case: Case, job_id: int) -> Decision:
     now = seconds(case.now.wall)
-    attempt = case.attempt or _first_attempt(case)
+    attempt = case.attempt or first_attempt(case)
     claimed = replace(
         attempt,
         phase=Phase.SUBMITTING,
@@ -268,7 +268,7 @@ def _past_since(case: Case) -> datetime:
 def _take_up_again(case: Case, found: tuple[RunFacts, ...]) -> Decision:
     """The oldest run is the attempt's; a younger one is a twin, and the sweep cancels it."""
     run = found[0]
-    attempt = case.attempt or _first_attempt(case)
+    attempt = case.attempt or first_attempt(case)
     resumed = run.retrying_run_id if run.retrying_run_id == _run_to_resume(case) else None
     attempt = replace(
         attempt,
@@ -293,7 +293,8 @@ def _swept_later(case: Case, attempt: Attempt) -> datetime | None:
     return later(case)
 
 
-def _first_attempt(case: Case) -> Attempt:
+def first_attempt(case: Case) -> Attempt:
+    """The attempt that an object begins with, before its first claim."""
     resumed = case.spec.retry_of
     mark = marker(case.run.uid, 1) if resumed is None else ""
     return Attempt(number=1, phase=Phase.PENDING, marker=mark, retry_of=resumed)

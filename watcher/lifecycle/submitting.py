@@ -18,7 +18,7 @@ from watcher.lifecycle.facts import NotSent, Refused, Started
 from watcher.lifecycle.known import Claim, LookUp
 from watcher.lifecycle.marker import marked_cause, marker
 from watcher.lifecycle.outcome import Outcome
-from watcher.lifecycle.pending import take_on
+from watcher.lifecycle.pending import first_attempt, take_on
 from watcher.lifecycle.statuses import seconds, with_attempt
 from watcher.lifecycle.sweeping import later, searched
 from watcher.lifecycle.unwritten import stop_unwritten
@@ -82,17 +82,18 @@ def _without_claim(attempt: Attempt) -> Attempt:
 
 
 def _release(case: Case, attempt: Attempt) -> Decision:
-    """Nothing was started: the claim is released, and the same attempt is claimed again when dbt Cloud can be asked."""
-    # An object that certainly has no run anywhere becomes as it was before its first claim: the host or the token in
-    # its Secret may be wrong. An attempt whose resumption was refused must not be made anew.
-    untried = attempt.number == 1 and attempt.sweep_after is None and case.known.submitted == 0
-    fresh = untried and attempt.retry_of == case.spec.retry_of
-    nowhere: dict[str, Any] = {"account_id": None, "host": None, "job_id": None, "attempts": ()}
+    """Nothing was started: the claim is released, and the attempt is claimed again when dbt Cloud can be asked."""
+    released = _without_claim(attempt)
+    changes: dict[str, Any] = {"attempts": with_attempt(case.status, released)}
+    # Nothing is left of it, and no run can exist: the object becomes as it was before its first claim, which named an
+    # account. The host or the token in its Secret may be wrong.
+    if released == first_attempt(case) and case.known.submitted == 0:
+        changes = {"attempts": (), "account_id": None, "host": None, "job_id": None}
     return case.change(
         phase=Phase.PENDING,
         reason=Reason.ACCEPTED,
         message="Nothing was started yet; the watcher tries again.",
-        **(nowhere if fresh else {"attempts": with_attempt(case.status, _without_claim(attempt))}),
+        **changes,
     )
 
 
