@@ -270,7 +270,7 @@ class Metrics:
         )
         self.mirror_late_runs = Counter(
             "dbtrun_mirror_late_runs",
-            "Finished runs that dbt Cloud listed more than two minutes after their end, found by the later look.",
+            "Finished runs that dbt Cloud listed more than two minutes after their end.",
             registry=registry,
         )
 
